@@ -1,0 +1,189 @@
+"""Checkpoints: the same values back, never half a file, and the right ones kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmaml import checkpoint
+
+
+def _state(iteration: int, seconds: float = 0.0) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(iteration)
+    return {
+        "iteration": iteration,
+        "env_steps": 240_000 * iteration,
+        "seconds": seconds,
+        "parameters": {"hidden_0/weight": torch.randn(3, 4, generator=generator), "log_std": torch.zeros(2)},
+        "algorithm": {"adam": {"step": iteration, "m": torch.ones(14)}, "kl_coefficients": [5e-4, 1e-3]},
+        "config": {"env": "MetaPointEnvMomentumModes", "hidden_sizes": [64, 64], "dump_path": None},
+        "rng": {"seed": 1},
+    }
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _python(program: str, folder: Path) -> int:
+    root = Path(checkpoint.__file__).parents[1]
+    return subprocess.run([sys.executable, "-c", program, str(folder)], cwd=root, check=False).returncode
+
+
+def _assert_equal(left: Any, right: Any) -> None:
+    assert type(left) is type(right)
+    if isinstance(left, torch.Tensor):
+        assert left.dtype == right.dtype and torch.equal(left, right)
+    elif isinstance(left, dict):
+        assert list(left) == list(right)
+        for key in left:
+            _assert_equal(left[key], right[key])
+    elif isinstance(left, list):
+        assert len(left) == len(right)
+        for a, b in zip(left, right):
+            _assert_equal(a, b)
+    else:
+        assert left == right
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 100, _state(100), keep=2)
+    assert path == tmp_path / "itr_000100.pt"
+    _assert_equal(checkpoint.load(path), _state(100))
+    _assert_equal(torch.load(path, weights_only=True), _state(100))
+
+
+def test_the_newest_is_found_by_number_from_run_and_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for iteration in (9, 999_999, 1_000_000):
+        checkpoint.save(folder, iteration, _state(iteration), keep=0)
+    assert checkpoint.latest(tmp_path) == checkpoint.latest(folder) == folder / "itr_1000000.pt"
+    assert checkpoint.load(tmp_path)["iteration"] == 1_000_000
+
+
+@pytest.mark.parametrize("given", ["", "checkpoints", "checkpoints/itr_000003.pt"])
+def test_the_run_of_a_checkpoint(tmp_path: Path, given: str) -> None:
+    checkpoint.save(tmp_path / "checkpoints", 3, _state(3), keep=1)
+    assert checkpoint.run_directory(tmp_path / given) == tmp_path
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for iteration in range(5):
+        checkpoint.save(tmp_path, iteration, _state(iteration), keep=2)
+    assert _names(tmp_path) == ["itr_000003.pt", "itr_000004.pt", "notes.txt"]
+
+
+def test_keep_zero_keeps_all(tmp_path: Path) -> None:
+    for iteration in range(4):
+        checkpoint.save(tmp_path, iteration, _state(iteration), keep=0)
+    assert len(_names(tmp_path)) == 4
+
+
+def test_one_is_kept_for_each_period_of_training(tmp_path: Path) -> None:
+    # A checkpoint every 0.4 h; the first in each new hour stays: 1.2 h, 2.0 h, 3.2 h, and the newest one.
+    for iteration in range(10):
+        checkpoint.save(
+            tmp_path, iteration, _state(iteration, 1440.0 * iteration), keep=1, keep_every_hours=1
+        )
+    assert _names(tmp_path) == [f"itr_{iteration:06d}.pt" for iteration in (3, 5, 8, 9)]
+
+
+def test_a_restored_run_removes_the_future_it_left(tmp_path: Path) -> None:
+    for iteration in (10, 20, 30):
+        checkpoint.save(tmp_path, iteration, _state(iteration), keep=5)
+    checkpoint.save(tmp_path, 15, _state(15), keep=5)
+    assert _names(tmp_path) == ["itr_000010.pt", "itr_000015.pt"]
+
+
+def test_a_failed_save_leaves_the_earlier_checkpoint_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, 1, _state(1), keep=1)
+
+    def disk_full(state: Any, file: Any) -> None:
+        file.write(b"half a file")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", disk_full)
+        for iteration in (1, 2):
+            with pytest.raises(OSError, match="No space"):
+                checkpoint.save(tmp_path, iteration, _state(7), keep=1)
+    assert _names(tmp_path) == ["itr_000001.pt"]
+    _assert_equal(checkpoint.load(tmp_path), _state(1))
+
+
+def test_a_process_killed_while_saving_leaves_the_earlier_checkpoint_valid(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, _state(1), keep=1)
+    killed = (
+        "import os, sys; from pathlib import Path; from mmaml.checkpoint import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1]) / 'itr_000002.pt') as file:\n"
+        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), 9)"
+    )
+    assert _python(killed, tmp_path) == -9
+    assert checkpoint.latest(tmp_path).name == "itr_000001.pt"
+    checkpoint.save(tmp_path, 3, _state(3), keep=5)
+    assert _names(tmp_path) == ["itr_000001.pt", "itr_000003.pt"]
+
+
+@pytest.mark.parametrize("value", [np.float64(1.0), np.zeros(2), object(), {1, 2}])
+def test_a_value_that_could_not_be_loaded_is_refused(tmp_path: Path, value: Any) -> None:
+    state = _state(1)
+    state["algorithm"]["kl_coefficients"][1] = value
+    with pytest.raises(TypeError, match=r"state\['algorithm'\]\['kl_coefficients'\]\[1\]: .*got "):
+        checkpoint.save(tmp_path / "new", 1, state, keep=1)
+    assert not (tmp_path / "new").exists()
+
+
+def _missing(folder: Path) -> Path:
+    return folder / "nothing"
+
+
+def _empty_run(folder: Path) -> Path:
+    (folder / "checkpoints").mkdir()
+    return folder
+
+
+def _damaged(folder: Path) -> Path:
+    path = checkpoint.save(folder, 1, _state(1), keep=1)
+    path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+def _empty_file(folder: Path) -> Path:
+    path = folder / "itr_000001.pt"
+    path.touch()
+    return path
+
+
+def _text(folder: Path) -> Path:
+    path = folder / "params.json"
+    path.write_text("{}")
+    return path
+
+
+def _other_torch_file(folder: Path) -> Path:
+    torch.save({"parameters": {}}, folder / "other.pt")
+    return folder / "other.pt"
+
+
+@pytest.mark.parametrize("make", [_missing, _empty_run, _damaged, _empty_file, _text, _other_torch_file])
+def test_what_cannot_be_restored_is_named_in_one_line(tmp_path: Path, make: Any) -> None:
+    path = make(tmp_path)
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+        checkpoint.load(path)
+    message = str(caught.value)
+    assert message.startswith("restore_path: ") and str(path) in message and "\n" not in message
+
+
+def test_looking_for_a_checkpoint_does_not_load_torch(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, _state(1), keep=1)
+    program = "import sys; from mmaml import checkpoint; checkpoint.latest(sys.argv[1]); assert 'torch' not in sys.modules"
+    assert _python(program, tmp_path) == 0
