@@ -1,0 +1,277 @@
+"""A run's files hold every number once, in order, also over a restart; the display shows them."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import math
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mmaml import logging
+from mmaml.display import Display, LiveDisplay, make_display
+from mmaml.logging import RunLogger
+
+VALUES = {"algorithm": "mmaml", "env": "MetaPointEnvMomentumModes", "n_itr": 40, "hidden_sizes": [64, 64]}
+
+
+def _config(**changes: Any) -> Any:
+    return SimpleNamespace(**VALUES, to_dict=lambda: {**VALUES, **changes})
+
+
+def _row(iteration: int, **more: float) -> dict[str, float]:
+    return {
+        "Itr": iteration,
+        "n_timesteps": 240_000 * (iteration + 1),
+        "Step_0-AverageReturn": -1234.5 + iteration,
+        "Step_1-AverageReturn": -987.6 + 2 * iteration,
+        "Step_2-AverageReturn": -801.0 + 16 * iteration + 1 / 3,
+        "EnvStepsPerSecond": 123_456.7,
+        "ItrTime": 1.5,
+        **more,
+    }
+
+
+def _write(path: Path, rows: list[dict[str, float]], resume: int | None = None) -> None:
+    logger = RunLogger(_config(), path, resume, stream=io.StringIO())
+    for row in rows:
+        logger.log(row)
+    logger.close()
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with open(path / "progress.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _events(path: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(path))
+    events.Reload()
+    return {
+        tag: [(item.step, item.value) for item in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
+
+
+def test_numbers_read_back_exactly_and_unmeasured_ones_are_empty(tmp_path: Path) -> None:
+    rows = [_row(i, **{"Eval-Step_0-AverageReturn": -1.0 if i == 1 else math.nan}) for i in range(3)]
+    _write(tmp_path / "run", rows)
+    written = _read(tmp_path / "run")
+    assert list(written[0]) == list(rows[0])
+    assert [[math.nan if c == "" else float(c) for c in row.values()] for row in written] == [
+        pytest.approx(list(row.values()), abs=0, nan_ok=True) for row in rows
+    ]
+    assert [row["Eval-Step_0-AverageReturn"] for row in written] == ["", "-1.0", ""]
+
+
+def test_every_row_is_on_disk_before_the_next_iteration(tmp_path: Path) -> None:
+    logger = RunLogger(_config(), tmp_path, None, stream=io.StringIO())
+    for iteration in range(3):
+        logger.log(_row(iteration))
+        assert len(_read(tmp_path)) == iteration + 1
+    logger.close()
+
+
+def test_tensorboard_holds_the_same_numbers_by_iteration(tmp_path: Path) -> None:
+    _write(tmp_path, [_row(i, Extra=math.nan) for i in range(3)])
+    events = _events(tmp_path)
+    assert events["Step_2/AverageReturn"] == [
+        (i, pytest.approx(_row(i)["Step_2-AverageReturn"])) for i in range(3)
+    ]
+    assert events["n_timesteps"] == [(0, 240_000), (1, 480_000), (2, 720_000)]
+    assert "Itr" not in events and "Extra" not in events
+
+
+def test_a_restored_run_reads_as_if_never_interrupted(tmp_path: Path) -> None:
+    rows = [_row(i) for i in range(6)]
+    _write(tmp_path / "whole", rows)
+    _write(tmp_path / "restored", [*rows[:2], *(_row(i, ItrTime=9.0) for i in range(2, 5))])
+    with open(tmp_path / "restored" / "progress.csv", "a") as file:
+        file.write("5,144")  # a crash in the middle of a row
+    _write(tmp_path / "restored", rows[2:], resume=2)
+    assert _read(tmp_path / "restored") == _read(tmp_path / "whole")
+    assert _events(tmp_path / "restored") == _events(tmp_path / "whole")
+
+
+def test_restoring_into_a_new_directory_begins_a_new_file(tmp_path: Path) -> None:
+    _write(tmp_path / "new", [_row(7), _row(8)], resume=7)
+    assert [row["Itr"] for row in _read(tmp_path / "new")] == ["7", "8"]
+
+
+def test_a_column_that_comes_later_is_added(tmp_path: Path) -> None:
+    _write(tmp_path, [_row(0), _row(1)])
+    _write(tmp_path, [_row(2, KLInner=0.25), {**_row(3), "KLInner": 0.5}, _row(4)], resume=2)
+    assert [row["KLInner"] for row in _read(tmp_path)] == ["", "", "0.25", "0.5", ""]
+    assert [row["Itr"] for row in _read(tmp_path)] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_new_run_does_not_overwrite_another(tmp_path: Path) -> None:
+    _write(tmp_path, [_row(0)])
+    before = (tmp_path / "params.json").read_bytes()
+    with pytest.raises(FileExistsError, match="dump_path: .*holds a run"):
+        RunLogger(_config(n_itr=3), tmp_path, None)
+    assert len(_read(tmp_path)) == 1 and (tmp_path / "params.json").read_bytes() == before
+
+
+def test_params_hold_configuration_versions_and_commit(tmp_path: Path) -> None:
+    RunLogger(_config(), tmp_path, None, stream=io.StringIO()).close()
+    record = json.loads((tmp_path / "params.json").read_text())
+    assert {key: record[key] for key in VALUES} == VALUES == logging.read_params(tmp_path)
+    assert record["versions"]["python"].startswith("3.") and record["versions"]["torch"]
+    assert record["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", record["git_commit"])
+    RunLogger(_config(n_itr=99), tmp_path, 1, stream=io.StringIO()).close()
+    assert logging.read_params(tmp_path)["n_itr"] == 99
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_params_that_cannot_be_read_are_named_in_one_line(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "params.json").write_text(text)
+    with pytest.raises(ValueError) as caught:
+        logging.read_params(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_plain_lines_where_no_terminal_is(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    display = make_display(_config(), tmp_path, 0, stream)
+    assert type(display) is Display
+    display.show(_row(0))
+    display.show(_row(39, **{"Eval-Step_0-AverageReturn": -7.0, "Eval-Step_2-AverageReturn": 0.25}))
+    display.close()
+    title, first, last, finished = stream.getvalue().splitlines()
+    assert "\x1b" not in stream.getvalue() and str(tmp_path) in title
+    for part in ("1/40", "return -1234 → -800.7", "123,457 env steps/s", "1.50 s", "0:58 left"):
+        assert part in first
+    assert "held-out" not in first and last.endswith("held-out -7.000 → 0.250") and "0:00 left" in last
+    assert finished.startswith("finished in 0:03")
+
+
+def test_an_output_without_unicode_gets_ascii(tmp_path: Path) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    display = make_display(_config(), Path("out/δ"), 0, stream)
+    display.show(_row(0))
+    assert "return -1234 > -800.7" in raw.getvalue().decode("ascii")
+
+
+class _Screen:
+    """As much of a terminal as the display uses: lines, cursor up, clear below, colours, no wrapping."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.lines = [""]
+        self.row = 0
+        self.wraps = True
+
+    def feed(self, text: str) -> None:
+        for code, plain in re.findall(r"\x1b\[([0-9;?]*[A-Za-z])|([^\x1b])", text):
+            if plain:
+                self._put(plain)
+            elif code.endswith("A"):
+                self.row -= int(code[:-1])
+                assert self.row >= 0
+            elif code == "J":
+                self.lines = [*self.lines[: self.row], ""]
+            elif code in ("?7l", "?7h"):
+                self.wraps = code == "?7h"
+            else:
+                assert code.endswith("m")
+
+    def _put(self, character: str) -> None:
+        if character == "\n":
+            self.row += 1
+            if self.row == len(self.lines):
+                self.lines.append("")
+        elif character != "\r":
+            assert not self.wraps, "a long line would wrap, and the panel be one line longer than it thinks"
+            self.lines[self.row] = (self.lines[self.row] + character)[: self.columns]
+
+
+def _on_a_terminal(tmp_path: Path, columns: int, rows: list[dict[str, float]]) -> tuple[str, list[str]]:
+    """Everything sent to a terminal of that width, and what stands there at the end."""
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(terminal, "w", encoding="utf-8") as stream:
+        display = make_display(_config(), tmp_path, 0, stream)
+        assert type(display) is (LiveDisplay if columns else Display)
+        sent = os.read(controller, 65536)
+        for row in rows:
+            display.show(row)
+            sent += os.read(controller, 65536)
+    os.close(controller)
+    screen = _Screen(columns or 10_000)
+    if columns:
+        screen.feed(sent.decode())
+    return sent.decode(), screen.lines
+
+
+@pytest.fixture
+def _ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.mark.usefixtures("_ordinary_terminal")
+def test_a_terminal_shows_one_panel_that_is_redrawn(tmp_path: Path) -> None:
+    rows = [_row(i) for i in range(30)]
+    rows[10]["Eval-Step_0-AverageReturn"], rows[10]["Eval-Step_2-AverageReturn"] = -999.0, -555.5
+    _, screen = _on_a_terminal(tmp_path, 200, rows)
+    assert len(screen) == 6 and screen[-1] == ""
+    heading, progress, returns, curve, speed = screen[:5]
+    assert VALUES["env"] in heading and str(tmp_path) in heading
+    assert "iteration 30/40" in progress and "75%" in progress and "0:15 left" in progress
+    assert progress.count("█") == 30
+    assert "-1206 → -336.7" in returns and "held-out -999.0 → -555.5" in returns
+    assert curve.split()[-1] == "".join(sorted(curve.split()[-1])) and curve.endswith(
+        "█"
+    )  # the return only rises
+    assert "123,457 env steps/s" in speed and "7.2 M env steps" in speed
+
+
+@pytest.mark.usefixtures("_ordinary_terminal")
+def test_a_narrow_terminal_cuts_lines(tmp_path: Path) -> None:
+    _, screen = _on_a_terminal(tmp_path, 30, [_row(i) for i in range(5)])
+    assert len(screen) == 6 and max(map(len, screen)) <= 30
+
+
+@pytest.mark.usefixtures("_ordinary_terminal")
+def test_a_pseudo_terminal_without_a_size_gets_plain_lines(tmp_path: Path) -> None:
+    # What a rank under mpirun has as its stdout when mpirun's own goes to a file.
+    sent, _ = _on_a_terminal(tmp_path, 0, [_row(0)])
+    assert "\x1b" not in sent and len(sent.splitlines()) == 2
+
+
+@pytest.mark.usefixtures("_ordinary_terminal")
+def test_no_color_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    sent, _ = _on_a_terminal(tmp_path, 120, [_row(0)])
+    assert not re.search(r"\x1b\[[0-9;]*m", sent)
+
+
+@pytest.mark.parametrize(
+    "returns", [[5.0], [5.0] * 100, [math.nan] * 3, [1.0, math.nan, 3.0], [-math.inf, 0.0]]
+)
+def test_returns_of_any_kind_can_be_shown(tmp_path: Path, returns: list[float]) -> None:
+    display = LiveDisplay(_config(), tmp_path, 0, io.StringIO())
+    for iteration, value in enumerate(returns):
+        display.show(_row(iteration % 40, **{"Step_2-AverageReturn": value}))
+
+
+def test_the_module_does_not_hide_the_standard_library() -> None:
+    import logging as standard
+
+    assert standard is not logging and hasattr(standard, "getLogger")
+    assert sys.modules["mmaml.logging"] is logging
