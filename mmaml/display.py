@@ -84,7 +84,7 @@ class LiveDisplay(Display):
         self._redraw([self._heading(), f"  {self._bar()}", f"  {waiting}"])
 
     def draw(self, row: Row) -> None:
-        self._history.append(_returns(row, "")[-1])
+        self._history.append(_returns(row, "")[-1] if _returns(row, "") else math.nan)
         if held_out := _change(row, "Eval-"):
             self._held_out = f"   {self._dim}held-out{self._plain} {held_out}"
         dim, plain = self._dim, self._plain
@@ -144,13 +144,13 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _returns(row: Row, prefix: str) -> list[float]:
-    """The returns after 0 … K adaptation steps; empty if they were not measured."""
+    """The returns after 0 … K adaptation steps; empty if none was measured."""
     found = {
         int(match[1]): value
         for name, value in row.items()
-        if name.startswith(prefix) and (match := _STEP.fullmatch(name, len(prefix))) and not math.isnan(value)
+        if name.startswith(prefix) and (match := _STEP.fullmatch(name, len(prefix)))
     }
-    return [found[step] for step in sorted(found)]
+    return [found[step] for step in sorted(found)] if not all(map(math.isnan, found.values())) else []
 
 
 def _change(row: Row, prefix: str) -> str:

@@ -267,7 +267,7 @@ def test_no_color_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_returns_of_any_kind_can_be_shown(tmp_path: Path, returns: list[float]) -> None:
     display = LiveDisplay(_config(), tmp_path, 0, io.StringIO())
     for iteration, value in enumerate(returns):
-        display.show(_row(iteration % 40, **{"Step_2-AverageReturn": value}))
+        display.show(_row(iteration % 40, **{f"Step_{step}-AverageReturn": value for step in range(3)}))
 
 
 def test_the_module_does_not_hide_the_standard_library() -> None:
