@@ -1,0 +1,47 @@
+"""Parameters are values: dictionaries of tensors, and the flat vectors they travel as.
+
+Inside the computation every tensor has a leading task dimension M (each task adapts its own copy); between
+ranks, in the optimiser and in reductions the same numbers are one flat float32 vector of P entries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+
+
+class ParamSpec:
+    """Names and shapes of parameters, in the order in which they lie in the flat vector."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = dict(shapes)
+        self.sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.total = sum(self.sizes)
+
+    def flatten(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Tensors of the spec's shapes -> flat vector [P]."""
+        return torch.cat([params[name].reshape(-1) for name in self.shapes])
+
+    def unflatten(self, flat: Tensor) -> Params:
+        """Flat vectors [..., P] -> views [..., *shape] by name."""
+        parts = flat.split(self.sizes, dim=-1)
+        return {
+            name: part.reshape(*flat.shape[:-1], *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def per_task(self, flat: Tensor, tasks: int) -> Params:
+        """Flat vector [P] -> one differentiable copy a task, [M, *shape], sharing memory until changed."""
+        return {
+            name: value.expand(tasks, *value.shape).detach().requires_grad_()
+            for name, value in self.unflatten(flat).items()
+        }
+
+    def flatten_per_task(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Tensors [M, *shape] -> [M, P]."""
+        return torch.cat([params[name].flatten(1) for name in self.shapes], dim=1)

@@ -1,0 +1,143 @@
+"""Roll out a block of tasks in lock-step: one policy call and one environment update a time step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.base import TaskVectorEnv, rescale_actions
+from mmaml.policies.distributions import Gaussian
+from mmaml.rollouts import Rollouts
+
+
+class Step(NamedTuple):
+    """What a policy may see before it acts: the observation, and what came of its last action.
+
+    observation [M, N, O], previous_action [M, N, A], previous_reward [M, N], episode_start bool [M, N].
+    At an episode's start the previous action and reward are those that ended the episode before; zeros at
+    the first step of the collection.
+    """
+
+    observation: Tensor
+    previous_action: Tensor
+    previous_reward: Tensor
+    episode_start: Tensor
+
+
+Actor = Callable[[Step], Gaussian]
+
+
+@torch.no_grad()
+def rollout(
+    env: TaskVectorEnv,
+    actor: Actor,
+    noise: Tensor,
+    seeds: Sequence[int],
+    normalization_scale: float | None,
+    collect: str,
+) -> Rollouts:
+    """N lanes of T steps of every task that `env` holds.
+
+    actor: the policy of all tasks at once. noise [M, T, N, A]: the randomness of the actions, of which
+    task m reads noise[m] alone. seeds: one a task, for resets and whatever else the environment draws.
+    """
+    tasks, lanes = env.num_tasks, env.rollouts_per_task
+    horizon = noise.shape[1]
+    low, high = env.single_action_space.low, env.single_action_space.high
+    record = _Record(tasks, lanes, horizon)
+    step = Step(
+        torch.empty(0),
+        torch.zeros(tasks, lanes, noise.shape[-1]),
+        torch.zeros(tasks, lanes),
+        torch.ones(tasks, lanes, dtype=torch.bool),
+    )
+    observation, _ = env.reset(seed=list(seeds))
+    for t in range(horizon):
+        step = step._replace(observation=torch.from_numpy(observation).view(tasks, lanes, -1))
+        distribution = actor(step)
+        action = distribution.sample(noise[:, t])
+        env_action = rescale_actions(action.view(tasks * lanes, -1).numpy(), low, high, normalization_scale)
+        observation, reward, terminated, truncated, infos = env.step(env_action)
+        record.append(step, action, distribution.mean, reward, terminated, truncated, infos.get("success"))
+
+        done = terminated | truncated
+        any_done = bool(done.any())
+        step = Step(
+            step.observation,
+            action,
+            torch.from_numpy(reward).view(tasks, lanes),
+            torch.from_numpy(done).view(tasks, lanes),
+        )
+        if any_done and t < horizon - 1:
+            observation, _ = env.reset(options={"reset_mask": done})
+    return record.finish(observation, distribution.log_std, collect)
+
+
+class _Record:
+    """Steps as they come, time first; turned into dense [M, N, T, …] arrays at the end."""
+
+    def __init__(self, tasks: int, lanes: int, horizon: int) -> None:
+        self.shape = (tasks, lanes, horizon)
+        self.steps: list[tuple[Tensor, ...]] = []
+        self.success: list[np.ndarray] = []
+
+    def append(
+        self,
+        step: Step,
+        action: Tensor,
+        mean: Tensor,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        success: np.ndarray | None,
+    ) -> None:
+        flags = (step.episode_start, torch.from_numpy(terminated), torch.from_numpy(truncated))
+        self.steps.append((step.observation, action, mean, torch.from_numpy(reward), *flags))
+        if success is not None:
+            self.success.append(success)
+
+    def finish(self, final_observation: np.ndarray, log_std: Tensor, collect: str) -> Rollouts:
+        tasks, lanes, horizon = self.shape
+        columns = [torch.stack(column).view(horizon, tasks, lanes, -1) for column in zip(*self.steps, strict=True)]
+        observations, actions, mean, rewards, start, terminated, truncated = (
+            column.permute(1, 2, 0, 3).contiguous() for column in columns
+        )
+        start, terminated, truncated = (flag.squeeze(-1) for flag in (start, terminated, truncated))
+        whole_lane = ~start[..., 1:].any(-1) & ~terminated[..., -1]
+        truncated[..., -1] |= whole_lane  # an episode as long as the lane has reached the horizon
+        mask = torch.ones(self.shape)
+        if collect == "episodes":
+            mask = (start.cumsum(-1) == 1).float()
+            start, terminated, truncated = (flag & (mask > 0) for flag in (start, terminated, truncated))
+        last_real = torch.zeros_like(start)
+        last_real[..., -1] = mask[..., -1] > 0
+        log_std = log_std.detach().view(tasks, 1, 1, -1)
+        rollouts = Rollouts(
+            observations=observations,
+            actions=actions,
+            rewards=rewards.squeeze(-1),
+            mean=mean,
+            log_std=log_std,
+            log_probs=Gaussian(mean, log_std).log_prob(actions),
+            mask=mask,
+            weights=mask / mask.sum((1, 2), keepdim=True),
+            episode_start=start,
+            terminated=terminated,
+            truncated=truncated,
+            episode_end=terminated | truncated | last_real,
+            final_observations=torch.from_numpy(final_observation).view(tasks, lanes, -1),
+            advantages=torch.zeros(self.shape),
+            success=self._success(),
+        )
+        return rollouts
+
+    def _success(self) -> Tensor:
+        tasks, lanes, horizon = self.shape
+        if not self.success:
+            return torch.full(self.shape, torch.nan)
+        values = np.stack(self.success).astype(np.float32).reshape(horizon, tasks, lanes)
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(1, 2, 0)))

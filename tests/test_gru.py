@@ -1,0 +1,86 @@
+"""The batched GRU primitive against torch.nn.GRU, finite differences and ragged brute force."""
+
+from __future__ import annotations
+
+import torch
+
+from mmaml.policies.gru import gru_final_states, gru_shapes
+
+M, T, N, F, H = 3, 6, 4, 5, 7
+
+
+def _parameters(dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    shapes = gru_shapes("g", F, H)
+    return {name: 0.5 * torch.randn(M, *shape, dtype=dtype) for name, shape in shapes.items()}
+
+
+def _ragged(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs with episodes of many lengths; the last lane of each task ends in padding."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(M, T, N, F, generator=generator, dtype=dtype)
+    start = torch.rand(M, T, N, generator=generator) < 0.3
+    start[:, 0] = True
+    end = torch.cat([start[:, 1:], torch.ones(M, 1, N, dtype=torch.bool)], dim=1)
+    start[:, 1:, -1], end[:, :, -1] = False, False
+    end[:, 2, -1] = True
+    return x, start, end
+
+
+def _torch_gru(params: dict[str, torch.Tensor], task: int, episode: torch.Tensor) -> torch.Tensor:
+    """Final state of torch.nn.GRU over one episode [t, F]; torch's h' = (1-z) n + z h and gate order r, z, n agree."""
+    gru = torch.nn.GRU(F, H, dtype=episode.dtype)
+    own = {name.split(".", 1)[1]: value[task] for name, value in params.items()}
+    with torch.no_grad():
+        gru.weight_ih_l0.copy_(torch.cat([own["gates.input"], own["candidate.input"]], 1).T)
+        gru.weight_hh_l0.copy_(torch.cat([own["gates.recurrent"], own["candidate.recurrent"]], 1).T)
+        gru.bias_ih_l0.copy_(torch.cat([own["gates.bias"], own["candidate.bias"]], 1)[0])
+        gru.bias_hh_l0.zero_()
+    return gru(episode[:, None])[1][0, 0]
+
+
+def test_states_equal_torchs_gru_run_on_each_episode_alone() -> None:
+    params = _parameters()
+    x, start, end = _ragged()
+    states = gru_final_states(params, "g", x, start, end)
+    rows = end.nonzero().tolist()
+    assert len(rows) == len(states)
+    for row, (task, last, lane) in enumerate(rows):
+        first = max(t for t in range(last + 1) if start[task, t, lane])
+        expected = _torch_gru(params, task, x[task, first : last + 1, lane])
+        torch.testing.assert_close(states[row], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradient_agrees_with_finite_differences_on_ragged_episodes() -> None:
+    params = {name: value.requires_grad_() for name, value in _parameters().items()}
+    x, start, end = _ragged()
+
+    def function(*values):
+        return gru_final_states(dict(zip(params, values)), "g", x, start, end)
+
+    assert torch.autograd.gradcheck(function, tuple(params.values()))
+
+
+def test_steps_after_the_last_end_do_not_matter() -> None:
+    params = _parameters()
+    x, start, end = _ragged()
+    changed = x.clone()
+    changed[:, 3:, -1] = 1e3
+    assert torch.equal(
+        gru_final_states(params, "g", x, start, end), gru_final_states(params, "g", changed, start, end)
+    )
+
+
+def test_a_task_alone_has_the_bits_it_has_in_a_batch() -> None:
+    params = {name: value.requires_grad_() for name, value in _parameters(torch.float32).items()}
+    x, start, end = _ragged(torch.float32)
+    together = gru_final_states(params, "g", x, start, end)
+    gradients = torch.autograd.grad(together.square().sum(), list(params.values()))
+    rows = together.split(end.sum((1, 2)).tolist())
+    for task in range(M):
+        own = {name: value[task : task + 1].detach().requires_grad_() for name, value in params.items()}
+        alone = gru_final_states(own, "g", x[task : task + 1], start[task : task + 1], end[task : task + 1])
+        assert torch.equal(alone, rows[task])
+        alone_gradients = torch.autograd.grad(alone.square().sum(), list(own.values()))
+        for ours, expected in zip(alone_gradients, gradients, strict=True):
+            assert torch.equal(ours[0], expected[task])

@@ -1,0 +1,43 @@
+"""Sums and products whose bits do not depend on the batch, at sizes that leave tasks unaligned in memory."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+import mmaml.taskwise as taskwise
+
+
+@pytest.mark.parametrize("rows, inputs, outputs", list(itertools.product((1, 3, 35, 2000), (4, 7, 33, 64), (1, 2, 7, 64))))
+def test_a_task_alone_has_the_bits_it_has_in_a_batch(rows: int, inputs: int, outputs: int) -> None:
+    torch.manual_seed(0)
+    x, w, b = torch.randn(5, rows, inputs), torch.randn(5, inputs, outputs), torch.randn(5, 1, outputs)
+
+    def results(part: slice) -> list[torch.Tensor]:
+        y = taskwise.affine(x[part].clone(), w[part].clone(), b[part].clone())
+        z = taskwise.tanh_(y.clone())
+        return [y, z, taskwise.sigmoid_(y.clone()), y.exp(), taskwise.sum_rows(z), taskwise.weighted_sum(x[part, :, 0].clone(), z[..., 0]), z.sum(-1)]
+
+    together = results(slice(None))
+    for task in range(5):
+        for alone, batch in zip(results(slice(task, task + 1)), together, strict=True):
+            assert torch.equal(alone[0], batch[task])
+
+
+def test_sums_and_broadcasts_are_each_others_derivatives() -> None:
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    row = torch.randn(2, 1, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(taskwise.sum_rows(x), x.sum(1, keepdim=True))
+    assert torch.autograd.gradgradcheck(lambda x: taskwise.sum_rows(x).exp(), x)
+    assert torch.autograd.gradgradcheck(lambda row: taskwise.broadcast_rows(row, 3).exp(), row)
+
+
+def test_tanh_and_sigmoid() -> None:
+    x = torch.linspace(-20, 20, 10001)
+    torch.testing.assert_close(taskwise.tanh_(x.clone()), torch.tanh(x), rtol=0, atol=2e-7)
+    torch.testing.assert_close(taskwise.sigmoid_(x.clone()), torch.sigmoid(x), rtol=0, atol=2e-7)
+    extremes = torch.tensor([-1e30, 1e30])
+    assert taskwise.tanh_(extremes.clone()).tolist() == [-1, 1]
+    assert taskwise.sigmoid_(extremes.clone()).tolist() == [0, 1]
