@@ -85,7 +85,7 @@ class TaskEncoder:
         """Task embeddings [M, H] from the rollouts of the unmodulated policy."""
         x, start, end = self._inputs(rollouts)
         states = gru_final_states(params, "encoder.gru", x, start, end)
-        episodes = end.sum((1, 2)).tolist()
+        episodes = end.sum((0, 2)).tolist()
         # One task at a time: a task's number of episodes must not decide how another task is computed.
         pooled = []
         for task, own in enumerate(states.split(episodes)):
@@ -117,7 +117,7 @@ class TaskEncoder:
         return x
 
     def _inputs(self, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
-        """[o, a, r] of every step as [M, T, N, F], with the first and last steps of episodes [M, T, N]."""
+        """[o, a, r] of every step as [T, M, N, F], with the first and last steps of episodes [T, M, N]."""
         steps = (rollouts.observations, rollouts.actions, rollouts.rewards.unsqueeze(-1))
         x, start, end = torch.cat(steps, dim=-1), rollouts.episode_start, rollouts.episode_end
         if self.encoder_input == "published":
@@ -127,4 +127,4 @@ class TaskEncoder:
             x = torch.cat([x.new_zeros(tasks, lanes, horizon - piece, features), seen], dim=2)
             start, end = torch.zeros_like(start), torch.zeros_like(end)
             start[..., 0], end[..., -1] = True, True
-        return x.transpose(1, 2).contiguous(), start.transpose(1, 2), end.transpose(1, 2)
+        return x.permute(2, 0, 1, 3).contiguous(), start.permute(2, 0, 1), end.permute(2, 0, 1)

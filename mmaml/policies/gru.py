@@ -1,7 +1,7 @@
 """A batch of GRUs, one a task, over whole rollouts, as one differentiable primitive.
 
 Left to autograd, a GRU over T steps is a graph of thousands of small nodes whose weight gradients are
-summed step by step. Here the steps write into buffers [M, T, N, …], and each weight gradient is one
+summed step by step. Here the steps write into buffers [T, M, N, …], and each weight gradient is one
 matrix product over all steps of a task. Per step, with h the state (0 at an episode's start):
 
     r, z = σ(x W_g + h U_g + b_g)        gates
@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mmaml.params import Params
-from mmaml.taskwise import sigmoid_, sum_rows, tanh_
+from mmaml.taskwise import outer, sigmoid_, sum_rows, tanh_
 
 
 def gru_shapes(prefix: str, inputs: int, cell: int) -> dict[str, tuple[int, ...]]:
@@ -36,7 +36,7 @@ def gru_shapes(prefix: str, inputs: int, cell: int) -> dict[str, tuple[int, ...]
 def gru_final_states(params: Params, prefix: str, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """States at the ends of all episodes, in order of task, step, rollout: [E, H].
 
-    x: inputs [M, T, N, F], treated as data. start, end: bool [M, T, N], the first and last steps of
+    x: inputs [T, M, N, F], treated as data. start, end: bool [T, M, N], the first and last steps of
     episodes; the state is zero before each first step. Once differentiable in the parameters.
     """
     names = gru_shapes(prefix, 0, 0)
@@ -46,35 +46,35 @@ def gru_final_states(params: Params, prefix: str, x: Tensor, start: Tensor, end:
 class _GRU(Function):
     @staticmethod
     def forward(ctx, x, start, end, wg, ug, bg, wc, uc, bc):  # type: ignore[override]
-        tasks, steps, lanes, _ = x.shape
+        steps, tasks, lanes, _ = x.shape
         cell = wc.shape[-1]
-        gates = x.new_empty(tasks, steps, lanes, 2 * cell)
-        candidates, products, before, after = x.new_empty(4, tasks, steps, lanes, cell).unbind(0)
-        h = x.new_zeros(tasks, lanes, cell)
+        gates = x.new_empty(steps, tasks, lanes, 2 * cell)
+        candidates, products, before, after = x.new_empty(4, steps, tasks, lanes, cell).unbind(0)
         continues = (~start).to(x.dtype).unsqueeze(-1)
-        restarts = start.flatten(2).any(2).any(0).tolist()
+        restarts = start.flatten(1).any(1).tolist()
+        h = x.new_zeros(tasks, lanes, cell)
         for t in range(steps):
-            h_in, g, n, q = before[:, t], gates[:, t], candidates[:, t], products[:, t]
+            h_in, g, n, q = before[t], gates[t], candidates[t], products[t]
             if restarts[t]:
-                torch.mul(h, continues[:, t], out=h_in)
+                torch.mul(h, continues[t], out=h_in)
             else:
                 h_in.copy_(h)
-            torch.baddbmm(bg, x[:, t], wg, out=g)
+            torch.baddbmm(bg, x[t], wg, out=g)
             sigmoid_(g.baddbmm_(h_in, ug))
             r, z = g.split(cell, dim=-1)
             torch.bmm(h_in, uc, out=q)
-            torch.baddbmm(bc, x[:, t], wc, out=n)
+            torch.baddbmm(bc, x[t], wc, out=n)
             tanh_(n.add_(r * q))
-            h = torch.sub(h_in, n, out=after[:, t]).mul_(z).add_(n)
+            h = torch.sub(h_in, n, out=after[t]).mul_(z).add_(n)
         ctx.save_for_backward(x, continues, end, gates, candidates, products, before, wg, ug, wc, uc)
         ctx.restarts = restarts
-        return after[end]
+        return after.transpose(0, 1)[end.transpose(0, 1)]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_states):  # type: ignore[override]
         x, continues, end, gates, candidates, products, before, wg, ug, wc, uc = ctx.saved_tensors
-        tasks, steps, lanes, cell = candidates.shape
+        steps, tasks, lanes, cell = candidates.shape
         d_gates, d_candidates, d_products = (torch.empty_like(v) for v in (gates, candidates, products))
         arriving = _rows_by_step(end)
         ug_t, uc_t = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
@@ -83,42 +83,33 @@ class _GRU(Function):
             if arriving[t] is not None:
                 rows, positions = arriving[t]
                 dh.view(-1, cell).index_add_(0, positions, grad_states.index_select(0, rows))
-            h_in, g, n, q = before[:, t], gates[:, t], candidates[:, t], products[:, t]
+            g, n, q = gates[t], candidates[t], products[t]
             r, z = g.split(cell, dim=-1)
-            dg, dn, dq = d_gates[:, t], d_candidates[:, t], d_products[:, t]
+            dg, dn, dq = d_gates[t], d_candidates[t], d_products[t]
             dr, dz = dg.split(cell, dim=-1)
-            torch.sub(h_in, n, out=dz)
-            dz.mul_(dh)
+            torch.sub(before[t], n, out=dz).mul_(dh)
             carried = dh * z
-            torch.sub(dh, carried, out=dn)
-            dn.mul_((n * n).neg_().add_(1))
+            torch.sub(dh, carried, out=dn).mul_((n * n).neg_().add_(1))
             torch.mul(dn, q, out=dr)
             torch.mul(dn, r, out=dq)
             dg.mul_(g).mul_(g.neg().add_(1))
             dh = carried.baddbmm_(dg, ug_t).baddbmm_(dq, uc_t)
             if ctx.restarts[t]:
-                dh.mul_(continues[:, t])
+                dh.mul_(continues[t])
         x, before, d_gates, d_candidates, d_products = (
-            value.flatten(1, 2) for value in (x, before, d_gates, d_candidates, d_products)
+            value.transpose(0, 1).flatten(1, 2) for value in (x, before, d_gates, d_candidates, d_products)
         )
-        x_t, h_t = x.transpose(1, 2), before.transpose(1, 2)
-        return (
-            None,
-            None,
-            None,
-            torch.bmm(x_t, d_gates),
-            torch.bmm(h_t, d_gates),
-            sum_rows(d_gates),
-            torch.bmm(x_t, d_candidates),
-            torch.bmm(h_t, d_products),
-            sum_rows(d_candidates),
+        gradients = (
+            (outer(x, d_gates), outer(before, d_gates), sum_rows(d_gates)),
+            (outer(x, d_candidates), outer(before, d_products), sum_rows(d_candidates)),
         )
+        return None, None, None, *gradients[0], *gradients[1]
 
 
 def _rows_by_step(end: Tensor) -> list[tuple[Tensor, Tensor] | None]:
     """For each step: which rows of the output end there, and in which lane of the block."""
-    tasks, steps, lanes = end.shape
-    task, step, lane = end.nonzero(as_tuple=True)
+    steps, _, lanes = end.shape
+    task, step, lane = end.transpose(0, 1).nonzero(as_tuple=True)
     order = step.argsort(stable=True)
     counts = torch.bincount(step, minlength=steps).tolist()
     groups = zip(order.split(counts), (task * lanes + lane)[order].split(counts), strict=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mmaml.taskwise import affine, sum_rows, tanh_
+from mmaml.taskwise import affine, outer, sum_rows, tanh_
 
 
 def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], nonlinearity: str) -> Tensor:
@@ -56,11 +56,6 @@ def _slope(y: Tensor, nonlinearity: str) -> Tensor:
     return (y > 0).to(y.dtype)
 
 
-def _outer(y: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of a layer's weight and bias from its input y and the error d at its output."""
-    return torch.bmm(y.transpose(1, 2), d), sum_rows(d)
-
-
 class _MLP(Function):
     @staticmethod
     def forward(ctx, x, nonlinearity, *parameters):  # type: ignore[override]
@@ -84,63 +79,43 @@ class _MLPGradient(Function):
     @staticmethod
     def forward(ctx, grad, nonlinearity, depth, *tensors):  # type: ignore[override]
         inputs, weights = tensors[:depth], tensors[depth : 2 * depth]
-        d, errors, slopes, deltas = grad, [], [], [grad]
-        products = [_outer(inputs[-1], grad)]
+        slopes, deltas = [], [grad]
         for layer in range(depth - 1, 0, -1):
-            e = torch.bmm(d, weights[layer].transpose(1, 2))
             slope = _slope(inputs[layer], nonlinearity)
-            d = e * slope
-            products.append(_outer(inputs[layer - 1], d))
-            errors.append(e)
+            deltas.append(torch.bmm(deltas[-1], weights[layer].transpose(1, 2)).mul_(slope))
             slopes.append(slope)
-            deltas.append(d)
+        slopes, deltas = slopes[::-1], deltas[::-1]
         ctx.nonlinearity, ctx.depth = nonlinearity, depth
-        ctx.save_for_backward(*inputs, *weights, *errors[::-1], *slopes[::-1], *deltas[::-1])
-        dweights, dbiases = zip(*products[::-1], strict=True)
-        return *dweights, *dbiases
+        ctx.save_for_backward(*inputs, *weights, *deltas, *slopes)
+        return *map(outer, inputs, deltas), *map(sum_rows, deltas)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *direction):  # type: ignore[override]
         depth, saved = ctx.depth, ctx.saved_tensors
-        inputs, weights, hidden = saved[:depth], saved[depth : 2 * depth], saved[2 * depth : -depth]
-        errors, slopes, deltas = hidden[: depth - 1], hidden[depth - 1 :], saved[-depth:]
+        inputs, weights = saved[:depth], saved[depth : 2 * depth]
+        deltas, slopes = saved[2 * depth : 3 * depth], saved[3 * depth :]
         v_weights, v_biases = direction[:depth], direction[depth:]
 
-        # Tangents r_l and y'_l of every layer in the given direction; the last one is d<.,.>/dgrad.
-        tangents: list[Tensor] = []  # y'_1 … y'_{L-1}
-        rates: list[Tensor] = []  # r_1 … r_L
-        for layer in range(depth):
-            r = affine(inputs[layer], v_weights[layer], v_biases[layer])
-            if tangents:
-                r = affine(tangents[-1], weights[layer], r)
-            rates.append(r)
-            if layer < depth - 1:
-                tangents.append(r * slopes[layer])
+        # Tangents r_l and y'_l of every layer in the given direction; the last r is the derivative in grad.
+        rates, tangents = [affine(inputs[0], v_weights[0], v_biases[0])], []
+        for layer in range(1, depth):
+            tangents.append(rates[-1] * slopes[layer - 1])
+            from_below = affine(inputs[layer], v_weights[layer], v_biases[layer])
+            rates.append(from_below.baddbmm_(tangents[-1], weights[layer]))
 
-        # Reverse: c is the cotangent of u_l beyond the deltas; at the output it is zero.
-        grad_weights: list[Tensor] = []
-        grad_biases: list[Tensor] = []
-        c: Tensor | None = None
-        for layer in range(depth - 1, -1, -1):
-            grad_weight = None
-            if layer > 0:
-                grad_weight = torch.bmm(tangents[layer - 1].transpose(1, 2), deltas[layer])
-            if c is None:
-                grad_biases.append(torch.zeros_like(deltas[layer][:, :1]))
-                grad_weights.append(torch.zeros_like(weights[layer]) if grad_weight is None else grad_weight)
-            else:
-                product, grad_bias = _outer(inputs[layer], c)
-                grad_weights.append(product if grad_weight is None else grad_weight.add_(product))
-                grad_biases.append(grad_bias)
-            if layer == 0:
-                break
-            below = torch.bmm(deltas[layer], v_weights[layer].transpose(1, 2))
-            if c is not None:
-                below.baddbmm_(c, weights[layer].transpose(1, 2))
-            if ctx.nonlinearity == "tanh":  # f'' = -2 y f'
-                curvature = rates[layer - 1].mul_(errors[layer - 1]).mul_(inputs[layer])
-                below.add_(curvature, alpha=-2.0)
-            c = below.mul_(slopes[layer - 1])
-        inputs_none = (None,) * depth
-        return rates[-1], None, None, *inputs_none, *grad_weights[::-1], *grad_biases[::-1]
+        # Their reverse. c: the cotangent of u_l; at the output it is zero, u_L being linear in the tangents.
+        grad_weights, grad_biases = [torch.zeros_like(weights[-1])], [torch.zeros_like(deltas[-1][:, :1])]
+        below = None
+        for layer in range(depth - 1, 0, -1):
+            grad_weights[-1] = grad_weights[-1] + outer(tangents[layer - 1], deltas[layer])
+            arriving = torch.bmm(deltas[layer], v_weights[layer].transpose(1, 2))
+            if below is not None:
+                arriving.baddbmm_(below, weights[layer].transpose(1, 2))
+            c = arriving.mul_(slopes[layer - 1])
+            if ctx.nonlinearity == "tanh":  # f'' = -2 y f', and e f' = d
+                c.sub_(rates[layer - 1].mul_(inputs[layer]).mul_(deltas[layer - 1]).mul_(2))
+            grad_weights.append(outer(inputs[layer - 1], c))
+            grad_biases.append(sum_rows(c))
+            below = c
+        return rates[-1], None, None, *(None,) * depth, *grad_weights[::-1], *grad_biases[::-1]

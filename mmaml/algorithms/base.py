@@ -1,0 +1,81 @@
+"""The contract between an algorithm and everything else.
+
+On the ranks, for a block of tasks at once, an algorithm says how a task's state begins, how it acts, how it
+adapts, and what its functions of the parameters are (a loss, a gradient, a KL, …). On the master it says
+how such evaluations turn into a step of the parameters, and owns whatever must outlive an iteration.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from mmaml.params import Params, ParamSpec
+from mmaml.rollouts import Rollouts
+from mmaml.sampling import Actor
+
+
+class Evaluate(Protocol):
+    """Evaluate a named function of an algorithm on tasks of the meta-batch, wherever their rollouts are."""
+
+    def __call__(
+        self,
+        function: str,
+        parameters: Tensor,
+        vector: Tensor | None = None,
+        tasks: Sequence[int] | None = None,
+        **options: Any,
+    ) -> dict[str, np.ndarray]:
+        """Results by name, one entry a task, in task order: [M, …]. tasks: which, in order; all when None."""
+
+
+class Algorithm(ABC):
+    """One meta-reinforcement-learning algorithm.
+
+    spec: names, shapes and order of its meta-parameters.
+    functions: names of the methods that `Evaluate` may call, each
+        (parameters [P], rollouts of K+1 collections, vector [·] or None, **options) -> {name: [M, …]}.
+    collections: how many times each task is sampled in an iteration.
+    """
+
+    functions: ClassVar[tuple[str, ...]]
+    spec: ParamSpec
+    collections: int
+
+    @abstractmethod
+    def init(self, rng: np.random.Generator) -> Params:
+        """Meta-parameters at the start of training."""
+
+    @abstractmethod
+    def begin(self, meta: Params) -> Any:
+        """State of M tasks before their first collection. meta: [M, …], one copy a task."""
+
+    @abstractmethod
+    def actor(self, state: Any) -> Actor:
+        """How the tasks act in their next collection."""
+
+    @abstractmethod
+    def adapt(self, meta: Params, state: Any, rollouts: Sequence[Rollouts]) -> Any:
+        """State after learning from the last of `rollouts`, all collections of the tasks so far."""
+
+    @abstractmethod
+    def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
+        """New meta-parameters [P] from one meta-batch, and what to log of the update."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """All that outlives an iteration besides the parameters: tensors, numbers, strings, lists, dicts."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+
+    def embed(
+        self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """{"embedding": [M, H]}: what the algorithm holds of a task in a vector; empty if it has no such thing."""
+        return {}

@@ -1,0 +1,216 @@
+"""Meta-training: read `train` to see the whole of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmaml import checkpoint
+from mmaml.algorithms.base import Evaluate
+from mmaml.comm import Ranks
+from mmaml.config import Config, ConfigError
+from mmaml.logging import RunLogger
+from mmaml.rollouts import Rollouts
+from mmaml.seeding import generator
+from mmaml.worker import TaskBlock, Worker, collect
+
+Statistics = dict[str, np.ndarray]
+
+
+def train(config: Config, ranks: Ranks) -> None:
+    """Meta-train by `config` on all `ranks`, writing into `config.dump_path`.
+
+    Raises ConfigError (more ranks than tasks, a device that is not there) or CheckpointError on every
+    rank, before any work.
+    """
+    device = ranks.agree(lambda: check_ranks_and_device(config, ranks))
+    state = ranks.agree(lambda: restored_state(config))
+    worker = Worker(config)
+    if not ranks.serve(worker, config.master_samples):
+        return  # the master has finished
+    run = Run(config, worker, state)
+    for iteration in range(run.iteration, config.n_itr):
+        clock = time.perf_counter()
+        ranks.seconds_busy = 0.0
+        tasks = worker.sample_tasks(config.meta_batch_size, iteration)
+        sampled = collect(ranks, worker, run.parameters, tasks, iteration)
+        sampling_seconds = time.perf_counter() - clock
+
+        evaluate = meta_batch(config, ranks, worker, device)
+        run.parameters, updated = worker.algorithm.update(run.parameters, evaluate, iteration)
+        update_seconds = time.perf_counter() - clock - sampling_seconds
+        waiting = sampling_seconds + update_seconds - ranks.seconds_busy
+
+        run.env_steps += int(sampled["env_steps"].sum())
+        row = {"Itr": iteration, "n_timesteps": run.env_steps} | returns_row(sampled) | updated
+        row |= evaluation_row(config, ranks, worker, run.parameters, iteration)
+        rollout, processing, inner = sampled["seconds"].max(0)
+        row |= {
+            "Time-Sampling": sampling_seconds,
+            "Time-Rollout": rollout,
+            "Time-SampleProc": processing,
+            "Time-InnerStep": inner,
+            "Time-OuterStep": update_seconds,
+            "Time-Communication": waiting if device == "cpu" else float("nan"),
+            "ItrTime": time.perf_counter() - clock,
+            "EnvStepsPerSecond": sampled["env_steps"].sum() / sampling_seconds,
+        }
+        run.finish_iteration(iteration, row)
+    write_embeddings(config, ranks, worker, run.parameters)
+    run.close()
+
+
+class Run:
+    """What the master carries from iteration to iteration, and where it goes: log and checkpoints."""
+
+    def __init__(self, config: Config, worker: Worker, state: dict[str, Any] | None) -> None:
+        self.config = config
+        self.dump_path = Path(config.dump_path)
+        self.worker = worker
+        self.iteration = 0
+        self.env_steps = 0
+        self.seconds = 0.0
+        spec = worker.algorithm.spec
+        if state is None:
+            self.parameters = spec.flatten(worker.algorithm.init(generator(config.seed, "parameters")))
+        else:
+            self.parameters = spec.flatten(state["parameters"])
+            worker.algorithm.load_state_dict(state["algorithm"])
+            self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+            self.seconds = state["seconds"]
+        self._clock = time.perf_counter() - self.seconds
+        continues = state is not None and checkpoint.run_directory(config.restore_path) == self.dump_path
+        self.logger = RunLogger(config, self.dump_path, self.iteration if continues else None)
+
+    def finish_iteration(self, iteration: int, row: dict[str, float]) -> None:
+        """Log the iteration and, when it is due, write a checkpoint."""
+        if not torch.isfinite(self.parameters).all():
+            raise FloatingPointError(
+                f"parameters are not finite after iteration {iteration}; lower learning_rate or inner_lr and "
+                "continue from the last checkpoint with --restore_path"
+            )
+        self.iteration = iteration + 1
+        self.seconds = time.perf_counter() - self._clock
+        self.logger.log(row | {"Time": self.seconds})
+        if self.iteration % self.config.save_steps == 0 or self.iteration == self.config.n_itr:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that the next iteration depends on."""
+        checkpoint.save(
+            self.dump_path / "checkpoints",
+            self.iteration,
+            {
+                "iteration": self.iteration,
+                "env_steps": self.env_steps,
+                "seconds": self.seconds,
+                "parameters": {k: v.clone() for k, v in self.worker.algorithm.spec.unflatten(self.parameters).items()},
+                "algorithm": self.worker.algorithm.state_dict(),
+                "config": self.config.to_dict(),
+                "rng": {"seed": self.config.seed, "iteration": self.iteration},
+            },
+            keep=self.config.max_checkpoints_to_keep,
+            keep_every_hours=self.config.keep_checkpoint_every_n_hours,
+        )
+
+    def close(self) -> None:
+        """Close files and environments."""
+        self.logger.close()
+        self.worker.close()
+
+
+def meta_batch(config: Config, ranks: Ranks, worker: Worker, device: str) -> Evaluate:
+    """Where the meta-objective is evaluated: on the ranks that sampled, or on the master's device."""
+    if meta_gradient_home(config, device) == "ranks":
+        return ranks.evaluator()
+    fields = ranks.call("rollouts", (), subset=range(config.meta_batch_size))
+    collections = [
+        {name.split("/")[1]: torch.from_numpy(value) for name, value in fields.items() if name.startswith(f"{k}/")}
+        for k in range(worker.algorithm.collections)
+    ]
+    return TaskBlock(worker.algorithm, [Rollouts(**collection) for collection in collections], device).evaluate
+
+
+def meta_gradient_home(config: Config, device: str) -> str:
+    """ "master" or "ranks"; by itself the master where it has a GPU."""
+    if config.meta_gradient != "auto":
+        return config.meta_gradient
+    return "ranks" if device == "cpu" else "master"
+
+
+def check_ranks_and_device(config: Config, ranks: Ranks) -> str:
+    """The master's device, "cpu" or "cuda…"; raises ConfigError if ranks or device do not fit the config."""
+    working = ranks.workers(ranks.size, config.master_samples)
+    if working > config.meta_batch_size:
+        spare = ranks.size - working
+        raise ConfigError(
+            f"ranks: expected at most one working rank a task, meta_batch_size = {config.meta_batch_size}, got "
+            f"{working}; start {config.meta_batch_size + spare} ranks or fewer, or raise meta_batch_size"
+        )
+    available = torch.cuda.is_available()
+    if config.device.startswith("cuda") and not available:
+        raise ConfigError(f"device: expected a CUDA device for '{config.device}', found none; use \"cpu\" or \"auto\"")
+    device = ("cuda" if available else "cpu") if config.device == "auto" else config.device
+    if device != "cpu" and config.meta_gradient == "ranks":
+        return "cpu"
+    return device
+
+
+def restored_state(config: Config) -> dict[str, Any] | None:
+    """The checkpoint to continue from, or None for a new run."""
+    return None if config.restore_path is None else checkpoint.load(config.restore_path)
+
+
+def returns_row(sampled: Statistics, prefix: str = "") -> dict[str, float]:
+    """Return columns of the log: over the tasks' mean returns, and over all their episodes."""
+    row: dict[str, float] = {}
+    for step in range(sampled["return"].shape[1]):
+        mean, episodes = sampled["return"][:, step], sampled["episodes"][:, step]
+        second_moment = sampled["return_std"][:, step] ** 2 + mean**2
+        average = float(np.average(mean, weights=episodes))
+        variance = max(float(np.average(second_moment, weights=episodes)) - average**2, 0.0)
+        name = f"{prefix}Step_{step}-"
+        row[name + "AverageReturn"] = average
+        row[name + "StdReturn"] = variance**0.5
+        row[name + "MinReturn"] = float(sampled["return_min"][:, step].min())
+        row[name + "MaxReturn"] = float(sampled["return_max"][:, step].max())
+        row[name + "NumEpisodes"] = float(episodes.sum())
+        if not np.isnan(sampled["success"]).all():
+            row[name + "SuccessRate"] = float(np.average(sampled["success"][:, step], weights=episodes))
+    return row
+
+
+def evaluation_row(
+    config: Config, ranks: Ranks, worker: Worker, parameters: Tensor, iteration: int
+) -> dict[str, float]:
+    """Returns on held-out tasks, the same tasks each time; NaN in iterations without an evaluation."""
+    if config.eval_interval == 0:
+        return {}
+    names = [f"Eval-Step_{step}-AverageReturn" for step in range(worker.algorithm.collections)]
+    if (iteration + 1) % config.eval_interval and iteration + 1 < config.n_itr:
+        return dict.fromkeys(names, float("nan"))
+    tasks = worker.sample_tasks(config.eval_num_tasks, 0, purpose="test")
+    row = returns_row(collect(ranks, worker, parameters, tasks, iteration, purpose="test"), "Eval-")
+    return {name: row[name] for name in names}
+
+
+def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: Tensor) -> None:
+    """Task embeddings and their tasks for `num_embeddings` held-out tasks, into `te_save_path` (.npz).
+
+    Arrays: embedding [n, H], mode [n], and one array for every entry of the tasks, e.g. goal [n, 2].
+    """
+    if config.te_save_path is None:
+        return
+    tasks = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
+    collect(ranks, worker, parameters, tasks, 0, purpose="test", collections=1)
+    result = ranks.evaluator()("embed", parameters)
+    values = {name: np.stack([task.values[name] for task in tasks]) for name in tasks[0].values}
+    path = Path(config.te_save_path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with checkpoint.atomic_file(path) as file:
+        np.savez(file, mode=np.array([task.mode for task in tasks]), **result, **values)

@@ -1,0 +1,211 @@
+"""A rank's share of the work: its tasks' environments, rollouts, adaptations and gradients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.base import Task, TaskVectorEnv
+from envs.registry import make_family
+from mmaml.algorithms import make_algorithm
+from mmaml.algorithms.base import Algorithm
+from mmaml.config import Config
+from mmaml.policies.distributions import Gaussian
+from mmaml.processing import advantages, episode_statistics
+from mmaml.rollouts import Rollouts
+from mmaml.sampling import rollout
+from mmaml.seeding import generator, integer
+
+# Tasks whose meta-gradient is taken together on a CPU: few enough that their activations stay in its cache.
+CPU_CHUNK = 4
+
+
+class TaskBlock:
+    """All collections of some tasks, on one device, and the algorithm's functions of them."""
+
+    def __init__(self, algorithm: Algorithm, rollouts: Sequence[Rollouts], device: str = "cpu") -> None:
+        self.algorithm = algorithm
+        self.device = device
+        self.rollouts = [collection.to(device) for collection in rollouts]
+
+    def evaluate(
+        self,
+        function: str,
+        parameters: Tensor,
+        vector: Tensor | None = None,
+        tasks: Sequence[int] | None = None,
+        **options: Any,
+    ) -> dict[str, np.ndarray]:
+        """`algorithm.function` on the given tasks of the block (all when None): {name: [tasks, …]}."""
+        if function not in self.algorithm.functions:
+            raise ValueError(f"function: expected one of {self.algorithm.functions}, got {function!r}")
+        tasks = range(self.rollouts[0].tasks) if tasks is None else tasks
+        size = CPU_CHUNK if self.device == "cpu" else len(tasks)
+        parameters = parameters.to(self.device)
+        vector = None if vector is None else vector.to(self.device)
+        results = []
+        for first in range(0, len(tasks), size):
+            chunk = _index(tasks[first : first + size])
+            rollouts = [collection.select(chunk) for collection in self.rollouts]
+            results.append(getattr(self.algorithm, function)(parameters, rollouts, vector, **options))
+        return {name: torch.cat([result[name] for result in results]).cpu().numpy() for name in results[0]}
+
+
+def _index(tasks: Sequence[int]) -> slice | Tensor:
+    """Consecutive tasks as a slice, which needs no copy of their rollouts."""
+    if tasks[-1] - tasks[0] == len(tasks) - 1:
+        return slice(tasks[0], tasks[-1] + 1)
+    return torch.tensor(tasks)
+
+
+class Worker:
+    """Samples tasks, adapts to them, and evaluates the algorithm's functions on what it sampled.
+
+    One stands on every rank. The methods from `collect` on are what `comm.Ranks` calls by name: they take
+    parameters, an optional vector and this rank's items, and return arrays with one entry an item.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.family = self._make_family(1)
+        action_size = self.family.single_action_space.shape[0]
+        self.algorithm = make_algorithm(config, self.family.single_observation_space.shape[0], action_size)
+        self.action_size = action_size
+        self.block: TaskBlock | None = None
+        self._env: TaskVectorEnv | None = None
+
+    def sample_tasks(self, n: int, iteration: int, purpose: str = "train") -> list[Task]:
+        """The tasks of one iteration's meta-batch. purpose: "train", "test" or "ood"."""
+        rng = generator(self.config.seed, "tasks", iteration, purpose=purpose)
+        return self.family.sample_tasks(n, rng, purpose)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.family.close()
+        if self._env is not None:
+            self._env.close()
+
+    def collect(
+        self,
+        parameters: Tensor,
+        vector: Tensor | None,
+        items: Sequence[tuple[int, Task]],
+        iteration: int,
+        purpose: str = "train",
+        collections: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Sample and adapt to every task: `collections` times sampled, adapted in between.
+
+        items: (position in the meta-batch, task). collections: the algorithm's own number when None.
+        Returns statistics of the whole episodes [m, collections] (return, return_std, return_min,
+        return_max, episodes, success), mode [m], env_steps [m], and the seconds [m, 3] that this rank
+        spent on rolling out, processing and adapting. The rollouts stay here for `evaluate`.
+        """
+        positions, tasks = zip(*items, strict=True)
+        config, seconds = self.config, np.zeros(3)
+        collections = collections or self.algorithm.collections
+        env = self._block_env(tasks)
+        with torch.no_grad():
+            meta = {
+                name: value.expand(len(tasks), *value.shape)
+                for name, value in self.algorithm.spec.unflatten(parameters).items()
+            }
+        state = self.algorithm.begin(meta)
+        rollouts: list[Rollouts] = []
+        for step in range(collections):
+            clock = time.perf_counter()
+            with torch.no_grad():
+                actor = self.algorithm.actor(state)
+            keys = [(iteration, position, step) for position in positions]
+            data = rollout(
+                env,
+                actor,
+                self._noise(keys, purpose),
+                [integer(config.seed, "environment", *key, purpose=purpose) for key in keys],
+                self._normalization_scale(),
+                config.collect,
+            )
+            seconds[0] += time.perf_counter() - clock
+            clock = time.perf_counter()
+            data.advantages = advantages(
+                data,
+                config.baseline,
+                config.discount,
+                config.gae_lambda,
+                config.normalize_adv,
+                config.positive_adv,
+            )
+            rollouts.append(data)
+            seconds[1] += time.perf_counter() - clock
+            clock = time.perf_counter()
+            if step < collections - 1:
+                state = self.algorithm.adapt(meta, state, rollouts)
+            seconds[2] += time.perf_counter() - clock
+        self.block = TaskBlock(self.algorithm, rollouts)
+        return _statistics(rollouts, tasks, seconds)
+
+    def evaluate(
+        self, parameters: Tensor, vector: Tensor | None, items: Sequence[int], function: str, **options: Any
+    ) -> dict[str, np.ndarray]:
+        """A function of the algorithm on tasks of this rank's block. items: positions in the block."""
+        assert self.block is not None
+        return self.block.evaluate(function, parameters, vector, items, **options)
+
+    def rollouts(
+        self, parameters: Tensor | None, vector: Tensor | None, items: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """All rollouts of this rank, "collection/field" -> [m, …]: for a master that takes them to its device."""
+        assert self.block is not None
+        return {
+            f"{step}/{name}": np.ascontiguousarray(value.numpy())
+            for step, collection in enumerate(self.block.rollouts)
+            for name, value in collection.fields().items()
+        }
+
+    def _noise(self, keys: Sequence[tuple[int, int, int]], purpose: str) -> Tensor:
+        """The randomness of the actions, [m, T, N, A], each task's from a generator of its own."""
+        config = self.config
+        shape = (config.max_path_length, config.rollouts_per_meta_task, self.action_size)
+        noise = np.empty((len(keys), *shape), np.float32)
+        for task, key in enumerate(keys):
+            noise[task] = Gaussian.draw_noise(generator(config.seed, "action", *key, purpose=purpose), shape)
+        return torch.from_numpy(noise)
+
+    def _normalization_scale(self) -> float | None:
+        scale = self.config.normalization_scale
+        return self.family.normalization_scale if scale == "family" else scale
+
+    def _make_family(self, tasks: int) -> TaskVectorEnv:
+        config = self.config
+        return make_family(config.env, tasks, config.rollouts_per_meta_task, **config.env_kwargs)
+
+    def _block_env(self, tasks: Sequence[Task]) -> TaskVectorEnv:
+        if self._env is None or self._env.num_tasks != len(tasks):
+            if self._env is not None:
+                self._env.close()
+            self._env = self._make_family(len(tasks))
+        self._env.set_tasks(tasks)
+        return self._env
+
+
+def _statistics(rollouts: Sequence[Rollouts], tasks: Sequence[Task], seconds: np.ndarray) -> dict[str, np.ndarray]:
+    columns = [episode_statistics(collection) for collection in rollouts]
+    names = {name: "return" if name == "mean" else f"return_{name}" for name in ("mean", "std", "min", "max")}
+    names |= {"episodes": "episodes", "success": "success"}
+    result = {new: np.stack([column[old] for column in columns], axis=1) for old, new in names.items()}
+    result["mode"] = np.array([task.mode for task in tasks])
+    result["env_steps"] = sum(collection.mask.sum((1, 2)) for collection in rollouts).numpy().astype(np.int64)
+    result["seconds"] = np.tile(seconds, (len(tasks), 1))
+    return result
+
+
+def collect(
+    ranks: Any, worker: Worker, parameters: Tensor, tasks: Sequence[Task], iteration: int, **options: Any
+) -> dict[str, np.ndarray]:
+    """`Worker.collect` of a whole meta-batch, on all ranks; results in task order."""
+    return ranks.call("collect", list(enumerate(tasks)), parameters, iteration=iteration, **options)
