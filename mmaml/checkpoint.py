@@ -22,13 +22,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mmaml.usage import UsageError
+
 FOLDER = "checkpoints"
 _NAME = re.compile(r"itr_(\d+)\.pt")
 _REQUIRED = ("iteration", "seconds", "parameters", "config")
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that is missing or cannot be read; its text is one line for the user."""
+class CheckpointError(UsageError):
+    """A checkpoint that is missing or cannot be read."""
 
 
 @contextmanager

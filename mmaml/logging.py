@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mmaml.checkpoint import atomic_file
 from mmaml.display import Row, make_display
+from mmaml.usage import UsageError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -88,17 +89,17 @@ def write_params(config: Mapping[str, Any], dump_path: Path) -> None:
 def read_params(dump_path: Path) -> dict[str, Any]:
     """The configuration of the run in `dump_path`, as a dictionary of config keys.
 
-    Raises ValueError, one line for the user, if the directory holds no readable params.json.
+    Raises UsageError if the directory holds no readable params.json.
     """
     path = Path(dump_path) / PARAMS
     try:
         record = json.loads(path.read_text())
     except OSError as error:
-        raise ValueError(f"expected the directory of a run, with its {PARAMS}, got '{dump_path}'") from error
+        raise UsageError(f"expected the directory of a run, with its {PARAMS}, got '{dump_path}'") from error
     except ValueError as error:
-        raise ValueError(f"'{path}' is not valid JSON: {error}") from error
+        raise UsageError(f"'{path}' is not valid JSON: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"'{path}': expected a JSON object, got {type(record).__name__}")
+        raise UsageError(f"'{path}': expected a JSON object, got {type(record).__name__}")
     return {key: value for key, value in record.items() if key not in RECORDS}
 
 

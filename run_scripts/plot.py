@@ -1,0 +1,141 @@
+"""Draw the learning curves of runs and, for point mass, how trajectories change with adaptation.
+
+    python run_scripts/plot.py data/run1 data/run2
+    python run_scripts/plot.py "seeds=data/run1" --overlay "published code=published.csv" --output docs/results
+
+Runs that differ only in their seed are drawn as one line, their mean, with a band of one standard deviation.
+Writes learning_curves.png into the first run's directory and trajectories.png into every run's, or all of them
+into the directory that --output names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmaml import plotting
+from mmaml.checkpoint import CheckpointError
+from mmaml.usage import Parser, UsageError, labelled, one_line_errors
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; raises UsageError, one line for the user."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, or LABEL=directory")
+    parser.add_argument(
+        "--overlay", action="append", default=[], metavar="LABEL=FILE", help="a CSV file with columns n_timesteps "
+        "or Itr, and Step_k-AverageReturn or Step_k; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--env_steps_per_iteration", type=float, metavar="N", help="of overlays that count iterations only (default: "
+        "that of the first run)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="LABEL=RETURN",
+        help="a horizontal line; may be repeated",
+    )
+    parser.add_argument("--smooth", type=int, default=1, metavar="N", help="moving average over N iterations")
+    parser.add_argument(
+        "--limits", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of returns shown"
+    )
+    parser.add_argument("--title", help="of the learning curves (default: the environment)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIRECTORY", help="where to write (default: the run's own)"
+    )
+    parser.add_argument("--no_trajectories", action="store_true", help="learning curves only")
+    parser.add_argument(
+        "--rollouts_per_task", type=int, default=20, metavar="N", help="trajectories drawn in a panel"
+    )
+    arguments = parser.parse_args(argv)
+    for name in ("smooth", "rollouts_per_task"):
+        if getattr(arguments, name) < 1:
+            raise UsageError(f"--{name}: expected a positive integer, got {getattr(arguments, name)}")
+    return arguments
+
+
+@one_line_errors
+def main(argv: list[str] | None = None) -> int:
+    """Write the figures and print their paths."""
+    arguments = parse(argv)
+    runs = [_run(text) for text in arguments.runs]
+    curves = draw_curves(arguments, runs)
+    for curve in curves:
+        if curve.unread:
+            print(
+                f"note: {curve.label}: {curve.unread} rows could not be read and are left out",
+                file=sys.stderr,
+            )
+    if not arguments.no_trajectories:
+        for _, run in runs:
+            name = (
+                f"trajectories_{run.resolve().name}.png"
+                if arguments.output and len(runs) > 1
+                else "trajectories.png"
+            )
+            draw_trajectories(run, (arguments.output or run) / name, arguments.rollouts_per_task)
+    return 0
+
+
+def _run(text: str) -> tuple[str, Path]:
+    """A run's label, empty unless given, and directory."""
+    if "=" in text and not Path(text).exists():
+        label, path = labelled("RUN", text)
+        return label, Path(path)
+    return "", Path(text)
+
+
+def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> list[plotting.Curve]:
+    """Write the learning curves; returns them."""
+    read = [plotting.read_run(path, label) for label, path in runs]
+    first = read[0][1].env_steps
+    per_iteration = arguments.env_steps_per_iteration or float(first[-1] / len(first))
+    curves = plotting.group_runs(read)
+    for text in arguments.overlay:
+        label, path = labelled("--overlay", text)
+        curves.append(plotting.read_external(label, Path(path), per_iteration))
+    references = []
+    for text in arguments.reference:
+        label, value = labelled("--reference", text)
+        references.append((label, _number("--reference", value)))
+    title = arguments.title
+    if title is None:
+        title = ", ".join(dict.fromkeys(str(config.get("env")) for config, _ in read))
+    path = (arguments.output or runs[0][1]) / "learning_curves.png"
+    plotting.plot_curves(
+        curves, path, title=title, smooth=arguments.smooth, references=references, limits=arguments.limits
+    )
+    print(path)
+    return curves
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{name}: expected LABEL=NUMBER, got '{text}' after the =") from None
+
+
+def draw_trajectories(run: Path, path: Path, rollouts_per_task: int) -> None:
+    """Write one run's trajectories, if its environment has any to draw and it has a checkpoint."""
+    from mmaml.evaluation import point_mass_trajectories, restore  # loads torch: after the curves are there
+
+    try:
+        config, state = restore(run)
+    except CheckpointError as error:
+        print(f"note: no trajectories: {error}", file=sys.stderr)
+        return
+    trajectories = point_mass_trajectories(config, state, rollouts_per_task)
+    if trajectories is not None:
+        title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
+        plotting.plot_trajectories(trajectories, path, title=title)
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
