@@ -22,7 +22,7 @@ from mmaml.sampling import rollout
 from mmaml.seeding import generator, integer
 
 # Tasks whose meta-gradient is taken together on a CPU: few enough that their activations stay in its cache.
-CPU_CHUNK = 4
+CPU_CHUNK = 10
 
 
 class TaskBlock:
