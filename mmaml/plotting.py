@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmaml.config import FIELDS
 from mmaml.logging import PROGRESS, read_params
 from mmaml.usage import UsageError
 
@@ -42,11 +43,8 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 # Keys that say where a run is kept, how it is watched or how long it lasts, not what it learns.
-_NOT_AN_EXPERIMENT = {
-    *("seed", "n_itr", "extends", "dump_path", "restore_path", "te_save_path", "num_embeddings"),
-    *("save_steps", "max_checkpoints_to_keep", "keep_checkpoint_every_n_hours"),
-    *("eval_interval", "eval_num_tasks", "log_grad_norm"),
-    *("parallel", "device", "meta_gradient", "master_samples"),
+_NOT_AN_EXPERIMENT = {name for name, field in FIELDS.items() if field.metadata["resumable"]} | {
+    *("seed", "device", "meta_gradient", "step_size", "exploration")
 }
 
 
@@ -279,14 +277,16 @@ class Trajectories:
     """Rollouts of one task per mode, M tasks, after 0 … K adaptation steps.
 
     `positions` [M, K+1, N, T, 2], the position before each step; `connected` bool [M, K+1, N, T-1], whether
-    a position and the next belong to one episode; `goals` [M, 2]; `modes` [M]; `returns` [M, K+1].
+    a position and the next belong to one episode; `goals` [M, 2]; `returns` [M, K+1]; `names` of the tasks;
+    `gaps` [M, W, 2] of circular walls about the origin that are open as far as 1 from the gap, or None.
     """
 
     positions: np.ndarray
     connected: np.ndarray
     goals: np.ndarray
-    modes: np.ndarray
     returns: np.ndarray
+    names: Sequence[str]
+    gaps: np.ndarray | None = None
 
 
 def plot_trajectories(trajectories: Trajectories, path: Path, *, title: str = "") -> None:
@@ -303,7 +303,7 @@ def plot_trajectories(trajectories: Trajectories, path: Path, *, title: str = ""
             for spine in axes.spines.values():
                 spine.set(visible=True, color="#CCCCCC")
             if collection == 0:
-                axes.set_title(f"mode {trajectories.modes[task]}", fontsize=11)
+                axes.set_title(trajectories.names[task], fontsize=11)
             if task == 0:
                 plural = "" if collection == 1 else "s"
                 label = f"after {collection} step{plural}" if collection else "before adaptation"
@@ -331,6 +331,8 @@ def _draw_paths(axes: Axes, trajectories: Trajectories, task: int, collection: i
     lines = LineCollection(list(segments), array=time, cmap=_time_colours(), linewidths=0.9, alpha=0.8)
     lines.set_clim(0, connected.shape[1])
     axes.add_collection(lines)
+    for gap in [] if trajectories.gaps is None else trajectories.gaps[task]:
+        _draw_wall(axes, gap)
     others = np.delete(trajectories.goals, task, axis=0)
     axes.plot(*others.T, "*", markersize=9, color="#D5D5D5", markeredgewidth=0, zorder=0)
     axes.plot(
@@ -341,6 +343,13 @@ def _draw_paths(axes: Axes, trajectories: Trajectories, task: int, collection: i
     axes.text(
         0.96, 0.04, value, transform=axes.transAxes, ha="right", fontsize=9, color=_INK, bbox=white, zorder=5
     )
+
+
+def _draw_wall(axes: Axes, gap: np.ndarray) -> None:
+    angle = np.linspace(0, 2 * np.pi, 361)
+    circle = np.hypot(*gap) * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    closed = np.hypot(*(circle - gap).T) > 1
+    axes.plot(*np.where(closed[:, None], circle, np.nan).T, color="#777777", linewidth=1.6, zorder=3)
 
 
 def _time_colours() -> Colormap:

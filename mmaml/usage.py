@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn
+
+# Where launchers tell a process its rank: of Open MPI 5, of its predecessors, of MPICH.
+_RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
 class UsageError(ValueError):
@@ -20,15 +24,16 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (--help lists the arguments)")
 
 
-def one_line_errors(main: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
-    """`main` with UsageError turned into one line on stderr and exit code 2."""
+def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
+    """`main` with UsageError turned into one line on stderr, from one rank only, and exit code 2."""
 
     @wraps(main)
     def guarded(argv: list[str] | None = None) -> int:
         try:
             return main(argv)
         except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
+            if all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES):
+                print(f"error: {error}", file=sys.stderr)
             return 2
 
     return guarded

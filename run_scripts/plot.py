@@ -97,8 +97,8 @@ def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> 
     per_iteration = arguments.env_steps_per_iteration or float(first[-1] / len(first))
     curves = plotting.group_runs(read)
     for text in arguments.overlay:
-        label, path = labelled("--overlay", text)
-        curves.append(plotting.read_external(label, Path(path), per_iteration))
+        label, file = labelled("--overlay", text)
+        curves.append(plotting.read_external(label, Path(file), per_iteration))
     references = []
     for text in arguments.reference:
         label, value = labelled("--reference", text)

@@ -143,8 +143,9 @@ def test_trajectories_of_any_number_of_modes(tmp_path: Path, tasks: int, collect
         positions=rng.normal(size=(tasks, collections, 4, 10, 2)).cumsum(3),
         connected=rng.random((tasks, collections, 4, 9)) < 0.9,
         goals=rng.normal(size=(tasks, 2)),
-        modes=np.arange(tasks),
         returns=rng.normal(size=(tasks, collections)),
+        names=[f"mode {task}" for task in range(tasks)],
+        gaps=np.array([[[1.0, 0.0], [0.0, 2.0]]] * tasks) if tasks > 1 else None,
     )
     plotting.plot_trajectories(trajectories, tmp_path / "figure.png", title="title")
     assert _is_picture(tmp_path / "figure.png")

@@ -1,0 +1,113 @@
+"""Measure a trained run on held-out tasks: the return after 0 … K adaptation steps, per mode and overall.
+
+    python run_scripts/evaluate.py --restore_path data/run1
+    mpirun -n 4 python run_scripts/evaluate.py --restore_path data/run1 --num_tasks 400 --num_adapt_steps 5
+
+Prints a table and writes it, with every task's returns, as JSON into the run's directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmaml.usage import Parser, UsageError, one_line_errors
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; raises UsageError."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--restore_path",
+        required=True,
+        metavar="RUN",
+        help="a run's directory (its newest checkpoint) or a checkpoint",
+    )
+    parser.add_argument(
+        "--num_tasks", type=int, default=100, metavar="M", help="held-out tasks (default: 100)"
+    )
+    parser.add_argument(
+        "--rollouts_per_task", type=int, metavar="N", help="per collection (default: as in training)"
+    )
+    parser.add_argument(
+        "--num_adapt_steps", type=int, metavar="K", help="inner steps (default: as in training)"
+    )
+    parser.add_argument(
+        "--split", choices=("test", "ood"), default="test", help="which held-out tasks (default: test)"
+    )
+    parser.add_argument("--seed", type=int, help="of tasks and randomness (default: the run's)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: evaluation.json in the run's directory"
+    )
+    arguments = parser.parse_args(argv)
+    for name, least in (("num_tasks", 1), ("rollouts_per_task", 1), ("num_adapt_steps", 0), ("seed", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name}: expected an integer of at least {least}, got {value}")
+    return arguments
+
+
+@one_line_errors
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate on all ranks; rank 0 reports."""
+    arguments = parse(argv)
+    from mmaml.comm import connect  # these load torch: after the arguments are known to be good
+    from mmaml.evaluation import evaluate, restore, table
+    from mmaml.worker import Worker
+
+    ranks = connect()
+    config, state = ranks.agree(lambda: restore(arguments.restore_path))
+    config = replace(
+        config,
+        seed=config.seed if arguments.seed is None else arguments.seed,
+        rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
+    )
+    steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+    worker = Worker(config)
+    if arguments.split not in worker.family.splits:
+        raise UsageError(f"--split: '{config.env}' has {worker.family.splits}, got '{arguments.split}'")
+    with ranks:
+        if not ranks.serve(worker):
+            return 0
+        summary = evaluate(ranks, worker, state, arguments.num_tasks, steps, arguments.split)
+    worker.close()
+    about = {
+        "algorithm": config.algorithm,
+        "env": config.env,
+        "iteration": state["iteration"],
+        "env_steps": state["env_steps"],
+        "restore_path": str(arguments.restore_path),
+        "split": arguments.split,
+        "seed": config.seed,
+        "rollouts_per_task": config.rollouts_per_meta_task,
+        "max_path_length": config.max_path_length,
+        "num_adapt_steps": steps,
+    }
+    report(about, summary, table(summary), arguments.output)
+    return 0
+
+
+def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Path | None) -> None:
+    """Print the table and write the JSON file."""
+    from mmaml.checkpoint import atomic_file, run_directory
+
+    print(
+        f"{about['algorithm']} on {about['env']} after {about['iteration']} iterations, {about['env_steps']:,} env "
+        f"steps\nreturn per episode on {about['split']} tasks after each adaptation step, over tasks; "
+        f"{about['rollouts_per_task']} rollouts of at most {about['max_path_length']} steps a collection\n\n{text}\n"
+    )
+    path = output or run_directory(about["restore_path"]) / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write((json.dumps({**about, **summary}, indent=2) + "\n").encode())
+    print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
