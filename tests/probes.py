@@ -1,0 +1,104 @@
+"""Probe environments: task families whose right answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs.base import Task, TaskVectorEnv
+
+
+class TargetAction(TaskVectorEnv):
+    """Every step pays -(a - m·g)² + c·m for the task's mode m ∈ {-1, 1}: the answer is to act m·g.
+
+    The observation is 1 throughout. modes: how many modes; with one, m = 1.
+    """
+
+    normalization_scale = None
+
+    def __init__(
+        self, num_tasks: int = 1, rollouts_per_task: int = 1, *, target: float = 0.7, modes: int = 1, signal: float = 0.0
+    ) -> None:
+        observations = gym.spaces.Box(-1, 1, (1,), np.float32)
+        actions = gym.spaces.Box(-10, 10, (1,), np.float32)
+        super().__init__(num_tasks, rollouts_per_task, observations, actions)
+        self.target, self.num_modes, self.signal = target, modes, signal
+        self._mode = np.ones(self.num_envs)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        reward = -((actions[:, 0] - self._mode * self.target) ** 2) + self.signal * self._mode
+        never = np.zeros(self.num_envs, bool)
+        return self._observe(), reward.astype(np.float32), never, never.copy(), {}
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        return [Task(k % self.num_modes, {"sign": 1.0 - 2 * (k % self.num_modes)}) for k in range(n)]
+
+    def _set_tasks(self, tasks: Sequence[Task]) -> None:
+        self._mode = np.repeat([task.values["sign"] for task in tasks], self.rollouts_per_task)
+
+    def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
+        pass
+
+    def _observe(self) -> np.ndarray:
+        return np.ones((self.num_envs, 1), np.float32)
+
+
+class DelayedTarget(TargetAction):
+    """Episodes of two steps: the first action is paid, -(a - g)², at the second; observations 1, then 0."""
+
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1) -> None:
+        super().__init__(num_tasks, rollouts_per_task)
+        self._first = np.zeros(self.num_envs)
+        self._second_step = np.zeros(self.num_envs, bool)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        ends = self._second_step.copy()
+        reward = np.where(ends, -((self._first - self.target) ** 2), 0.0)
+        self._first, self._second_step = actions[:, 0].copy(), ~ends
+        return self._observe(), reward.astype(np.float32), ends, np.zeros(self.num_envs, bool), {}
+
+    def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
+        self._second_step[lanes] = False
+
+    def _observe(self) -> np.ndarray:
+        return (~self._second_step)[:, None].astype(np.float32)
+
+
+class RandomLengths(TaskVectorEnv):
+    """Episodes of random length 1 … longest, a reward of 1 a step: an episode's return is its length.
+
+    Observation: steps left, steps taken. fail_at: raise in this step of every episode (0: never).
+    """
+
+    normalization_scale = None
+
+    def __init__(
+        self, num_tasks: int = 1, rollouts_per_task: int = 1, *, longest: int = 12, fail_at: int = 0
+    ) -> None:
+        observations = gym.spaces.Box(0, 1000, (2,), np.float32)
+        actions = gym.spaces.Box(-10, 10, (2,), np.float32)
+        super().__init__(num_tasks, rollouts_per_task, observations, actions)
+        self.longest, self.fail_at = longest, fail_at
+        self._clock = np.zeros((self.num_envs, 2))
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        self._clock += [-1, 1]
+        if self.fail_at and (self._clock[:, 1] == self.fail_at).any():
+            raise RuntimeError("the probe fails as asked")
+        never = np.zeros(self.num_envs, bool)
+        return self._observe(), np.ones(self.num_envs, np.float32), self._clock[:, 0] <= 0, never, {}
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        return [Task(k % 2, {"index": k}) for k in range(n)]
+
+    def _set_tasks(self, tasks: Sequence[Task]) -> None:
+        pass
+
+    def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
+        self._clock[lanes] = np.stack([rng.integers(1, self.longest + 1, len(lanes)), np.zeros(len(lanes))], axis=1)
+
+    def _observe(self) -> np.ndarray:
+        return self._clock.astype(np.float32)
