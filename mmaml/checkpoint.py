@@ -57,9 +57,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def save(
-    directory: Path, iteration: int, state: dict[str, Any], *, keep: int, keep_every_hours: float = 0.0
-) -> Path:
+def save(directory: Path, iteration: int, state: dict[str, Any], *, keep: int, keep_every_hours: float = 0.0) -> Path:
     """Write `directory/itr_<iteration>.pt` and delete what is no longer kept.
 
     Of the files in `directory`, the newest `keep` stay (0: all), and so does one for every
@@ -91,7 +89,7 @@ def save(
 
 
 def _one_per_period(paths: list[Path], period: float) -> list[Path]:
-    """Of checkpoints in order of iteration, the first one of each `period` seconds of training after the first."""
+    """Of checkpoints in order, the first of each `period` seconds of training but the first period."""
     if not period:
         return []
     chosen = []
@@ -129,7 +127,7 @@ def latest(run: str | Path) -> Path:
 
 
 def run_directory(path: str | Path) -> Path:
-    """The directory of the run that a checkpoint, a `checkpoints` directory or the run's own directory belongs to."""
+    """The run's directory, given a checkpoint, its `checkpoints` directory or itself."""
     path = Path(path)
     if not path.is_dir():
         path = path.parent
@@ -153,9 +151,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"restore_path: '{path}' cannot be read as a checkpoint ({reason})") from error
     missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
     if missing:
-        raise CheckpointError(
-            f"restore_path: '{path}' is not a checkpoint of a training run: no {', '.join(missing)}"
-        )
+        raise CheckpointError(f"restore_path: '{path}' is not a checkpoint of a training run: no {', '.join(missing)}")
     return state
 
 

@@ -70,9 +70,7 @@ class LiveDisplay(Display):
     """A few lines on a terminal, redrawn in place after every iteration."""
 
     def __init__(self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO) -> None:
-        codes = (
-            ("", "", "", "") if os.environ.get("NO_COLOR") else ("\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[0m")
-        )
+        codes = ("", "", "", "") if os.environ.get("NO_COLOR") else ("\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[0m")
         self._bold, self._dim, self._green, self._plain = codes
         self._height = 0
         self._history: list[float] = []
@@ -191,8 +189,7 @@ def _sparkline(values: list[float], width: int) -> str:
     finite = [value for value in means if math.isfinite(value)] or [0.0]
     low, span = min(finite), max(finite) - min(finite)
     return "".join(
-        "▁▂▃▄▅▆▇█"[round(7 * (value - low) / span) if span else 0] if math.isfinite(value) else " "
-        for value in means
+        "▁▂▃▄▅▆▇█"[round(7 * (value - low) / span) if span else 0] if math.isfinite(value) else " " for value in means
     )
 
 

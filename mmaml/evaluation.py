@@ -33,9 +33,7 @@ def restore(path: str | Path) -> tuple[Config, dict[str, Any]]:
     try:
         return build_config(state["config"]), state
     except ConfigError as error:
-        raise UsageError(
-            f"restore_path: the configuration in '{path}' cannot be used here: {error}"
-        ) from error
+        raise UsageError(f"restore_path: the configuration in '{path}' cannot be used here: {error}") from error
 
 
 def evaluate(
@@ -62,10 +60,10 @@ def evaluate(
 def summarise(returns: np.ndarray, modes: np.ndarray, success: np.ndarray) -> dict[str, Any]:
     """Statistics over all tasks and over those of each mode.
 
-    returns and success [M, K+1] (success NaN where a family reports none), modes [M]. The result is ready for
-    JSON: {"overall": group, "modes": {mode: group}, "tasks": every task's mode and returns}. A group holds its
-    number of tasks and, for each number of adaptation steps, mean, sample standard deviation and 95%
-    interval of the mean; None where too few tasks were measured to say.
+    returns and success [M, K+1] (success NaN where a family reports none), modes [M]. The result is ready
+    for JSON: {"overall": group, "modes": {mode: group}, "tasks": every task's mode and returns}. A group
+    holds its number of tasks and, for each number of adaptation steps, mean, sample standard deviation and
+    95% interval of the mean; None where too few tasks were measured to say.
     """
     groups = {str(mode): modes == mode for mode in np.unique(modes)}
     return {
@@ -136,9 +134,7 @@ def _decimal(value: float | None) -> str:
     return f"{'-':>12}" if value is None else f"{value:12.2f}"
 
 
-def point_mass_trajectories(
-    config: Config, state: Mapping[str, Any], rollouts_per_task: int
-) -> Trajectories | None:
+def point_mass_trajectories(config: Config, state: Mapping[str, Any], rollouts_per_task: int) -> Trajectories | None:
     """Rollouts before and after each adaptation step on one held-out task of each mode.
 
     None if the environment is not a point mass. A family of a single mode is shown on four tasks.
@@ -160,9 +156,7 @@ def point_mass_trajectories(
             connected=np.stack([flags.numpy() for flags in unbroken], axis=1),
             goals=np.stack([task.values["goal"] for task in tasks]),
             returns=statistics["return"],
-            names=[
-                f"{label} {task.mode if label == 'mode' else number}" for number, task in enumerate(tasks)
-            ],
+            names=[f"{label} {task.mode if label == 'mode' else number}" for number, task in enumerate(tasks)],
             gaps=np.stack([task.values["gaps"] for task in tasks]) if "gaps" in tasks[0].values else None,
         )
     finally:

@@ -56,7 +56,10 @@ class RunLogger:
         self._display = make_display(config, dump_path, resume_iteration or 0, stream or sys.stdout)
 
     def log(self, row: Row) -> None:
-        """Record one iteration. `row` holds at least Itr, n_timesteps, ItrTime, Step_0- … Step_K-AverageReturn."""
+        """Record one iteration.
+
+        `row` holds at least Itr, n_timesteps, ItrTime, EnvStepsPerSecond, Step_0- … Step_K-AverageReturn.
+        """
         self._progress.write(row)
         self._display.show(row)
         self._write_events(row)
@@ -136,9 +139,7 @@ class _ProgressFile:
             with open(path, newline="") as file:
                 reader = csv.DictReader(file)
                 # A row cut short by a crash has fewer cells than columns: DictReader fills in None.
-                rows = [
-                    row for row in reader if None not in row.values() and int(row["Itr"]) < resume_iteration
-                ]
+                rows = [row for row in reader if None not in row.values() and int(row["Itr"]) < resume_iteration]
                 self._columns = list(reader.fieldnames or [])
             self._rewrite(rows)
 
@@ -167,7 +168,7 @@ class _ProgressFile:
         with atomic_file(self._path) as file:
             lines = [self._columns, *([row.get(name, "") for name in self._columns] for row in rows)]
             file.write("".join(",".join(line) + "\r\n" for line in lines).encode())
-        self._file = open(self._path, "a", newline="")
+        self._file = open(self._path, "a", newline="")  # noqa: SIM115 (open as long as the run)
 
 
 def _cell(value: float) -> str:

@@ -74,9 +74,7 @@ def read_table(path: Path) -> tuple[dict[str, np.ndarray], int]:
         with open(path, newline="") as file:
             names, *lines = list(csv.reader(file)) or [[]]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"'{path}': expected a CSV file with a header, got an unreadable one ({error})"
-        ) from error
+        raise UsageError(f"'{path}': expected a CSV file with a header, got an unreadable one ({error})") from error
     rows = [row for line in lines if (row := _numbers(line)) is not None and len(row) == len(names)]
     if not rows:
         raise UsageError(f"'{path}': expected a CSV file with a header and rows of numbers, got none")
@@ -92,9 +90,7 @@ def _numbers(cells: list[str]) -> list[float] | None:
 
 def _steps(table: Mapping[str, np.ndarray], pattern: str) -> np.ndarray | None:
     """The columns of the returns after 0 … K adaptation steps, [I, K+1], or None if there are none."""
-    found = {
-        int(match[1]): column for name, column in table.items() if (match := re.fullmatch(pattern, name))
-    }
+    found = {int(match[1]): column for name, column in table.items() if (match := re.fullmatch(pattern, name))}
     return np.stack([found[step] for step in sorted(found)], axis=1) if found else None
 
 
@@ -139,7 +135,7 @@ def read_external(label: str, path: Path, env_steps_per_iteration: float | None)
 
 
 def group_runs(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[Curve]:
-    """Runs that differ only in seed become one curve, labelled by what it differs in unless one has a label."""
+    """Runs that differ only in seed become one curve; without a label, it is named by how it differs."""
     groups: dict[str, list[tuple[dict[str, Any], Curve]]] = {}
     for config, curve in runs:
         identity = {key: value for key, value in sorted(config.items()) if key not in _NOT_AN_EXPERIMENT}
@@ -184,7 +180,7 @@ def _at(axis: np.ndarray, env_steps: np.ndarray, returns: np.ndarray) -> np.ndar
 
 
 def _smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving average over `window` iterations, narrower at the ends, NaN left out; [S, I] -> [S, I]."""
+    """Centred moving average over `window` iterations, fewer at the ends, without NaN; [S, I] -> [S, I]."""
     kernel = np.ones(min(window, values.shape[1]))
     known = ~np.isnan(values)
     sums = np.stack([np.convolve(row, kernel, mode="same") for row in np.where(known, values, 0.0)])
@@ -239,7 +235,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, unit: float, smooth: int)
 
 
 def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Curves from the highest final return to the lowest, as they lie; below them what the line styles mean."""
+    """Curves from the highest final return to the lowest, as they lie; then what the line styles mean."""
     from matplotlib.lines import Line2D
 
     final = [np.nanmean(curve.returns[:, -10:, -1]) for curve in curves]
@@ -252,9 +248,7 @@ def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
     grey = "#777777"
     entries.append(Line2D([], [], linewidth=0, label=" "))
     entries.append(Line2D([], [], color=grey, linewidth=2.0, label="after adaptation"))
-    entries.append(
-        Line2D([], [], color=grey, linewidth=1.4, linestyle=(0, (4, 2)), label="before adaptation")
-    )
+    entries.append(Line2D([], [], color=grey, linewidth=1.4, linestyle=(0, (4, 2)), label="before adaptation"))
     if any(curve.held_out is not None for curve in curves):
         entries.append(Line2D([], [], color=grey, marker="o", linewidth=0, label="after, held-out tasks"))
     axes.legend(handles=entries, loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=1.8, fontsize=10)
@@ -335,14 +329,10 @@ def _draw_paths(axes: Axes, trajectories: Trajectories, task: int, collection: i
         _draw_wall(axes, gap)
     others = np.delete(trajectories.goals, task, axis=0)
     axes.plot(*others.T, "*", markersize=9, color="#D5D5D5", markeredgewidth=0, zorder=0)
-    axes.plot(
-        *trajectories.goals[task], "*", markersize=13, color="#D55E00", markeredgecolor="white", zorder=4
-    )
+    axes.plot(*trajectories.goals[task], "*", markersize=13, color="#D55E00", markeredgecolor="white", zorder=4)
     value = f"return {trajectories.returns[task, collection]:.0f}".replace("-", "−")
     white = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}
-    axes.text(
-        0.96, 0.04, value, transform=axes.transAxes, ha="right", fontsize=9, color=_INK, bbox=white, zorder=5
-    )
+    axes.text(0.96, 0.04, value, transform=axes.transAxes, ha="right", fontsize=9, color=_INK, bbox=white, zorder=5)
 
 
 def _draw_wall(axes: Axes, gap: np.ndarray) -> None:
@@ -360,9 +350,7 @@ def _time_colours() -> Colormap:
 
 
 @contextmanager
-def _page(
-    path: Path, width: float, height: float, rows: int = 1, columns: int = 1
-) -> Iterator[tuple[Figure, Any]]:
+def _page(path: Path, width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
     """A figure and its axes in one style, without need of a screen; written to `path` at the end."""
     import matplotlib  # slow, and of no use to a reader of tables
 

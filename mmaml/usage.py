@@ -14,7 +14,7 @@ _RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
 class UsageError(ValueError):
-    """Something the user asked for that cannot be done; its text is one line: what, expected, given, remedy."""
+    """What the user asked for cannot be done. Its text is one line: what, expected, given, remedy."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -29,22 +29,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="RUN",
         help="a run's directory (its newest checkpoint) or a checkpoint",
     )
-    parser.add_argument(
-        "--num_tasks", type=int, default=100, metavar="M", help="held-out tasks (default: 100)"
-    )
-    parser.add_argument(
-        "--rollouts_per_task", type=int, metavar="N", help="per collection (default: as in training)"
-    )
-    parser.add_argument(
-        "--num_adapt_steps", type=int, metavar="K", help="inner steps (default: as in training)"
-    )
-    parser.add_argument(
-        "--split", choices=("test", "ood"), default="test", help="which held-out tasks (default: test)"
-    )
+    parser.add_argument("--num_tasks", type=int, default=100, metavar="M", help="held-out tasks (default: 100)")
+    parser.add_argument("--rollouts_per_task", type=int, metavar="N", help="per collection (default: as in training)")
+    parser.add_argument("--num_adapt_steps", type=int, metavar="K", help="inner steps (default: as in training)")
+    parser.add_argument("--split", choices=("test", "ood"), default="test", help="which held-out tasks (default: test)")
     parser.add_argument("--seed", type=int, help="of tasks and randomness (default: the run's)")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: evaluation.json in the run's directory"
-    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: evaluation.json in the run's directory")
     arguments = parser.parse_args(argv)
     for name, least in (("num_tasks", 1), ("rollouts_per_task", 1), ("num_adapt_steps", 0), ("seed", 0)):
         value = getattr(arguments, name)
@@ -98,9 +88,11 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
     from mmaml.checkpoint import atomic_file, run_directory
 
     print(
-        f"{about['algorithm']} on {about['env']} after {about['iteration']} iterations, {about['env_steps']:,} env "
-        f"steps\nreturn per episode on {about['split']} tasks after each adaptation step, over tasks; "
-        f"{about['rollouts_per_task']} rollouts of at most {about['max_path_length']} steps a collection\n\n{text}\n"
+        f"{about['algorithm']} on {about['env']} after {about['iteration']} iterations, "
+        f"{about['env_steps']:,} env steps\n"
+        f"return per episode on {about['split']} tasks before and after each adaptation step, over tasks;\n"
+        f"rollouts a collection: {about['rollouts_per_task']}, steps at most: {about['max_path_length']}\n\n"
+        f"{text}\n"
     )
     path = output or run_directory(about["restore_path"]) / "evaluation.json"
     path.parent.mkdir(parents=True, exist_ok=True)

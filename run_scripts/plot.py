@@ -1,11 +1,11 @@
 """Draw the learning curves of runs and, for point mass, how trajectories change with adaptation.
 
     python run_scripts/plot.py data/run1 data/run2
-    python run_scripts/plot.py "seeds=data/run1" --overlay "published code=published.csv" --output docs/results
+    python run_scripts/plot.py "tuned=data/run1" --overlay "published=published.csv" --output docs/results
 
 Runs that differ only in their seed are drawn as one line, their mean, with a band of one standard deviation.
-Writes learning_curves.png into the first run's directory and trajectories.png into every run's, or all of them
-into the directory that --output names.
+Writes learning_curves.png into the first run's directory and trajectories.png into every run's, or all of
+them into the directory that --output names.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, or LABEL=directory")
     parser.add_argument(
-        "--overlay", action="append", default=[], metavar="LABEL=FILE", help="a CSV file with columns n_timesteps "
-        "or Itr, and Step_k-AverageReturn or Step_k; may be repeated",
+        "--overlay", action="append", default=[], metavar="LABEL=FILE",
+        help="a CSV file with columns n_timesteps or Itr, and Step_k-AverageReturn or Step_k; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--env_steps_per_iteration", type=float, metavar="N", help="of overlays that count iterations only (default: "
-        "that of the first run)",
+        "--env_steps_per_iteration", type=float, metavar="N",
+        help="of overlays that count iterations only (default: that of the first run)",
     )  # fmt: skip
     parser.add_argument(
         "--reference",
@@ -41,17 +41,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="a horizontal line; may be repeated",
     )
     parser.add_argument("--smooth", type=int, default=1, metavar="N", help="moving average over N iterations")
-    parser.add_argument(
-        "--limits", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of returns shown"
-    )
+    parser.add_argument("--limits", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of returns shown")
     parser.add_argument("--title", help="of the learning curves (default: the environment)")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIRECTORY", help="where to write (default: the run's own)"
-    )
+    parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where to write (default: the run's own)")
     parser.add_argument("--no_trajectories", action="store_true", help="learning curves only")
-    parser.add_argument(
-        "--rollouts_per_task", type=int, default=20, metavar="N", help="trajectories drawn in a panel"
-    )
+    parser.add_argument("--rollouts_per_task", type=int, default=20, metavar="N", help="trajectories drawn in a panel")
     arguments = parser.parse_args(argv)
     for name in ("smooth", "rollouts_per_task"):
         if getattr(arguments, name) < 1:
@@ -74,9 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.no_trajectories:
         for _, run in runs:
             name = (
-                f"trajectories_{run.resolve().name}.png"
-                if arguments.output and len(runs) > 1
-                else "trajectories.png"
+                f"trajectories_{run.resolve().name}.png" if arguments.output and len(runs) > 1 else "trajectories.png"
             )
             draw_trajectories(run, (arguments.output or run) / name, arguments.rollouts_per_task)
     return 0

@@ -46,7 +46,7 @@ def _assert_equal(left: Any, right: Any) -> None:
             _assert_equal(left[key], right[key])
     elif isinstance(left, list):
         assert len(left) == len(right)
-        for a, b in zip(left, right):
+        for a, b in zip(left, right, strict=True):
             _assert_equal(a, b)
     else:
         assert left == right
@@ -89,9 +89,7 @@ def test_keep_zero_keeps_all(tmp_path: Path) -> None:
 def test_one_is_kept_for_each_period_of_training(tmp_path: Path) -> None:
     # A checkpoint every 0.4 h; the first in each new hour stays: 1.2 h, 2.0 h, 3.2 h, and the newest one.
     for iteration in range(10):
-        checkpoint.save(
-            tmp_path, iteration, _state(iteration, 1440.0 * iteration), keep=1, keep_every_hours=1
-        )
+        checkpoint.save(tmp_path, iteration, _state(iteration, 1440.0 * iteration), keep=1, keep_every_hours=1)
     assert _names(tmp_path) == [f"itr_{iteration:06d}.pt" for iteration in (3, 5, 8, 9)]
 
 
@@ -102,9 +100,7 @@ def test_a_restored_run_removes_the_future_it_left(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["itr_000010.pt", "itr_000015.pt"]
 
 
-def test_a_failed_save_leaves_the_earlier_checkpoint_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_earlier_checkpoint_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint.save(tmp_path, 1, _state(1), keep=1)
 
     def disk_full(state: Any, file: Any) -> None:
@@ -185,5 +181,7 @@ def test_what_cannot_be_restored_is_named_in_one_line(tmp_path: Path, make: Any)
 
 def test_looking_for_a_checkpoint_does_not_load_torch(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, _state(1), keep=1)
-    program = "import sys; from mmaml import checkpoint; checkpoint.latest(sys.argv[1]); assert 'torch' not in sys.modules"
+    program = (
+        "import sys; from mmaml import checkpoint; checkpoint.latest(sys.argv[1])\nassert 'torch' not in sys.modules"
+    )
     assert _python(program, tmp_path) == 0

@@ -132,9 +132,7 @@ def test_what_was_not_measured_is_left_out() -> None:
     nan = np.nan
     summary = evaluation.summarise(np.array([[1.0], [nan], [3.0]]), np.array([0, 1, 0]), np.full((3, 1), nan))
     assert summary["overall"]["return"][0]["mean"] == 2.0
-    assert summary["modes"]["1"]["return"] == [
-        {"adapt_steps": 0, "mean": None, "std": None, "interval95": None}
-    ]
+    assert summary["modes"]["1"]["return"] == [{"adapt_steps": 0, "mean": None, "std": None, "interval95": None}]
     assert summary["tasks"][1] == {"mode": 1, "return": [None]}
     json.dumps(summary, allow_nan=False)
     assert "success" not in evaluation.table(summary)
@@ -200,9 +198,7 @@ def test_tasks_are_none_of_those_that_training_saw(run: Path) -> None:
     assert len(fresh) == 50 and not fresh & seen
 
 
-def test_a_family_of_its_own_with_success_and_other_splits(
-    tmp_path: Path, evaluate: Callable[..., Any]
-) -> None:
+def test_a_family_of_its_own_with_success_and_other_splits(tmp_path: Path, evaluate: Callable[..., Any]) -> None:
     other = _train(tmp_path / "still", env=f"{__name__}:Still", algorithm="promp")
     result = evaluate(restore_path=other, split="ood")
     assert result["split"] == "ood" and result["overall"]["return"][0]["success_rate"] == 1.0

@@ -60,9 +60,7 @@ def _events(path: Path) -> dict[str, list[tuple[int, float]]]:
 
     events = EventAccumulator(str(path))
     events.Reload()
-    return {
-        tag: [(item.step, item.value) for item in events.Scalars(tag)] for tag in events.Tags()["scalars"]
-    }
+    return {tag: [(item.step, item.value) for item in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_numbers_read_back_exactly_and_unmeasured_ones_are_empty(tmp_path: Path) -> None:
@@ -87,9 +85,7 @@ def test_every_row_is_on_disk_before_the_next_iteration(tmp_path: Path) -> None:
 def test_tensorboard_holds_the_same_numbers_by_iteration(tmp_path: Path) -> None:
     _write(tmp_path, [_row(i, Extra=math.nan) for i in range(3)])
     events = _events(tmp_path)
-    assert events["Step_2/AverageReturn"] == [
-        (i, pytest.approx(_row(i)["Step_2-AverageReturn"])) for i in range(3)
-    ]
+    assert events["Step_2/AverageReturn"] == [(i, pytest.approx(_row(i)["Step_2-AverageReturn"])) for i in range(3)]
     assert events["n_timesteps"] == [(0, 240_000), (1, 480_000), (2, 720_000)]
     assert "Itr" not in events and "Extra" not in events
 
@@ -120,7 +116,7 @@ def test_a_column_that_comes_later_is_added(tmp_path: Path) -> None:
 def test_a_new_run_does_not_overwrite_another(tmp_path: Path) -> None:
     _write(tmp_path, [_row(0)])
     before = (tmp_path / "params.json").read_bytes()
-    with pytest.raises(FileExistsError, match="dump_path: .*holds a run"):
+    with pytest.raises(FileExistsError, match=r"dump_path: .*holds a run"):
         RunLogger(_config(n_itr=3), tmp_path, None)
     assert len(_read(tmp_path)) == 1 and (tmp_path / "params.json").read_bytes() == before
 
@@ -235,9 +231,7 @@ def test_a_terminal_shows_one_panel_that_is_redrawn(tmp_path: Path) -> None:
     assert "iteration 30/40" in progress and "75%" in progress and "0:15 left" in progress
     assert progress.count("█") == 30
     assert "-1206 → -336.7" in returns and "held-out -999.0 → -555.5" in returns
-    assert curve.split()[-1] == "".join(sorted(curve.split()[-1])) and curve.endswith(
-        "█"
-    )  # the return only rises
+    assert curve.split()[-1] == "".join(sorted(curve.split()[-1])) and curve.endswith("█")  # the return only rises
     assert "123,457 env steps/s" in speed and "7.2 M env steps" in speed
 
 
@@ -261,9 +255,7 @@ def test_no_color_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not re.search(r"\x1b\[[0-9;]*m", sent)
 
 
-@pytest.mark.parametrize(
-    "returns", [[5.0], [5.0] * 100, [math.nan] * 3, [1.0, math.nan, 3.0], [-math.inf, 0.0]]
-)
+@pytest.mark.parametrize("returns", [[5.0], [5.0] * 100, [math.nan] * 3, [1.0, math.nan, 3.0], [-math.inf, 0.0]])
 def test_returns_of_any_kind_can_be_shown(tmp_path: Path, returns: list[float]) -> None:
     display = LiveDisplay(_config(), tmp_path, 0, io.StringIO())
     for iteration, value in enumerate(returns):

@@ -26,7 +26,7 @@ PARAMS = {
 
 
 def _run(path: Path, after: list[float], **changes: Any) -> Path:
-    """The files of a run with these returns after adaptation, evaluated on held-out tasks in its first iteration."""
+    """The files of a run with these returns after adaptation, and an evaluation in its first iteration."""
     path.mkdir(parents=True)
     record = {**PARAMS, "dump_path": str(path), **changes, "versions": {"torch": "2"}, "git_commit": None}
     (path / "params.json").write_text(json.dumps(record))
@@ -82,9 +82,7 @@ def test_seeds_form_one_curve_and_other_differences_name_theirs(tmp_path: Path) 
 
 
 def test_a_given_label_is_used(tmp_path: Path) -> None:
-    runs = [
-        plotting.read_run(_run(tmp_path / str(s), [-1], seed=s), "tuned" if s == 2 else "") for s in (1, 2)
-    ]
+    runs = [plotting.read_run(_run(tmp_path / str(s), [-1], seed=s), "tuned" if s == 2 else "") for s in (1, 2)]
     assert [curve.label for curve in plotting.group_runs(runs)] == ["tuned"]
 
 
@@ -112,14 +110,10 @@ def test_smoothing_is_a_mean_of_what_is_known() -> None:
     assert plotting._smooth(values, 50).shape == values.shape
 
 
-def test_the_figure_shows_means_bands_and_held_out_points(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_figure_shows_means_bands_and_held_out_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = {}
     legend = plotting._legend
-    monkeypatch.setattr(
-        plotting, "_legend", lambda axes, curves: (drawn.update(axes=axes), legend(axes, curves))
-    )
+    monkeypatch.setattr(plotting, "_legend", lambda axes, curves: (drawn.update(axes=axes), legend(axes, curves)))
     held_out = np.full((2, 3, 2), np.nan)
     held_out[:, 2, 1] = [-3.0, -5.0]
     returns = np.array([[[-9, -6], [-9, -4], [-9, -2.0]], [[-9, -8], [-9, -6], [-9, -6.0]]])
@@ -151,20 +145,13 @@ def test_trajectories_of_any_number_of_modes(tmp_path: Path, tasks: int, collect
     assert _is_picture(tmp_path / "figure.png")
 
 
-def test_figures_go_into_the_runs_folder_or_where_told(
-    tmp_path: Path, plot: Callable[..., int], capsys: Any
-) -> None:
+def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Callable[..., int], capsys: Any) -> None:
     first, second = _run(tmp_path / "a", [-8, -6]), _run(tmp_path / "b", [-7, -6], seed=2)
     other = tmp_path / "other.csv"
     other.write_text("Itr,Step_0,Step_1\n1,-9,-8\nbroken\n3,-7,-6\n")
     assert plot(first, second, "--no_trajectories") == 0
     assert _is_picture(first / "learning_curves.png") and not (second / "learning_curves.png").exists()
-    assert (
-        plot(
-            f"ours={first}", "--overlay", f"theirs={other}", "--output", tmp_path / "out", "--no_trajectories"
-        )
-        == 0
-    )
+    assert plot(f"ours={first}", "--overlay", f"theirs={other}", "--output", tmp_path / "out", "--no_trajectories") == 0
     assert _is_picture(tmp_path / "out" / "learning_curves.png")
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
@@ -199,5 +186,5 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 def test_a_run_without_a_finished_iteration_is_named(tmp_path: Path) -> None:
     run = _run(tmp_path / "run", [])
-    with pytest.raises(UsageError, match="progress.csv"):
+    with pytest.raises(UsageError, match=r"progress\.csv"):
         plotting.read_run(run)
