@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     for curve in curves:
         if curve.unread:
             print(
-                f"note: {curve.label}: {curve.unread} rows could not be read and are left out",
+                f"note: {curve.label}: rows left out, since they could not be read: {curve.unread}",
                 file=sys.stderr,
             )
     if not arguments.no_trajectories:

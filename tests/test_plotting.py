@@ -158,7 +158,7 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
         str(first / "learning_curves.png"),
         str(tmp_path / "out/learning_curves.png"),
     ]
-    assert captured.err == "note: theirs: 1 rows could not be read and are left out\n"
+    assert captured.err == "note: theirs: rows left out, since they could not be read: 1\n"
 
 
 @pytest.mark.parametrize(
