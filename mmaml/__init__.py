@@ -21,7 +21,7 @@ if sys.platform == "linux":
     # mallopt(3): M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD. A libc without it (musl) is left as it is.
     _mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if _mallopt is not None:
-        for _parameter, _bytes in ((-1, 1 << 30), (-2, 1 << 26), (-3, 1 << 30)):
+        for _parameter, _bytes in ((-1, 1 << 30), (-2, 1 << 26), (-3, 1 << 25)):
             _mallopt(_parameter, _bytes)
 
 __version__ = "0.1.0"

@@ -21,8 +21,8 @@ from mmaml.rollouts import Rollouts
 from mmaml.sampling import rollout
 from mmaml.seeding import generator, integer
 
-# Tasks whose meta-gradient is taken together on a CPU: few enough that their activations stay in its cache.
-CPU_CHUNK = 10
+# Steps whose meta-gradient is taken together on a CPU: enough to amortise the calls, few enough for its memory.
+CPU_CHUNK_STEPS = 40_000
 
 
 class TaskBlock:
@@ -45,7 +45,8 @@ class TaskBlock:
         if function not in self.algorithm.functions:
             raise ValueError(f"function: expected one of {self.algorithm.functions}, got {function!r}")
         tasks = range(self.rollouts[0].tasks) if tasks is None else tasks
-        size = CPU_CHUNK if self.device == "cpu" else len(tasks)
+        steps_per_task = self.rollouts[0].rewards[0].numel()
+        size = max(1, CPU_CHUNK_STEPS // steps_per_task) if self.device == "cpu" else len(tasks)
         parameters = parameters.to(self.device)
         vector = None if vector is None else vector.to(self.device)
         results = []
