@@ -9,18 +9,18 @@ import dataclasses
 import difflib
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmaml.algorithms import ALGORITHMS
+from mmaml.usage import UsageError
 
 BASELINES = ("LinearFeatureBaseline", "LinearTimeBaseline", "ZeroBaseline")
 
 
-class ConfigError(ValueError):
+class ConfigError(UsageError):
     """What is wrong with the user's configuration, in one line."""
 
 
@@ -38,7 +38,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return math.isfinite(value) if isinstance(value, float) else _is_int(value) and abs(value) < 2**63
 
 
 def integer(least: int) -> Kind:
@@ -69,11 +69,11 @@ def optional(kind: Kind) -> Kind:
 
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 TEXT = Kind("a non-empty string", lambda v: isinstance(v, str) and bool(v.strip()))
-PATH = Kind("a path as a string", TEXT.accepts)
+PATH = Kind("a path as a string", lambda v: TEXT.accepts(v) and "\0" not in v)
 OBJECT = Kind("a JSON object", lambda v: isinstance(v, dict) and all(isinstance(k, str) for k in v))
 SIZES = Kind(
     "a list of whole numbers ≥ 1, at least one",
-    lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(_is_int(n) and n >= 1 for n in v),
+    lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(_is_int(n) and 1 <= n < 2**31 for n in v),
     tuple,
 )
 SCALE = Kind(
@@ -175,7 +175,9 @@ class Config:
         "Meta-update", False, FLAG, "halve or double each η_k once an iteration, towards target_inner_step"
     )
     target_inner_step: float = _key("Meta-update", 0.01, number(0), "target of the adaptive inner KL")
-    init_outer_kl_penalty: float = _key("Meta-update", 0.0, number(0), "η_out at the start: weight of KL(π_old,K ‖ π_K)")
+    init_outer_kl_penalty: float = _key(
+        "Meta-update", 0.0, number(0), "η_out at the start: weight of KL(π_old,K ‖ π_K)"
+    )
     adaptive_outer_kl_penalty: bool = _key("Meta-update", False, FLAG, "adapt η_out by the same rule")
     target_outer_step: float = _key("Meta-update", 0.01, number(0), "target of the adaptive outer KL")
     meta_gradient: str = _key(
@@ -183,14 +185,17 @@ class Config:
         "auto",
         choice("auto", "master", "ranks"),
         'where the meta-gradient is computed; "auto": on the master if it has a GPU, else on the ranks',
+        resumable=True,
     )
-    device: str = _key("Meta-update", "auto", DEVICE, 'the master\'s device; "auto": a GPU if there is one')
+    device: str = _key(
+        "Meta-update", "auto", DEVICE, 'the master\'s device; "auto": a GPU if there is one', resumable=True
+    )
 
     cell_size: int = _key("Task encoder", 64, integer(1), "units of the GRU and of the encoder's MLPs", "mmaml")
     use_betas: bool = _key("Task encoder", False, FLAG, "shift the hidden layers as well as scale them", "mmaml")
-    shift_gammas: bool = _key("Task encoder", False, FLAG, "scale by γ + 1 instead of γ", "mmaml")
-    mlp_after_gru: bool = _key("Task encoder", False, FLAG, "MLP on each episode's final state", "mmaml")
-    mlp_after_pool: bool = _key("Task encoder", False, FLAG, "MLP on the mean over episodes", "mmaml")
+    shift_gammas: bool = _key("Task encoder", True, FLAG, "scale by γ + 1 instead of γ", "mmaml")
+    mlp_after_gru: bool = _key("Task encoder", True, FLAG, "MLP on each episode's final state", "mmaml")
+    mlp_after_pool: bool = _key("Task encoder", True, FLAG, "MLP on the mean over episodes", "mmaml")
     encoder_input: str = _key(
         "Task encoder",
         "full",
@@ -210,10 +215,10 @@ class Config:
     restore_path: str | None = _key(
         "Output", None, optional(PATH), "checkpoint, or directory of a run, to continue from", resumable=True
     )
-    save_steps: int = _key("Output", 10, integer(1), "write a checkpoint every so many iterations", resumable=True)
-    max_checkpoints_to_keep: int = _key("Output", 5, integer(1), "newest checkpoints kept", resumable=True)
+    save_steps: int = _key("Output", 50, integer(1), "write a checkpoint every so many iterations", resumable=True)
+    max_checkpoints_to_keep: int = _key("Output", 20, integer(1), "newest checkpoints kept", resumable=True)
     keep_checkpoint_every_n_hours: float = _key(
-        "Output", 2.0, number(0), "beyond those, keep one checkpoint every so many hours; 0: none", resumable=True
+        "Output", 1.0, number(0), "beyond those, keep one checkpoint every so many hours; 0: none", resumable=True
     )
     log_grad_norm: bool = _key("Output", False, FLAG, "log the norm of the meta-gradient and its parts", resumable=True)
     te_save_path: str | None = _key(
@@ -238,20 +243,11 @@ def load_config(
 ) -> Config:
     """Defaults, then the file at `path` (and what it extends), then `overrides`, validated.
 
-    algorithm: of the script that runs; a file or override that names another one is an error.
-    Raises ConfigError. Prints one line of notice about keys that are set and have no effect.
+    algorithm: what runs if neither names one. Raises ConfigError.
     """
-    values = {} if path is None else read_config_file(Path(path))
-    values |= dict(overrides or {})
-    if algorithm is not None and values.setdefault("algorithm", algorithm) != algorithm:
-        raise ConfigError(
-            f"algorithm: this script runs '{algorithm}', got '{values['algorithm']}'; use that algorithm's script"
-        )
-    config = build_config(values)
-    idle = idle_keys(config, values)
-    if idle:
-        print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
-    return config
+    default = {} if algorithm is None else {"algorithm": algorithm}
+    file = {} if path is None else read_config_file(Path(path))
+    return build_config({**default, **file, **(overrides or {})})
 
 
 def build_config(values: Mapping[str, Any]) -> Config:
@@ -297,11 +293,13 @@ def parse_object(text: str, source: str) -> dict[str, Any]:
 
     try:
         value = json.loads(text, object_pairs_hook=unique)
+    except ConfigError:
+        raise
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ConfigError(f"{source}: expected JSON, got a text that is none ({error.msg} at {place})") from error
-    except RecursionError as error:
-        raise ConfigError(f"{source}: expected a flat JSON object, got one nested too deeply") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested as deeply
+        raise ConfigError(f"{source}: expected JSON of a reasonable size ({error})") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{source}: expected a JSON object {{\"key\": value, …}}, got {_shown(value)}")
     return value
@@ -342,6 +340,10 @@ def _check_together(config: Config) -> None:
     if config.adaptive_inner_kl_penalty and config.init_inner_kl_penalty == 0:
         raise ConfigError(
             "init_inner_kl_penalty: expected a number > 0 with adaptive_inner_kl_penalty, since 0 doubled is 0, got 0"
+        )
+    if config.device.startswith("cuda") and config.meta_gradient == "ranks":
+        raise ConfigError(
+            f'device: expected "auto" or "cpu" with meta_gradient "ranks", which uses no GPU, got "{config.device}"'
         )
     from envs.registry import check_family
 

@@ -1,0 +1,40 @@
+# make setup      install everything into .venv (once)
+# make train      meta-train: CONFIG=file, ARGS='more arguments', RANKS=n (default: one per physical core)
+# make test       all tests but the slow ones; make test-slow: those; make lint; make bench
+
+PYTHON ?= python3.11
+CONFIG ?= configs/point_env_momentum_dense.json
+SCRIPT ?= run_scripts/mumo_run_point_mass.py
+ARGS ?=
+RANKS ?=
+
+VENV := .venv
+READY := $(VENV)/.ready
+MPI_SETUP := scripts/set_up_mpi.py
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+
+.PHONY: setup train test test-slow lint bench
+
+setup: $(READY)
+
+$(READY): requirements.txt $(MPI_SETUP)
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/python $(MPI_SETUP)
+	touch $@
+
+train: $(READY)
+	$(RUN) python $(SCRIPT) --config_file $(CONFIG) $(if $(RANKS),--ranks $(RANKS)) $(ARGS)
+
+test: $(READY)
+	$(RUN) python -m pytest
+
+test-slow: $(READY)
+	$(RUN) python -m pytest -m slow
+
+lint: $(READY)
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+bench: $(READY)
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(RUN) python $$benchmark || exit 1; done

@@ -1,0 +1,179 @@
+"""The command line of the training scripts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmaml import checkpoint, launch
+from mmaml.config import (
+    Config,
+    ConfigError,
+    build_config,
+    frozen_differences,
+    idle_keys,
+    parse_object,
+    read_config_file,
+)
+from mmaml.logging import PARAMS, read_params
+from mmaml.usage import Parser, UsageError, one_line_errors
+
+PATHS = ("dump_path", "restore_path", "te_save_path")
+
+
+def run(algorithm: str, argv: Sequence[str] | None = None) -> int:
+    """Meta-train by the command line, on all cores unless told otherwise; the exit code.
+
+    algorithm: what trains unless the configuration names one. argv: the arguments, by default the process's.
+    What the user can put right is one line on stderr and exit code 2, before any rank works and with
+    nothing written.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    return one_line_errors(lambda _: _run(algorithm, arguments))(arguments)
+
+
+def _run(algorithm: str, argv: list[str]) -> int:
+    options = parse(argv)
+    launched = launch.announced_ranks() is not None
+    if not launched:
+        config, _ = resolve(options, algorithm)
+        count = rank_count(config, options.ranks)
+        if count > 1:
+            launch.relaunch(count, sys.argv[0], argv)
+
+    from mmaml.comm import connect  # these load torch: after the configuration is known to be good
+    from mmaml.trainer import train
+
+    ranks = connect(parallel=launched)
+    launch.check_launcher(ranks.size)
+    with ranks:
+
+        def settle() -> Config:
+            config, idle = resolve(options, algorithm)
+            check_given_ranks(config, options.ranks, ranks.size)
+            if idle:
+                print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
+            return config
+
+        train(ranks.agree(settle), ranks)
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line; raises UsageError."""
+    parser = Parser(
+        description="Meta-train. Without mpirun, starts itself under mpirun with one rank per physical core.",
+        epilog="Every key of the configuration: docs/configuration.md",
+    )
+    parser.add_argument("--config_file", metavar="FILE", help="JSON file of the run's configuration")
+    parser.add_argument("--dump_path", metavar="DIR", help="new directory of the run (default: in data/<script>)")
+    parser.add_argument("--restore_path", metavar="PATH", help="run directory or checkpoint to continue from")
+    parser.add_argument("--overrides", metavar="JSON", default="{}", help="keys and values that win over the file's")
+    parser.add_argument("--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end")
+    parser.add_argument("--log_grad_norm", action="store_true", help="log the norm of the meta-gradient")
+    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (default: one per physical core)")
+    options = parser.parse_args(argv)
+    if options.ranks is not None and options.ranks < 1:
+        raise UsageError(f"--ranks: expected a whole number ≥ 1, got {options.ranks}")
+    return options
+
+
+def resolve(options: argparse.Namespace, algorithm: str) -> tuple[Config, list[str]]:
+    """The configuration of the run, and the keys given that have no effect in it.
+
+    Defaults, or the configuration of the run that is continued; then the file, --overrides, the flags.
+    Reads, but writes nothing. Raises ConfigError or CheckpointError.
+    """
+    values = {} if options.config_file is None else read_config_file(Path(options.config_file))
+    values |= parse_object(options.overrides, "overrides")
+    values |= {name: getattr(options, name) for name in PATHS if getattr(options, name) is not None}
+    if options.log_grad_norm:
+        values["log_grad_norm"] = True
+
+    config = build_config({"algorithm": algorithm} | values)
+    if config.restore_path is not None:
+        config = continued(values, Path(config.restore_path))
+    elif config.dump_path is None:
+        config = replace(config, dump_path=str(default_dump_path(config)))
+    check_outputs(config)
+    return config, idle_keys(config, values)
+
+
+def continued(values: dict[str, Any], restore_path: Path) -> Config:
+    """The configuration of the run that `restore_path` belongs to, changed by `values` where it may be."""
+    if not restore_path.is_file():
+        checkpoint.latest(restore_path)  # raises CheckpointError
+    directory = checkpoint.run_directory(restore_path)
+    has_params = (directory / PARAMS).is_file()
+    original = build_config(read_params(directory) if has_params else checkpoint.load(restore_path)["config"])
+    config = build_config(original.to_dict() | {"dump_path": str(directory)} | values)
+    changed = frozen_differences(config, original)
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)}: expected the values of the run that is continued, '{directory}', got others; drop "
+            "them, or start a new run"
+        )
+    return config
+
+
+def default_dump_path(config: Config) -> Path:
+    """data/<script>/<env>-<time>, one that does not exist."""
+    environment = config.env.rpartition(":")[2]
+    name = f"{environment}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path("data") / Path(sys.argv[0]).stem
+    names = [name, *(f"{name}-{n}" for n in range(2, 100))]
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+def check_outputs(config: Config) -> None:
+    """Raise ConfigError if what the run writes cannot be written, or would hide what is there."""
+    assert config.dump_path is not None
+    dump_path = Path(config.dump_path)
+    continues = config.restore_path is not None and os.path.realpath(dump_path) == os.path.realpath(
+        checkpoint.run_directory(config.restore_path)
+    )
+    if os.path.lexists(dump_path) and not continues:
+        raise ConfigError(
+            f"dump_path: expected a directory that does not exist yet, got '{dump_path}', which does; give another, or "
+            f"continue the run in it with --restore_path {dump_path}"
+        )
+    _check_writable("dump_path", dump_path)
+    if config.te_save_path is not None:
+        if Path(config.te_save_path).is_dir():
+            raise ConfigError(f"te_save_path: expected a file, got the directory '{config.te_save_path}'")
+        _check_writable("te_save_path", Path(config.te_save_path))
+
+
+def _check_writable(name: str, path: Path) -> None:
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    kind_fits = existing.is_dir() or existing == path
+    if not (kind_fits and os.access(existing, os.W_OK)):
+        reason = "is not writable" if kind_fits else "is not a directory"
+        raise ConfigError(f"{name}: expected a place that can be written, got '{path}', but '{existing}' {reason}")
+
+
+def rank_count(config: Config, given: int | None) -> int:
+    """How many ranks to start: as given, or one per physical core but no more than there are tasks."""
+    check_given_ranks(config, given, None)
+    if not config.parallel:
+        return 1
+    idle_master = 0 if config.master_samples else 1
+    return given or min(launch.physical_cores(), config.meta_batch_size + idle_master)
+
+
+def check_given_ranks(config: Config, given: int | None, connected: int | None) -> None:
+    """Raise ConfigError if --ranks, "parallel" and the ranks that mpirun started do not fit together.
+
+    connected: those started already, None before.
+    """
+    wanted = max(given or 1, connected or 1)
+    if wanted > 1 and not config.parallel:
+        raise ConfigError(f'parallel: expected true with {wanted} ranks, got false; start one, or set "parallel": true')
+    if connected is not None and given is not None and given != connected:
+        raise ConfigError(f"--ranks: expected the {connected} ranks that mpirun started, got {given}; leave it out")
