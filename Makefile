@@ -2,7 +2,7 @@
 # make train      meta-train: CONFIG=file, ARGS='more arguments', RANKS=n (default: one per physical core)
 # make test       all tests but the slow ones; make test-slow: those; make lint; make bench
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONFIG ?= configs/point_env_momentum_dense.json
 SCRIPT ?= run_scripts/mumo_run_point_mass.py
 ARGS ?=

@@ -82,7 +82,7 @@ SCALE = Kind(
     lambda v: v if v is None or v == "family" else float(v),
 )
 DEVICE = Kind(
-    '"auto", "cpu", "cuda" or "cuda:<number>"',
+    '"auto", "cpu", "cuda" or "cuda:0", "cuda:1", …',
     lambda v: (
         isinstance(v, str)
         and (v in ("auto", "cpu", "cuda") or (v.startswith("cuda:") and v[5:].isascii() and v[5:].isdecimal()))
@@ -103,7 +103,7 @@ LEGACY = "legacy"
 class Config:
     """A run's whole configuration. See the metadata of each field, or docs/configuration.md."""
 
-    algorithm: str = _key("Experiment", "mmaml", choice(*ALGORITHMS), "the algorithm; a run script sets its own")
+    algorithm: str = _key("Experiment", "mmaml", choice(*ALGORITHMS), "what trains; by default the run script's own")
     env: str = _key(
         "Experiment",
         "MetaPointEnvMomentumModes",
@@ -210,7 +210,7 @@ class Config:
     eval_num_tasks: int = _key("Evaluation", 40, integer(1), "held-out tasks of such an evaluation", resumable=True)
 
     dump_path: str | None = _key(
-        "Output", None, optional(PATH), "directory of the run; null: data/<script>/<env>-<time>", resumable=True
+        "Output", None, optional(PATH), "directory of the run; null: a new one in data/, named by script, env and time", resumable=True
     )
     restore_path: str | None = _key(
         "Output", None, optional(PATH), "checkpoint, or directory of a run, to continue from", resumable=True
