@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from mpi4py import MPI
@@ -26,7 +26,7 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-MPI.pickle.__init__(cloudpickle.dumps, cloudpickle.loads)
+MPI.pickle.__init__(cloudpickle.dumps, cloudpickle.loads)  # type: ignore[misc]
 
 
 def connect(parallel: bool = True) -> Ranks:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from envs.base import TaskVectorEnv, rescale_actions
@@ -47,7 +48,7 @@ def rollout(
     """
     tasks, lanes = env.num_tasks, env.rollouts_per_task
     horizon = noise.shape[1]
-    low, high = env.single_action_space.low, env.single_action_space.high
+    bounds = cast(Box, env.single_action_space)
     record = _Record(tasks, lanes, horizon)
     step = Step(
         torch.empty(0),
@@ -60,7 +61,9 @@ def rollout(
         step = step._replace(observation=torch.from_numpy(observation).view(tasks, lanes, -1))
         distribution = actor(step)
         action = distribution.sample(noise[:, t])
-        env_action = rescale_actions(action.view(tasks * lanes, -1).numpy(), low, high, normalization_scale)
+        env_action = rescale_actions(
+            action.view(tasks * lanes, -1).numpy(), bounds.low, bounds.high, normalization_scale
+        )
         observation, reward, terminated, truncated, infos = env.step(env_action)
         record.append(step, action, distribution.mean, reward, terminated, truncated, infos.get("success"))
 
@@ -116,7 +119,7 @@ class _Record:
         last_real = torch.zeros_like(start)
         last_real[..., -1] = mask[..., -1] > 0
         log_std = log_std.detach().view(tasks, 1, 1, -1)
-        rollouts = Rollouts(
+        return Rollouts(
             observations=observations,
             actions=actions,
             rewards=rewards.squeeze(-1),
@@ -133,7 +136,6 @@ class _Record:
             advantages=torch.zeros(self.shape),
             success=self._success(),
         )
-        return rollouts
 
     def _success(self) -> Tensor:
         tasks, lanes, horizon = self.shape

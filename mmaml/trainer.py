@@ -6,20 +6,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from mmaml import checkpoint
 from mmaml.algorithms.base import Evaluate
 from mmaml.comm import Ranks
 from mmaml.config import Config, ConfigError
 from mmaml.logging import RunLogger
+from mmaml.reports import evaluation_row, returns_row, write_embeddings
 from mmaml.rollouts import Rollouts
 from mmaml.seeding import generator
 from mmaml.worker import TaskBlock, Worker, collect
-
-Statistics = dict[str, np.ndarray]
 
 
 def train(config: Config, ranks: Ranks) -> None:
@@ -47,7 +44,8 @@ def train(config: Config, ranks: Ranks) -> None:
         waiting = sampling_seconds + update_seconds - ranks.seconds_busy
 
         run.env_steps += int(sampled["env_steps"].sum())
-        row = {"Itr": iteration, "n_timesteps": run.env_steps} | returns_row(sampled) | updated
+        row: dict[str, float] = {"Itr": iteration, "n_timesteps": run.env_steps}
+        row |= returns_row(sampled) | updated
         row |= evaluation_row(config, ranks, worker, run.parameters, iteration)
         rollout, processing, inner = sampled["seconds"].max(0)
         row |= {
@@ -69,6 +67,7 @@ class Run:
     """What the master carries from iteration to iteration, and where it goes: log and checkpoints."""
 
     def __init__(self, config: Config, worker: Worker, state: dict[str, Any] | None) -> None:
+        assert config.dump_path is not None
         self.config = config
         self.dump_path = Path(config.dump_path)
         self.worker = worker
@@ -84,7 +83,8 @@ class Run:
             self.iteration, self.env_steps = state["iteration"], state["env_steps"]
             self.seconds = state["seconds"]
         self._clock = time.perf_counter() - self.seconds
-        continues = state is not None and checkpoint.run_directory(config.restore_path) == self.dump_path
+        restored = config.restore_path and checkpoint.run_directory(config.restore_path)
+        continues = restored and Path(restored).resolve() == self.dump_path.resolve()
         self.logger = RunLogger(config, self.dump_path, self.iteration if continues else None)
 
     def finish_iteration(self, iteration: int, row: dict[str, float]) -> None:
@@ -164,53 +164,3 @@ def check_ranks_and_device(config: Config, ranks: Ranks) -> str:
 def restored_state(config: Config) -> dict[str, Any] | None:
     """The checkpoint to continue from, or None for a new run."""
     return None if config.restore_path is None else checkpoint.load(config.restore_path)
-
-
-def returns_row(sampled: Statistics, prefix: str = "") -> dict[str, float]:
-    """Return columns of the log: over the tasks' mean returns, and over all their episodes."""
-    row: dict[str, float] = {}
-    for step in range(sampled["return"].shape[1]):
-        mean, episodes = sampled["return"][:, step], sampled["episodes"][:, step]
-        second_moment = sampled["return_std"][:, step] ** 2 + mean**2
-        average = float(np.average(mean, weights=episodes))
-        variance = max(float(np.average(second_moment, weights=episodes)) - average**2, 0.0)
-        name = f"{prefix}Step_{step}-"
-        row[name + "AverageReturn"] = average
-        row[name + "StdReturn"] = variance**0.5
-        row[name + "MinReturn"] = float(sampled["return_min"][:, step].min())
-        row[name + "MaxReturn"] = float(sampled["return_max"][:, step].max())
-        row[name + "NumEpisodes"] = float(episodes.sum())
-        if not np.isnan(sampled["success"]).all():
-            row[name + "SuccessRate"] = float(np.average(sampled["success"][:, step], weights=episodes))
-    return row
-
-
-def evaluation_row(
-    config: Config, ranks: Ranks, worker: Worker, parameters: Tensor, iteration: int
-) -> dict[str, float]:
-    """Returns on held-out tasks, the same tasks each time; NaN in iterations without an evaluation."""
-    if config.eval_interval == 0:
-        return {}
-    names = [f"Eval-Step_{step}-AverageReturn" for step in range(worker.algorithm.collections)]
-    if (iteration + 1) % config.eval_interval and iteration + 1 < config.n_itr:
-        return dict.fromkeys(names, float("nan"))
-    tasks = worker.sample_tasks(config.eval_num_tasks, 0, purpose="test")
-    row = returns_row(collect(ranks, worker, parameters, tasks, iteration, purpose="test"), "Eval-")
-    return {name: row[name] for name in names}
-
-
-def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: Tensor) -> None:
-    """Task embeddings and their tasks for `num_embeddings` held-out tasks, into `te_save_path` (.npz).
-
-    Arrays: embedding [n, H], mode [n], and one array for every entry of the tasks, e.g. goal [n, 2].
-    """
-    if config.te_save_path is None:
-        return
-    tasks = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
-    collect(ranks, worker, parameters, tasks, 0, purpose="test", collections=1)
-    result = ranks.evaluator()("embed", parameters)
-    values = {name: np.stack([task.values[name] for task in tasks]) for name in tasks[0].values}
-    path = Path(config.te_save_path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with checkpoint.atomic_file(path) as file:
-        np.savez(file, mode=np.array([task.mode for task in tasks]), **result, **values)

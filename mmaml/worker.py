@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from envs.base import Task, TaskVectorEnv
@@ -74,9 +75,9 @@ class Worker:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.family = self._make_family(1)
-        action_size = self.family.single_action_space.shape[0]
-        self.algorithm = make_algorithm(config, self.family.single_observation_space.shape[0], action_size)
-        self.action_size = action_size
+        observations = cast(Box, self.family.single_observation_space)
+        self.action_size = cast(Box, self.family.single_action_space).shape[0]
+        self.algorithm = make_algorithm(config, observations.shape[0], self.action_size)
         self.block: TaskBlock | None = None
         self._env: TaskVectorEnv | None = None
 
@@ -179,7 +180,7 @@ class Worker:
 
     def _normalization_scale(self) -> float | None:
         scale = self.config.normalization_scale
-        return self.family.normalization_scale if scale == "family" else scale
+        return self.family.normalization_scale if isinstance(scale, str) else scale
 
     def _make_family(self, tasks: int) -> TaskVectorEnv:
         config = self.config
@@ -200,7 +201,8 @@ def _statistics(rollouts: Sequence[Rollouts], tasks: Sequence[Task], seconds: np
     names |= {"episodes": "episodes", "success": "success"}
     result = {new: np.stack([column[old] for column in columns], axis=1) for old, new in names.items()}
     result["mode"] = np.array([task.mode for task in tasks])
-    result["env_steps"] = sum(collection.mask.sum((1, 2)) for collection in rollouts).numpy().astype(np.int64)
+    real_steps = [collection.mask.sum((1, 2)) for collection in rollouts]
+    result["env_steps"] = torch.stack(real_steps).sum(0).numpy().astype(np.int64)
     result["seconds"] = np.tile(seconds, (len(tasks), 1))
     return result
 

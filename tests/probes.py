@@ -20,7 +20,13 @@ class TargetAction(TaskVectorEnv):
     normalization_scale = None
 
     def __init__(
-        self, num_tasks: int = 1, rollouts_per_task: int = 1, *, target: float = 0.7, modes: int = 1, signal: float = 0.0
+        self,
+        num_tasks: int = 1,
+        rollouts_per_task: int = 1,
+        *,
+        target: float = 0.7,
+        modes: int = 1,
+        signal: float = 0.0,
     ) -> None:
         observations = gym.spaces.Box(-1, 1, (1,), np.float32)
         actions = gym.spaces.Box(-10, 10, (1,), np.float32)

@@ -61,7 +61,7 @@ def test_gradient_agrees_with_finite_differences_on_ragged_episodes() -> None:
     x, start, end = _ragged()
 
     def function(*values):
-        return _states(dict(zip(params, values)), x, start, end)
+        return _states(dict(zip(params, values, strict=True)), x, start, end)
 
     assert torch.autograd.gradcheck(function, tuple(params.values()))
 

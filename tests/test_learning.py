@@ -14,7 +14,13 @@ from mmaml.trainer import train
 from mmaml.worker import Worker, collect
 from tests.support import run, small_config
 
-LEARN = {"rollouts_per_meta_task": 10, "max_path_length": 4, "num_promp_steps": 5, "hidden_sizes": [8], "save_steps": 1000}
+LEARN = {
+    "rollouts_per_meta_task": 10,
+    "max_path_length": 4,
+    "num_promp_steps": 5,
+    "hidden_sizes": [8],
+    "save_steps": 1000,
+}
 
 
 @pytest.mark.parametrize("probe", ["TargetAction", "DelayedTarget"])

@@ -108,7 +108,10 @@ def test_padding_is_read_by_nothing() -> None:
 @pytest.mark.parametrize("algorithm", ["promp", "mmaml"])
 def test_a_block_gives_the_gradients_of_its_tasks_alone(algorithm: str) -> None:
     algo, flat, rollouts, options = _setting(algorithm, 2)
-    single = [Rollouts(**{n: v.float() if v.is_floating_point() else v for n, v in c.fields().items()}) for c in rollouts]
+    single = [
+        Rollouts(**{name: v.float() if v.is_floating_point() else v for name, v in c.fields().items()})
+        for c in rollouts
+    ]
     together = algo.meta_gradient(flat.float(), single, None, **options)["gradient"]
     for task in range(3):
         own = [collection.select(slice(task, task + 1)) for collection in single]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -12,13 +14,13 @@ def _network(depth: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tens
     torch.manual_seed(depth)
     sizes = [3, *[5, 4, 6][:depth], 2]
     x = torch.randn(2, 7, 3, dtype=dtype)
-    weights = [torch.randn(2, i, o, dtype=dtype, requires_grad=True) for i, o in zip(sizes, sizes[1:])]
+    weights = [torch.randn(2, i, o, dtype=dtype, requires_grad=True) for i, o in itertools.pairwise(sizes)]
     biases = [torch.randn(2, 1, o, dtype=dtype, requires_grad=True) for o in sizes[1:]]
     return x, weights, biases
 
 
 def _plain(x, weights, biases, nonlinearity):
-    for layer, (weight, bias) in enumerate(zip(weights, biases)):
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         x = x @ weight + bias
         if layer < len(weights) - 1:
             x = torch.tanh(x) if nonlinearity == "tanh" else torch.relu(x)
@@ -34,7 +36,7 @@ def test_value_gradient_and_second_derivative_equal_plain_autograd(depth: int, n
     def through_a_gradient_step(network) -> tuple[torch.Tensor, ...]:
         output = network(x, weights, biases, nonlinearity)
         inner = torch.autograd.grad((output.exp().mean() + output.square().sum()), parameters, create_graph=True)
-        moved = [p - 0.1 * g for p, g in zip(parameters, inner)]
+        moved = [p - 0.1 * g for p, g in zip(parameters, inner, strict=True)]
         moved_output = network(x, moved[: depth + 1], moved[depth + 1 :], nonlinearity)
         outer = torch.autograd.grad(moved_output.sin().sum() + output.sum(), parameters)
         return output, *inner, *outer

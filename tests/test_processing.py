@@ -31,7 +31,7 @@ def _episodes(rollouts: Rollouts, task: int, lane: int) -> list[tuple[int, int, 
 
 def _brute_force(rollouts: Rollouts, task: int, features) -> dict[tuple[int, int], float]:
     """GAE of every real step of a task, one episode at a time, as the textbook sums."""
-    lanes, horizon = rollouts.rewards.shape[1:]
+    lanes = rollouts.rewards.shape[1]
     rows, targets = [], []
     for lane in range(lanes):
         for a, b, whole in _episodes(rollouts, task, lane):

@@ -9,8 +9,10 @@ import torch
 
 import mmaml.taskwise as taskwise
 
+SIZES = list(itertools.product((1, 3, 35, 2000), (4, 7, 33, 64), (1, 2, 7, 64)))
 
-@pytest.mark.parametrize("rows, inputs, outputs", list(itertools.product((1, 3, 35, 2000), (4, 7, 33, 64), (1, 2, 7, 64))))
+
+@pytest.mark.parametrize("rows, inputs, outputs", SIZES)
 def test_a_task_alone_has_the_bits_it_has_in_a_batch(rows: int, inputs: int, outputs: int) -> None:
     torch.manual_seed(0)
     x, w, b = torch.randn(5, rows, inputs), torch.randn(5, inputs, outputs), torch.randn(5, 1, outputs)
@@ -18,7 +20,8 @@ def test_a_task_alone_has_the_bits_it_has_in_a_batch(rows: int, inputs: int, out
     def results(part: slice) -> list[torch.Tensor]:
         y = taskwise.affine(x[part].clone(), w[part].clone(), b[part].clone())
         z = taskwise.tanh_(y.clone())
-        return [y, z, taskwise.sigmoid_(y.clone()), y.exp(), taskwise.sum_rows(z), taskwise.weighted_sum(x[part, :, 0].clone(), z[..., 0]), z.sum(-1)]
+        weighted = taskwise.weighted_sum(x[part, :, 0].clone(), z[..., 0])
+        return [y, z, taskwise.sigmoid_(y.clone()), y.exp(), taskwise.sum_rows(z), weighted, z.sum(-1)]
 
     together = results(slice(None))
     for task in range(5):

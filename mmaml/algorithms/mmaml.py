@@ -11,7 +11,6 @@ D_0 whenever the meta-objective is evaluated: its gradient flows into θ and ω 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch

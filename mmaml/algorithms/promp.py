@@ -148,7 +148,7 @@ class ProMP(Algorithm):
 
     def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
         config = self.config
-        options = {
+        options: dict[str, Any] = {
             "clip_eps": config.clip_eps * config.anneal_factor**iteration,
             "kl_coefficients": self.kl_coefficients,
             "outer_kl_coefficient": self.outer_kl_coefficient,
@@ -163,7 +163,7 @@ class ProMP(Algorithm):
                 gradient_norms.append(self._norms(gradient))
         after = evaluate("meta_loss", parameters, **options)
         kls = [float(after[f"kl_{k}"].mean()) for k in range(config.num_inner_grad_steps)]
-        statistics = {
+        statistics: dict[str, float] = {
             "LossBefore": losses_seen[0],
             "LossAfter": float(after["loss"].mean()),
             "KLInner": float(np.mean(kls)),

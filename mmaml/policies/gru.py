@@ -66,22 +66,22 @@ class _GRU(Function):
             torch.baddbmm(bc, x[t], wc, out=n)
             tanh_(n.add_(r * q))
             h = torch.sub(h_in, n, out=after[t]).mul_(z).add_(n)
-        ctx.save_for_backward(x, continues, end, gates, candidates, products, before, wg, ug, wc, uc)
+        ctx.save_for_backward(x, continues, end, gates, candidates, products, before, ug, uc)
         ctx.restarts = restarts
         return after.transpose(0, 1)[end.transpose(0, 1)]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_states):  # type: ignore[override]
-        x, continues, end, gates, candidates, products, before, wg, ug, wc, uc = ctx.saved_tensors
+        x, continues, end, gates, candidates, products, before, ug, uc = ctx.saved_tensors
         steps, tasks, lanes, cell = candidates.shape
         d_gates, d_candidates, d_products = (torch.empty_like(v) for v in (gates, candidates, products))
         arriving = _rows_by_step(end)
         ug_t, uc_t = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
         dh = x.new_zeros(tasks, lanes, cell)
         for t in range(steps - 1, -1, -1):
-            if arriving[t] is not None:
-                rows, positions = arriving[t]
+            rows, positions = arriving[t]
+            if len(rows):
                 dh.view(-1, cell).index_add_(0, positions, grad_states.index_select(0, rows))
             g, n, q = gates[t], candidates[t], products[t]
             r, z = g.split(cell, dim=-1)
@@ -106,11 +106,10 @@ class _GRU(Function):
         return None, None, None, *gradients[0], *gradients[1]
 
 
-def _rows_by_step(end: Tensor) -> list[tuple[Tensor, Tensor] | None]:
+def _rows_by_step(end: Tensor) -> list[tuple[Tensor, Tensor]]:
     """For each step: which rows of the output end there, and in which lane of the block."""
     steps, _, lanes = end.shape
     task, step, lane = end.transpose(0, 1).nonzero(as_tuple=True)
     order = step.argsort(stable=True)
     counts = torch.bincount(step, minlength=steps).tolist()
-    groups = zip(order.split(counts), (task * lanes + lane)[order].split(counts), strict=True)
-    return [(rows, positions) if len(rows) else None for rows, positions in groups]
+    return list(zip(order.split(counts), (task * lanes + lane)[order].split(counts), strict=True))

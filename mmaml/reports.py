@@ -1,0 +1,66 @@
+"""What an iteration and a run report: return columns, evaluation on held-out tasks, task embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mmaml.checkpoint import atomic_file
+from mmaml.comm import Ranks
+from mmaml.config import Config
+from mmaml.worker import Worker, collect
+
+Statistics = dict[str, np.ndarray]
+
+
+def returns_row(sampled: Statistics, prefix: str = "") -> dict[str, float]:
+    """Return columns of the log: over the tasks' mean returns, and over all their episodes."""
+    row: dict[str, float] = {}
+    for step in range(sampled["return"].shape[1]):
+        mean, episodes = sampled["return"][:, step], sampled["episodes"][:, step]
+        second_moment = sampled["return_std"][:, step] ** 2 + mean**2
+        average = float(np.average(mean, weights=episodes))
+        variance = max(float(np.average(second_moment, weights=episodes)) - average**2, 0.0)
+        name = f"{prefix}Step_{step}-"
+        row[name + "AverageReturn"] = average
+        row[name + "StdReturn"] = variance**0.5
+        row[name + "MinReturn"] = float(sampled["return_min"][:, step].min())
+        row[name + "MaxReturn"] = float(sampled["return_max"][:, step].max())
+        row[name + "NumEpisodes"] = float(episodes.sum())
+        if not np.isnan(sampled["success"]).all():
+            row[name + "SuccessRate"] = float(np.average(sampled["success"][:, step], weights=episodes))
+    return row
+
+
+def evaluation_row(
+    config: Config, ranks: Ranks, worker: Worker, parameters: Tensor, iteration: int
+) -> dict[str, float]:
+    """Returns on held-out tasks, the same tasks each time; NaN in iterations without an evaluation."""
+    if config.eval_interval == 0:
+        return {}
+    names = [f"Eval-Step_{step}-AverageReturn" for step in range(worker.algorithm.collections)]
+    if (iteration + 1) % config.eval_interval and iteration + 1 < config.n_itr:
+        return dict.fromkeys(names, float("nan"))
+    tasks = worker.sample_tasks(config.eval_num_tasks, 0, purpose="test")
+    row = returns_row(collect(ranks, worker, parameters, tasks, iteration, purpose="test"), "Eval-")
+    return {name: row[name] for name in names}
+
+
+def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: Tensor) -> None:
+    """Task embeddings and their tasks for `num_embeddings` held-out tasks, into `te_save_path` (.npz).
+
+    Arrays: embedding [n, H], mode [n], and one array for every entry of the tasks, e.g. goal [n, 2].
+    """
+    if config.te_save_path is None:
+        return
+    tasks = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
+    collect(ranks, worker, parameters, tasks, 0, purpose="test", collections=1)
+    arrays: dict[str, Any] = {name: np.stack([task.values[name] for task in tasks]) for name in tasks[0].values}
+    arrays |= {"mode": np.array([task.mode for task in tasks])} | ranks.evaluator()("embed", parameters)
+    path = Path(config.te_save_path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        np.savez(file, **arrays)
