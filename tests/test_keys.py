@@ -1,0 +1,157 @@
+"""Every key of the configuration does something: change it, and what it governs changes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmaml.config import FIELDS, LEGACY, ConfigError
+from tests.support import run, small_config
+
+RAGGED = {"env": "tests.probes:RandomLengths"}
+FAST = {"learning_rate": 0.05, "n_itr": 3}  # far enough for ratios to be clipped and coefficients to adapt
+
+# key: (other value, what else both runs have)
+CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
+    "algorithm": ("promp", {}),
+    "env": ("MetaPointEnvMomentum2Modes", {}),
+    "env_kwargs": ({"noise": 3.0}, {}),
+    "seed": (2, {}),
+    "meta_batch_size": (5, {}),
+    "rollouts_per_meta_task": (4, {}),
+    "max_path_length": (8, {}),
+    "collect": ("episodes", RAGGED),
+    "normalization_scale": (1.0, {}),
+    "baseline": ("ZeroBaseline", {}),
+    "discount": (0.5, {}),
+    "gae_lambda": (0.5, {}),
+    "normalize_adv": (False, {}),
+    "positive_adv": (True, {}),
+    "hidden_sizes": ([8], {}),
+    "hidden_nonlinearity": ("relu", {}),
+    "learn_std": (False, {}),
+    "num_inner_grad_steps": (2, {}),
+    "inner_lr": (0.2, {}),
+    "learning_rate": (0.01, {}),
+    "num_promp_steps": (3, {}),
+    "num_minibatches": (2, {}),
+    "clip_eps": (0.01, FAST),
+    "clip_outer": (False, FAST),
+    "anneal_factor": (0.1, FAST),
+    "init_inner_kl_penalty": (5.0, FAST),
+    "adaptive_inner_kl_penalty": (True, FAST | {"init_inner_kl_penalty": 1.0}),
+    "target_inner_step": (10.0, FAST | {"adaptive_inner_kl_penalty": True, "init_inner_kl_penalty": 1.0}),
+    "init_outer_kl_penalty": (5.0, FAST),
+    "adaptive_outer_kl_penalty": (True, FAST | {"init_outer_kl_penalty": 1.0}),
+    "target_outer_step": (10.0, FAST | {"adaptive_outer_kl_penalty": True, "init_outer_kl_penalty": 1.0}),
+    "cell_size": (9, {}),
+    "use_betas": (True, {}),
+    "shift_gammas": (False, {}),
+    "mlp_after_gru": (False, {}),
+    "mlp_after_pool": (False, {}),
+    "encoder_input": ("published", {}),
+    "n_itr": (3, {}),
+}
+
+# Keys whose effect the named test shows.
+SHOWN_ELSEWHERE = {
+    "parallel": "test_cli",
+    "master_samples": "test_ranks: same bits; here: who is asked to work",
+    "dump_path": "every run",
+    "restore_path": "test_ranks: a resumed run",
+    "max_checkpoints_to_keep": "test_checkpoint",
+    "keep_checkpoint_every_n_hours": "test_checkpoint",
+}
+SHOWN_BELOW = {
+    "meta_gradient",
+    "device",
+    "eval_interval",
+    "eval_num_tasks",
+    "save_steps",
+    "log_grad_norm",
+    "te_save_path",
+    "num_embeddings",
+}
+
+
+def test_no_key_is_forgotten() -> None:
+    live = {name for name, field in FIELDS.items() if field.metadata["group"] != LEGACY}
+    assert live == set(CHANGES_THE_RESULT) | set(SHOWN_ELSEWHERE) | SHOWN_BELOW
+
+
+def _parameters(tmp_path: Path, name: str, values: dict[str, Any]) -> dict[str, torch.Tensor]:
+    values = dict(values)
+    algorithm = values.pop("algorithm", "mmaml")
+    return run(small_config(algorithm, dump_path=str(tmp_path / name), **values))["parameters"]
+
+
+@pytest.mark.parametrize("key", CHANGES_THE_RESULT)
+def test_the_key_changes_the_result(key: str, tmp_path: Path) -> None:
+    value, common = CHANGES_THE_RESULT[key]
+    before = _parameters(tmp_path, "before", common)
+    after = _parameters(tmp_path, "after", common | {key: value})
+    same = before.keys() == after.keys() and all(
+        before[name].shape == after[name].shape and torch.equal(before[name], after[name]) for name in before
+    )
+    assert not same
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path / "progress.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_held_out_tasks_are_evaluated_at_the_interval_and_at_the_end(tmp_path: Path) -> None:
+    for tasks in (3, 4):
+        run(small_config("promp", n_itr=5, eval_interval=2, eval_num_tasks=tasks, dump_path=str(tmp_path / f"{tasks}")))
+    rows = _rows(tmp_path / "3")
+    assert [bool(row["Eval-Step_1-AverageReturn"]) for row in rows] == [False, True, False, True, True]
+    assert rows[1]["Eval-Step_0-AverageReturn"] != _rows(tmp_path / "4")[1]["Eval-Step_0-AverageReturn"]
+    assert rows[1]["Step_0-AverageReturn"] == _rows(tmp_path / "4")[1]["Step_0-AverageReturn"]
+
+
+def test_checkpoints_are_written_at_the_interval_and_at_the_end(tmp_path: Path) -> None:
+    run(small_config("promp", n_itr=5, save_steps=2, dump_path=str(tmp_path / "run")))
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["itr_000002.pt", "itr_000004.pt", "itr_000005.pt"]
+
+
+def test_gradient_norms_are_logged_when_asked_for(tmp_path: Path) -> None:
+    run(small_config(dump_path=str(tmp_path / "without")))
+    run(small_config(dump_path=str(tmp_path / "with"), log_grad_norm=True))
+    assert not [name for name in _rows(tmp_path / "without")[0] if name.startswith("GradNorm")]
+    row = {name: float(value) for name, value in _rows(tmp_path / "with")[0].items() if name.startswith("GradNorm")}
+    assert set(row) == {"GradNorm-all", "GradNorm-policy", "GradNorm-encoder"}
+    assert row["GradNorm-all"] <= row["GradNorm-policy"] + row["GradNorm-encoder"]
+    assert min(row.values()) > 0
+
+
+def test_task_embeddings_are_written_with_their_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "embeddings.npz"
+    config = small_config(dump_path=str(tmp_path / "run"), te_save_path=str(path), num_embeddings=11)
+    run(config)
+    with np.load(path) as saved:
+        assert saved["embedding"].shape == (11, 8)
+        assert np.unique(saved["embedding"], axis=0).shape[0] == 11
+        assert saved["goal"].shape == (11, 2)
+        nearest = np.sign(saved["goal"])  # the modes are the corners (±5, ±5), the noise is 1
+        assert all(len(np.unique(nearest[saved["mode"] == mode], axis=0)) == 1 for mode in np.unique(saved["mode"]))
+
+
+def test_meta_gradient_on_the_master_leads_to_the_same_place(tmp_path: Path) -> None:
+    ranks = _parameters(tmp_path, "ranks", {"meta_gradient": "ranks"})
+    master = _parameters(tmp_path, "master", {"meta_gradient": "master"})
+    for name, value in ranks.items():
+        torch.testing.assert_close(master[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a CUDA device")
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device: expected a CUDA device for 'cuda', found none"):
+        run(small_config(dump_path=str(tmp_path / "run"), device="cuda"))
+    assert not (tmp_path / "run").exists()
