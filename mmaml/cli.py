@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +27,29 @@ from mmaml.usage import Parser, UsageError, one_line_errors
 PATHS = ("dump_path", "restore_path", "te_save_path")
 
 
-def run(algorithm: str, argv: Sequence[str] | None = None) -> int:
+def run(algorithm: str, argv: list[str] | None = None) -> int:
     """Meta-train by the command line, on all cores unless told otherwise; the exit code.
 
     algorithm: what trains unless the configuration names one. argv: the arguments, by default the process's.
     What the user can put right is one line on stderr and exit code 2, before any rank works and with
     nothing written.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    return one_line_errors(lambda _: _run(algorithm, arguments))(arguments)
+    try:
+        return one_line_errors(partial(_run, algorithm))(argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
-def _run(algorithm: str, argv: list[str]) -> int:
-    options = parse(argv)
+def _run(algorithm: str, argv: list[str] | None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    options = parse(arguments)
     launched = launch.announced_ranks() is not None
     if not launched:
         config, _ = resolve(options, algorithm)
         count = rank_count(config, options.ranks)
         if count > 1:
-            launch.relaunch(count, sys.argv[0], argv)
+            launch.relaunch(count, sys.argv[0], arguments)
 
     from mmaml.comm import connect  # these load torch: after the configuration is known to be good
     from mmaml.trainer import train
@@ -65,19 +69,27 @@ def _run(algorithm: str, argv: list[str]) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """The command line; raises UsageError."""
     parser = Parser(
         description="Meta-train. Without mpirun, starts itself under mpirun with one rank per physical core.",
         epilog="Every key of the configuration: docs/configuration.md",
     )
     parser.add_argument("--config_file", metavar="FILE", help="JSON file of the run's configuration")
-    parser.add_argument("--dump_path", metavar="DIR", help="new directory of the run (default: in data/<script>)")
+    parser.add_argument(
+        "--dump_path", metavar="DIR", help="new directory of the run (default: in data/<script>)"
+    )
     parser.add_argument("--restore_path", metavar="PATH", help="run directory or checkpoint to continue from")
-    parser.add_argument("--overrides", metavar="JSON", default="{}", help="keys and values that win over the file's")
-    parser.add_argument("--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end")
+    parser.add_argument(
+        "--overrides", metavar="JSON", default="{}", help="keys and values that win over the file's"
+    )
+    parser.add_argument(
+        "--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end"
+    )
     parser.add_argument("--log_grad_norm", action="store_true", help="log the norm of the meta-gradient")
-    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (default: one per physical core)")
+    parser.add_argument(
+        "--ranks", type=int, metavar="N", help="ranks to start (default: one per physical core)"
+    )
     options = parser.parse_args(argv)
     if options.ranks is not None and options.ranks < 1:
         raise UsageError(f"--ranks: expected a whole number ≥ 1, got {options.ranks}")
@@ -155,7 +167,9 @@ def _check_writable(name: str, path: Path) -> None:
     kind_fits = existing.is_dir() or existing == path
     if not (kind_fits and os.access(existing, os.W_OK)):
         reason = "is not writable" if kind_fits else "is not a directory"
-        raise ConfigError(f"{name}: expected a place that can be written, got '{path}', but '{existing}' {reason}")
+        raise ConfigError(
+            f"{name}: expected a place that can be written, got '{path}', but '{existing}' {reason}"
+        )
 
 
 def rank_count(config: Config, given: int | None) -> int:
@@ -174,6 +188,10 @@ def check_given_ranks(config: Config, given: int | None, connected: int | None) 
     """
     wanted = max(given or 1, connected or 1)
     if wanted > 1 and not config.parallel:
-        raise ConfigError(f'parallel: expected true with {wanted} ranks, got false; start one, or set "parallel": true')
+        raise ConfigError(
+            f'parallel: expected true with {wanted} ranks, got false; start one, or set "parallel": true'
+        )
     if connected is not None and given is not None and given != connected:
-        raise ConfigError(f"--ranks: expected the {connected} ranks that mpirun started, got {given}; leave it out")
+        raise ConfigError(
+            f"--ranks: expected the {connected} ranks that mpirun started, got {given}; leave it out"
+        )

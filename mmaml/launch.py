@@ -49,7 +49,7 @@ def relaunch(ranks: int, script: str, arguments: Sequence[str]) -> NoReturn:
     if mpirun is None:
         raise ConfigError(
             f"parallel: expected an mpirun beside '{sys.executable}' or on PATH, found none; run make setup, or give "
-            '--ranks 1'
+            "--ranks 1"
         )
     sys.stdout.flush()
     sys.stderr.flush()

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn
 
-# Where launchers tell a process its rank: of Open MPI 5, of its predecessors, of MPICH.
-_RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+# Where launchers tell a process its rank: of Open MPI 5, of its predecessors, of MPICH, of Slurm.
+_RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
 class UsageError(ValueError):

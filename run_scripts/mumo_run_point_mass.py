@@ -1,6 +1,6 @@
 """Meta-train MMAML: modulated ProMP (Vuorio et al. 2019).
 
-    python run_scripts/mumo_run_point_mass.py --config_file configs/point_env_momentum_dense.json
+python run_scripts/mumo_run_point_mass.py --config_file configs/point_env_momentum_dense.json
 """
 
 from __future__ import annotations

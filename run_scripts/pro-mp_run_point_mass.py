@@ -1,6 +1,6 @@
 """Meta-train ProMP: proximal meta-policy search (Rothfuss et al. 2018).
 
-    python run_scripts/pro-mp_run_point_mass.py --config_file configs/point_env_momentum_dense.json
+python run_scripts/pro-mp_run_point_mass.py --config_file configs/point_env_momentum_dense.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write docs/configuration.md from the fields of `mmaml.config.Config`.
 
-    python scripts/document_configuration.py
+python scripts/document_configuration.py
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmaml.config import Config, Kind
 
-PAGE = ROOT / "docs" / "configuration.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
 HEAD = """\
 # Configuration

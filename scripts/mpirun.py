@@ -19,7 +19,11 @@ SEGMENT_BYTES = 16 << 20  # Open MPI's default of btl_sm_segment_size, per rank
 # Open MPI frames its messages with this line. These tell of a rank that ended the run on purpose, after it
 # had said why itself; a rank that was killed says nothing, so that message stays.
 RULE = b"-" * 74
-OPENINGS = (b"prterun detected that one or more processes exited", b"prterun has exited", b"MPI_ABORT was invoked")
+OPENINGS = (
+    b"prterun detected that one or more processes exited",
+    b"prterun has exited",
+    b"MPI_ABORT was invoked",
+)
 REDUNDANT = re.compile(
     rb"prterun detected that one or more processes exited with non-zero status"
     rb'|prterun has exited due to process rank .* calling "abort"'

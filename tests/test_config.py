@@ -1,0 +1,205 @@
+"""The configuration: what is accepted, what is refused and how it is said, and what is documented."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from envs.registry import FAMILIES
+from mmaml.algorithms import ALGORITHMS
+from mmaml.config import (
+    FIELDS,
+    ConfigError,
+    build_config,
+    frozen_differences,
+    idle_keys,
+    load_config,
+    parse_object,
+    read_config_file,
+)
+from scripts.document_configuration import PAGE, page
+from tests.support import SMALL, run
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "configs").glob("*.json"))
+PUBLISHED = ROOT / "configs" / "point_env_momentum_dense.json"
+
+# The keys of existing config files.
+FIELD_KEYS = """
+    seed baseline env rollouts_per_meta_task max_path_length parallel discount gae_lambda normalize_adv positive_adv
+    hidden_sizes learn_std inner_lr learning_rate num_promp_steps num_minibatches clip_eps clip_outer
+    target_outer_step target_inner_step init_outer_kl_penalty init_inner_kl_penalty adaptive_outer_kl_penalty
+    adaptive_inner_kl_penalty anneal_factor n_itr meta_batch_size num_inner_grad_steps cell_size use_betas
+    shift_gammas mlp_after_gru mlp_after_pool log_grad_norm dump_path restore_path te_save_path num_embeddings
+    keep_checkpoint_every_n_hours max_checkpoints_to_keep save_steps step_size exploration
+""".split()
+
+
+def refusal(values: dict[str, Any]) -> str:
+    """The text with which `values` are refused, which is one line."""
+    with pytest.raises(ConfigError) as caught:
+        build_config(values)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_config_survives_json() -> None:
+    config = build_config({"hidden_sizes": [3, 5], "inner_lr": 1, "env_kwargs": {"noise": 0.5}})
+    assert build_config(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.hidden_sizes == (3, 5)
+    assert isinstance(config.inner_lr, float)
+
+
+def test_existing_files_need_no_change() -> None:
+    assert set(FIELD_KEYS) <= set(FIELDS)
+    values = json.loads(PUBLISHED.read_text()) | {
+        "step_size": 0.01,
+        "exploration": False,
+        "log_grad_norm": False,
+        "dump_path": None,
+        "restore_path": None,
+        "te_save_path": None,
+    }
+    assert set(values) == set(FIELD_KEYS)
+    assert idle_keys(build_config(values), values) == ["step_size", "exploration"]
+    promp = build_config(values | {"algorithm": "promp"})
+    assert {"cell_size", "use_betas", "num_embeddings", "step_size"} <= set(idle_keys(promp, values))
+    assert "inner_lr" not in idle_keys(promp, values)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_wrong_type_is_refused(name: str) -> None:
+    for wrong in ([[1]], float("nan"), float("inf"), 10**400):
+        assert refusal({name: wrong}).startswith(f"{name}: expected")
+    if FIELDS[name].default is not None and name != "normalization_scale":
+        assert refusal({name: None}).endswith(", got null")
+    if isinstance(FIELDS[name].default, bool):
+        assert refusal({name: 1}) == f"{name}: expected true or false, got 1"
+    elif isinstance(FIELDS[name].default, int | float):
+        assert refusal({name: True}).endswith("got true")
+        assert refusal({name: "1"}).endswith('got "1"')
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"n_itr": 0}, "n_itr: expected a whole number ≥ 1, got 0"),
+        ({"n_itr": 5.0}, "n_itr: expected a whole number ≥ 1, got 5.0"),
+        ({"discount": 1.01}, "discount: expected a number ≥ 0 and ≤ 1, got 1.01"),
+        ({"inner_lr": 0}, "inner_lr: expected a number > 0, got 0"),
+        ({"hidden_sizes": []}, "hidden_sizes: expected a list of whole numbers ≥ 1, at least one, got []"),
+        ({"hidden_sizes": [8, 0]}, "got [8, 0]"),
+        ({"normalization_scale": 0}, '"family", a number > 0 or null, got 0'),
+        ({"device": "gpu"}, 'got "gpu"'),
+        ({"device": "cuda:"}, 'got "cuda:"'),
+        ({"dump_path": ""}, "dump_path: expected a path"),
+        ({"dump_path": "a\0b"}, "dump_path: expected a path"),
+        ({"algorithm": "maml"}, 'algorithm: expected one of "mmaml", "promp", got "maml"'),
+        ({"baseline": "LinearFeatureBaselin"}, '"LinearFeatureBaseline"'),
+        ({"num_minibatches": 41}, "num_minibatches: expected at most meta_batch_size = 40"),
+        ({"adaptive_inner_kl_penalty": True, "target_inner_step": 0}, "target_inner_step: expected a number > 0"),
+        ({"adaptive_outer_kl_penalty": True}, "init_outer_kl_penalty: expected a number > 0"),
+        ({"adaptive_inner_kl_penalty": True, "init_inner_kl_penalty": 0}, "init_inner_kl_penalty: expected"),
+        ({"device": "cuda", "meta_gradient": "ranks"}, 'device: expected "auto" or "cpu"'),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused(values: dict[str, Any], expected: str) -> None:
+    assert expected in refusal(values)
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [("n_iter", "n_itr"), ("innerlr", "inner_lr"), ("Env", "env"), ("te_path", "te_save_path")],
+)
+def test_an_unknown_key_names_the_nearest(given: str, nearest: str) -> None:
+    assert refusal({given: 1}) == f"{given}: unknown key; did you mean '{nearest}'?"
+    assert "docs/configuration.md" in refusal({"zzzzzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"env": "MetaPointEnvMomentumMode"}, "did you mean 'MetaPointEnvMomentumModes'?"),
+        ({"env": "no.such.package:Env"}, "env: 'no.such.package:Env' cannot be loaded"),
+        ({"env": "envs.point_mass:NoSuchClass"}, "env: 'envs.point_mass:NoSuchClass' cannot be loaded"),
+        ({"env_kwargs": {"nois": 1}}, "env_kwargs: "),
+        ({"env_kwargs": {"noise": "loud"}}, "env_kwargs: noise: expected a number"),
+    ],
+)
+def test_an_environment_that_cannot_be_built_is_refused(values: dict[str, Any], expected: str) -> None:
+    assert expected in refusal(values)
+
+
+def test_files_extend_each_other(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.json").write_text('{"seed": 1, "n_itr": 2, "discount": 0.5}')
+    (tmp_path / "sub" / "middle.json").write_text('{"extends": "../base.json", "n_itr": 3}')
+    (tmp_path / "top.json").write_text('{"seed": 7, "extends": "sub/middle.json"}')
+    config = load_config(tmp_path / "top.json", {"gae_lambda": 0.5}, "promp")
+    assert (config.seed, config.n_itr, config.discount, config.gae_lambda) == (7, 3, 0.5, 0.5)
+    assert config.algorithm == "promp"
+
+    (tmp_path / "base.json").write_text('{"extends": "top.json"}')
+    with pytest.raises(ConfigError, match="circle"):
+        read_config_file(tmp_path / "top.json")
+    (tmp_path / "top.json").write_text('{"extends": 3}')
+    with pytest.raises(ConfigError, match="extends: expected the path of a config file, got 3"):
+        read_config_file(tmp_path / "top.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'{"seed": 1,', "expected JSON"),
+        (b"", "expected JSON"),
+        (b"[1, 2]", "expected a JSON object"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[" * 100_000, "reasonable size"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "reasonable size"),
+        (b'{"seed": 1, "seed": 2}', "'seed' is given twice"),
+    ],
+)
+def test_a_malformed_file_is_refused(content: bytes, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=expected) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.json"):
+        with pytest.raises(ConfigError, match="cannot read"):
+            load_config(path)
+    with pytest.raises(ConfigError, match="overrides: expected a JSON object"):
+        parse_object("3", "overrides")
+
+
+def test_a_continued_run_may_change_how_it_runs_but_not_what() -> None:
+    original = build_config({})
+    how = build_config({"n_itr": 5, "save_steps": 1, "eval_interval": 3, "device": "cpu", "parallel": False})
+    assert frozen_differences(how, original) == []
+    what = build_config({"seed": 2, "hidden_sizes": [8], "n_itr": 5})
+    assert sorted(frozen_differences(what, original)) == ["hidden_sizes", "seed"]
+
+
+def test_every_key_is_described_and_documented() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run scripts/document_configuration.py"
+    for name in FIELDS:
+        assert f"| `{name}`" in page()
+
+
+def test_every_point_mass_family_has_a_config() -> None:
+    assert {load_config(path).env for path in SHIPPED} >= set(FAMILIES)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_config_runs(path: Path, algorithm: str, tmp_path: Path) -> None:
+    config = load_config(path, SMALL | {"algorithm": algorithm, "dump_path": str(tmp_path / "run")})
+    assert run(config)["iteration"] == 2
