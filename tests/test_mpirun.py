@@ -1,0 +1,78 @@
+"""The environment's mpirun: what it hides of Open MPI's messages and what it lets through."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from scripts import mpirun
+
+PROGRAM = Path(sys.executable).with_name("mpirun")
+RULE = mpirun.RULE + b"\n"
+EXITED = (
+    RULE
+    + b"prterun detected that one or more processes exited with non-zero status,\n"
+    + b"thus causing the job to be terminated. The first process to do so was:\n\n   Exit code:    2\n"
+    + RULE
+)
+ABORTED = (
+    RULE
+    + b'prterun has exited due to process rank 1 with PID 0 on node vm calling\n"abort". This may\n'
+    + RULE
+)
+NOT_FINALIZED = RULE + b"prterun has exited due to process rank 1 exiting without calling finalize\n" + RULE
+KILLED = RULE + b"prterun noticed that process rank 1 exited on\nsignal 9 (Killed).\n" + RULE
+
+
+def in_pieces(text: bytes, size: int) -> bytes:
+    output, pending = b"", b""
+    for start in range(0, len(text), size):
+        written, pending = mpirun.filtered(pending + text[start : start + size])
+        output += written
+    return output + mpirun.filtered(pending, final=True)[0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 80, 10_000])
+def test_only_redundant_messages_are_dropped(size: int) -> None:
+    for hidden in (EXITED, ABORTED, EXITED + ABORTED):
+        assert in_pieces(b"error: why\n" + hidden + b"after", size) == b"error: why\nafter"
+    for shown in (KILLED, NOT_FINALIZED, b"----\n", RULE + b"a table\n" + RULE, EXITED[:-5], b"[a\r[b", b""):
+        assert in_pieces(shown, size) == shown
+        assert in_pieces(EXITED + shown, size) == shown
+
+
+def test_what_is_no_message_is_not_held_back() -> None:
+    for text in (b"50%\r", RULE + b"a table", b"password: "):
+        assert mpirun.filtered(text) == (text, b"")
+
+
+def test_ranks_are_counted_and_shared_memory_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        mpirun.rank_count(["-n", "5", "python"]) == mpirun.rank_count(["--bind-to", "core", "-np", "5"]) == 5
+    )
+    assert mpirun.rank_count(["python"]) == os.cpu_count()
+    monkeypatch.setattr(os, "statvfs", lambda _: types.SimpleNamespace(f_bavail=1 << 14, f_frsize=1 << 12))
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    assert mpirun.shared_memory_suffices(4)  # 64 MB, as in many containers
+    assert not mpirun.shared_memory_suffices(5)
+
+
+def test_a_rank_that_fails_has_the_last_word() -> None:
+    ranks = (os.cpu_count() or 1) + 1  # more than cores
+    script = (
+        "import sys; from mpi4py import MPI; ranks = MPI.COMM_WORLD; rank = ranks.Get_rank();"
+        "print('rank 1 failed', file=sys.stderr) if rank == 1 else None; ranks.Barrier(); sys.exit(3)"
+    )
+    finished = subprocess.run(
+        [str(PROGRAM), "-n", str(ranks), sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (finished.returncode, finished.stdout) == (3, "")
+    assert finished.stderr == "rank 1 failed\n"
