@@ -1,5 +1,5 @@
 # make setup      install everything into .venv (once)
-# make train      meta-train: CONFIG=file, ARGS='more arguments', RANKS=n (default: one per physical core)
+# make train      meta-train, on all cores: CONFIG=file  RANKS=n  ARGS='--overrides {"n_itr": 5} --dump_path out/run1'
 # make test       all tests but the slow ones; make test-slow: those; make lint; make bench
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -13,6 +13,10 @@ READY := $(VENV)/.ready
 MPI_SETUP := scripts/set_up_mpi.py
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
+# JSON that is not itself quoted is kept from the shell; run_scripts join the words of --overrides.
+UNQUOTED = $(if $(findstring ',$(ARGS)),,$(findstring {,$(ARGS)))
+QUOTED_ARGS = $(if $(UNQUOTED),$(subst {,\{,$(subst [,\[,$(subst ",\",$(ARGS)))),$(ARGS))
+
 .PHONY: setup train test test-slow lint bench
 
 setup: $(READY)
@@ -24,7 +28,7 @@ $(READY): requirements.txt $(MPI_SETUP)
 	touch $@
 
 train: $(READY)
-	$(RUN) python $(SCRIPT) --config_file $(CONFIG) $(if $(RANKS),--ranks $(RANKS)) $(ARGS)
+	$(RUN) python $(SCRIPT) --config_file $(CONFIG) $(if $(RANKS),--ranks $(RANKS)) $(QUOTED_ARGS)
 
 test: $(READY)
 	$(RUN) python -m pytest

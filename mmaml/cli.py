@@ -81,7 +81,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--restore_path", metavar="PATH", help="run directory or checkpoint to continue from")
     parser.add_argument(
-        "--overrides", metavar="JSON", default="{}", help="keys and values that win over the file's"
+        "--overrides",
+        metavar="JSON",
+        nargs="+",  # words, where a shell has taken the object apart at its spaces
+        default=["{}"],
+        help="a JSON object, whose keys and values win over the file's",
     )
     parser.add_argument(
         "--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end"
@@ -103,7 +107,7 @@ def resolve(options: argparse.Namespace, algorithm: str) -> tuple[Config, list[s
     Reads, but writes nothing. Raises ConfigError or CheckpointError.
     """
     values = {} if options.config_file is None else read_config_file(Path(options.config_file))
-    values |= parse_object(options.overrides, "overrides")
+    values |= parse_object(" ".join(options.overrides), "overrides")
     values |= {name: getattr(options, name) for name in PATHS if getattr(options, name) is not None}
     if options.log_grad_norm:
         values["log_grad_norm"] = True

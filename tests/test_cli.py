@@ -236,8 +236,9 @@ def test_flags_win_over_overrides_and_they_over_the_file() -> None:
     alone("--config", "file.json", "--overrides", '{"n_itr": 1, "dump_path": "from_overrides"}')
     assert not Path("from_file").exists()
     assert json.loads(Path("from_overrides/params.json").read_text())["seed"] == 5
+    # The object may come in several words.
     flags = ["--dump_path", "from_flag", "--te_save_path", "embeddings.npz", "--log_grad_norm"]
-    alone("--config", "file.json", "--overrides", '{"n_itr": 1, "num_embeddings": 3}', *flags)
+    alone("--config", "file.json", "--overrides", '{"n_itr":', "1,", '"num_embeddings":', "3}", *flags)
     assert len(progress("from_flag")) == 1
     assert any(column.startswith("GradNorm") for column in progress("from_flag")[0])
     assert Path("embeddings.npz").exists()
