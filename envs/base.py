@@ -1,23 +1,31 @@
-"""The contract of a task family: M tasks x N rollouts stepped as one block of arrays."""
+"""The contract of a task family: M tasks × N rollouts, stepped as one block of arrays."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 SPLITS = ("train", "test", "ood")
 
+# What a step of a block returns: observations, rewards, terminated, truncated, infos.
+StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a family. mode: which mode it was drawn from, for reporting only. values: e.g. {"goal": [x, y]}."""
+    """One task of a family.
+
+    mode: index of the mode it was drawn from, for reporting only. values: what sets it apart from the
+    family's other tasks, e.g. {"goal": [x, y]}.
+    """
 
     mode: int
     values: Mapping[str, Any]
@@ -34,31 +42,37 @@ class TaskError(RuntimeError):
 def rescale_actions(
     actions: np.ndarray, low: np.ndarray, high: np.ndarray, scale: float | None
 ) -> np.ndarray:
-    """Policy actions in [-s, s] to environment units: low + (a + s)(high - low) / (2 s); unchanged if s is None.
+    """Policy actions in [-s, s] to environment units: low + (a + s)(high - low) / (2 s).
 
-    actions: [..., A] float32. Not clipped here: stepping clips.
+    actions: [..., A] float32, and so is the result. low, high: the bounds [A]. scale: s, or None for the
+    actions as they are. Not clipped here: stepping clips. Raises ValueError if a bound is infinite.
     """
     if scale is None:
         return actions
     factor = ((high - low) / (2 * scale)).astype(np.float32)
+    if not np.isfinite(factor).all():
+        raise ValueError(
+            f"normalization_scale: expected null for an environment with unbounded actions, got {scale}"
+        )
     return actions * factor + (low + scale * factor).astype(np.float32)
 
 
 class TaskVectorEnv(VectorEnv):
-    """A family's M·N lanes, task-major (lane i belongs to task i // N), by Gymnasium's vector API.
+    """The M·N lanes of a family's M tasks, by Gymnasium's vector API. Task-major: lane i belongs to task i // N.
 
     Nothing resets by itself (`AutoresetMode.DISABLED`): `reset(options={"reset_mask": mask})` starts new
-    episodes in the lanes of the mask. A task's random numbers come from its own generator and are drawn
-    in lane order, so a task's lanes never depend on which other tasks share the block.
+    episodes in the lanes of the mask. A task's random numbers come from its own generator and are drawn in
+    lane order, so what its lanes do never depends on which other tasks share the block.
 
-    normalization_scale: the s of `rescale_actions` that the family's experiments use; None: actions as they are.
-    num_modes: how many modes its tasks have.
+    A family implements `step` and the four methods at the end, and sets:
+    normalization_scale: the s of `rescale_actions` with which its published experiments were run; None for
+    actions as they are. num_modes: how many modes its tasks have. splits: those of `SPLITS` that it can draw.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
-    normalization_scale: float | None = 10.0
+    normalization_scale: float | None = 1.0
     num_modes: int = 1
-    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    splits: tuple[str, ...] = ("train", "test")
 
     def __init__(
         self,
@@ -67,6 +81,9 @@ class TaskVectorEnv(VectorEnv):
         observation_space: gym.Space,
         action_space: gym.Space,
     ) -> None:
+        for name, count in (("num_tasks", num_tasks), ("rollouts_per_task", rollouts_per_task)):
+            if count < 1:
+                raise ValueError(f"{name}: expected at least 1, got {count}")
         self.num_tasks, self.rollouts_per_task = num_tasks, rollouts_per_task
         self.num_envs = num_tasks * rollouts_per_task
         self.single_observation_space, self.single_action_space = observation_space, action_space
@@ -74,72 +91,123 @@ class TaskVectorEnv(VectorEnv):
         self.action_space = batch_space(action_space, self.num_envs)
         self.task_generators = [np.random.default_rng() for _ in range(num_tasks)]
         self.tasks: list[Task] = []
-        self._fresh = True
+        self._tasks_given = False
+        self._needs_reset = True
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
-        """n tasks of a split. The same state of `rng` gives different tasks in each split.
+        """n tasks of a split. Equal states of `rng` give equal tasks, but different ones in each split.
 
         Raises ValueError for a split that the family does not have.
         """
         if split not in self.splits:
-            raise ValueError(f"split: expected one of {self.splits}, got {split!r}")
+            raise ValueError(f"split: expected one of {self.splits} for {type(self).__name__}, got {split!r}")
         child = np.random.default_rng([*rng.integers(0, 2**32, size=4), SPLITS.index(split)])
         return self._draw_tasks(n, child, split)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give every task of the block its values. A reset has to follow."""
-        if len(tasks) != self.num_tasks:
-            raise ValueError(f"tasks: expected {self.num_tasks}, one for each task of the block, got {len(tasks)}")
-        self.tasks = list(tasks)
-        self._set_tasks(self.tasks)
+        """Give the block its tasks. A reset of all lanes has to follow.
+
+        Raises ValueError if there are not M of them, or if they are not this family's.
+        """
+        self._take_over(tasks)
+        self._tasks_given = True
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start episodes in all lanes, or in those of options["reset_mask"] (bool [M·N]).
 
-        seed: one integer a task, or one from which each task's is derived; None: the generators go on.
-        Returns the observations of all lanes, [M·N, O] float32. Without `set_tasks`, the first reset draws
-        tasks by itself.
+        seed: one integer a task, from which every later random number of the task follows; or a single one
+        from which each task's is derived; None: the generators go on. A block that was never given tasks
+        draws some for training, at its first reset and at every seeded one.
+        Returns the observations of all lanes, [M·N, O] float32. Raises ValueError for a seed or mask of
+        another length, ResetNeeded for a mask where no lane has started yet.
         """
         if seed is not None:
-            keys = [[seed, task] for task in range(self.num_tasks)] if np.isscalar(seed) else list(seed)
-            if len(keys) != self.num_tasks:
-                raise ValueError(f"seed: expected one integer or one for each of {self.num_tasks} tasks, got {len(keys)}")
-            self.task_generators = [np.random.default_rng(key) for key in keys]
-        if not self.tasks:
-            self.set_tasks(self.sample_tasks(self.num_tasks, self.task_generators[0]))
-        mask = (options or {}).get("reset_mask")
-        mask = np.ones(self.num_envs, bool) if mask is None or self._fresh else np.asarray(mask, bool)
-        self._fresh = False
-        lanes = mask.reshape(self.num_tasks, self.rollouts_per_task)
+            self.task_generators = [np.random.default_rng(key) for key in self._seed_of_each_task(seed)]
+        if not self._tasks_given and (seed is not None or not self.tasks):
+            self._take_over(self.sample_tasks(self.num_tasks, self.task_generators[0].spawn(1)[0]))
+        lanes = self._reset_mask(options).reshape(self.num_tasks, self.rollouts_per_task)
+        self._needs_reset = False
         for task in np.flatnonzero(lanes.any(1)):
             chosen = task * self.rollouts_per_task + np.flatnonzero(lanes[task])
             self._reset_lanes(int(task), chosen, self.task_generators[task])
         return self._observe(), {}
 
+    def step(self, actions: np.ndarray) -> StepResult:
+        """One time step of all lanes.
+
+        actions: [M·N, A] in environment units, clipped here to the bounds. Returns fresh arrays:
+        observations [M·N, O] float32, rewards [M·N] float32, terminated and truncated bool [M·N] (by the
+        family itself: the horizon is the sampler's), and infos: "reward_…" float32 [M·N], one for each
+        term of the reward, summing to it; "success" bool [M·N] where the family knows success.
+        """
+        raise NotImplementedError
+
+    def _take_over(self, tasks: Sequence[Task]) -> None:
+        if len(tasks) != self.num_tasks:
+            raise ValueError(f"tasks: expected {self.num_tasks}, one for each task of the block, got {len(tasks)}")
+        self._set_tasks(tasks)
+        self.tasks = list(tasks)
+        self._needs_reset = True
+
+    def _seed_of_each_task(self, seed: int | Sequence[int]) -> list[Any]:
+        if isinstance(seed, int | np.integer):
+            return [[seed, task] for task in range(self.num_tasks)]
+        if len(seed) != self.num_tasks:
+            raise ValueError(f"seed: expected one integer or {self.num_tasks}, one a task, got {len(seed)}")
+        return list(seed)
+
+    def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
+        mask = (options or {}).get("reset_mask")
+        if mask is None:
+            return np.ones(self.num_envs, bool)
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool:
+            raise ValueError(f"reset_mask: expected bool [{self.num_envs}], got {mask.dtype} {list(mask.shape)}")
+        if self._needs_reset:
+            raise ResetNeeded("reset_mask: expected no mask at the first reset of a block or of new tasks")
+        return mask
+
+    def _check_started(self) -> None:
+        """For families to call when they step."""
+        if self._needs_reset:
+            raise ResetNeeded("step: expected a reset before the first step of a block or of new tasks")
+
+    def _per_lane(self, tasks: Sequence[Task], name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """An entry of the tasks' values for each lane, float64 [M·N, *shape]."""
+        entries = []
+        for task in tasks:
+            entry = np.asarray(task.values.get(name), np.float64)
+            if entry.shape != shape:
+                raise ValueError(
+                    f"tasks: expected '{name}' of shape {shape} in each task's values, got {dict(task.values)}"
+                )
+            entries.append(entry)
+        return np.repeat(np.stack(entries), self.rollouts_per_task, axis=0)
+
     @abstractmethod
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        """n tasks from a generator that no other split sees."""
+        """n tasks, from a generator whose numbers no other split sees."""
 
     @abstractmethod
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Take over the tasks' values."""
+        """Take over the values of M tasks."""
 
     @abstractmethod
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
-        """Start episodes in some lanes of one task. lanes: positions in the block."""
+        """Start episodes in some lanes of one task. lanes: their positions in the block, ascending."""
 
     @abstractmethod
     def _observe(self) -> np.ndarray:
-        """A fresh array of observations of all lanes, [M·N, O] float32."""
+        """The observations of all lanes in a fresh array, [M·N, O] float32."""
 
 
 class SingleTaskEnv(gym.Env):
     """A family as an ordinary environment: one lane of one task, by Gymnasium's single-environment API.
 
-    The task is options["task"] of `reset` (a `Task`), or else the one drawn at the first reset, from its
-    seed. A reset with a seed draws a new task.
+    Its task is the one last given, by `set_task` or as `reset(options={"task": task})`; until one is given,
+    one drawn for training at the first reset and at every seeded one. `info["mode"]` of a reset is its mode.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -149,21 +217,27 @@ class SingleTaskEnv(gym.Env):
         self.observation_space = family.single_observation_space
         self.action_space = family.single_action_space
 
+    def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
+        """n tasks of the family, as `TaskVectorEnv.sample_tasks`."""
+        return self.family.sample_tasks(n, rng, split)
+
+    def set_task(self, task: Task) -> None:
+        """Give the environment its task. A reset has to follow."""
+        self.family.set_tasks([task])
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode."""
         super().reset(seed=seed)
-        task = (options or {}).get("task")
-        if task is None and (seed is not None or not self.family.tasks):
-            task = self.family.sample_tasks(1, self.np_random)[0]
-        if task is not None:
-            self.family.set_tasks([task])
-        observations, _ = self.family.reset(seed=int(self.np_random.integers(2**63)))
+        if options is not None and "task" in options:
+            self.set_task(options["task"])
+        observations, _ = self.family.reset(seed=seed)
         return observations[0], {"mode": self.family.tasks[0].mode}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One time step."""
         observations, rewards, terminated, truncated, infos = self.family.step(np.asarray(action)[None])
         info = {name: value[0].item() for name, value in infos.items()}
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
+
+    def close(self) -> None:
+        self.family.close()

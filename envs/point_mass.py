@@ -1,40 +1,53 @@
-"""Point-mass task families: reach a goal in the plane.
+"""Point-mass task families: reach a goal in the plane that only the reward tells of.
 
-| observation | meaning           | families            |
-| 0, 1        | position x, y     | all                 |
-| 2, 3        | velocity x, y     | momentum only       |
+| observation | meaning       | families      |
+|-------------|---------------|---------------|
+| 0, 1        | position x, y | all           |
+| 2, 3        | velocity x, y | momentum only |
 
-| action | meaning                                            |
-| 0, 1   | velocity change (momentum) or displacement (others) a step, clipped to the bounds |
+| action | meaning, per time step                                   |
+|--------|----------------------------------------------------------|
+| 0, 1   | change of velocity (momentum) or of position (all others) |
 
-The observation never holds the goal. Facts from the environments of ProMP (Rothfuss et al. 2018), MMAML
-(Vuorio et al. 2019) and MAML (Finn et al. 2017).
+Lengths have no unit; velocities are lengths per time step. Rewards are those of the new position, or, in
+the walls family, of the position aimed at. None of these families ends an episode, but for 2D navigation.
+
+Sources: the environments of ProMP (Rothfuss et al. 2018: `MetaPointEnvMomentum`, `MetaPointEnvCorner`,
+`MetaPointEnvWalls`), MMAML (Vuorio et al. 2019: the momentum families with modes) and MAML (Finn et al. 2017:
+`2DNavigation-v0`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from envs.base import Task, TaskVectorEnv
+from envs.base import StepResult, Task, TaskVectorEnv
 
 REWARD_TYPES = ("dense", "dense_squared", "sparse")
+DEALS = ("draw", "round_robin")
+
+# A lane on a wall would walk through it at its next step; this much closer to the origin it cannot.
 JUST_INSIDE = 1 - 1e-6
 
 
 class PointMass(TaskVectorEnv):
-    """x ← x + clip(a): the base of all families here.
+    """x ← x + clip(a): what all families here have in common.
 
-    centers: one [x, y] a mode. noise: standard deviation of the goal about its centre.
-    deal: "draw" draws a task's mode uniformly, "round_robin" deals the modes in order over the tasks.
-    reward_type: dense -d, dense_squared -d², sparse max(radius - d, 0); d: distance of the new position.
-    start: episodes begin at x ~ U(±start). action_limit: bound of each action entry.
+    centers: one [x, y] a mode. noise: standard deviation of a goal about its mode's centre, in x and in y.
+    deal: how tasks get their modes, "draw" (each uniformly) or "round_robin" (in turn, over the tasks of a
+    meta-batch). action_limit: actions are clipped to ± this. start: episodes begin at x ~ U(±start).
+    reward_type, with d the Euclidean distance to the goal: "dense" -d, "dense_squared" -d²,
+    "sparse" max(radius - d, 0).
+
+    Tasks hold "goal" [2]. The only term of the reward is "reward_goal".
     """
 
-    velocity = False
+    normalization_scale: float | None = 10.0
+    state_size = 2
 
     def __init__(
         self,
@@ -49,45 +62,37 @@ class PointMass(TaskVectorEnv):
         start: float = 0.2,
         action_limit: float = 0.1,
     ) -> None:
-        self.centers = np.asarray(centers, np.float64)
-        if self.centers.ndim != 2 or self.centers.shape[1] != 2 or not len(self.centers):
-            raise ValueError(f"centers: expected a list of [x, y], one a mode, got {centers!r}")
-        if reward_type not in REWARD_TYPES:
-            raise ValueError(f"reward_type: expected one of {REWARD_TYPES}, got {reward_type!r}")
-        if deal not in ("draw", "round_robin"):
-            raise ValueError(f"deal: expected 'draw' or 'round_robin', got {deal!r}")
-        for name, value, least in (("noise", noise, 0), ("radius", radius, 0), ("start", start, 0)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
-                raise ValueError(f"{name}: expected a number of at least {least}, got {value!r}")
-        if isinstance(action_limit, bool) or not isinstance(action_limit, int | float) or action_limit <= 0:
-            raise ValueError(f"action_limit: expected a positive number, got {action_limit!r}")
-        size = 4 if self.velocity else 2
-        observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        action_space = gym.spaces.Box(-action_limit, action_limit, (2,), np.float32)
-        super().__init__(num_tasks, rollouts_per_task, observation_space, action_space)
-        self.noise, self.deal = noise, deal
-        self.reward_type, self.radius = reward_type, radius
-        self.start, self.action_limit = start, action_limit
+        self.centers = _points("centers", centers)
+        self.noise = _number("noise", noise)
+        self.deal = _choice("deal", deal, DEALS)
+        self.reward_type = _choice("reward_type", reward_type, REWARD_TYPES)
+        self.radius = _number("radius", radius)
+        self.start = _number("start", start)
+        self.action_limit = _number("action_limit", action_limit, positive=True)
         self.num_modes = len(self.centers)
-        self._state = np.zeros((self.num_envs, size))
-        self._position = self._state[:, :2]
-        self._goal = np.zeros((self.num_envs, 2))
-        self._never = np.zeros(self.num_envs, bool)
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (self.state_size,), np.float32)
+        action_space = gym.spaces.Box(-self.action_limit, self.action_limit, (2,), np.float32)
+        super().__init__(num_tasks, rollouts_per_task, observation_space, action_space)
+        # Coordinates first: NumPy is several times faster on long rows than on rows of two.
+        self._state = np.zeros((self.state_size, self.num_envs))
+        self._position = self._state[:2]
+        self._goal = np.zeros((2, self.num_envs))
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One time step of all lanes. actions: [M·N, 2]."""
-        before = self._position.copy() if self.reward_type == "sparse" else self._position
-        self._advance(np.clip(actions, -self.action_limit, self.action_limit))
+    def step(self, actions: np.ndarray) -> StepResult:
+        self._check_started()
+        before = self._position.copy()
+        self._advance(np.clip(actions, -self.action_limit, self.action_limit).T)
         reward = self._reward(before).astype(np.float32)
-        self._correct(before)
-        return self._observe(), reward, self._terminated(), self._never, {"reward_goal": reward}
+        self._hold_back(before)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        return self._observe(), reward, terminated, truncated, {"reward_goal": reward.copy()}
 
     def _advance(self, actions: np.ndarray) -> None:
+        """Move by clipped actions [2, M·N]."""
         self._position += actions
 
     def _reward(self, before: np.ndarray) -> np.ndarray:
+        """The reward of each lane [M·N] for its step from `before` [2, M·N] to its position."""
         distance = _norm(self._position - self._goal)
         if self.reward_type == "dense":
             return -distance
@@ -95,81 +100,86 @@ class PointMass(TaskVectorEnv):
             return -(distance * distance)
         return np.maximum(self.radius - distance, 0.0)
 
-    def _correct(self, before: np.ndarray) -> None:
-        """What the world does to a position after the reward was given."""
-
-    def _terminated(self) -> np.ndarray:
-        return self._never
+    def _hold_back(self, before: np.ndarray) -> None:
+        """What stands in the way of a step from `before` [2, M·N]; after the reward was given."""
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        modes = rng.integers(self.num_modes, size=n) if self.deal == "draw" else np.arange(n) % self.num_modes
+        modes = np.arange(n) % self.num_modes
+        if self.deal == "draw":
+            modes = rng.integers(self.num_modes, size=n)
         goals = self.centers[modes] + self.noise * rng.standard_normal((n, 2))
         return [Task(int(mode), {"goal": goal}) for mode, goal in zip(modes, goals, strict=True)]
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
-        self._goal = np.repeat([task.values["goal"] for task in tasks], self.rollouts_per_task, axis=0)
+        self._goal = np.ascontiguousarray(self._per_lane(tasks, "goal", (2,)).T)
 
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
-        self._position[lanes] = rng.uniform(-self.start, self.start, (len(lanes), 2))
+        self._position[:, lanes] = rng.uniform(-self.start, self.start, (len(lanes), 2)).T
 
     def _observe(self) -> np.ndarray:
-        return self._state.astype(np.float32)
+        return np.ascontiguousarray(self._state.T, np.float32)
 
 
 class MomentumPointMass(PointMass):
-    """v ← v + clip(a, ±0.1), x ← x + v; v starts at U(±0.1)."""
+    """v ← v + clip(a), x ← x + v; v starts at U(±0.1)."""
 
-    velocity = True
+    state_size = 4
 
     def _advance(self, actions: np.ndarray) -> None:
-        self._state[:, 2:] += actions
-        self._position += self._state[:, 2:]
+        self._state[2:] += actions
+        self._position += self._state[2:]
 
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
         super()._reset_lanes(task, lanes, rng)
-        self._state[lanes, 2:] = rng.uniform(-0.1, 0.1, (len(lanes), 2))
+        self._state[2:, lanes] = rng.uniform(-0.1, 0.1, (len(lanes), 2)).T
 
 
 class CornerPointMass(PointMass):
-    """A goal in one of the corners.
+    """A goal in one of several corners, `centers`.
 
-    Sparse reward: 0 while |x|₁ < radius or another corner is nearer than the goal, else the distance gained
-    towards the goal in this step.
+    "sparse" is another reward here: 0 while |x|₁ < radius or while a corner other than the goal's is nearer
+    than the goal, else the distance gained towards the goal in this step. The goal's corner is the one nearest
+    to it.
     """
 
     def _reward(self, before: np.ndarray) -> np.ndarray:
         if self.reward_type != "sparse":
             return super()._reward(before)
-        now = _norm(self._position - self._goal)
-        nearest = _norm(self._position[:, None] - self.centers).min(1)
-        at_start = np.abs(self._position).sum(1) < self.radius
-        return np.where(at_start | (nearest < now), 0.0, _norm(before - self._goal) - now)
+        distance = _norm(self._position - self._goal)
+        x, y = self._position
+        unpaid = np.abs(x) + np.abs(y) < self.radius
+        for corner in self._other_corners:
+            unpaid |= _norm(self._position - corner) < distance
+        return np.where(unpaid, 0.0, _norm(before - self._goal) - distance)
+
+    def _set_tasks(self, tasks: Sequence[Task]) -> None:
+        super()._set_tasks(tasks)
+        corners = np.repeat(self.centers[:, :, None], self.num_envs, axis=2)
+        own = np.argmin([_norm(corner - self._goal) for corner in corners], axis=0)
+        corners[own, :, np.arange(self.num_envs)] = np.inf
+        self._other_corners = corners
 
 
 class WallsPointMass(CornerPointMass):
-    """Corner with circular walls, each with a gap of the task in a random direction.
+    """Corner with circular walls about the origin, each with a gap in a random direction of the task.
 
-    A step outwards across a wall, to a place farther than 1 from its gap, ends just inside the wall;
-    strictly inside, since on the wall it would walk through at the next step. The reward is that of the
-    place it aimed at.
+    A step outwards across a wall to a place farther than 1 from the wall's gap ends just inside the wall, in
+    the direction of that place. The way inwards is free. Tasks also hold "gaps" [2, 2]: the place of the gap
+    in the inner wall (radius 1) and in the outer one (radius 2).
     """
 
     wall_radii = (1.0, 2.0)
     gap_reach = 1.0
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One time step of all lanes. actions: [M·N, 2]."""
-        self._radius_before = _norm(self._position)
-        return super().step(actions)
-
-    def _correct(self, before: np.ndarray) -> None:
-        radius_before, radius = self._radius_before, _norm(self._position)
-        for wall, wall_radius in enumerate(self.wall_radii):
+    def _hold_back(self, before: np.ndarray) -> None:
+        radius_before, radius = _norm(before), _norm(self._position)
+        for wall_radius, gap in zip(self.wall_radii, self._gaps, strict=True):
             crosses = (radius_before < wall_radius) & (radius >= wall_radius)
-            blocked = crosses & (_norm(self._position - self._gaps[:, wall]) > self.gap_reach)
-            self._position[blocked] *= (wall_radius * JUST_INSIDE / radius[blocked])[:, None]
+            if not crosses.any():
+                continue
+            held = np.flatnonzero(crosses & (_norm(self._position - gap) > self.gap_reach))
+            self._position[:, held] *= wall_radius * JUST_INSIDE / radius[held]
+            radius[held] = wall_radius * JUST_INSIDE
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         angles = rng.uniform(0, 2 * np.pi, (n, len(self.wall_radii)))
@@ -179,16 +189,19 @@ class WallsPointMass(CornerPointMass):
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
         super()._set_tasks(tasks)
-        self._gaps = np.repeat([task.values["gaps"] for task in tasks], self.rollouts_per_task, axis=0)
+        gaps = self._per_lane(tasks, "gaps", (len(self.wall_radii), 2))
+        self._gaps = np.ascontiguousarray(gaps.transpose(1, 2, 0))
 
 
 class Navigation2D(PointMass):
-    """Goal uniform in a square, start at the origin, terminated within 0.01 of the goal in both coordinates.
+    """Goal uniform in a square about the origin, where episodes start; actions are not rescaled, only clipped.
 
-    Actions are clipped only. goal_limit: half the side of the square.
+    Terminated, with success, as soon as both coordinates are within 0.01 of the goal. goal_limit: half the
+    side of the square.
     """
 
     normalization_scale = None
+    arrival = 0.01
 
     def __init__(
         self,
@@ -202,16 +215,43 @@ class Navigation2D(PointMass):
         super().__init__(
             num_tasks, rollouts_per_task, centers=[[0, 0]], reward_type=reward_type, radius=radius, start=0.0
         )
-        self.goal_limit = goal_limit
+        self.goal_limit = _number("goal_limit", goal_limit)
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        observations, rewards, _, truncated, infos = super().step(actions)
+        away_x, away_y = np.abs(self._position - self._goal)
+        arrived = (away_x < self.arrival) & (away_y < self.arrival)
+        return observations, rewards, arrived, truncated, infos | {"success": arrived.copy()}
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         return [Task(0, {"goal": goal}) for goal in rng.uniform(-self.goal_limit, self.goal_limit, (n, 2))]
 
-    def _terminated(self) -> np.ndarray:
-        return (np.abs(self._position - self._goal) < 0.01).all(1)
-
 
 def _norm(vectors: np.ndarray) -> np.ndarray:
-    """Euclidean length of vectors [..., 2]."""
-    x, y = vectors[..., 0], vectors[..., 1]
+    """Euclidean length of vectors [2, …]."""
+    x, y = vectors
     return np.sqrt(x * x + y * y)
+
+
+def _number(name: str, value: float, positive: bool = False) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = float(value)
+        if math.isfinite(value) and value >= 0 and (value > 0 or not positive):
+            return value
+    raise ValueError(f"{name}: expected a number {'above' if positive else 'of at least'} 0, got {value!r}")
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+    return value
+
+
+def _points(name: str, value: Sequence[Sequence[float]]) -> np.ndarray:
+    try:
+        points = np.array(value, np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
+        raise ValueError(f"{name}: expected a list of [x, y], one a mode, got {value!r}")
+    return points

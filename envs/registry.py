@@ -6,15 +6,26 @@ import difflib
 import importlib
 import inspect
 import math
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from envs.adapter import GymTaskAdapter
 from envs.base import SingleTaskEnv, TaskVectorEnv
 
 
 class UnknownEnvironment(ValueError):
-    """A name that is neither registered nor the place of a class."""
+    """A name that is neither a family's nor the place of an environment that can be used."""
+
+
+class Family(NamedTuple):
+    """A registered family: its class as "package.module:ClassName", arguments, usual episode length in steps."""
+
+    place: str
+    env_kwargs: Mapping[str, Any]
+    horizon: int = 100
 
 
 def _hexagon(radius: float) -> list[list[float]]:
@@ -29,65 +40,106 @@ _MOMENTUM = "envs.point_mass:MomentumPointMass"
 _NOISY = {"noise": 1.0, "reward_type": "dense"}
 _CORNER = {"centers": _corners(2.0), "action_limit": 0.2, "radius": 0.5}
 
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "MetaPointEnvMomentum": (_MOMENTUM, {"centers": _corners(2.0), "reward_type": "sparse"}),
-    "MetaPointEnvMomentumSingleMode": (_MOMENTUM, {"centers": [[5, 5]]} | _NOISY),
-    "MetaPointEnvMomentum2Modes": (_MOMENTUM, {"centers": [[-5, -5], [5, 5]]} | _NOISY),
-    "MetaPointEnvMomentumModes": (_MOMENTUM, {"centers": _corners(5.0)} | _NOISY),
-    "MetaPointEnvMomentum6Modes": (_MOMENTUM, {"centers": _hexagon(5.0), "deal": "round_robin"} | _NOISY),
-    "MetaPointEnvCorner": ("envs.point_mass:CornerPointMass", _CORNER | {"reward_type": "sparse"}),
-    "MetaPointEnvWalls": ("envs.point_mass:WallsPointMass", _CORNER | {"reward_type": "dense"}),
-    "2DNavigation-v0": ("envs.point_mass:Navigation2D", {}),
+FAMILIES: dict[str, Family] = {
+    "MetaPointEnvMomentum": Family(_MOMENTUM, {"centers": _corners(2.0), "reward_type": "sparse"}),
+    "MetaPointEnvMomentumSingleMode": Family(_MOMENTUM, {"centers": [[5, 5]]} | _NOISY),
+    "MetaPointEnvMomentum2Modes": Family(_MOMENTUM, {"centers": [[-5, -5], [5, 5]]} | _NOISY),
+    "MetaPointEnvMomentumModes": Family(_MOMENTUM, {"centers": _corners(5.0)} | _NOISY),
+    "MetaPointEnvMomentum6Modes": Family(_MOMENTUM, {"centers": _hexagon(5.0), "deal": "round_robin"} | _NOISY),
+    "MetaPointEnvCorner": Family("envs.point_mass:CornerPointMass", _CORNER | {"reward_type": "sparse"}),
+    "MetaPointEnvWalls": Family("envs.point_mass:WallsPointMass", _CORNER | {"reward_type": "dense"}),
+    "2DNavigation-v0": Family("envs.point_mass:Navigation2D", {}),
 }
 
 
 def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, **env_kwargs: Any) -> TaskVectorEnv:
-    """The family `name`, or "package.module:ClassName", for M tasks with N lanes each.
+    """A block of M tasks with N lanes each, of a family by name or of a class at "package.module:ClassName".
 
-    Raises UnknownEnvironment, or ValueError for arguments it does not take.
+    The class is a `TaskVectorEnv`, or a `gymnasium.Env` with `sample_tasks` and `set_task`
+    (`envs.adapter`). env_kwargs: arguments of the class, over those of the registry.
+    Raises UnknownEnvironment if there is no such class, ValueError for arguments it refuses.
     """
-    place, defaults = FAMILIES.get(name, (name, {}))
-    cls = _load(place)
-    if not issubclass(cls, TaskVectorEnv):
-        from envs.adapter import GymTaskAdapter
-
-        return GymTaskAdapter(cls, num_tasks, rollouts_per_task, **env_kwargs)
-    accepted = [k for k, p in inspect.signature(cls).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    for key in env_kwargs:
-        if key not in accepted:
-            raise ValueError(f"env_kwargs: '{name}' takes {accepted or 'no arguments'}, got '{key}'")
-    return cls(num_tasks, rollouts_per_task, **(defaults | env_kwargs))
+    family = FAMILIES.get(name) or Family(name, {})
+    cls = _load(family.place)
+    _check_names(name, cls, env_kwargs)
+    if issubclass(cls, TaskVectorEnv):
+        return cls(num_tasks, rollouts_per_task, **{**family.env_kwargs, **env_kwargs})
+    return GymTaskAdapter(cls, num_tasks, rollouts_per_task, **env_kwargs)
 
 
-def check_family(name: str, env_kwargs: dict[str, Any]) -> None:
-    """Raise UnknownEnvironment or ValueError, in one line, if `make_family` would fail."""
-    make_family(name, 1, 1, **env_kwargs).close()
-
-
-def _load(place: str) -> type:
-    module_name, _, class_name = place.partition(":")
-    if not class_name:
-        near = difflib.get_close_matches(place, FAMILIES, n=1, cutoff=0.4)
-        hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(FAMILIES)}"
-        raise UnknownEnvironment(
-            f"env: expected a task family or 'package.module:ClassName', got '{place}'{hint}"
-        )
+def check_family(name: str, env_kwargs: Mapping[str, Any]) -> None:
+    """Build one lane and close it, to raise what `make_family` would; a ValueError whatever it is."""
     try:
-        return getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise UnknownEnvironment(
-            f"env: '{place}' cannot be loaded ({error}); check the name, and that the package is installed or "
-            "its folder on PYTHONPATH"
-        ) from error
+        make_family(name, 1, 1, **env_kwargs).close()
+    except ValueError:
+        raise
+    except Exception as error:  # a user's constructor may fail in any way
+        reason = _described(error)
+        raise ValueError(f"env_kwargs: '{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
 
 
-def _make_single(family: str, **env_kwargs: Any) -> gym.Env:
+def gym_id(name: str) -> str:
+    """Under which id `gymnasium.make` knows a family: its name, with "-v0" behind it if it has no version."""
+    return name if re.search(r"-v\d+$", name) else f"{name}-v0"
+
+
+def make_single(family: str, **env_kwargs: Any) -> SingleTaskEnv:
+    """A family as an ordinary environment; what `gymnasium.make` calls."""
     return SingleTaskEnv(make_family(family, **env_kwargs))
 
 
 def register_all() -> None:
-    """Register every family with `gymnasium.make`, with "-v0" behind its name where it has no version."""
-    for name in FAMILIES:
-        env_id = name if name.endswith("-v0") else f"{name}-v0"
-        if env_id not in gym.registry:
-            gym.register(env_id, _make_single, kwargs={"family": name})
+    """Register every family with `gymnasium.make`; a time limit ends an episode at the family's horizon."""
+    for name, family in FAMILIES.items():
+        if gym_id(name) not in gym.registry:
+            gym.register(
+                gym_id(name),
+                entry_point="envs.registry:make_single",
+                max_episode_steps=family.horizon,
+                kwargs={"family": name},
+            )
+
+
+def _load(place: str) -> type[gym.Env] | type[TaskVectorEnv]:
+    module_name, _, class_name = place.partition(":")
+    if not module_name or not class_name:
+        near = difflib.get_close_matches(place, FAMILIES, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"known families: {', '.join(FAMILIES)}"
+        raise UnknownEnvironment(
+            f"env: expected a task family or 'package.module:ClassName', got '{place}'; {hint}"
+        )
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except Exception as error:  # a user's module may fail in any way
+        raise UnknownEnvironment(
+            f"env: '{place}' cannot be loaded ({_described(error)}); check the name, and that its package is "
+            "installed or its folder on PYTHONPATH"
+        ) from error
+    if isinstance(cls, type) and issubclass(cls, TaskVectorEnv):
+        return cls
+    lacks = [name for name in ("sample_tasks", "set_task") if not callable(getattr(cls, name, None))]
+    if not isinstance(cls, type) or not issubclass(cls, gym.Env) or lacks:
+        reason = f"a class without {' and '.join(lacks)}" if isinstance(cls, type) and lacks else repr(cls)
+        raise UnknownEnvironment(
+            f"env: expected at '{place}' a gymnasium.Env with sample_tasks(n, rng) and set_task(task), or a "
+            f"TaskVectorEnv, got {reason}; see docs/environments.md"
+        )
+    return cls
+
+
+def _check_names(name: str, cls: type, env_kwargs: Mapping[str, Any]) -> None:
+    """Raise ValueError for an argument that the constructor of `cls` does not have."""
+    parameters = inspect.signature(cls).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    accepted = [parameter.name for parameter in parameters]
+    if issubclass(cls, TaskVectorEnv):
+        accepted = [key for key in accepted if key not in ("num_tasks", "rollouts_per_task")]
+    for key in env_kwargs:
+        if key not in accepted:
+            known = f"takes {', '.join(accepted)}" if accepted else "takes no arguments"
+            raise ValueError(f"env_kwargs: '{name}' {known}, got '{key}'")
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

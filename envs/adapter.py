@@ -1,0 +1,160 @@
+"""Any `gymnasium.Env` that has tasks, as a task family: one environment object a lane, stepped in turn."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+
+from envs.base import SPLITS, StepResult, Task, TaskError, TaskVectorEnv
+
+
+@dataclass(frozen=True)
+class UserTask(Task):
+    """A task of a user's environment. user_task: the object that its `sample_tasks` returned."""
+
+    user_task: Any
+
+
+class GymTaskAdapter(TaskVectorEnv):
+    """M·N objects of a user's environment class as the lanes of M tasks.
+
+    The class is a `gymnasium.Env` with Box spaces of one dimension and
+
+    - `sample_tasks(n, rng)` or `sample_tasks(n, rng, split)`: a list of n tasks, drawn with the NumPy generator
+      `rng` alone. A task is any object that can be pickled; its entry or attribute `mode`, where it has one,
+      says from which mode it is (an integer from 0).
+    - `set_task(task)`: called with one of them, before a reset.
+
+    Optional class attributes: `num_modes` (1), `normalization_scale` (1, or None where an action is unbounded)
+    and `splits` (those of `SPLITS` that `sample_tasks` can draw: all three if it takes the split, else "train"
+    and "test").
+
+    Each reset is seeded from the generator of the lane's task. Actions come clipped to the bounds, as the
+    action space's dtype. Its own `terminated` and `truncated` are passed on, and of its infos "success", which
+    has to be there at every step or at none, and the terms "reward_…" that every lane reports.
+
+    Raises ValueError for spaces of another kind. What the environment raises later is wrapped in a TaskError.
+    """
+
+    def __init__(
+        self, env_class: type[gym.Env], num_tasks: int = 1, rollouts_per_task: int = 1, **env_kwargs: Any
+    ) -> None:
+        self._class, self._env_kwargs = env_class, env_kwargs
+        # The first one serves to know the spaces and to sample tasks; the other lanes' are built with the tasks.
+        self._envs: list[Any] = []
+        self._envs.append(env_class(**env_kwargs))
+        observations = self._box("observation")
+        actions = self._box("action")
+        super().__init__(num_tasks, rollouts_per_task, observations, actions)
+        bounded = bool(np.isfinite(actions.low).all() and np.isfinite(actions.high).all())
+        self.normalization_scale = getattr(env_class, "normalization_scale", 1.0 if bounded else None)
+        self.num_modes = getattr(env_class, "num_modes", 1)
+        self._takes_split = "split" in inspect.signature(self._envs[0].sample_tasks).parameters
+        self.splits = getattr(env_class, "splits", SPLITS if self._takes_split else ("train", "test"))
+        self._observations = np.zeros((self.num_envs, *observations.shape), np.float32)
+        self._reports_success: bool | None = None
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        self._check_started()
+        bounds = cast(gym.spaces.Box, self.single_action_space)
+        actions = np.clip(actions, bounds.low, bounds.high).astype(bounds.dtype, copy=False)
+        rewards = np.zeros(self.num_envs, np.float32)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        infos = []
+        for lane, env in enumerate(self._envs):
+            try:
+                observation, rewards[lane], terminated[lane], truncated[lane], info = env.step(actions[lane])
+                self._observe_lane(lane, observation)
+                self._check_success(info)
+            except Exception as error:
+                raise self._failure("step", lane, error) from error
+            infos.append(info)
+        return self._observe(), rewards, terminated, truncated, _collected(infos)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close every environment, also those after one that fails to."""
+        with ExitStack() as stack:
+            while self._envs:
+                stack.callback(self._envs.pop().close)
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        named = {"split": split} if self._takes_split else {}
+        tasks = list(self._envs[0].sample_tasks(n, rng, **named))
+        if len(tasks) != n:
+            raise ValueError(f"{self._class.__name__}.sample_tasks: expected {n} tasks, got {len(tasks)}")
+        return [_wrapped(task) for task in tasks]
+
+    def _set_tasks(self, tasks: Sequence[Task]) -> None:
+        while len(self._envs) < self.num_envs:
+            self._envs.append(self._class(**self._env_kwargs))
+        for lane, env in enumerate(self._envs):
+            task = tasks[lane // self.rollouts_per_task]
+            if not isinstance(task, UserTask):
+                raise ValueError(f"tasks: expected tasks from this family's sample_tasks, got {task!r}")
+            try:
+                env.set_task(task.user_task)
+            except Exception as error:
+                raise self._failure("set_task", lane, error) from error
+
+    def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
+        for lane in lanes:
+            try:
+                observation, _ = self._envs[lane].reset(seed=int(rng.integers(2**31)))
+                self._observe_lane(lane, observation)
+            except Exception as error:
+                raise self._failure("reset", lane, error) from error
+
+    def _observe(self) -> np.ndarray:
+        return self._observations.copy()
+
+    def _observe_lane(self, lane: int, observation: Any) -> None:
+        observation, expected = np.asarray(observation), self._observations.shape[1:]
+        if observation.shape != expected:
+            raise ValueError(f"observation: expected shape {expected}, as its space says, got {observation.shape}")
+        self._observations[lane] = observation
+
+    def _check_success(self, info: Mapping[str, Any]) -> None:
+        reported = "success" in info
+        if self._reports_success is None:
+            self._reports_success = reported
+        if reported != self._reports_success:
+            raise ValueError("info['success']: expected at every step or at none, false until it is reached")
+
+    def _failure(self, method: str, lane: int, error: Exception) -> TaskError:
+        task, rollout = divmod(int(lane), self.rollouts_per_task)
+        where = f"{self._class.__name__}.{method}, in rollout {rollout} of task {task} of its block"
+        return TaskError(f"{where}: {type(error).__name__}: {error}", task)
+
+    def _box(self, kind: str) -> gym.spaces.Box:
+        space = getattr(self._envs[0], f"{kind}_space", None)
+        if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+            return space
+        raise ValueError(
+            f"env: expected {self._class.__name__} to have a Box of one dimension as {kind} space, got {space}; "
+            "convert to one within the class"
+        )
+
+
+def _wrapped(task: Any) -> UserTask:
+    """A user's task with what the toolkit reports of it: its mode and, by name, its values."""
+    mapping = isinstance(task, Mapping)
+    mode = task.get("mode", 0) if mapping else getattr(task, "mode", 0)
+    if not isinstance(mode, int | np.integer):
+        raise ValueError(f"sample_tasks: expected a task's mode to be an integer from 0, got {mode!r}")
+    return UserTask(int(mode), task if mapping else {"task": task}, task)
+
+
+def _collected(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Success and the reward terms that all lanes report, [M·N] each."""
+    names = set.intersection(*(set(info) for info in infos))
+    terms = sorted(name for name in names if name.startswith("reward_"))
+    collected = {name: np.array([info[name] for info in infos], np.float32) for name in terms}
+    if "success" in names:
+        collected["success"] = np.array([bool(info["success"]) for info in infos])
+    return collected
