@@ -39,9 +39,7 @@ class TaskError(RuntimeError):
         self.task = task
 
 
-def rescale_actions(
-    actions: np.ndarray, low: np.ndarray, high: np.ndarray, scale: float | None
-) -> np.ndarray:
+def rescale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, scale: float | None) -> np.ndarray:
     """Policy actions in [-s, s] to environment units: low + (a + s)(high - low) / (2 s).
 
     actions: [..., A] float32, and so is the result. low, high: the bounds [A]. scale: s, or None for the
@@ -51,9 +49,7 @@ def rescale_actions(
         return actions
     factor = ((high - low) / (2 * scale)).astype(np.float32)
     if not np.isfinite(factor).all():
-        raise ValueError(
-            f"normalization_scale: expected null for an environment with unbounded actions, got {scale}"
-        )
+        raise ValueError(f"normalization_scale: expected null for an environment with unbounded actions, got {scale}")
     return actions * factor + (low + scale * factor).astype(np.float32)
 
 

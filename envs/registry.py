@@ -105,9 +105,7 @@ def _load(place: str) -> type[gym.Env] | type[TaskVectorEnv]:
     if not module_name or not class_name:
         near = difflib.get_close_matches(place, FAMILIES, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else f"known families: {', '.join(FAMILIES)}"
-        raise UnknownEnvironment(
-            f"env: expected a task family or 'package.module:ClassName', got '{place}'; {hint}"
-        )
+        raise UnknownEnvironment(f"env: expected a task family or 'package.module:ClassName', got '{place}'; {hint}")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # a user's module may fail in any way
