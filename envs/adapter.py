@@ -43,7 +43,7 @@ class GymTaskAdapter(TaskVectorEnv):
     """
 
     def __init__(
-        self, env_class: type[gym.Env], num_tasks: int = 1, rollouts_per_task: int = 1, **env_kwargs: Any
+        self, env_class: type[gym.Env], num_tasks: int = 1, rollouts_per_task: int = 1, /, **env_kwargs: Any
     ) -> None:
         self._class, self._env_kwargs = env_class, env_kwargs
         # The first one serves to know the spaces and to sample tasks; the other lanes' are built with the tasks.

@@ -52,7 +52,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, **env_kwargs: Any) -> TaskVectorEnv:
+def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **env_kwargs: Any) -> TaskVectorEnv:
     """A block of M tasks with N lanes each, of a family by name or of a class at "package.module:ClassName".
 
     The class is a `TaskVectorEnv`, or a `gymnasium.Env` with `sample_tasks` and `set_task`

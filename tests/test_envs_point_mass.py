@@ -474,12 +474,19 @@ def test_wrong_calls_are_refused_and_change_nothing(wrong: Any, message: str) ->
         ({"centers": [1, 2]}, "centers: expected"),
         ({"centers": [[1, "a"]]}, "centers: expected"),
         ({"centers": [[1, 2], [3]]}, "centers: expected"),
-        ({"num_tasks": 0}, "num_tasks: expected at least 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_refused(env_kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_family("MetaPointEnvMomentumModes", **env_kwargs)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"), [((0, 1), "num_tasks: .* 1, got 0"), ((1, -2), "rollouts_per_task: .* -2")]
+)
+def test_a_block_has_lanes(counts: tuple[int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_family("MetaPointEnvMomentumModes", *counts)
 
 
 def test_arguments_change_the_family() -> None:
