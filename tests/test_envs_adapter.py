@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from envs.adapter import GymTaskAdapter
-from envs.base import SPLITS, Task, TaskError
+from envs.base import SPLITS, SingleTaskEnv, Task, TaskError
 from envs.registry import UnknownEnvironment, check_family, make_family
 from mmaml.worker import Worker
 from tests.support import sampled, small_config
@@ -217,6 +217,11 @@ def test_one_that_fails_to_close_leaves_no_other_open() -> None:
     with pytest.raises(ZeroDivisionError):
         family.close()
     assert all(env.closed for env in Walk.built)
+
+
+def test_a_single_environment_closes_its_family() -> None:
+    SingleTaskEnv(adapter(1, 1)).close()
+    assert [env.closed for env in Walk.built] == [True]
 
 
 @dataclass(frozen=True)
