@@ -1,0 +1,83 @@
+"""One epoch of the MMAML meta-gradient against its multiply-adds: `python benchmarks/meta_gradient.py`
+
+The multiply-adds of one epoch, counted below, take a certain time as large float32 matrix products on the same
+core; the ratio says how much of the epoch is anything else. Published sizes, one rank's share of two.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import mmaml  # noqa: F401, I001
+import numpy as np
+import torch
+
+from mmaml.config import Config, load_config
+from mmaml.seeding import generator
+from mmaml.worker import Worker
+
+TASKS, REPEATS, LARGE = 20, 7, 2048
+
+
+def multiply_adds(config: Config, observation: int, action: int, encoder: bool) -> float:
+    """Multiply-adds of one epoch for TASKS tasks.
+
+    A network of w weights costs w a sample forward. An inner step: forward 1, its gradient 2, the derivative of
+    that gradient 6 (two products forward, four back), and 2 for the gradient of the KL and of what the inner
+    gradient put into the policy's output. The last collection: forward 1, gradient 2. No product leads to the
+    observations, so the first layer's backward products are counted once. The GRU: forward 1, gradient 2.
+    """
+    samples = TASKS * config.rollouts_per_meta_task * config.max_path_length
+    sizes = (observation, *config.hidden_sizes, action)
+    products = [a * b for a, b in zip(sizes, sizes[1:], strict=False)]
+    inner = sum(11 * w for w in products[1:]) + 6 * products[0]
+    last = sum(3 * w for w in products[1:]) + 2 * products[0]
+    total = config.num_inner_grad_steps * inner + last
+    if encoder:
+        cell, inputs = config.cell_size, observation + action + 1
+        total += 3 * cell * (3 * cell) + 2 * inputs * 3 * cell
+    return float(samples * total)
+
+
+def best(function, repeats: int = REPEATS) -> float:  # type: ignore[no-untyped-def]
+    """Least seconds of several calls."""
+    seconds = []
+    for _ in range(repeats):
+        clock = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - clock)
+    return float(np.min(seconds))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    large = torch.randn(LARGE, LARGE)
+    for name in ("mmaml", "promp"):
+        config = load_config("configs/point_env_momentum_dense.json", {}, name)
+        worker = Worker(config)
+        flat = worker.algorithm.spec.flatten(worker.algorithm.init(generator(config.seed, "parameters")))
+        worker.collect(flat, None, list(enumerate(worker.sample_tasks(TASKS, 0))), iteration=0)
+        block = worker.block
+        assert block is not None
+        options = {"clip_eps": 0.1, "kl_coefficients": [5e-4] * config.num_inner_grad_steps}
+
+        def epoch(block=block, flat=flat, options=options) -> None:  # type: ignore[no-untyped-def]
+            block.evaluate("meta_gradient", flat, outer_kl_coefficient=0.0, **options)
+
+        epoch()
+        ours = best(epoch)
+        rate = LARGE**3 / best(lambda: large @ large)
+        count = multiply_adds(config, 4, 2, encoder=name == "mmaml")
+        print(
+            f"{name}: one epoch of {TASKS} tasks {ours:.3f} s on one core; its {2 * count / 1e9:.1f} GFLOP as large "
+            f"products {count / rate:.3f} s ({2 * rate / 1e9:.0f} GFLOP/s); ratio {ours * rate / count:.2f}"
+            + (" (to reach: 3)" if name == "mmaml" else "")
+        )
+
+
+if __name__ == "__main__":
+    main()
