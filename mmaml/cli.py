@@ -76,9 +76,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         epilog="Every key of the configuration: docs/configuration.md",
     )
     parser.add_argument("--config_file", metavar="FILE", help="JSON file of the run's configuration")
-    parser.add_argument(
-        "--dump_path", metavar="DIR", help="new directory of the run (default: in data/<script>)"
-    )
+    parser.add_argument("--dump_path", metavar="DIR", help="new directory of the run (default: in data/<script>)")
     parser.add_argument("--restore_path", metavar="PATH", help="run directory or checkpoint to continue from")
     parser.add_argument(
         "--overrides",
@@ -87,13 +85,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=["{}"],
         help="a JSON object, whose keys and values win over the file's",
     )
-    parser.add_argument(
-        "--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end"
-    )
+    parser.add_argument("--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end")
     parser.add_argument("--log_grad_norm", action="store_true", help="log the norm of the meta-gradient")
-    parser.add_argument(
-        "--ranks", type=int, metavar="N", help="ranks to start (default: one per physical core)"
-    )
+    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (default: one per physical core)")
     options = parser.parse_args(argv)
     if options.ranks is not None and options.ranks < 1:
         raise UsageError(f"--ranks: expected a whole number ≥ 1, got {options.ranks}")
@@ -171,9 +165,7 @@ def _check_writable(name: str, path: Path) -> None:
     kind_fits = existing.is_dir() or existing == path
     if not (kind_fits and os.access(existing, os.W_OK)):
         reason = "is not writable" if kind_fits else "is not a directory"
-        raise ConfigError(
-            f"{name}: expected a place that can be written, got '{path}', but '{existing}' {reason}"
-        )
+        raise ConfigError(f"{name}: expected a place that can be written, got '{path}', but '{existing}' {reason}")
 
 
 def rank_count(config: Config, given: int | None) -> int:
@@ -192,10 +184,6 @@ def check_given_ranks(config: Config, given: int | None, connected: int | None) 
     """
     wanted = max(given or 1, connected or 1)
     if wanted > 1 and not config.parallel:
-        raise ConfigError(
-            f'parallel: expected true with {wanted} ranks, got false; start one, or set "parallel": true'
-        )
+        raise ConfigError(f'parallel: expected true with {wanted} ranks, got false; start one, or set "parallel": true')
     if connected is not None and given is not None and given != connected:
-        raise ConfigError(
-            f"--ranks: expected the {connected} ranks that mpirun started, got {given}; leave it out"
-        )
+        raise ConfigError(f"--ranks: expected the {connected} ranks that mpirun started, got {given}; leave it out")

@@ -85,9 +85,7 @@ DEVICE = Kind(
     '"auto", "cpu", "cuda" or "cuda:0", "cuda:1", …',
     lambda v: (
         isinstance(v, str)
-        and (
-            v in ("auto", "cpu", "cuda") or (v.startswith("cuda:") and v[5:].isascii() and v[5:].isdecimal())
-        )
+        and (v in ("auto", "cpu", "cuda") or (v.startswith("cuda:") and v[5:].isascii() and v[5:].isdecimal()))
     ),
 )
 
@@ -105,9 +103,7 @@ LEGACY = "legacy"
 class Config:
     """A run's whole configuration. See the metadata of each field, or docs/configuration.md."""
 
-    algorithm: str = _key(
-        "Experiment", "mmaml", choice(*ALGORITHMS), "what trains; by default the run script's own"
-    )
+    algorithm: str = _key("Experiment", "mmaml", choice(*ALGORITHMS), "what trains; by default the run script's own")
     env: str = _key(
         "Experiment",
         "MetaPointEnvMomentumModes",
@@ -128,9 +124,7 @@ class Config:
     n_itr: int = _key("Experiment", 1001, integer(1), "iterations of meta-training", resumable=True)
 
     meta_batch_size: int = _key("Sampling", 40, integer(1), "M, tasks an iteration")
-    rollouts_per_meta_task: int = _key(
-        "Sampling", 20, integer(1), "N, rollouts (lanes) of a task a collection"
-    )
+    rollouts_per_meta_task: int = _key("Sampling", 20, integer(1), "N, rollouts (lanes) of a task a collection")
     max_path_length: int = _key("Sampling", 100, integer(1), "T, horizon of an episode in time steps")
     collect: str = _key(
         "Sampling",
@@ -157,23 +151,15 @@ class Config:
         resumable=True,
     )
 
-    baseline: str = _key(
-        "Advantages", "LinearFeatureBaseline", choice(*BASELINES), "value baseline, fitted per task"
-    )
+    baseline: str = _key("Advantages", "LinearFeatureBaseline", choice(*BASELINES), "value baseline, fitted per task")
     discount: float = _key("Advantages", 0.99, number(0, 1), "γ")
     gae_lambda: float = _key("Advantages", 1.0, number(0, 1), "λ of generalised advantage estimation")
-    normalize_adv: bool = _key(
-        "Advantages", True, FLAG, "advantages to mean 0, standard deviation 1 per task"
-    )
+    normalize_adv: bool = _key("Advantages", True, FLAG, "advantages to mean 0, standard deviation 1 per task")
     positive_adv: bool = _key("Advantages", False, FLAG, "shift advantages to be positive, after normalising")
 
     hidden_sizes: tuple[int, ...] = _key("Policy", (64, 64), SIZES, "units of the policy's hidden layers")
-    hidden_nonlinearity: str = _key(
-        "Policy", "tanh", choice("tanh", "relu"), "nonlinearity of the hidden layers"
-    )
-    learn_std: bool = _key(
-        "Policy", True, FLAG, "adapt and meta-learn the log-std; false: it stays 0 (std 1)"
-    )
+    hidden_nonlinearity: str = _key("Policy", "tanh", choice("tanh", "relu"), "nonlinearity of the hidden layers")
+    learn_std: bool = _key("Policy", True, FLAG, "adapt and meta-learn the log-std; false: it stays 0 (std 1)")
 
     num_inner_grad_steps: int = _key("Adaptation", 1, integer(1), "K, inner steps")
     inner_lr: float = _key("Adaptation", 0.1, number(0, open_low=True), "α, step size of an inner step")
@@ -182,15 +168,11 @@ class Config:
     num_promp_steps: int = _key("Meta-update", 5, integer(1), "E, epochs on the data of an iteration")
     num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch")
     clip_eps: float = _key("Meta-update", 0.3, number(0, open_low=True), "ε of the clipped likelihood ratio")
-    clip_outer: bool = _key(
-        "Meta-update", True, FLAG, "clip the ratio of the meta-objective; false: plain surrogate"
-    )
+    clip_outer: bool = _key("Meta-update", True, FLAG, "clip the ratio of the meta-objective; false: plain surrogate")
     anneal_factor: float = _key(
         "Meta-update", 1.0, number(0, 1, open_low=True), "ε is multiplied by anneal_factor^iteration"
     )
-    init_inner_kl_penalty: float = _key(
-        "Meta-update", 5e-4, number(0), "η_k at the start: weight of KL(π_old,k ‖ π_k)"
-    )
+    init_inner_kl_penalty: float = _key("Meta-update", 5e-4, number(0), "η_k at the start: weight of KL(π_old,k ‖ π_k)")
     adaptive_inner_kl_penalty: bool = _key(
         "Meta-update", False, FLAG, "halve or double each η_k once an iteration, towards target_inner_step"
     )
@@ -211,12 +193,8 @@ class Config:
         "Meta-update", "auto", DEVICE, 'the master\'s device; "auto": a GPU if there is one', resumable=True
     )
 
-    cell_size: int = _key(
-        "Task encoder", 64, integer(1), "units of the GRU and of the encoder's MLPs", "mmaml"
-    )
-    use_betas: bool = _key(
-        "Task encoder", False, FLAG, "shift the hidden layers as well as scale them", "mmaml"
-    )
+    cell_size: int = _key("Task encoder", 64, integer(1), "units of the GRU and of the encoder's MLPs", "mmaml")
+    use_betas: bool = _key("Task encoder", False, FLAG, "shift the hidden layers as well as scale them", "mmaml")
     shift_gammas: bool = _key("Task encoder", True, FLAG, "scale by γ + 1 instead of γ", "mmaml")
     mlp_after_gru: bool = _key("Task encoder", True, FLAG, "MLP on each episode's final state", "mmaml")
     mlp_after_pool: bool = _key("Task encoder", True, FLAG, "MLP on the mean over episodes", "mmaml")
@@ -235,9 +213,7 @@ class Config:
         "evaluate on held-out tasks every so many iterations; 0: never",
         resumable=True,
     )
-    eval_num_tasks: int = _key(
-        "Evaluation", 40, integer(1), "held-out tasks of such an evaluation", resumable=True
-    )
+    eval_num_tasks: int = _key("Evaluation", 40, integer(1), "held-out tasks of such an evaluation", resumable=True)
 
     dump_path: str | None = _key(
         "Output",
@@ -249,9 +225,7 @@ class Config:
     restore_path: str | None = _key(
         "Output", None, optional(PATH), "checkpoint, or directory of a run, to continue from", resumable=True
     )
-    save_steps: int = _key(
-        "Output", 50, integer(1), "write a checkpoint every so many iterations", resumable=True
-    )
+    save_steps: int = _key("Output", 50, integer(1), "write a checkpoint every so many iterations", resumable=True)
     max_checkpoints_to_keep: int = _key("Output", 20, integer(1), "newest checkpoints kept", resumable=True)
     keep_checkpoint_every_n_hours: float = _key(
         "Output",
@@ -260,9 +234,7 @@ class Config:
         "beyond those, keep one checkpoint every so many hours; 0: none",
         resumable=True,
     )
-    log_grad_norm: bool = _key(
-        "Output", False, FLAG, "log the norm of the meta-gradient and its parts", resumable=True
-    )
+    log_grad_norm: bool = _key("Output", False, FLAG, "log the norm of the meta-gradient and its parts", resumable=True)
     te_save_path: str | None = _key(
         "Output",
         None,
@@ -271,13 +243,9 @@ class Config:
         "mmaml",
         resumable=True,
     )
-    num_embeddings: int = _key(
-        "Output", 100, integer(1), "tasks whose embeddings are written", "mmaml", resumable=True
-    )
+    num_embeddings: int = _key("Output", 100, integer(1), "tasks whose embeddings are written", "mmaml", resumable=True)
 
-    step_size: float | None = _key(
-        LEGACY, None, optional(number()), "accepted for older files; has no effect"
-    )
+    step_size: float | None = _key(LEGACY, None, optional(number()), "accepted for older files; has no effect")
     exploration: bool | None = _key(LEGACY, None, optional(FLAG), "accepted for older files; has no effect")
 
     def to_dict(self) -> dict[str, Any]:
@@ -348,9 +316,7 @@ def parse_object(text: str, source: str) -> dict[str, Any]:
         raise
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise ConfigError(
-            f"{source}: expected JSON, got a text that is none ({error.msg} at {place})"
-        ) from error
+        raise ConfigError(f"{source}: expected JSON, got a text that is none ({error.msg} at {place})") from error
     except (
         ValueError,
         RecursionError,
@@ -407,9 +373,7 @@ def _check_together(config: Config) -> None:
         check_family(config.env, config.env_kwargs)
     except (ValueError, TypeError) as error:
         text = " ".join(str(error).split())
-        raise ConfigError(
-            text if text.startswith(("env:", "env_kwargs:")) else f"env_kwargs: {text}"
-        ) from error
+        raise ConfigError(text if text.startswith(("env:", "env_kwargs:")) else f"env_kwargs: {text}") from error
 
 
 def _unknown_key(name: str) -> str:

@@ -15,6 +15,7 @@ from torch.autograd import Function
 
 NARROW = 16
 
+
 def sum_rows(x: Tensor) -> Tensor:
     """[M, n, H] -> [M, 1, H]; differentiable any number of times."""
     return _SumRows.apply(x)

@@ -154,7 +154,7 @@ def check_ranks_and_device(config: Config, ranks: Ranks) -> str:
         )
     available = torch.cuda.is_available()
     if config.device.startswith("cuda") and not available:
-        raise ConfigError(f"device: expected a CUDA device for '{config.device}', found none; use \"cpu\" or \"auto\"")
+        raise ConfigError(f'device: expected a CUDA device for \'{config.device}\', found none; use "cpu" or "auto"')
     device = ("cuda" if available else "cpu") if config.device == "auto" else config.device
     if device != "cpu" and config.meta_gradient == "ranks":
         return "cpu"

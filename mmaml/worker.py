@@ -158,9 +158,7 @@ class Worker:
         assert self.block is not None
         return self.block.evaluate(function, parameters, vector, items, **options)
 
-    def rollouts(
-        self, parameters: Tensor | None, vector: Tensor | None, items: Sequence[int]
-    ) -> dict[str, np.ndarray]:
+    def rollouts(self, parameters: Tensor | None, vector: Tensor | None, items: Sequence[int]) -> dict[str, np.ndarray]:
         """All rollouts of this rank, "collection/field" -> [m, …]: for a master that takes them to its device."""
         assert self.block is not None
         return {

@@ -47,9 +47,7 @@ def main() -> None:
     for name in ("mpirun", "mpiexec"):
         program = programs / name
         if not program.exists():
-            sys.exit(
-                f"error: expected Open MPI's {program}, found none; run: pip install -r requirements.txt"
-            )
+            sys.exit(f"error: expected Open MPI's {program}, found none; run: pip install -r requirements.txt")
         if not program.read_bytes().startswith(MARK):  # as installed: a binary
             os.replace(program, original)
         command = [str(programs / "python"), "-I", "-S", str(Path(__file__).with_name("mpirun.py").resolve())]

@@ -81,9 +81,7 @@ class RandomLengths(TaskVectorEnv):
 
     normalization_scale = None
 
-    def __init__(
-        self, num_tasks: int = 1, rollouts_per_task: int = 1, *, longest: int = 12, fail_at: int = 0
-    ) -> None:
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, longest: int = 12, fail_at: int = 0) -> None:
         observations = gym.spaces.Box(0, 1000, (2,), np.float32)
         actions = gym.spaces.Box(-10, 10, (2,), np.float32)
         super().__init__(num_tasks, rollouts_per_task, observations, actions)

@@ -176,9 +176,7 @@ def test_no_launcher_is_started_inside_one(monkeypatch: pytest.MonkeyPatch) -> N
 # How ranks are started.
 
 
-def test_it_starts_one_rank_per_core(
-    started: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_starts_one_rank_per_core(started: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "physical_cores", lambda: 6)
     arguments = ["--config_file", str(CONFIG), "--dump_path", "run"]
     assert started(*arguments) == [
@@ -193,9 +191,7 @@ def test_it_starts_one_rank_per_core(
     assert cli.run("mmaml", []) == 2
 
 
-def test_physical_cores_are_those_the_process_may_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_physical_cores_are_those_the_process_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cpu in range(8):  # four cores of two hardware threads
         topology = tmp_path / f"cpu{cpu}" / "topology"
         topology.mkdir(parents=True)
@@ -292,9 +288,7 @@ def test_default_directories_do_not_collide(monkeypatch: pytest.MonkeyPatch) -> 
     assert names == {"TargetAction-now", "TargetAction-now-2", "TargetAction-now-3"}
 
 
-def test_an_interrupt_ends_quietly(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_ends_quietly(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 

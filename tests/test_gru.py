@@ -71,9 +71,7 @@ def test_steps_after_the_last_end_do_not_matter() -> None:
     x, start, end = _ragged()
     changed = x.clone()
     changed[:, 3:, -1] = 1e3
-    assert torch.equal(
-        _states(params, x, start, end), _states(params, changed, start, end)
-    )
+    assert torch.equal(_states(params, x, start, end), _states(params, changed, start, end))
 
 
 def test_a_task_alone_has_the_bits_it_has_in_a_batch() -> None:

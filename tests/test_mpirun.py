@@ -20,11 +20,7 @@ EXITED = (
     + b"thus causing the job to be terminated. The first process to do so was:\n\n   Exit code:    2\n"
     + RULE
 )
-ABORTED = (
-    RULE
-    + b'prterun has exited due to process rank 1 with PID 0 on node vm calling\n"abort". This may\n'
-    + RULE
-)
+ABORTED = RULE + b'prterun has exited due to process rank 1 with PID 0 on node vm calling\n"abort". This may\n' + RULE
 NOT_FINALIZED = RULE + b"prterun has exited due to process rank 1 exiting without calling finalize\n" + RULE
 KILLED = RULE + b"prterun noticed that process rank 1 exited on\nsignal 9 (Killed).\n" + RULE
 
@@ -52,9 +48,7 @@ def test_what_is_no_message_is_not_held_back() -> None:
 
 
 def test_ranks_are_counted_and_shared_memory_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (
-        mpirun.rank_count(["-n", "5", "python"]) == mpirun.rank_count(["--bind-to", "core", "-np", "5"]) == 5
-    )
+    assert mpirun.rank_count(["-n", "5", "python"]) == mpirun.rank_count(["--bind-to", "core", "-np", "5"]) == 5
     assert mpirun.rank_count(["python"]) == os.cpu_count()
     monkeypatch.setattr(os, "statvfs", lambda _: types.SimpleNamespace(f_bavail=1 << 14, f_frsize=1 << 12))
     monkeypatch.setattr(os, "access", lambda *_: True)
