@@ -38,6 +38,7 @@ test-slow: $(READY)
 
 lint: $(READY)
 	$(RUN) ruff check .
+	$(RUN) ruff format --check .
 	$(RUN) mypy
 
 bench: $(READY)

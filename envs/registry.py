@@ -8,12 +8,13 @@ import inspect
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
+import numpy as np
 
 from envs.adapter import GymTaskAdapter
-from envs.base import SingleTaskEnv, TaskVectorEnv
+from envs.base import SingleTaskEnv, TaskVectorEnv, rescale_actions
 
 
 class UnknownEnvironment(ValueError):
@@ -67,15 +68,21 @@ def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **
     return GymTaskAdapter(cls, num_tasks, rollouts_per_task, **env_kwargs)
 
 
-def check_family(name: str, env_kwargs: Mapping[str, Any]) -> None:
-    """Build one lane and close it, to raise what `make_family` would; a ValueError whatever it is."""
+def check_family(name: str, env_kwargs: Mapping[str, Any], normalization_scale: float | None = None) -> None:
+    """Build one lane and close it, to raise what `make_family` would; a ValueError whatever it is.
+
+    normalization_scale: refused (ValueError) if the family's actions cannot be rescaled by it.
+    """
     try:
-        make_family(name, 1, 1, **env_kwargs).close()
+        family = make_family(name, 1, 1, **env_kwargs)
+        family.close()
     except ValueError:
         raise
     except Exception as error:  # a user's constructor may fail in any way
         reason = _described(error)
         raise ValueError(f"env_kwargs: '{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
+    actions = cast(gym.spaces.Box, family.single_action_space)
+    rescale_actions(np.zeros(actions.shape, np.float32), actions.low, actions.high, normalization_scale)
 
 
 def gym_id(name: str) -> str:

@@ -370,10 +370,12 @@ def _check_together(config: Config) -> None:
     from envs.registry import check_family
 
     try:
-        check_family(config.env, config.env_kwargs)
+        scale = config.normalization_scale
+        check_family(config.env, config.env_kwargs, None if isinstance(scale, str) else scale)
     except (ValueError, TypeError) as error:
         text = " ".join(str(error).split())
-        raise ConfigError(text if text.startswith(("env:", "env_kwargs:")) else f"env_kwargs: {text}") from error
+        names_its_key = text.startswith(("env:", "env_kwargs:", "normalization_scale:"))
+        raise ConfigError(text if names_its_key else f"env_kwargs: {text}") from error
 
 
 def _unknown_key(name: str) -> str:

@@ -51,7 +51,9 @@ class Display:
         self.emit("   ".join([*parts, f"held-out {held_out}"] if held_out else parts) + "\n")
 
     def close(self) -> None:
-        if self.done >= self.iterations:
+        if self.done >= self.iterations and not self._durations:
+            self.emit(f"all {self.iterations} iterations were done before; raise n_itr to go on\n")
+        elif self.done >= self.iterations:
             self.emit(f"finished in {_duration(sum(self._durations))}: {self.title}\n")
 
     def seconds_left(self) -> float:

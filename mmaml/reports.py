@@ -54,7 +54,7 @@ def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: T
 
     Arrays: embedding [n, H], mode [n], and one array for every entry of the tasks, e.g. goal [n, 2].
     """
-    if config.te_save_path is None:
+    if config.te_save_path is None or "embed" not in worker.algorithm.functions:
         return
     tasks = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
     collect(ranks, worker, parameters, tasks, 0, purpose="test", collections=1)

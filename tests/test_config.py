@@ -128,6 +128,10 @@ def test_an_unknown_key_names_the_nearest(given: str, nearest: str) -> None:
         ({"env": "envs.point_mass:NoSuchClass"}, "env: 'envs.point_mass:NoSuchClass' cannot be loaded"),
         ({"env_kwargs": {"nois": 1}}, "env_kwargs: "),
         ({"env_kwargs": {"noise": "loud"}}, "env_kwargs: noise: expected a number"),
+        (
+            {"env": "tests.test_envs_adapter:Unbounded", "normalization_scale": 2},
+            "normalization_scale: expected null for an environment with unbounded actions, got 2",
+        ),
     ],
 )
 def test_an_environment_that_cannot_be_built_is_refused(values: dict[str, Any], expected: str) -> None:

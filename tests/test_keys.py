@@ -143,6 +143,11 @@ def test_task_embeddings_are_written_with_their_tasks(tmp_path: Path) -> None:
         assert all(len(np.unique(nearest[saved["mode"] == mode], axis=0)) == 1 for mode in np.unique(saved["mode"]))
 
 
+def test_an_algorithm_without_embeddings_writes_none(tmp_path: Path) -> None:
+    run(small_config("promp", dump_path=str(tmp_path / "run"), te_save_path=str(tmp_path / "embeddings.npz")))
+    assert not (tmp_path / "embeddings.npz").exists()
+
+
 def test_meta_gradient_on_the_master_leads_to_the_same_place(tmp_path: Path) -> None:
     ranks = _parameters(tmp_path, "ranks", {"meta_gradient": "ranks"})
     master = _parameters(tmp_path, "master", {"meta_gradient": "master"})

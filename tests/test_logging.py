@@ -155,6 +155,12 @@ def test_plain_lines_where_no_terminal_is(tmp_path: Path) -> None:
     assert finished.startswith("finished in 0:03")
 
 
+def test_a_finished_run_that_is_continued_says_so(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    make_display(_config(), tmp_path, 40, stream).close()
+    assert stream.getvalue().splitlines()[1] == "all 40 iterations were done before; raise n_itr to go on"
+
+
 def test_an_output_without_unicode_gets_ascii(tmp_path: Path) -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")

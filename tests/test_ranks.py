@@ -24,31 +24,36 @@ import sys, json, mmaml
 from mmaml.comm import connect
 from mmaml.config import load_config
 from mmaml.trainer import train
-values = json.loads(sys.argv[1])
-with connect() as ranks:
-    train(load_config(None, values), ranks)
+for values in sys.argv[1:]:
+    with connect() as ranks:
+        train(load_config(None, json.loads(values)), ranks)
 """
+Values = dict[str, Any]
 
 
-def launch(ranks: int, values: dict[str, Any], timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Train by `values` on `ranks` ranks."""
+def launch(ranks: int, *runs: Values, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Train by each of `runs`, one after the other, on `ranks` ranks: one start of MPI and torch for all."""
     command = [str(Path(sys.executable).with_name("mpirun")), "-n", str(ranks), sys.executable, "-c", PROGRAM]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [*command, json.dumps(values)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout
+        [*command, *map(json.dumps, runs)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout
     )
 
 
-def trained(ranks: int, values: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Parameters at the end of such a run."""
-    finished = launch(ranks, values)
+def trained(ranks: int, *runs: Values) -> list[dict[str, torch.Tensor]]:
+    """Parameters at the end of each of such runs."""
+    finished = launch(ranks, *runs)
     assert finished.returncode == 0, finished.stderr
-    return checkpoint.load(values["dump_path"])["parameters"]
+    return [checkpoint.load(values["dump_path"])["parameters"] for values in runs]
 
 
 def assert_same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert any(value.any() for value in ours.values())
+
+
+def _without(values: Values, *names: str) -> Values:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 # Sizes that leave tasks unaligned in memory and blocks of unequal length.
@@ -67,26 +72,35 @@ ODD = SMALL | {
     "eval_num_tasks": 3,
     "parallel": True,
 }
-POINT_MASS = {"env": "MetaPointEnvMomentumModes"}
-RAGGED = {"env": "tests.probes:RandomLengths"}
-LONE_ACTION = {"env": "tests.probes:TargetAction", "algorithm": "promp"}
+ENCODER_KEYS = ("cell_size", "use_betas", "mlp_after_gru")
+FAMILIES: dict[str, Values] = {
+    "point mass": ODD | {"algorithm": "mmaml", "env": "MetaPointEnvMomentumModes"},
+    "ragged episodes": ODD | {"algorithm": "mmaml", "env": "tests.probes:RandomLengths"},
+    "one action": _without(ODD, *ENCODER_KEYS) | {"algorithm": "promp", "env": "tests.probes:TargetAction"},
+    "published sizes": {"n_itr": 1, "num_inner_grad_steps": 2, "num_promp_steps": 2, "inner_lr": 0.01},
+}
 
 
-@pytest.mark.parametrize("family", [POINT_MASS, RAGGED, LONE_ACTION], ids=["point mass", "ragged", "one action"])
-def test_same_bits_on_1_2_3_and_5_ranks(family: dict[str, Any], tmp_path: Path) -> None:
-    values = {"algorithm": "mmaml"} | ODD | family
-    values = {k: v for k, v in values.items() if values["algorithm"] == "mmaml" or k not in ("cell_size", "use_betas")}
-    alone = trained(1, values | {"dump_path": str(tmp_path / "1")})
-    for ranks in (2, 3, 5):
-        assert_same_bits(trained(ranks, values | {"dump_path": str(tmp_path / str(ranks))}), alone)
-    spared = trained(3, values | {"dump_path": str(tmp_path / "spared"), "master_samples": False})
-    assert_same_bits(spared, alone)
+@pytest.fixture(scope="module")
+def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """Final parameters of every family: alone, on 2, 3 and 5 ranks, and on 3 whose master samples nothing."""
+    folder = tmp_path_factory.mktemp("by_ranks")
+    results: dict[str, list[dict[str, torch.Tensor]]] = {family: [] for family in FAMILIES}
+    for ranks, options in ((1, {}), (2, {}), (3, {}), (5, {}), (3, {"master_samples": False})):
+        runs = [
+            values | options | {"dump_path": str(folder / f"{family} {ranks} {bool(options)}")}
+            for family, values in FAMILIES.items()
+        ]
+        for family, parameters in zip(FAMILIES, trained(ranks, *runs), strict=True):
+            results[family].append(parameters)
+    return results
 
 
-def test_same_bits_at_the_sizes_of_the_published_config(tmp_path: Path) -> None:
-    values = {"algorithm": "mmaml", "n_itr": 1, "num_inner_grad_steps": 2, "num_promp_steps": 2, "inner_lr": 0.01}
-    runs = [trained(ranks, values | {"dump_path": str(tmp_path / str(ranks))}) for ranks in (1, 3)]
-    assert_same_bits(*runs)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_bits_on_any_number_of_ranks(family: str, by_ranks: dict[str, list[dict[str, torch.Tensor]]]) -> None:
+    alone, *others = by_ranks[family]
+    for parameters in others:
+        assert_same_bits(parameters, alone)
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
@@ -123,13 +137,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 def test_master_and_ranks_agree_on_the_gradient(algorithm: str, tmp_path: Path) -> None:
     """Both homes evaluate the same function; in a run they lead to the same place."""
-    runs = {}
-    for home in ("ranks", "master"):
-        values = ODD | {"algorithm": algorithm, "meta_gradient": home, "dump_path": str(tmp_path / home), "n_itr": 2}
-        values = {k: v for k, v in values.items() if algorithm == "mmaml" or k not in ("cell_size", "use_betas")}
-        runs[home] = trained(2, values)
-    for name, value in runs["ranks"].items():
-        torch.testing.assert_close(runs["master"][name], value, rtol=1e-5, atol=1e-6)
+    values = ODD | {"algorithm": algorithm, "n_itr": 2}
+    if algorithm != "mmaml":
+        values = _without(values, *ENCODER_KEYS)
+    homes = [values | {"meta_gradient": home, "dump_path": str(tmp_path / home)} for home in ("ranks", "master")]
+    on_ranks, on_master = trained(2, *homes)
+    for name, value in on_ranks.items():
+        torch.testing.assert_close(on_master[name], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -150,7 +164,7 @@ def test_the_gradient_on_cuda_is_that_on_the_cpu(algorithm: str) -> None:
 
 
 def test_a_failing_environment_ends_all_ranks_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    values = SMALL | {
+    values = _without(SMALL, "cell_size") | {
         "algorithm": "promp",
         "env": "tests.probes:RandomLengths",
         "env_kwargs": {"longest": 7},
@@ -158,7 +172,6 @@ def test_a_failing_environment_ends_all_ranks_and_keeps_the_checkpoint(tmp_path:
         "save_steps": 1,
         "parallel": True,
     }
-    values.pop("cell_size")
     assert launch(2, values).returncode == 0
     saved = checkpoint.latest(tmp_path / "run").read_bytes()
     values |= {"env_kwargs": {"longest": 7, "fail_at": 3}, "n_itr": 9, "restore_path": values["dump_path"]}

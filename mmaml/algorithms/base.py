@@ -39,6 +39,7 @@ class Algorithm(ABC):
     spec: names, shapes and order of its meta-parameters.
     functions: names of the methods that `Evaluate` may call, each
         (parameters [P], rollouts of K+1 collections, vector [·] or None, **options) -> {name: [M, …]}.
+        One that holds a task in a vector offers it as "embed", from the first collection: {"embedding": [M, H]}.
     collections: how many times each task is sampled in an iteration.
     """
 
@@ -73,9 +74,3 @@ class Algorithm(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` gave."""
-
-    def embed(
-        self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """{"embedding": [M, H]}: what the algorithm holds of a task in a vector; empty if it has no such thing."""
-        return {}

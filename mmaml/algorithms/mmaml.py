@@ -27,6 +27,7 @@ from mmaml.rollouts import Rollouts
 class MMAML(ProMP):
     """ProMP whose policy is modulated, from the second collection on, by an embedding of the task."""
 
+    functions = (*ProMP.functions, "embed")
     encoder: TaskEncoder
 
     def shapes(self, observation_size: int, action_size: int) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ D_k is sampled once an iteration, π_old,k being the policy that sampled it; J i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class TaskState(NamedTuple):
 class ProMP(Algorithm):
     """See the module's docstring. MMAML adds a modulation of the adapted policy."""
 
-    functions = ("meta_gradient", "meta_loss", "embed")
+    functions: ClassVar[tuple[str, ...]] = ("meta_gradient", "meta_loss")
 
     def __init__(self, config: Config, observation_size: int, action_size: int) -> None:
         self.config = config
