@@ -1,0 +1,269 @@
+"""README.md and docs: their examples run, what they name exists."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mmaml.algorithms
+from envs.registry import FAMILIES
+from mmaml import cli
+from mmaml.algorithms import ALGORITHMS
+from mmaml.config import EXTENDS, FIELDS, build_config, choice, parse_object, read_config_file
+from mmaml.worker import Worker
+from tests.support import SMALL, run, sampled, small_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMPARISON = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+
+VERBATIM = """\
+python run_scripts/mumo_run_point_mass.py --config_file configs/point_env_momentum_dense.json
+python run_scripts/pro-mp_run_point_mass.py --config_file configs/point_env_momentum_dense.json
+mpirun -n 2 python run_scripts/mumo_run_point_mass.py --config_file configs/point_env_momentum_dense.json \
+--dump_path out/run1 --overrides '{"n_itr": 5}'
+"""
+
+
+def page_name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+# The README's examples.
+
+
+def files_to_write() -> dict[str, str]:
+    """Files that the README has its reader write, each named by the comment in its first line."""
+    named = [(re.match(r"# ([\w/]+\.py)\n", text), text) for text in blocks(README, "python")]
+    return {match[1]: text for match, text in named if match}
+
+
+@pytest.fixture
+def reptile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The README's algorithm, in place and registered by the README's line; its name in the configuration."""
+    path = "mmaml/algorithms/reptile.py"
+    (tmp_path / "reptile.py").write_text(files_to_write()[path], encoding="utf-8")
+    monkeypatch.setattr(mmaml.algorithms, "__path__", [*mmaml.algorithms.__path__, str(tmp_path)])
+    lines = [text for text in blocks(README, "python") if re.fullmatch(r' +"\w+": "[\w.]+:\w+",\n', text)]
+    assert len(lines) == 1
+    (name, place), *others = ast.literal_eval("{" + lines[0] + "}").items()
+    assert not others and name not in ALGORITHMS
+    monkeypatch.setitem(ALGORITHMS, name, place)
+    kind = choice(*ALGORITHMS)  # as the module that reads the registry makes it
+    field = FIELDS["algorithm"]
+    changed = type("Field", (), {"metadata": {**field.metadata, "kind": kind}})
+    monkeypatch.setitem(FIELDS, "algorithm", changed)  # type: ignore[arg-type]
+    yield name
+    sys.modules.pop("mmaml.algorithms.reptile", None)
+
+
+def test_the_readmes_algorithm_trains(reptile: str, tmp_path: Path) -> None:
+    values = {key: value for key, value in SMALL.items() if key != "cell_size"}
+    config = build_config(values | {"algorithm": reptile, "learning_rate": 0.5, "dump_path": str(tmp_path / "run")})
+    before = Worker(config).algorithm.spec.total
+    state = run(config)
+    assert state["iteration"] == 2
+    assert sum(value.numel() for value in state["parameters"].values()) == before
+    rows = _rows(tmp_path / "run")
+    assert all(float(row["Displacement"]) > 0 for row in rows)
+
+
+def test_the_readmes_algorithm_is_what_it_says(reptile: str) -> None:
+    """θ_K - θ, with one inner step, is -α times the gradient of the inner loss at θ."""
+    config = replace(small_config("promp"), algorithm=reptile, learning_rate=0.5)
+    worker, parameters, _ = sampled(config)
+    assert worker.block is not None
+    data = worker.block.rollouts[0]
+    algorithm: Any = worker.algorithm
+    meta = algorithm.spec.per_task(parameters, data.tasks)
+    new = algorithm.policy.distribution(meta, data.flat("observations"))
+    gains = (new.log_prob(data.flat("actions")) * data.flat("advantages") * data.flat("weights")).sum()
+    gradients = torch.autograd.grad(gains, list(meta.values()))
+    expected = config.inner_lr * algorithm.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
+    found = torch.from_numpy(worker.block.evaluate("displacement", parameters)["displacement"])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+    updated, _ = algorithm.update(parameters, worker.block.evaluate, 0)
+    torch.testing.assert_close(updated, parameters + 0.5 * found.mean(0))
+
+
+def test_the_readmes_environment_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reach.py").write_text(files_to_write()["reach.py"], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = next(line for line in commands(README) if "reach:Reach" in line)
+    overrides = json.loads(shlex.split(line)[-1])
+    config = build_config({"dump_path": str(tmp_path / "run")} | overrides | SMALL)
+    assert run(config)["iteration"] == 2
+    sys.modules.pop("reach", None)
+
+
+def commands(text: str) -> list[str]:
+    """Lines of shell blocks, without comments."""
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
+    return [re.sub(r"\s+#.*", "", line) for line in lines if line.strip()]
+
+
+def _parser(script: str) -> Callable[[list[str]], Any]:
+    if script in ("mumo_run_point_mass", "pro-mp_run_point_mass"):
+        return cli.parse
+    spec = importlib.util.spec_from_file_location(script, ROOT / "run_scripts" / f"{script}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.parse
+
+
+def test_the_command_lines_are_accepted() -> None:
+    lines = [line for line in commands(README) if "run_scripts/" in line and not line.startswith("make")]
+    assert len(lines) >= 9
+    for line in lines:
+        words = shlex.split(line)
+        script = next(word for word in words if word.startswith("run_scripts/"))
+        options = _parser(Path(script).stem)(words[words.index(script) + 1 :])
+        keys = parse_object(" ".join(getattr(options, "overrides", ["{}"])), "overrides")
+        assert set(keys) <= set(FIELDS)
+        file = getattr(options, "config_file", None)
+        assert file is None or read_config_file(ROOT / file)
+
+
+def test_the_command_lines_that_others_use_stand_verbatim() -> None:
+    assert "\n" + VERBATIM in README
+
+
+def test_make_targets_and_variables_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)[1].split())  # type: ignore[index]
+    inline = re.findall(r"`([^`]+)`", without_blocks(README))
+    named = set(re.findall(r"\bmake ([a-z-]+)", "\n".join([*commands(README), *inline])))
+    assert {"train", "test", "setup"} <= named <= targets
+    for variable in ("CONFIG", "ARGS", "RANKS", "SCRIPT"):
+        assert f"`{variable}=`" in README
+        assert re.search(rf"^{variable} \?=", makefile, flags=re.MULTILINE)
+
+
+def test_the_tables_of_algorithms_and_families_are_complete() -> None:
+    section = README.partition("## Algorithms")[2].partition("\n## ")[0]
+    rows = set(re.findall(r"^\| `([^`]+)` \|", section, flags=re.MULTILINE))
+    assert rows - {"algorithm", "env", "package.module:ClassName"} == set(ALGORITHMS) | set(FAMILIES)
+
+
+# What pages refer to.
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = without_blocks(path.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), f"{page_name(path)} links to {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page_name(path)} links to {target}"
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that a page's headings get."""
+    headings = re.findall(r"^#+ (.*)$", without_blocks(path.read_text(encoding="utf-8")), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_files_that_are_named_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    folders = "mmaml|envs|run_scripts|configs|docs|tests|scripts|benchmarks"
+    names = re.findall(rf"(?<![\w./])(?:{folders})/[\w./-]*\w\.(?:py|json|md|png|csv)\b", text)
+    for name in set(names) - set(files_to_write()):
+        assert (ROOT / name).is_file(), f"{page_name(path)} names {name}"
+
+
+def defined(path: Path) -> set[str]:
+    """Functions, classes and constants of a module, and methods as Class.method."""
+    found: set[str] = set()
+    for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{member.name}" for member in node.body if isinstance(member, ast.FunctionDef)}
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("page, least", [("equations", 40), ("architecture", 20)])
+def test_functions_that_are_named_exist(page: str, least: int) -> None:
+    """Names that follow a file: `file.py` `name`, `Class.method`."""
+    text = without_blocks((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
+    named = re.findall(r"`([\w/]+\.py)`((?:,?\s+`[A-Za-z_][\w.]*`)+)", text)
+    assert len(named) >= least
+    for file, names in named:
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert name in defined(Path(file)) or name.endswith(".py"), f"docs/{page}.md names {name} of {file}"
+
+
+def test_the_map_of_files_is_true_and_whole() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## The files, in reading order")[2].partition("\n## ")[0]
+    mapped: set[str] = set()
+    for row in re.findall(r"^\| `.*\|$", section, flags=re.MULTILINE):
+        _, files, what, _ = row.split("|")
+        paths = re.findall(r"`([\w/]+\.py)`", files)
+        mapped |= set(paths)
+        names = set().union(*(defined(Path(path)) for path in paths))
+        assert set(re.findall(r"`([\w.]+)`", what)) <= names, row
+    there = {str(path.relative_to(ROOT)) for folder in ("mmaml", "envs") for path in (ROOT / folder).rglob("*.py")}
+    assert {path for path in there if not path.endswith("__init__.py")} == mapped
+
+
+# The comparison with published implementations.
+
+
+def section_of_comparison(title: str) -> str:
+    return COMPARISON.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_keys_that_are_compared_exist_and_all_are_there() -> None:
+    section = section_of_comparison("Configuration keys")
+    named = set(re.findall(r"`\"?([a-z_]+)\"?`", section)) - {EXTENDS}
+    assert named == set(FIELDS)
+    everywhere = re.findall(r"`\"?([a-z]+(?:_[a-z]+)+)\"?[`:]", COMPARISON)
+    assert set(everywhere) - {"n_timesteps"} <= set(FIELDS)
+
+
+def test_columns_that_are_compared_are_written(tmp_path: Path) -> None:
+    """Of a run whose family reports success, with every option that adds columns."""
+    config = small_config(
+        env="2DNavigation-v0", n_itr=1, log_grad_norm=True, eval_interval=1, dump_path=str(tmp_path / "run")
+    )
+    run(config)
+    written = {re.sub(r"(Step|KLCoeffInner)_\d+", r"\1_k", name) for name in _rows(tmp_path / "run")[0]}
+    rows = re.findall(r"^\| (`.*?) \|", section_of_comparison("Output"), flags=re.MULTILINE)
+    named = {re.sub(r"Step_[0K]", "Step_k", name) for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert named == written
+
+
+def _rows(directory: Path) -> list[dict[str, str]]:
+    with open(directory / "progress.csv", newline="") as file:
+        return list(csv.DictReader(file))
