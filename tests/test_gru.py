@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from mmaml.policies.gru import gru_final_states, gru_shapes
@@ -27,9 +28,9 @@ def _ragged(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Ten
     return x, start, end
 
 
-def _states(params, x, start, end):
+def _states(params: dict[str, torch.Tensor], *data: torch.Tensor) -> torch.Tensor:
     """The primitive, given data with the task dimension first."""
-    return gru_final_states(params, "g", x.transpose(0, 1), start.transpose(0, 1), end.transpose(0, 1))
+    return gru_final_states(params, "g", *(value.transpose(0, 1) for value in data))
 
 
 def _torch_gru(params: dict[str, torch.Tensor], task: int, episode: torch.Tensor) -> torch.Tensor:
@@ -74,9 +75,10 @@ def test_steps_after_the_last_end_do_not_matter() -> None:
     assert torch.equal(_states(params, x, start, end), _states(params, changed, start, end))
 
 
-def test_a_task_alone_has_the_bits_it_has_in_a_batch() -> None:
+@pytest.mark.parametrize("lanes", [N, 1])
+def test_a_task_alone_has_the_bits_it_has_in_a_batch(lanes: int) -> None:
     params = {name: value.requires_grad_() for name, value in _parameters(torch.float32).items()}
-    x, start, end = _ragged(torch.float32)
+    x, start, end = (value[:, :, :lanes] for value in _ragged(torch.float32))
     together = _states(params, x, start, end)
     gradients = torch.autograd.grad(together.square().sum(), list(params.values()))
     rows = together.split(end.sum((1, 2)).tolist())

@@ -8,7 +8,7 @@ derivative is a forward pass of directional derivatives followed by its reverse.
 With y_0 = x, u_l = y_{l-1} W_l + b_l, y_l = f(u_l) for hidden layers, f' as a function of the output y:
 
     value       output = u_L
-    gradient    e_{L-1} = g W_L^T,  d_l = e_l f'(y_l),  e_{l-1} = d_l W_l^T,   dW_l = y_{l-1}^T d_l
+    gradient    d_L = g,  d_{l-1} = (d_l W_l^T) f'(y_{l-1}),   dW_l = y_{l-1}^T d_l
     tangent     r_l = y'_{l-1} W_l + y_{l-1} V_l + v_l,  y'_l = r_l f'(y_l)     (V, v: a direction for W, b)
 
 `tests/test_mlp.py` checks all three against finite differences and against plain autograd.
@@ -63,14 +63,16 @@ class _MLP(Function):
         weights, biases = parameters[:depth], parameters[depth:]
         *hidden, output = _forward(x, weights, biases, nonlinearity)
         ctx.nonlinearity, ctx.depth = nonlinearity, depth
-        ctx.save_for_backward(x, *hidden, *weights, *biases)
+        # The slopes are kept, not found again: the meta-gradient comes here twice.
+        ctx.save_for_backward(x, *hidden, *(_slope(y, nonlinearity) for y in hidden), *parameters)
         return output
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        inputs, parameters = ctx.saved_tensors[: ctx.depth], ctx.saved_tensors[ctx.depth :]
-        activations = [y.detach() for y in inputs]
-        return None, None, *_MLPGradient.apply(grad, ctx.nonlinearity, ctx.depth, *activations, *parameters)
+        data = ctx.saved_tensors[: 2 * ctx.depth - 1]
+        parameters = ctx.saved_tensors[2 * ctx.depth - 1 :]
+        constants = [value.detach() for value in data]
+        return None, None, *_MLPGradient.apply(grad, ctx.nonlinearity, ctx.depth, *constants, *parameters)
 
 
 class _MLPGradient(Function):
@@ -78,13 +80,15 @@ class _MLPGradient(Function):
 
     @staticmethod
     def forward(ctx, grad, nonlinearity, depth, *tensors):  # type: ignore[override]
-        inputs, weights = tensors[:depth], tensors[depth : 2 * depth]
-        slopes, deltas = [], [grad]
+        inputs, slopes, weights = (
+            tensors[:depth],
+            tensors[depth : 2 * depth - 1],
+            tensors[2 * depth - 1 : 3 * depth - 1],
+        )
+        deltas = [grad]
         for layer in range(depth - 1, 0, -1):
-            slope = _slope(inputs[layer], nonlinearity)
-            deltas.append(torch.bmm(deltas[-1], weights[layer].transpose(1, 2)).mul_(slope))
-            slopes.append(slope)
-        slopes, deltas = slopes[::-1], deltas[::-1]
+            deltas.append(torch.bmm(deltas[-1], weights[layer].transpose(1, 2)).mul_(slopes[layer - 1]))
+        deltas = deltas[::-1]
         ctx.nonlinearity, ctx.depth = nonlinearity, depth
         ctx.save_for_backward(*inputs, *weights, *deltas, *slopes)
         return *map(outer, inputs, deltas), *map(sum_rows, deltas)
@@ -113,9 +117,9 @@ class _MLPGradient(Function):
             if below is not None:
                 arriving.baddbmm_(below, weights[layer].transpose(1, 2))
             c = arriving.mul_(slopes[layer - 1])
-            if ctx.nonlinearity == "tanh":  # f'' = -2 y f', and e f' = d
-                c.sub_(rates[layer - 1].mul_(inputs[layer]).mul_(deltas[layer - 1]).mul_(2))
+            if ctx.nonlinearity == "tanh":  # f'' = -2 y f', and (d_{l+1} W_{l+1}^T) f' = d_l
+                c.sub_(rates[layer - 1].mul_(inputs[layer]).mul_(deltas[layer - 1]), alpha=2)
             grad_weights.append(outer(inputs[layer - 1], c))
             grad_biases.append(sum_rows(c))
             below = c
-        return rates[-1], None, None, *(None,) * depth, *grad_weights[::-1], *grad_biases[::-1]
+        return rates[-1], None, None, *(None,) * (2 * depth - 1), *grad_weights[::-1], *grad_biases[::-1]
