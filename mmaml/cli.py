@@ -65,7 +65,12 @@ def _run(algorithm: str, argv: list[str] | None) -> int:
                 print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
             return config
 
-        train(ranks.agree(settle), ranks)
+        config = ranks.agree(settle)
+        train(config, ranks)
+    if ranks.rank == 0:
+        from mmaml.pictures import draw_run
+
+        draw_run(Path(str(config.dump_path)))
     return 0
 
 

@@ -115,7 +115,7 @@ class Config:
         metadata={
             "group": "Experiment",
             "kind": OBJECT,
-            "text": "arguments of the family's constructor, such as modes, noise, reward_type",
+            "text": "arguments of the family's constructor, such as centers, noise, reward_type",
             "only": "",
             "resumable": False,
         },

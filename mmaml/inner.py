@@ -19,7 +19,7 @@ def adapt(
     step_size: float | Params,
     create_graph: bool,
 ) -> tuple[Params, Aux]:
-    """θ' = θ - α ∘ ∇L(θ), for M tasks at once (MAML; Finn et al. 2017, eq. 1).
+    """θ' = θ - α ∘ ∇L(θ), for M tasks at once (MAML; Finn et al. 2017).
 
     loss: parameters [M, …] -> (per-task losses [M], anything else worth keeping from the evaluation).
     step_size: α, one number or a tensor for every parameter.

@@ -20,7 +20,7 @@ def likelihood_ratio(new: Gaussian, rollouts: Rollouts) -> Tensor:
 
 
 def surrogate(ratio: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
-    """L = -mean_t[ r Â ], the low-variance-curvature form (Rothfuss et al. 2018, eq. 10).
+    """L = -mean_t[ r Â ], the low-variance-curvature form (Rothfuss et al. 2018).
 
     At the sampling parameters r = 1 and the gradient is the policy gradient; unlike the log-likelihood
     form, its derivative also carries the dependence of the sampling distribution on the parameters.

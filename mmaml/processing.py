@@ -26,7 +26,7 @@ def time_features(observations: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def linear_features(observations: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """[o, o², t/100, (t/100)², (t/100)³, 1], o clipped to ±10 (Duan et al. 2016, §3): [..., 2·O + 4]."""
+    """[o, o², t/100, (t/100)², (t/100)³, 1], o clipped to ±10 (Duan et al. 2016): [..., 2·O + 4]."""
     o = np.clip(observations, -MAX_OBSERVATION, MAX_OBSERVATION)
     return np.concatenate([o, o**2, time_features(observations, times)], axis=-1)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-STREAMS = {"parameters": 0, "tasks": 1, "environment": 2, "action": 3, "minibatches": 4, "embeddings": 5}
+STREAMS = {"parameters": 0, "tasks": 1, "environment": 2, "action": 3, "minibatches": 4}
 PURPOSES = {"train": 0, "test": 1, "ood": 2}
 
 

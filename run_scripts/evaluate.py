@@ -49,9 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     from mmaml.comm import connect  # these load torch: after the arguments are known to be good
     from mmaml.evaluation import evaluate, restore, table
+    from mmaml.launch import check_launcher
     from mmaml.worker import Worker
 
     ranks = connect()
+    check_launcher(ranks.size)
     config, state = ranks.agree(lambda: restore(arguments.restore_path))
     config = replace(
         config,

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmaml import plotting
-from mmaml.checkpoint import CheckpointError
+from mmaml.pictures import CURVES, draw_trajectories
 from mmaml.usage import Parser, UsageError, labelled, one_line_errors
 
 
@@ -98,7 +98,7 @@ def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> 
     title = arguments.title
     if title is None:
         title = ", ".join(dict.fromkeys(str(config.get("env")) for config, _ in read))
-    path = (arguments.output or runs[0][1]) / "learning_curves.png"
+    path = (arguments.output or runs[0][1]) / CURVES
     plotting.plot_curves(
         curves, path, title=title, smooth=arguments.smooth, references=references, limits=arguments.limits
     )
@@ -111,22 +111,6 @@ def _number(name: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise UsageError(f"{name}: expected LABEL=NUMBER, got '{text}' after the =") from None
-
-
-def draw_trajectories(run: Path, path: Path, rollouts_per_task: int) -> None:
-    """Write one run's trajectories, if its environment has any to draw and it has a checkpoint."""
-    from mmaml.evaluation import point_mass_trajectories, restore  # loads torch: after the curves are there
-
-    try:
-        config, state = restore(run)
-    except CheckpointError as error:
-        print(f"note: no trajectories: {error}", file=sys.stderr)
-        return
-    trajectories = point_mass_trajectories(config, state, rollouts_per_task)
-    if trajectories is not None:
-        title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
-        plotting.plot_trajectories(trajectories, path, title=title)
-        print(path)
 
 
 if __name__ == "__main__":

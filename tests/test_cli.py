@@ -222,6 +222,7 @@ def test_the_documented_commands_train() -> None:
     assert run.name.startswith("MetaPointEnvMomentumModes-")
     assert json.loads((run / "params.json").read_text())["algorithm"] == "promp"
     assert len(progress(str(run))) == 2
+    assert {path.name for path in run.glob("*.png")} == {"learning_curves.png", "trajectories.png"}
 
 
 # Flags, and continuing a run.

@@ -239,6 +239,14 @@ def test_the_plot_script_draws_both_figures(run: Path, capsys: Any) -> None:
     assert (run / "trajectories.png").stat().st_size > 10_000
 
 
+def test_processes_of_an_unknown_launcher_are_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PMI_SIZE", "2")
+    assert runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"](["--restore_path", str(run)]) == 2
+    assert "start them with this environment's mpirun: mpirun -n 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

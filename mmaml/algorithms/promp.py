@@ -1,7 +1,7 @@
 """ProMP: proximal meta-policy search (Rothfuss, Lee, Clavera, Asfour, Abbeel 2018).
 
     θ_0 = θ,  θ_{k+1} = θ_k - α ∘ ∇L_in(θ_k; D_k)                        L_in: `losses.surrogate`
-    J(θ) = mean over tasks of  -mean[min(r Â, clip(r, 1±ε) Â)] on D_K at θ_K        (their eq. 13)
+    J(θ) = mean over tasks of  -mean[min(r Â, clip(r, 1±ε) Â)] on D_K at θ_K
            + mean over k < K of η_k KL(π_old,k ‖ π_θ_k) + η_out KL(π_old,K ‖ π_θ_K)
 
 D_k is sampled once an iteration, π_old,k being the policy that sampled it; J is then descended for

@@ -1,0 +1,35 @@
+"""The pictures of one run: how its returns went, and what adaptation does to its trajectories."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mmaml import plotting
+from mmaml.checkpoint import CheckpointError
+
+CURVES, TRAJECTORIES = "learning_curves.png", "trajectories.png"
+
+
+def draw_run(run: Path) -> None:
+    """Write the learning curves and, for point mass, the trajectories of a run into its directory."""
+    config, curve = plotting.read_run(run, "")
+    plotting.plot_curves(plotting.group_runs([(config, curve)]), run / CURVES, title=str(config["env"]))
+    print(run / CURVES)
+    draw_trajectories(run, run / TRAJECTORIES)
+
+
+def draw_trajectories(run: Path, path: Path, rollouts_per_task: int = 20) -> None:
+    """Write a run's trajectories, if its environment has any to draw and it has a checkpoint."""
+    from mmaml.evaluation import point_mass_trajectories, restore  # loads torch: after the curves are there
+
+    try:
+        config, state = restore(run)
+    except CheckpointError as error:
+        print(f"note: no trajectories: {error}", file=sys.stderr)
+        return
+    trajectories = point_mass_trajectories(config, state, rollouts_per_task)
+    if trajectories is not None:
+        title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
+        plotting.plot_trajectories(trajectories, path, title=title)
+        print(path)
