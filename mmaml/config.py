@@ -165,6 +165,9 @@ class Config:
     inner_lr: float = _key("Adaptation", 0.1, number(0, open_low=True), "α, step size of an inner step")
 
     learning_rate: float = _key("Meta-update", 1e-3, number(0, open_low=True), "Adam's step size")
+    learning_rate_anneal: float = _key(
+        "Meta-update", 1.0, number(0, 1, open_low=True), "the step size is multiplied by learning_rate_anneal^iteration"
+    )
     num_promp_steps: int = _key("Meta-update", 5, integer(1), "E, epochs on the data of an iteration")
     num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch")
     clip_eps: float = _key("Meta-update", 0.3, number(0, open_low=True), "ε of the clipped likelihood ratio")

@@ -38,6 +38,7 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "num_inner_grad_steps": (2, {}),
     "inner_lr": (0.2, {}),
     "learning_rate": (0.01, {}),
+    "learning_rate_anneal": (0.5, {}),
     "num_promp_steps": (3, {}),
     "num_minibatches": (2, {}),
     "clip_eps": (0.01, FAST),

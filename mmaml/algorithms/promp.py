@@ -153,6 +153,7 @@ class ProMP(Algorithm):
             "kl_coefficients": self.kl_coefficients,
             "outer_kl_coefficient": self.outer_kl_coefficient,
         }
+        self.optimizer.param_groups[0]["lr"] = config.learning_rate * config.learning_rate_anneal**iteration
         losses_seen, gradient_norms = [], []
         for epoch in range(config.num_promp_steps):
             for tasks in self._minibatches(iteration, epoch):
