@@ -20,6 +20,7 @@ from mmaml.config import Config, load_config
 from mmaml.seeding import generator
 from mmaml.worker import Worker
 
+ROOT = Path(__file__).resolve().parents[1]
 TASKS, REPEATS, LARGE = 20, 7, 2048
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     torch.set_num_threads(1)
     large = torch.randn(LARGE, LARGE)
     for name in ("mmaml", "promp"):
-        config = load_config("configs/point_env_momentum_dense.json", {}, name)
+        config = load_config(ROOT / "configs/point_env_momentum_dense.json", {}, name)
         worker = Worker(config)
         flat = worker.algorithm.spec.flatten(worker.algorithm.init(generator(config.seed, "parameters")))
         worker.collect(flat, None, list(enumerate(worker.sample_tasks(TASKS, 0))), iteration=0)

@@ -23,12 +23,13 @@ from mmaml.sampling import Step, rollout
 from mmaml.seeding import generator
 from mmaml.worker import Worker
 
+ROOT = Path(__file__).resolve().parents[1]
 TASKS, REPEATS = 20, 15
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    config = load_config("configs/point_env_momentum_dense.json", {}, "mmaml")
+    config = load_config(ROOT / "configs/point_env_momentum_dense.json", {}, "mmaml")
     worker = Worker(config)
     algorithm = worker.algorithm
     lanes, horizon = config.rollouts_per_meta_task, config.max_path_length

@@ -4,7 +4,7 @@ A checkpoint is a dictionary of plain values (numbers, strings, lists, dictionar
 
     iteration   the next iteration to run
     env_steps   environment steps taken so far
-    seconds     training time so far, over all sessions
+    seconds     training time so far
     parameters  name -> tensor
     algorithm   optimiser state, KL coefficients, ...
     config      the resolved configuration

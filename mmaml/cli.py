@@ -122,7 +122,11 @@ def resolve(options: argparse.Namespace, algorithm: str) -> tuple[Config, list[s
 
 def continued(values: dict[str, Any], restore_path: Path) -> Config:
     """The configuration of the run that `restore_path` belongs to, changed by `values` where it may be."""
-    if not restore_path.is_file():
+    try:
+        names_a_file = restore_path.is_file()
+    except OSError as error:
+        raise ConfigError(f"restore_path: cannot read '{restore_path}' ({error.strerror}); check the path") from error
+    if not names_a_file:
         checkpoint.latest(restore_path)  # raises CheckpointError
     directory = checkpoint.run_directory(restore_path)
     has_params = (directory / PARAMS).is_file()
@@ -160,13 +164,21 @@ def check_outputs(config: Config) -> None:
         )
     _check_writable("dump_path", dump_path)
     if config.te_save_path is not None:
+        _check_writable("te_save_path", Path(config.te_save_path))
         if Path(config.te_save_path).is_dir():
             raise ConfigError(f"te_save_path: expected a file, got the directory '{config.te_save_path}'")
-        _check_writable("te_save_path", Path(config.te_save_path))
+        if Path(os.path.realpath(dump_path)).is_relative_to(os.path.realpath(config.te_save_path)):
+            raise ConfigError(
+                f"te_save_path: expected a file, got '{config.te_save_path}', which the run makes a directory, "
+                f"dump_path being '{dump_path}'; give another"
+            )
 
 
 def _check_writable(name: str, path: Path) -> None:
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    try:
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise ConfigError(f"{name}: expected a place that can be written, got '{path}' ({error.strerror})") from error
     kind_fits = existing.is_dir() or existing == path
     if not (kind_fits and os.access(existing, os.W_OK)):
         reason = "is not writable" if kind_fits else "is not a directory"
@@ -192,3 +204,4 @@ def check_given_ranks(config: Config, given: int | None, connected: int | None) 
         raise ConfigError(f'parallel: expected true with {wanted} ranks, got false; start one, or set "parallel": true')
     if connected is not None and given is not None and given != connected:
         raise ConfigError(f"--ranks: expected the {connected} ranks that mpirun started, got {given}; leave it out")
+    launch.check_rank_count(wanted, config)

@@ -26,6 +26,8 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
+SECONDS_BEFORE_HIGHER_RANK = 0.3
+
 MPI.pickle.__init__(cloudpickle.dumps, cloudpickle.loads)  # type: ignore[misc]
 
 
@@ -117,9 +119,9 @@ class Ranks:
             self._blocks = partition(len(items), workers)
             if workers < self.size:
                 self._blocks.insert(0, range(0))
-            shares = [[items[i] for i in block] for block in self._blocks]
+            shares = [(0, [items[i] for i in block]) for block in self._blocks]
         else:
-            shares = [[i - block.start for i in subset if i in block] for block in self._blocks]
+            shares = [(block.start, [i - block.start for i in subset if i in block]) for block in self._blocks]
         lengths = [None if value is None else value.numel() for value in (parameters, vector)]
         self._comm.bcast((method, lengths, options))
         return self._answer(method, lengths, options, [parameters, vector], shares)
@@ -146,18 +148,18 @@ class Ranks:
         lengths: list[int | None],
         options: dict[str, Any],
         flats: Sequence[Tensor | None] = (None, None),
-        shares: list[list[Any]] | None = None,
+        shares: list[tuple[int, list[Any]]] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Every rank's part in a call."""
+        """Every rank's part in a call. shares: per rank, where its block starts and its items."""
         received = [self._broadcast(flat, length) for flat, length in zip(flats, lengths, strict=True)]
-        items = self._comm.scatter(shares)
+        first, items = self._comm.scatter(shares)
         clock = time.perf_counter()
         result: dict[str, np.ndarray] = {}
         if items:
             try:
                 result = getattr(self._worker, method)(*received, items, **options)
             except Exception as error:
-                error.add_note(self._place(method, items, error))
+                error.add_note(self._place(method, items, first, error))
                 if self.size > 1:
                     self._abort(error)
                 raise
@@ -191,15 +193,20 @@ class Ranks:
         self._comm.Gatherv(part, receive)
         return part if gathered is None else gathered
 
-    def _place(self, method: str, items: Sequence[Any], error: Exception) -> str:
+    def _place(self, method: str, items: Sequence[Any], first: int, error: Exception) -> str:
         """Where it happened, for a reader of the traceback: rank, and task if the environment told."""
-        tasks = [item[0] if isinstance(item, tuple) else item for item in items]
-        failed = getattr(error, "task", None)
-        which = f"task {tasks[failed]}" if failed is not None else f"tasks {tasks[0]} to {tasks[-1]}"
+        tasks = [item[0] if isinstance(item, tuple) else first + item for item in items]
+        if (failed := getattr(error, "task", None)) is not None:
+            tasks = [tasks[failed]]
+        which = f"task {tasks[0]}" if len(tasks) == 1 else f"tasks {tasks[0]} to {tasks[-1]}"
         return f"On rank {self.rank} of {self.size}, in {method} of {which}."
 
     def _abort(self, error: BaseException) -> None:
-        """Print this rank's traceback and end every rank."""
+        """Print this rank's traceback and end every rank.
+
+        What fails on all ranks is told by the lowest: the others give it the time to end them first.
+        """
+        time.sleep(SECONDS_BEFORE_HIGHER_RANK * min(self.rank, 10))
         sys.stdout.flush()
         sys.stderr.write(f"rank {self.rank} of {self.size} failed:\n" + "".join(traceback.format_exception(error)))
         sys.stderr.flush()

@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.base import Task
 from envs.point_mass import PointMass
+from envs.registry import make_family
 from mmaml import checkpoint
 from mmaml.comm import Ranks
 from mmaml.config import Config, ConfigError, build_config
@@ -34,6 +35,14 @@ def restore(path: str | Path) -> tuple[Config, dict[str, Any]]:
         return build_config(state["config"]), state
     except ConfigError as error:
         raise UsageError(f"restore_path: the configuration in '{path}' cannot be used here: {error}") from error
+
+
+def check_split(config: Config, split: str) -> None:
+    """Raise UsageError if the configuration's family has no such tasks."""
+    family = make_family(config.env, 1, 1, **config.env_kwargs)
+    family.close()
+    if split not in family.splits:
+        raise UsageError(f"--split: '{config.env}' has {family.splits}, got '{split}'")
 
 
 def evaluate(

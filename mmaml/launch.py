@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mmaml.config import ConfigError
+from mmaml.config import Config, ConfigError
 
 # Where launchers tell a process how many it started: Open MPI's mpirun, MPICH's and its kin, Slurm's srun.
 # The first one set is that of the innermost launcher: our mpirun inside a Slurm job, not the reverse.
@@ -39,6 +39,16 @@ def check_launcher(connected: int) -> None:
         raise ConfigError(
             f"ranks: expected the {announced} processes of this launcher to find each other, but its MPI is not ours "
             f"and each sees {connected}; start them with this environment's mpirun: mpirun -n {announced} python …"
+        )
+
+
+def check_rank_count(ranks: int, config: Config) -> None:
+    """Raise ConfigError if a rank would have no task."""
+    idle = 0 if config.master_samples or ranks == 1 else 1
+    if ranks - idle > config.meta_batch_size:
+        raise ConfigError(
+            f"ranks: expected at most one working rank a task, meta_batch_size = {config.meta_batch_size}, got "
+            f"{ranks - idle}; start {config.meta_batch_size + idle} ranks or fewer, or raise meta_batch_size"
         )
 
 

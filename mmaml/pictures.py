@@ -7,12 +7,18 @@ from pathlib import Path
 
 from mmaml import plotting
 from mmaml.checkpoint import CheckpointError
+from mmaml.logging import PROGRESS
 
 CURVES, TRAJECTORIES = "learning_curves.png", "trajectories.png"
 
 
 def draw_run(run: Path) -> None:
-    """Write the learning curves and, for point mass, the trajectories of a run into its directory."""
+    """Write the learning curves and, for point mass, the trajectories of a run into its directory.
+
+    Nothing if no iteration was logged there: a finished run that is continued elsewhere.
+    """
+    if not (run / PROGRESS).exists():
+        return
     config, curve = plotting.read_run(run, "")
     plotting.plot_curves(plotting.group_runs([(config, curve)]), run / CURVES, title=str(config["env"]))
     print(run / CURVES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +54,22 @@ def evaluation_row(
 def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: Tensor) -> None:
     """Task embeddings and their tasks for `num_embeddings` held-out tasks, into `te_save_path` (.npz).
 
-    Arrays: embedding [n, H], mode [n], and one array for every entry of the tasks, e.g. goal [n, 2].
+    Arrays: embedding [n, H], mode [n], and one array for every entry of the tasks, e.g. goal [n, 2]; text
+    (JSON) where the tasks' entries differ in shape.
     """
     if config.te_save_path is None or "embed" not in worker.algorithm.functions:
         return
     tasks = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
     collect(ranks, worker, parameters, tasks, 0, purpose="test", collections=1)
-    arrays: dict[str, Any] = {name: np.stack([task.values[name] for task in tasks]) for name in tasks[0].values}
+    arrays: dict[str, Any] = {name: _stacked([task.values[name] for task in tasks]) for name in tasks[0].values}
     arrays |= {"mode": np.array([task.mode for task in tasks])} | ranks.evaluator()("embed", parameters)
     path = Path(config.te_save_path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         np.savez(file, **arrays)
+
+
+def _stacked(values: Sequence[np.ndarray]) -> np.ndarray:
+    if len({np.shape(value) for value in values}) == 1:
+        return np.stack(values)
+    return np.array([json.dumps(np.asarray(value).tolist()) for value in values])

@@ -12,6 +12,7 @@ from mmaml import checkpoint
 from mmaml.algorithms.base import Evaluate
 from mmaml.comm import Ranks
 from mmaml.config import Config, ConfigError
+from mmaml.launch import check_rank_count
 from mmaml.logging import RunLogger
 from mmaml.reports import evaluation_row, returns_row, write_embeddings
 from mmaml.rollouts import Rollouts
@@ -145,13 +146,7 @@ def meta_gradient_home(config: Config, device: str) -> str:
 
 def check_ranks_and_device(config: Config, ranks: Ranks) -> str:
     """The master's device, "cpu" or "cuda…"; raises ConfigError if ranks or device do not fit the config."""
-    working = ranks.workers(ranks.size, config.master_samples)
-    if working > config.meta_batch_size:
-        spare = ranks.size - working
-        raise ConfigError(
-            f"ranks: expected at most one working rank a task, meta_batch_size = {config.meta_batch_size}, got "
-            f"{working}; start {config.meta_batch_size + spare} ranks or fewer, or raise meta_batch_size"
-        )
+    check_rank_count(ranks.size, config)
     available = torch.cuda.is_available()
     if config.device.startswith("cuda") and not available:
         raise ConfigError(f'device: expected a CUDA device for \'{config.device}\', found none; use "cpu" or "auto"')

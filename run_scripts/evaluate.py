@@ -48,23 +48,28 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate on all ranks; rank 0 reports."""
     arguments = parse(argv)
     from mmaml.comm import connect  # these load torch: after the arguments are known to be good
-    from mmaml.evaluation import evaluate, restore, table
+    from mmaml.config import Config
+    from mmaml.evaluation import check_split, evaluate, restore, table
     from mmaml.launch import check_launcher
     from mmaml.worker import Worker
 
     ranks = connect()
     check_launcher(ranks.size)
-    config, state = ranks.agree(lambda: restore(arguments.restore_path))
-    config = replace(
-        config,
-        seed=config.seed if arguments.seed is None else arguments.seed,
-        rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
-    )
-    steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
-    worker = Worker(config)
-    if arguments.split not in worker.family.splits:
-        raise UsageError(f"--split: '{config.env}' has {worker.family.splits}, got '{arguments.split}'")
-    with ranks:
+    with ranks:  # ends every rank if one fails
+
+        def prepare() -> tuple[Config, dict[str, Any]]:
+            config, state = restore(arguments.restore_path)
+            check_split(config, arguments.split)
+            return config, state
+
+        config, state = ranks.agree(prepare)
+        config = replace(
+            config,
+            seed=config.seed if arguments.seed is None else arguments.seed,
+            rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
+        )
+        steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+        worker = Worker(config)
         if not ranks.serve(worker):
             return 0
         summary = evaluate(ranks, worker, state, arguments.num_tasks, steps, arguments.split)

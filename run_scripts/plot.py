@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmaml import plotting
-from mmaml.pictures import CURVES, draw_trajectories
+from mmaml.pictures import CURVES, TRAJECTORIES, draw_trajectories
 from mmaml.usage import Parser, UsageError, labelled, one_line_errors
 
 
@@ -66,11 +66,12 @@ def main(argv: list[str] | None = None) -> int:
                 file=sys.stderr,
             )
     if not arguments.no_trajectories:
-        for _, run in runs:
-            name = (
-                f"trajectories_{run.resolve().name}.png" if arguments.output and len(runs) > 1 else "trajectories.png"
-            )
-            draw_trajectories(run, (arguments.output or run) / name, arguments.rollouts_per_task)
+        names = [run.resolve().name for _, run in runs]
+        for number, ((_, run), name) in enumerate(zip(runs, names, strict=True), 1):
+            file = TRAJECTORIES
+            if arguments.output and len(runs) > 1:
+                file = f"trajectories_{name if names.count(name) == 1 else f'{name}_{number}'}.png"
+            draw_trajectories(run, (arguments.output or run) / file, arguments.rollouts_per_task)
     return 0
 
 

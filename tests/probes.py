@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from envs.base import Task, TaskVectorEnv
+from envs.base import Task, TaskError, TaskVectorEnv
 
 
 class TargetAction(TaskVectorEnv):
@@ -77,29 +78,47 @@ class RandomLengths(TaskVectorEnv):
     """Episodes of random length 1 … longest, a reward of 1 a step: an episode's return is its length.
 
     Observation: steps left, steps taken. fail_at: raise in this step of every episode (0: never).
+    fail_task: raise when the task of this index is stepped. fail_on_rank: raise when made on this rank of mpirun.
+    ragged: the tasks hold arrays of unlike shapes.
     """
 
     normalization_scale = None
 
-    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, longest: int = 12, fail_at: int = 0) -> None:
+    def __init__(
+        self,
+        num_tasks: int = 1,
+        rollouts_per_task: int = 1,
+        *,
+        longest: int = 12,
+        fail_at: int = 0,
+        fail_task: int | None = None,
+        fail_on_rank: int | None = None,
+        ragged: bool = False,
+    ) -> None:
+        if os.environ.get("OMPI_COMM_WORLD_RANK") == str(fail_on_rank):
+            raise RuntimeError("the probe fails as asked")
         observations = gym.spaces.Box(0, 1000, (2,), np.float32)
         actions = gym.spaces.Box(-10, 10, (2,), np.float32)
         super().__init__(num_tasks, rollouts_per_task, observations, actions)
-        self.longest, self.fail_at = longest, fail_at
+        self.longest, self.fail_at, self.fail_task, self.ragged = longest, fail_at, fail_task, ragged
         self._clock = np.zeros((self.num_envs, 2))
+        self._indices: list[int] = []
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         self._clock += [-1, 1]
         if self.fail_at and (self._clock[:, 1] == self.fail_at).any():
             raise RuntimeError("the probe fails as asked")
+        if self.fail_task in self._indices:
+            raise TaskError("the probe fails as asked", self._indices.index(self.fail_task))
         never = np.zeros(self.num_envs, bool)
         return self._observe(), np.ones(self.num_envs, np.float32), self._clock[:, 0] <= 0, never, {}
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        return [Task(k % 2, {"index": k}) for k in range(n)]
+        shapes = [(1 + k % 2 if self.ragged else 1,) for k in range(n)]
+        return [Task(k % 2, {"index": np.full(shape, k)}) for k, shape in enumerate(shapes)]
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
-        pass
+        self._indices = [int(task.values["index"][0]) for task in tasks]
 
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
         self._clock[lanes] = np.stack([rng.integers(1, self.longest + 1, len(lanes)), np.zeros(len(lanes))], axis=1)

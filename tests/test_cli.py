@@ -116,6 +116,12 @@ def alone(*arguments: str) -> None:
         (["--ranks", "2", "--overrides", '{"parallel": false}'], "parallel: expected true with 2 ranks"),
         (["--restore_path", "missing"], "restore_path: expected a checkpoint"),
         (["--dump_path", ""], "dump_path: expected a path"),
+        (["--dump_path", "x" * 300], "dump_path: expected a place that can be written"),
+        (["--te_save_path", "x" * 300], "te_save_path: expected a"),
+        (["--restore_path", "x" * 300], "restore_path: cannot read"),
+        (["--dump_path", "run", "--te_save_path", "run"], "te_save_path: expected a file, got 'run', which the run"),
+        (["--dump_path", "a/run", "--te_save_path", "a"], "te_save_path: expected a file, got 'a', which the run"),
+        (["--ranks", "41"], "ranks: expected at most one working rank a task, meta_batch_size = 40, got 41"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], expected: str, refused: Refused) -> None:
@@ -265,6 +271,8 @@ def test_a_run_continues_where_it_was(refused: Refused) -> None:
         '{"n_itr": 3}',
     )
     assert [row["Itr"] for row in progress("copy")] == ["2"]
+    alone("--restore_path", "whole", "--dump_path", "nothing_left")
+    assert {path.name for path in Path("nothing_left").iterdir()} == {"params.json"}
     alone("--restore_path", "run", "--overrides", '{"n_itr": 4}')
     assert [row["Itr"] for row in progress("run")] == ["0", "1", "2", "3"]
     assert all(path.read_bytes() == content for path, content in kept.items())

@@ -144,6 +144,14 @@ def test_task_embeddings_are_written_with_their_tasks(tmp_path: Path) -> None:
         assert all(len(np.unique(nearest[saved["mode"] == mode], axis=0)) == 1 for mode in np.unique(saved["mode"]))
 
 
+def test_tasks_whose_entries_differ_in_shape_are_written_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "embeddings.npz"
+    values = RAGGED | {"env_kwargs": {"ragged": True}, "num_embeddings": 3}
+    run(small_config(dump_path=str(tmp_path / "run"), te_save_path=str(path), **values))
+    with np.load(path) as saved:
+        assert saved["index"].tolist() == ["[0]", "[1, 1]", "[2]"]
+
+
 def test_an_algorithm_without_embeddings_writes_none(tmp_path: Path) -> None:
     run(small_config("promp", dump_path=str(tmp_path / "run"), te_save_path=str(tmp_path / "embeddings.npz")))
     assert not (tmp_path / "embeddings.npz").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from mmaml.comm import connect
+from mmaml.config import load_config
 from mmaml.trainer import train
 from mmaml.worker import Worker, collect
 from tests.support import run, small_config
@@ -101,3 +103,13 @@ def test_more_working_ranks_than_tasks_is_refused(tmp_path: Path) -> None:
             train(config, ranks)
         ranks.size = 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_tuned_config_passes_the_published_return_of_its_family(tmp_path: Path) -> None:
+    """-209 after adaptation on the 4-mode point mass, within 120 of its 401 iterations (docs/results/README.md)."""
+    overrides = {"n_itr": 120, "parallel": False, "dump_path": str(tmp_path / "run")}
+    run(load_config(Path(__file__).parents[1] / "configs/point_mass_4_modes.json", overrides, "mmaml"))
+    with open(tmp_path / "run" / "progress.csv", newline="") as file:
+        returns = [float(row["Step_2-AverageReturn"]) for row in csv.DictReader(file)]
+    assert sum(returns[-10:]) / 10 > -209

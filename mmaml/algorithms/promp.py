@@ -154,18 +154,19 @@ class ProMP(Algorithm):
             "outer_kl_coefficient": self.outer_kl_coefficient,
         }
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * config.learning_rate_anneal**iteration
-        losses_seen, gradient_norms = [], []
+        first_losses, gradient_norms = [], []
         for epoch in range(config.num_promp_steps):
             for tasks in self._minibatches(iteration, epoch):
                 result = evaluate("meta_gradient", parameters, tasks=tasks, **options)
                 gradient = torch.from_numpy(result["gradient"].mean(0))
                 parameters = self._adam_step(parameters, gradient)
-                losses_seen.append(float(result["loss"].mean()))
+                if epoch == 0:
+                    first_losses.append(result["loss"])
                 gradient_norms.append(self._norms(gradient))
         after = evaluate("meta_loss", parameters, **options)
         kls = [float(after[f"kl_{k}"].mean()) for k in range(config.num_inner_grad_steps)]
         statistics: dict[str, float] = {
-            "LossBefore": losses_seen[0],
+            "LossBefore": float(np.concatenate(first_losses).mean()),
             "LossAfter": float(after["loss"].mean()),
             "KLInner": float(np.mean(kls)),
             "KLOuter": float(after["kl_outer"].mean()),
