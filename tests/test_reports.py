@@ -1,0 +1,78 @@
+"""Columns of the log: returns over episodes, evaluation on held-out tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmaml.reports import evaluation_row, returns_row
+from mmaml.worker import Worker
+from tests.support import small_config
+
+# Returns of the episodes of each task, and which of them succeeded, before and after adaptation.
+RETURNS = [[[1.0], [4.0, 6.0, 11.0]], [[2.0, 0.0, 1.0, 7.0], [-3.0, 5.0]]]
+SUCCESSES = [[[1], [0, 0, 1]], [[0, 0, 0, 1], [1, 1]]]
+
+
+def _sampled(returns: list[list[list[float]]], successes: list[list[list[int]]]) -> dict[str, np.ndarray]:
+    """Statistics as the ranks give them, [tasks, collections], from [collections][tasks][episodes]."""
+
+    def table(function: Any, values: Any) -> np.ndarray:
+        return np.array([[function(task) for task in step] for step in values], dtype=np.float64).T
+
+    return {
+        "return": table(np.mean, returns),
+        "return_std": table(np.std, returns),
+        "return_min": table(min, returns),
+        "return_max": table(max, returns),
+        "episodes": table(len, returns),
+        "success": table(np.mean, successes),
+    }
+
+
+def test_returns_are_over_all_episodes_of_all_tasks() -> None:
+    row = returns_row(_sampled(RETURNS, SUCCESSES), "Some-")
+    for step, tasks in enumerate(RETURNS):
+        episodes = np.concatenate(tasks)
+        expected = {
+            "AverageReturn": episodes.mean(),
+            "StdReturn": episodes.std(),
+            "MinReturn": episodes.min(),
+            "MaxReturn": episodes.max(),
+            "NumEpisodes": len(episodes),
+            "SuccessRate": np.concatenate(SUCCESSES[step]).mean(),
+        }
+        assert {name: row[f"Some-Step_{step}-{name}"] for name in expected} == pytest.approx(expected)
+
+
+class FakeRanks:
+    """Records what it is asked for and answers with the statistics above."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any, dict[str, Any]]] = []
+
+    def call(self, method: str, items: Any, parameters: Any = None, **options: Any) -> dict[str, np.ndarray]:
+        self.calls.append((method, items, options))
+        return _sampled(RETURNS, SUCCESSES)
+
+
+def test_evaluation_is_on_the_same_test_tasks_each_time() -> None:
+    config = small_config("promp", eval_interval=2, eval_num_tasks=5, n_itr=10)
+    worker = Worker(config)
+    ranks: Any = FakeRanks()
+    rows = [evaluation_row(config, ranks, worker, torch.zeros(1), iteration) for iteration in range(4)]
+    assert [np.isnan(row["Eval-Step_1-AverageReturn"]) for row in rows] == [True, False, True, False]
+    assert rows[1] == {"Eval-Step_0-AverageReturn": 5.5, "Eval-Step_1-AverageReturn": 2.0}
+
+    held_out, trained_on = (worker.sample_tasks(5, 0, purpose=purpose) for purpose in ("test", "train"))
+    worker.close()
+    assert len(ranks.calls) == 2
+    for method, items, options in ranks.calls:
+        assert method == "collect" and options["purpose"] == "test"
+        assert [position for position, _ in items] == list(range(5))
+        asked = [task.values for _, task in items]
+        assert str(asked) == str([task.values for task in held_out])
+        assert str(asked) != str([task.values for task in trained_on])
