@@ -19,16 +19,16 @@ Sources: the environments of ProMP (Rothfuss et al. 2018: `MetaPointEnvMomentum`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
 
+from envs.arguments import choice, number, points
 from envs.base import StepResult, Task, TaskVectorEnv
+from envs.goals import DEALS, draw_goals
 
 REWARD_TYPES = ("dense", "dense_squared", "sparse")
-DEALS = ("draw", "round_robin")
 
 # A lane on a wall would walk through it at its next step; this much closer to the origin it cannot.
 JUST_INSIDE = 1 - 1e-6
@@ -62,13 +62,13 @@ class PointMass(TaskVectorEnv):
         start: float = 0.2,
         action_limit: float = 0.1,
     ) -> None:
-        self.centers = _points("centers", centers)
-        self.noise = _number("noise", noise)
-        self.deal = _choice("deal", deal, DEALS)
-        self.reward_type = _choice("reward_type", reward_type, REWARD_TYPES)
-        self.radius = _number("radius", radius)
-        self.start = _number("start", start)
-        self.action_limit = _number("action_limit", action_limit, positive=True)
+        self.centers = points("centers", centers)
+        self.noise = number("noise", noise)
+        self.deal = choice("deal", deal, DEALS)
+        self.reward_type = choice("reward_type", reward_type, REWARD_TYPES)
+        self.radius = number("radius", radius)
+        self.start = number("start", start)
+        self.action_limit = number("action_limit", action_limit, positive=True)
         self.num_modes = len(self.centers)
         observation_space = gym.spaces.Box(-np.inf, np.inf, (self.state_size,), np.float32)
         action_space = gym.spaces.Box(-self.action_limit, self.action_limit, (2,), np.float32)
@@ -104,10 +104,7 @@ class PointMass(TaskVectorEnv):
         """What stands in the way of a step from `before` [2, M·N]; after the reward was given."""
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        modes = np.arange(n) % self.num_modes
-        if self.deal == "draw":
-            modes = rng.integers(self.num_modes, size=n)
-        goals = self.centers[modes] + self.noise * rng.standard_normal((n, 2))
+        modes, goals = draw_goals(n, rng, self.centers, self.noise, self.deal)
         return [Task(int(mode), {"goal": goal}) for mode, goal in zip(modes, goals, strict=True)]
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
@@ -215,7 +212,7 @@ class Navigation2D(PointMass):
         super().__init__(
             num_tasks, rollouts_per_task, centers=[[0, 0]], reward_type=reward_type, radius=radius, start=0.0
         )
-        self.goal_limit = _number("goal_limit", goal_limit)
+        self.goal_limit = number("goal_limit", goal_limit)
 
     def step(self, actions: np.ndarray) -> StepResult:
         observations, rewards, _, truncated, infos = super().step(actions)
@@ -231,27 +228,3 @@ def _norm(vectors: np.ndarray) -> np.ndarray:
     """Euclidean length of vectors [2, …]."""
     x, y = vectors
     return np.sqrt(x * x + y * y)
-
-
-def _number(name: str, value: float, positive: bool = False) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = float(value)
-        if math.isfinite(value) and value >= 0 and (value > 0 or not positive):
-            return value
-    raise ValueError(f"{name}: expected a number {'above' if positive else 'of at least'} 0, got {value!r}")
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
-    return value
-
-
-def _points(name: str, value: Sequence[Sequence[float]]) -> np.ndarray:
-    try:
-        points = np.array(value, np.float64)
-    except (TypeError, ValueError):
-        points = np.empty(0)
-    if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
-        raise ValueError(f"{name}: expected a list of [x, y], one a mode, got {value!r}")
-    return points

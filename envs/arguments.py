@@ -1,0 +1,53 @@
+"""Checks of the arguments that task families take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def number(name: str, value: float, positive: bool = False) -> float:
+    """A finite number of at least 0 (above 0 where `positive`), else ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = float(value)
+        if math.isfinite(value) and value >= 0 and (value > 0 or not positive):
+            return value
+    raise ValueError(f"{name}: expected a number {'above' if positive else 'of at least'} 0, got {value!r}")
+
+
+def interval(name: str, value: Sequence[float]) -> tuple[float, float]:
+    """[low, high], two finite numbers with low <= high, else ValueError."""
+    try:
+        low, high = (float(bound) for bound in value)
+    except (TypeError, ValueError):
+        low, high = math.inf, -math.inf
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"{name}: expected [low, high] with low <= high, got {value!r}")
+    return low, high
+
+
+def flag(name: str, value: bool) -> bool:
+    """True or false, else ValueError."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected true or false, got {value!r}")
+    return value
+
+
+def choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """One of `choices`, else ValueError."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+    return value
+
+
+def points(name: str, value: Sequence[Sequence[float]]) -> np.ndarray:
+    """A list of [x, y], one a mode, as float64 [modes, 2], else ValueError."""
+    try:
+        array = np.array(value, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.ndim != 2 or array.shape[1] != 2 or not len(array) or not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected a list of [x, y], one a mode, got {value!r}")
+    return array

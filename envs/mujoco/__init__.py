@@ -1,0 +1,1 @@
+"""Task families on MuJoCo's physics. `envs.mujoco.base` holds what they have in common."""

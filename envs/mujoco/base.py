@@ -1,0 +1,182 @@
+"""What all MuJoCo families have in common: a block of lanes, stepped by one `mujoco.rollout` call a time step.
+
+Physics states are arrays, one row a lane. Observations, rewards and terminations are computed from them:
+sensors of `mujoco.rollout` lag the state they come with by one physics step, so none is used. The solver
+starts cold at each control step, so that what a lane does follows from its state and action alone.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from mujoco.rollout import Rollout
+
+from envs.base import StepResult, Task, TaskVectorEnv
+
+ASSETS = Path(gym.__file__).parent / "envs" / "mujoco" / "assets"
+
+# A position or velocity beyond this is a blow-up, also where MuJoCo itself does not call it one (below 1e10).
+BLOWN_UP = 1e4
+
+
+class State(NamedTuple):
+    """Physics states: qpos [lanes, nq], qvel [lanes, nv]; float64, MuJoCo's units (m, rad, and those by s)."""
+
+    qpos: np.ndarray
+    qvel: np.ndarray
+
+
+class Outcome(NamedTuple):
+    """What a step brought: the terms of the reward by name, each float [M·N], terminated and success bool [M·N].
+
+    success: None where the family knows none.
+    """
+
+    rewards: dict[str, np.ndarray]
+    terminated: np.ndarray | None = None
+    success: np.ndarray | None = None
+
+
+def load_spec(name: str) -> mujoco.MjSpec:
+    """The model file `name` of the gymnasium package, to be edited and compiled."""
+    return mujoco.MjSpec.from_file(str(ASSETS / name))
+
+
+def compiled(spec: mujoco.MjSpec) -> mujoco.MjModel:
+    """The model that a spec describes."""
+    # Left to the compiler, the scaling to a total mass warns from MuJoCo 4 on.
+    total_mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1
+    model = spec.compile()
+    if total_mass > 0:
+        mujoco.mj_setTotalmass(model, total_mass)
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
+
+
+class MujocoFamily(TaskVectorEnv):
+    """M·N lanes of one model, or of one model a task (`_use_models`), frame_skip physics steps a time step.
+
+    Actions are the controls, clipped to their ranges. A lane whose physics blows up (MuJoCo resets it by
+    itself and its time does not advance) is put to rest, unpaid, and terminated; infos["blow_up"] bool [M·N]
+    tells of it.
+
+    A family implements the abstract methods. model: the compiled model. frame_skip: physics steps a time step.
+    """
+
+    normalization_scale: float | None = 10.0
+
+    def __init__(
+        self,
+        num_tasks: int,
+        rollouts_per_task: int,
+        *,
+        model: mujoco.MjModel,
+        frame_skip: int,
+        observation_size: int,
+    ) -> None:
+        self.model, self.frame_skip = model, frame_skip
+        self.dt = frame_skip * model.opt.timestep
+        low, high = model.actuator_ctrlrange.astype(np.float32).T
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (observation_size,), np.float32)
+        super().__init__(num_tasks, rollouts_per_task, observation_space, gym.spaces.Box(low, high, dtype=np.float32))
+        size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        # A row is a lane's whole physics state: time, positions, velocities, activations.
+        self._physics = np.zeros((self.num_envs, size))
+        self._trajectory = np.zeros((self.num_envs, frame_skip, size))
+        self._controls = np.zeros((self.num_envs, frame_skip, model.nu))
+        self._sensors = np.zeros((self.num_envs, frame_skip, model.nsensordata))
+        self.qpos = self._physics[:, 1 : 1 + model.nq]
+        self.qvel = self._physics[:, 1 + model.nq : 1 + model.nq + model.nv]
+        self._models = [model] * self.num_envs
+        self._data = mujoco.MjData(model)
+        self._rollout = Rollout(nthread=0)
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        self._check_started()
+        bounds = cast(gym.spaces.Box, self.single_action_space)
+        controls = np.clip(actions, bounds.low, bounds.high).astype(np.float64)
+        before = State(self.qpos.copy(), self.qvel.copy())
+        blow_up = self._advance(controls)
+        if blow_up.any():
+            for state in (before, State(self.qpos, self.qvel)):
+                state.qpos[blow_up], state.qvel[blow_up] = self.model.qpos0, 0
+        outcome = self._outcome(before, controls)
+        terminated = blow_up if outcome.terminated is None else blow_up | outcome.terminated
+        infos = {name: np.where(blow_up, 0, term).astype(np.float32) for name, term in outcome.rewards.items()}
+        rewards = np.where(blow_up, 0, sum(outcome.rewards.values())).astype(np.float32)
+        infos["blow_up"] = blow_up
+        if outcome.success is not None:
+            infos["success"] = outcome.success & ~blow_up
+        return self._observe(), rewards, terminated, np.zeros(self.num_envs, bool), infos
+
+    def marker(self, task: Task) -> np.ndarray | None:
+        """Where a picture marks the goal of a task, [x, y, z] in m; None where it is no place."""
+        return None
+
+    def close_extras(self, **kwargs: object) -> None:
+        self._rollout.close()
+
+    def _advance(self, controls: np.ndarray) -> np.ndarray:
+        """One control step of every lane. controls [M·N, nu]. Returns which lanes blew up, bool [M·N]."""
+        self._physics[:, 0] = 0
+        self._controls[:] = controls[:, None]
+        with _silent_warnings():
+            self._rollout.rollout(
+                self._models,
+                [self._data],
+                self._physics,
+                self._controls,
+                skip_checks=True,
+                nstep=self.frame_skip,
+                state=self._trajectory,
+                sensordata=self._sensors,
+            )
+        self._physics[:] = self._trajectory[:, -1]
+        in_time = self._physics[:, 0] > self.dt - 0.5 * self.model.opt.timestep
+        return ~(in_time & (np.abs(self._physics) < BLOWN_UP).all(1))
+
+    def _use_models(self, models: Sequence[mujoco.MjModel]) -> None:
+        """One model for each task from here on; of the same sizes as `self.model`."""
+        self._models = [model for model in models for _ in range(self.rollouts_per_task)]
+
+    def _by_lane(self, measure: Callable[[mujoco.MjModel, mujoco.MjData], np.ndarray | float]) -> np.ndarray:
+        """What `measure` returns for each lane's model and a data object in the lane's state, stacked.
+
+        For what arrays do not hold; a Python loop over the lanes.
+        """
+        values = []
+        for lane, model in enumerate(self._models):
+            self._data.qpos[:], self._data.qvel[:] = self.qpos[lane], self.qvel[lane]
+            self._data.ctrl[:] = self._controls[lane, 0]
+            values.append(measure(model, self._data))
+        return np.array(values)
+
+    def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
+        self._physics[lanes] = 0
+        self.qpos[lanes], self.qvel[lanes] = self._start(len(lanes), rng)
+
+    @abstractmethod
+    def _start(self, n: int, rng: np.random.Generator) -> State:
+        """n states in which episodes begin."""
+
+    @abstractmethod
+    def _outcome(self, before: State, controls: np.ndarray) -> Outcome:
+        """What the step from `before` to the present state, under controls [M·N, nu], brought each lane."""
+
+
+@contextmanager
+def _silent_warnings() -> Iterator[None]:
+    """Keep MuJoCo's warnings of blow-ups, which are found and counted anyway, from stderr and from a file."""
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)

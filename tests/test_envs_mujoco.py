@@ -1,0 +1,101 @@
+"""What every MuJoCo family keeps to, whatever its model and its tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs.mujoco.base import MujocoFamily
+from envs.registry import FAMILIES, make_family
+
+NAMES = [name for name, family in FAMILIES.items() if family.place.startswith("envs.mujoco.")]
+
+
+def block(name: str, tasks: int = 3, rollouts: int = 2, seed: int = 0) -> MujocoFamily:
+    family = make_family(name, tasks, rollouts)
+    assert isinstance(family, MujocoFamily)
+    family.set_tasks(family.sample_tasks(tasks, np.random.default_rng(seed)))
+    family.reset(seed=list(range(tasks)))
+    return family
+
+
+def actions(family: MujocoFamily, steps: int) -> np.ndarray:
+    """Actions [steps, M·N, A], some of them beyond the bounds."""
+    family.action_space.seed(3)
+    return np.stack([1.5 * np.asarray(family.action_space.sample()) for _ in range(steps)])
+
+
+def put(family: MujocoFamily, other: MujocoFamily, lane: int) -> None:
+    """Put the only lane of a block into the state of a lane of another."""
+    family.qpos[0], family.qvel[0] = other.qpos[lane], other.qvel[lane]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lane_has_the_bits_of_an_environment_of_its_own(name: str) -> None:
+    many, lane = block(name), 3
+    single = make_family(name, 1, 1)
+    assert isinstance(single, MujocoFamily)
+    single.set_tasks([many.tasks[lane // 2]])
+    single.reset(seed=0)
+    for action in actions(many, 30):
+        put(single, many, lane)
+        observations, rewards, terminated, _, infos = many.step(action)
+        observation, reward, ends, _, info = single.step(action[lane : lane + 1])
+        np.testing.assert_array_equal(observation[0], observations[lane])
+        assert reward[0] == rewards[lane] and ends[0] == terminated[lane]
+        assert {key: value[0] for key, value in info.items()} == {key: value[lane] for key, value in infos.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_task_does_not_depend_on_the_rest_of_its_block(name: str) -> None:
+    many, one = block(name), make_family(name, 1, 2)
+    one.set_tasks(many.tasks[1:2])
+    one.reset(seed=[1])
+    assert isinstance(one, MujocoFamily)
+    np.testing.assert_array_equal(one.qpos, many.qpos[2:4])
+    for action in actions(many, 20):
+        observations, rewards, terminated, *_ = many.step(action)
+        observation, reward, ends, *_ = one.step(action[2:4])
+        np.testing.assert_array_equal(observation, observations[2:4])
+        np.testing.assert_array_equal(reward, rewards[2:4])
+        if terminated.any():
+            many.reset(options={"reset_mask": terminated})
+        if ends.any():
+            one.reset(options={"reset_mask": ends})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_observation_does_not_tell_the_task(name: str) -> None:
+    family = make_family(name, 20, 1)
+    assert isinstance(family, MujocoFamily)
+    family.set_tasks(family.sample_tasks(20, np.random.default_rng(0)))
+    family.reset(seed=0)
+    family.qpos[:], family.qvel[:] = family.qpos[0].copy(), family.qvel[0].copy()
+    observations = family._observe()
+    assert observations.shape == family.observation_space.shape and observations.dtype == np.float32
+    assert (observations == observations[0]).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_blow_up_ends_its_own_lane_and_no_other(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    family, calm = block(name), block(name)
+    action = actions(family, 1)[0]
+    family.qvel[1], family.qvel[3, 0], family.qpos[4] = 1e12, 1e6, np.nan
+    observations, rewards, terminated, _, infos = family.step(action)
+    expected = calm.step(action)
+    blown = np.array([False, True, False, True, True, False])
+    np.testing.assert_array_equal(infos["blow_up"], blown)
+    assert terminated[blown].all() and (rewards[blown] == 0).all() and np.isfinite(observations).all()
+    assert all(np.isfinite(value).all() for value in infos.values())
+    np.testing.assert_array_equal(observations[~blown], expected[0][~blown])
+    np.testing.assert_array_equal(rewards[~blown], expected[1][~blown])
+
+    family.reset(options={"reset_mask": terminated})
+    observations, _, _, _, infos = family.step(action)
+    assert np.isfinite(observations).all() and not infos["blow_up"].any()
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
