@@ -1,0 +1,16 @@
+"""Meta-train ProMP: proximal meta-policy search (Rothfuss et al. 2018).
+
+python run_scripts/pro-mp_run_mujoco.py --config_file configs/reacher.json
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmaml.cli import run
+
+if __name__ == "__main__":
+    sys.exit(run("promp"))
