@@ -202,6 +202,8 @@ def plot_curves(
     Curves of several seeds show their mean and a band of one standard deviation over seeds; `smooth` is a
     moving average in iterations; `references` are labelled horizontal lines; `limits` the range of returns.
     """
+    from matplotlib.patheffects import withStroke
+
     unit, name = _unit(max(curve.env_steps[-1] for curve in curves))
     with _page(path, 9.0, 5.2) as (_, axes):
         for colour, curve in zip(_cycle(len(curves)), curves, strict=True):
@@ -209,8 +211,8 @@ def plot_curves(
         for label, value in references:
             axes.axhline(value, color="#666666", linewidth=1.0, linestyle=(0, (1, 2)))
             axes.annotate(
-                label, (0.005, value), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
-                fontsize=9, color="#666666",
+                label, (0.995, value), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+                ha="right", fontsize=9, color="#666666", path_effects=[withStroke(linewidth=2.5, foreground="white")],
             )  # fmt: skip
         axes.set(xlabel=f"environment steps{name}", ylabel="return per episode", xlim=(0, None), ylim=limits)
         axes.set_title(title, loc="left", fontsize=12)
