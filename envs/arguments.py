@@ -51,3 +51,14 @@ def points(name: str, value: Sequence[Sequence[float]]) -> np.ndarray:
     if array.ndim != 2 or array.shape[1] != 2 or not len(array) or not np.isfinite(array).all():
         raise ValueError(f"{name}: expected a list of [x, y], one a mode, got {value!r}")
     return array
+
+
+def intervals(name: str, value: Sequence[Sequence[float]]) -> np.ndarray:
+    """A list of [low, high] with low <= high, one a mode, as float64 [modes, 2], else ValueError."""
+    try:
+        array = points(name, value)
+    except ValueError:
+        array = np.array([[1.0, 0.0]])
+    if (array[:, 0] > array[:, 1]).any():
+        raise ValueError(f"{name}: expected a list of [low, high] with low <= high, one a mode, got {value!r}")
+    return array

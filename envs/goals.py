@@ -7,15 +7,17 @@ import numpy as np
 DEALS = ("draw", "round_robin")
 
 
+def draw_modes(n: int, rng: np.random.Generator, num_modes: int, deal: str) -> np.ndarray:
+    """Modes [n]. deal: how tasks get them, "draw" (each uniformly) or "round_robin" (in turn, over a meta-batch)."""
+    return rng.integers(num_modes, size=n) if deal == "draw" else np.arange(n) % num_modes
+
+
 def draw_goals(
     n: int, rng: np.random.Generator, centers: np.ndarray, noise: float, deal: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Modes [n] and goals [n, 2]: a mode's centre + N(0, noise²) in x and y.
 
-    centers [modes, 2]. deal: how tasks get their modes, "draw" (each uniformly) or "round_robin" (in turn,
-    over the tasks of a meta-batch).
+    centers [modes, 2]. deal: see `draw_modes`.
     """
-    modes = np.arange(n) % len(centers)
-    if deal == "draw":
-        modes = rng.integers(len(centers), size=n)
+    modes = draw_modes(n, rng, len(centers), deal)
     return modes, centers[modes] + noise * rng.standard_normal((n, 2))

@@ -40,6 +40,8 @@ def _corners(side: float) -> list[list[float]]:
 _MOMENTUM = "envs.point_mass:MomentumPointMass"
 _NOISY = {"noise": 1.0, "reward_type": "dense"}
 _CORNER = {"centers": _corners(2.0), "action_limit": 0.2, "radius": 0.5}
+_HALF_CHEETAH = "envs.mujoco.half_cheetah:HalfCheetah"
+_EITHER_WAY = {"reward_type": "direction", "goals": [[-1, -1], [1, 1]]}
 
 FAMILIES: dict[str, Family] = {
     "MetaPointEnvMomentum": Family(_MOMENTUM, {"centers": _corners(2.0), "reward_type": "sparse"}),
@@ -50,6 +52,7 @@ FAMILIES: dict[str, Family] = {
     "MetaPointEnvCorner": Family("envs.point_mass:CornerPointMass", _CORNER | {"reward_type": "sparse"}),
     "MetaPointEnvWalls": Family("envs.point_mass:WallsPointMass", _CORNER | {"reward_type": "dense"}),
     "2DNavigation-v0": Family("envs.point_mass:Navigation2D", {}),
+    "HalfCheetahRandDirecEnv": Family(_HALF_CHEETAH, _EITHER_WAY | {"control_cost": 0.05}),
 }
 
 

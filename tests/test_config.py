@@ -198,7 +198,7 @@ def test_every_key_is_described_and_documented() -> None:
         assert f"| `{name}`" in page()
 
 
-def test_every_point_mass_family_has_a_config() -> None:
+def test_every_family_has_a_config() -> None:
     assert {load_config(path).env for path in SHIPPED} >= set(FAMILIES)
 
 
