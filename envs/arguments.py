@@ -17,6 +17,13 @@ def number(name: str, value: float, positive: bool = False) -> float:
     raise ValueError(f"{name}: expected a number {'above' if positive else 'of at least'} 0, got {value!r}")
 
 
+def count(name: str, value: int) -> int:
+    """A whole number of at least 1, else ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    return value
+
+
 def interval(name: str, value: Sequence[float]) -> tuple[float, float]:
     """[low, high], two finite numbers with low <= high, else ValueError."""
     try:

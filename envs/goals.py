@@ -21,3 +21,9 @@ def draw_goals(
     """
     modes = draw_modes(n, rng, len(centers), deal)
     return modes, centers[modes] + noise * rng.standard_normal((n, 2))
+
+
+def draw_directions(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Unit vectors of the plane [n, 2], uniform over the circle."""
+    angles = rng.uniform(0, 2 * np.pi, n)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -37,11 +37,21 @@ def _corners(side: float) -> list[list[float]]:
     return [[-side, -side], [side, -side], [-side, side], [side, side]]
 
 
+def _half_circle(modes: int) -> list[list[float]]:
+    """Places 4 from the origin, from -x over +y to +x in equal angles; a single one lies at -x."""
+    angles = [math.pi * k / max(modes - 1, 1) for k in range(modes)]
+    return [[-4 * math.cos(angle), 4 * math.sin(angle)] for angle in angles]
+
+
 _MOMENTUM = "envs.point_mass:MomentumPointMass"
 _NOISY = {"noise": 1.0, "reward_type": "dense"}
 _CORNER = {"centers": _corners(2.0), "action_limit": 0.2, "radius": 0.5}
 _HALF_CHEETAH = "envs.mujoco.half_cheetah:HalfCheetah"
 _EITHER_WAY = {"reward_type": "direction", "goals": [[-1, -1], [1, 1]]}
+_ANT_GOAL = "envs.mujoco.ant:AntGoal"
+_ANT_MODES = {"noise": 0.8, "goal_height": 0.03, "frame_skip": 2}
+_IN_TURN = {"deal": "round_robin"}
+_LINE = {"directions": [[-1, 0], [1, 0]]}
 
 FAMILIES: dict[str, Family] = {
     "MetaPointEnvMomentum": Family(_MOMENTUM, {"centers": _corners(2.0), "reward_type": "sparse"}),
@@ -53,6 +63,14 @@ FAMILIES: dict[str, Family] = {
     "MetaPointEnvWalls": Family("envs.point_mass:WallsPointMass", _CORNER | {"reward_type": "dense"}),
     "2DNavigation-v0": Family("envs.point_mass:Navigation2D", {}),
     "HalfCheetahRandDirecEnv": Family(_HALF_CHEETAH, _EITHER_WAY | {"control_cost": 0.05}),
+    "AntRandGoalEnv": Family(_ANT_GOAL, {"centers": [[0, 0]], "radius": 3}, 200),
+    "AntRandGoalMode1ModesEnv": Family(_ANT_GOAL, {"centers": _half_circle(1)} | _ANT_MODES | _IN_TURN, 250),
+    "AntRandGoalMode2ModesEnv": Family(_ANT_GOAL, {"centers": _half_circle(2)} | _ANT_MODES, 250),
+    "AntRandGoalModeEnv": Family(_ANT_GOAL, {"centers": _half_circle(4)} | _ANT_MODES | _IN_TURN, 250),
+    "AntRandGoalMode6ModesEnv": Family(_ANT_GOAL, {"centers": _half_circle(6)} | _ANT_MODES | _IN_TURN, 250),
+    "AntRandDirecEnv": Family("envs.mujoco.ant:AntDirection", _LINE, 200),
+    "AntRandDirec2DEnv": Family("envs.mujoco.ant:AntDirection", {"directions": None}, 200),
+    "AntRandVelEnv": Family("envs.mujoco.ant:AntVelocity", {"goals": [[0, 3]]}, 200),
 }
 
 

@@ -8,7 +8,7 @@ starts cold at each control step, so that what a lane does follows from its stat
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -146,20 +146,27 @@ class MujocoFamily(TaskVectorEnv):
         """One model for each task from here on; of the same sizes as `self.model`."""
         self._models = [model for model in models for _ in range(self.rollouts_per_task)]
 
-    def _by_lane(self, measure: Callable[[mujoco.MjModel, mujoco.MjData], np.ndarray | float]) -> np.ndarray:
+    def _by_lane(
+        self,
+        measure: Callable[[mujoco.MjModel, mujoco.MjData], np.ndarray | float],
+        state: State | None = None,
+        lanes: Iterable[int] | None = None,
+    ) -> np.ndarray:
         """What `measure` returns for each lane's model and a data object in the lane's state, stacked.
 
-        For what arrays do not hold; a Python loop over the lanes.
+        state: of all lanes; None: the present one. lanes: which ones; None: all. The data's controls are those
+        of the lane's last step, 0 where an episode begins. For what arrays do not hold; a Python loop over lanes.
         """
+        qpos, qvel = state or (self.qpos, self.qvel)
         values = []
-        for lane, model in enumerate(self._models):
-            self._data.qpos[:], self._data.qvel[:] = self.qpos[lane], self.qvel[lane]
+        for lane in range(self.num_envs) if lanes is None else lanes:
+            self._data.qpos[:], self._data.qvel[:] = qpos[lane], qvel[lane]
             self._data.ctrl[:] = self._controls[lane, 0]
-            values.append(measure(model, self._data))
+            values.append(measure(self._models[lane], self._data))
         return np.array(values)
 
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
-        self._physics[lanes] = 0
+        self._physics[lanes], self._controls[lanes] = 0, 0
         self.qpos[lanes], self.qvel[lanes] = self._start(len(lanes), rng)
 
     @abstractmethod

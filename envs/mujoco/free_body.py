@@ -1,0 +1,143 @@
+"""Bodies with a free root, in space: what ants and humanoids have in common.
+
+The reward is the sum of these terms, a being the controls:
+
+| term           | value                     | where                              |
+|----------------|---------------------------|------------------------------------|
+| reward_goal    | the family's own          | everywhere                         |
+| reward_control | −control_cost · ‖a‖²      | everywhere                         |
+| reward_alive   | alive_bonus               | where it is not 0                  |
+| reward_contact | −the family's own cost    | with `contact_forces`              |
+
+`mujoco.rollout` does not return the forces of contacts. `contact_forces` has them computed, lane by lane, which
+takes about a tenth more time; the published code with the MuJoCo versions of its day mostly had zeros there.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+
+from envs.arguments import count, flag, interval, number
+from envs.base import Task
+from envs.goals import draw_directions, draw_modes
+from envs.mujoco.base import MujocoFamily, Outcome, State, compiled, load_spec
+
+# What can be measured of a lane: names of MuJoCo's data, and how many of its rows belong to the world or the root.
+_NOT_OBSERVED = {"cinert": 1, "cvel": 1, "qfrc_actuator": 6, "cfrc_ext": 1}
+
+
+def direction_tasks(n: int, rng: np.random.Generator, directions: np.ndarray | None, deal: str) -> list[Task]:
+    """n tasks that hold "goal" [2], one of `directions` [modes, 2]; None: one mode, any unit vector.
+
+    deal: see `envs.goals.draw_modes`.
+    """
+    if directions is None:
+        return [Task(0, {"goal": direction}) for direction in draw_directions(n, rng)]
+    modes = draw_modes(n, rng, len(directions), deal)
+    return [Task(int(mode), {"goal": directions[mode]}) for mode in modes]
+
+
+class FreeBody(MujocoFamily):
+    """A body that is paid for where it goes, for little effort, and perhaps for staying upright.
+
+    frame_skip: physics steps a time step. control_cost, alive_bonus: see the table above. height_limits: [low, high]
+    of the root's height, m, outside of which an episode ends; None: none ends. contact_forces: pay for the forces
+    of contacts, and observe them. observe_position: observe x and y. observe_goal: append the goal to the
+    observation. observed_bodies: what else is observed of MuJoCo's data, by its names there.
+
+    Tasks hold "goal", of the shape `goal_shape`. A body sets model_file.
+    """
+
+    model_file: str
+    goal_shape: tuple[int, ...] = (2,)
+
+    def __init__(
+        self,
+        num_tasks: int,
+        rollouts_per_task: int,
+        *,
+        frame_skip: int,
+        control_cost: float,
+        alive_bonus: float = 0.0,
+        height_limits: Sequence[float] | None = None,
+        contact_forces: bool,
+        observe_goal: bool,
+        observe_position: bool = False,
+        observed_bodies: Sequence[str] = (),
+    ) -> None:
+        self.control_cost = number("control_cost", control_cost)
+        self.alive_bonus = number("alive_bonus", alive_bonus)
+        self.height_limits = None if height_limits is None else interval("height_limits", height_limits)
+        self.contact_forces = flag("contact_forces", contact_forces)
+        self.observe_goal = flag("observe_goal", observe_goal)
+        self._first_position = 0 if observe_position else 2
+        self._measured_names = (*observed_bodies, "cfrc_ext") if self.contact_forces else tuple(observed_bodies)
+        model = compiled(load_spec(self.model_file))
+        bare = mujoco.MjData(model)
+        num_measured = sum(getattr(bare, name)[_NOT_OBSERVED[name] :].size for name in self._measured_names)
+        goal_size = int(np.prod(self.goal_shape)) if self.observe_goal else 0
+        super().__init__(
+            num_tasks,
+            rollouts_per_task,
+            model=model,
+            frame_skip=count("frame_skip", frame_skip),
+            observation_size=model.nq - self._first_position + model.nv + num_measured + goal_size,
+        )
+        self._goal = np.zeros((self.num_envs, *self.goal_shape))
+        # Of every lane's present state, as it is after the last step or reset.
+        self._measured = np.zeros((self.num_envs, num_measured))
+
+    def _set_tasks(self, tasks: Sequence[Task]) -> None:
+        self._goal = self._per_lane(tasks, "goal", self.goal_shape)
+
+    def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
+        super()._reset_lanes(task, lanes, rng)
+        if self._measured_names:
+            self._measured[lanes] = self._by_lane(self._measure, lanes=lanes)
+
+    def _observe(self) -> np.ndarray:
+        parts = [self.qpos[:, self._first_position :], self.qvel, self._observable(self._measured)]
+        if self.observe_goal:
+            parts.append(self._goal.reshape(self.num_envs, -1))
+        return np.concatenate(parts, axis=1, dtype=np.float32)
+
+    def _outcome(self, before: State, controls: np.ndarray) -> Outcome:
+        rewards = {
+            "reward_goal": self._goal_reward(before),
+            "reward_control": -self.control_cost * (controls**2).sum(1),
+        }
+        if self.alive_bonus:
+            rewards["reward_alive"] = np.full(self.num_envs, self.alive_bonus)
+        if self._measured_names:
+            self._measured[:] = self._by_lane(self._measure)
+        if self.contact_forces:
+            # The last that are measured: a torque and a force [6] of each body.
+            rewards["reward_contact"] = -self._contact_cost(self._measured[:, -6 * (self.model.nbody - 1) :])
+        if self.height_limits is None:
+            return Outcome(rewards)
+        low, high = self.height_limits
+        height = self.qpos[:, 2]
+        return Outcome(rewards, (height < low) | (height > high))
+
+    def _measure(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
+        """What is measured of a lane, in a row."""
+        data.qacc_warmstart[:] = 0  # the lane before must not show
+        mujoco.mj_forward(model, data)
+        mujoco.mj_rnePostConstraint(model, data)
+        return np.concatenate([getattr(data, name)[_NOT_OBSERVED[name] :].ravel() for name in self._measured_names])
+
+    def _observable(self, measured: np.ndarray) -> np.ndarray:
+        """What is observed of what is measured [M·N, …], of the same shape."""
+        return measured
+
+    @abstractmethod
+    def _goal_reward(self, before: State) -> np.ndarray:
+        """reward_goal of each lane [M·N] for its step from `before` to the present state."""
+
+    @abstractmethod
+    def _contact_cost(self, forces: np.ndarray) -> np.ndarray:
+        """What the forces of contacts [M·N, 6 · bodies], N·m and N, cost each lane [M·N]."""
