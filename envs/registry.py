@@ -47,7 +47,12 @@ _MOMENTUM = "envs.point_mass:MomentumPointMass"
 _NOISY = {"noise": 1.0, "reward_type": "dense"}
 _CORNER = {"centers": _corners(2.0), "action_limit": 0.2, "radius": 0.5}
 _HALF_CHEETAH = "envs.mujoco.half_cheetah:HalfCheetah"
+_WALKER = "envs.mujoco.walker:Walker2D"
+_CHEETAH_STEP = {"frame_skip": 5, "control_cost": 0.05}
+_WALKER_STEP = {"frame_skip": 8, "control_cost": 1e-3, "alive_bonus": 1}
 _EITHER_WAY = {"reward_type": "direction", "goals": [[-1, -1], [1, 1]]}
+_FORWARDS = {"reward_type": "direction", "goals": [[1, 1]]}
+_ANY_DYNAMICS = _WALKER_STEP | _FORWARDS | {"frame_skip": 4, "dynamics_range": 3}
 _ANT_GOAL = "envs.mujoco.ant:AntGoal"
 _ANT_MODES = {"noise": 0.8, "goal_height": 0.03, "frame_skip": 2}
 _IN_TURN = {"deal": "round_robin"}
@@ -62,7 +67,26 @@ FAMILIES: dict[str, Family] = {
     "MetaPointEnvCorner": Family("envs.point_mass:CornerPointMass", _CORNER | {"reward_type": "sparse"}),
     "MetaPointEnvWalls": Family("envs.point_mass:WallsPointMass", _CORNER | {"reward_type": "dense"}),
     "2DNavigation-v0": Family("envs.point_mass:Navigation2D", {}),
-    "HalfCheetahRandDirecEnv": Family(_HALF_CHEETAH, _EITHER_WAY | {"control_cost": 0.05}),
+    "HalfCheetahRandDirecEnv": Family(_HALF_CHEETAH, _CHEETAH_STEP | _EITHER_WAY),
+    "HalfCheetahRandVelEnv": Family(_HALF_CHEETAH, _CHEETAH_STEP | {"reward_type": "velocity", "goals": [[0, 3]]}),
+    "HalfCheetahTargetSpeedEnv": Family(
+        _HALF_CHEETAH, _CHEETAH_STEP | {"reward_type": "velocity", "goals": [[-3, -1], [1, 3]]}
+    ),
+    "HalfCheetahTargetLocationEnv": Family(
+        _HALF_CHEETAH, _CHEETAH_STEP | {"reward_type": "location", "goals": [[-5, -1], [1, 5]]}
+    ),
+    "Walker2DRandDirecEnv": Family(_WALKER, _WALKER_STEP | _EITHER_WAY, 200),
+    "Walker2DRandVelEnv": Family(
+        _WALKER, _WALKER_STEP | {"reward_type": "velocity", "goals": [[0, 10]], "alive_bonus": 15}, 200
+    ),
+    "Walker2DTargetLocationEnv": Family(
+        _WALKER, _WALKER_STEP | {"reward_type": "location", "goals": [[-3, -1], [1, 3]], "alive_bonus": 5}, 200
+    ),
+    "Walker2DRandParamsEnv": Family(_WALKER, _ANY_DYNAMICS, 200),
+    "HopperRandParamsEnv": Family("envs.mujoco.hopper:Hopper", _ANY_DYNAMICS, 200),
+    "SwimmerRandVelEnv": Family("envs.mujoco.swimmer:SwimmerVelocity", {}, 200),
+    "SwimmerRandGoal2ModesEnv": Family("envs.mujoco.swimmer:SwimmerReach", {"centers": [[-1, -1], [1, 1]]}, 200),
+    "SwimmerRandGoal4ModesEnv": Family("envs.mujoco.swimmer:SwimmerReach", {"centers": _corners(1.0)}, 200),
     "AntRandGoalEnv": Family(_ANT_GOAL, {"centers": [[0, 0]], "radius": 3}, 200),
     "AntRandGoalMode1ModesEnv": Family(_ANT_GOAL, {"centers": _half_circle(1)} | _ANT_MODES | _IN_TURN, 250),
     "AntRandGoalMode2ModesEnv": Family(_ANT_GOAL, {"centers": _half_circle(2)} | _ANT_MODES, 250),
@@ -71,6 +95,8 @@ FAMILIES: dict[str, Family] = {
     "AntRandDirecEnv": Family("envs.mujoco.ant:AntDirection", _LINE, 200),
     "AntRandDirec2DEnv": Family("envs.mujoco.ant:AntDirection", {"directions": None}, 200),
     "AntRandVelEnv": Family("envs.mujoco.ant:AntVelocity", {"goals": [[0, 3]]}, 200),
+    "HumanoidRandDirecEnv": Family("envs.mujoco.humanoid:HumanoidDirection", _LINE, 200),
+    "HumanoidRandDirec2DEnv": Family("envs.mujoco.humanoid:HumanoidDirection", {"directions": None}, 200),
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -11,6 +13,14 @@ from envs.mujoco.base import MujocoFamily
 from envs.registry import FAMILIES, make_family
 
 NAMES = [name for name, family in FAMILIES.items() if family.place.startswith("envs.mujoco.")]
+
+# A family on an unmodified model: its arguments, gymnasium's environment of that model, its arguments, tolerance.
+GYMNASIUM: dict[str, tuple[dict[str, Any], str, dict[str, Any], float]] = {
+    "HalfCheetahRandDirecEnv": ({}, "HalfCheetah-v5", {}, 1e-6),
+    "Walker2DRandDirecEnv": ({}, "Walker2d-v5", {"frame_skip": 8}, 1e-6),
+    "HopperRandParamsEnv": ({"dynamics_range": 0}, "Hopper-v5", {}, 1e-6),
+    "SwimmerRandVelEnv": ({}, "Swimmer-v5", {}, 1e-6),
+}
 
 
 def block(name: str, tasks: int = 3, rollouts: int = 2, seed: int = 0) -> MujocoFamily:
@@ -64,6 +74,25 @@ def test_a_task_does_not_depend_on_the_rest_of_its_block(name: str) -> None:
             many.reset(options={"reset_mask": terminated})
         if ends.any():
             one.reset(options={"reset_mask": ends})
+
+
+@pytest.mark.parametrize("name", GYMNASIUM)
+def test_the_physics_is_gymnasiums(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, env_id, env_arguments, tolerance = GYMNASIUM[name]
+    monkeypatch.chdir(tmp_path)  # MuJoCo's warnings of gymnasium's models go to a file
+    env: Any = gym.make(env_id, **env_arguments).unwrapped
+    family = make_family(name, 1, 1, **arguments)
+    assert isinstance(family, MujocoFamily)
+    env.reset(seed=0)
+    family.reset(seed=0)
+    family.qpos[0], family.qvel[0] = env.data.qpos, env.data.qvel
+    env.action_space.seed(0)
+    for _ in range(40):
+        action = env.action_space.sample().astype(np.float32)
+        env.step(action)
+        family.step(action[None])
+        np.testing.assert_allclose(family.qpos[0], env.data.qpos, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(family.qvel[0], env.data.qvel, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,23 +1,23 @@
-"""Half-cheetah families: run forwards or backwards, at a velocity, or to a location.
+"""Half-cheetah families: run backwards or forwards, at a velocity, or to a location.
 
-| observation | meaning                                                                |
-|-------------|------------------------------------------------------------------------|
-| 0           | height of the torso over where it starts, m                            |
-| 1           | pitch of the torso, rad                                                |
-| 2 … 7       | angles of back thigh, shin, foot, and front thigh, shin, foot, rad     |
-| 8, 9        | velocity of the torso in x and z, m/s                                  |
-| 10 … 16     | angular velocities of 1 … 7, rad/s                                     |
+| observation | meaning                                                             |
+|-------------|---------------------------------------------------------------------|
+| 0           | height of the torso over where it rests, m                          |
+| 1           | pitch of the torso, rad                                             |
+| 2 … 7       | angles of back thigh, shin, foot and front thigh, shin, foot, rad   |
+| 8, 9        | velocity of the torso in x and z, m/s                               |
+| 10 … 16     | angular velocities of 1 … 7, rad/s                                  |
 
-| action | meaning                                                                                    |
-|--------|--------------------------------------------------------------------------------------------|
-| 0 … 5  | torques of the joints 2 … 7, in units of 120, 90, 60, 120, 60, 30 N·m; from −1 to 1          |
+| action | meaning                                                                      |
+|--------|------------------------------------------------------------------------------|
+| 0 … 5  | torques at the joints 2 … 7, in units of 120, 90, 60, 120, 60, 30 N·m         |
 
-The model is gymnasium's `half_cheetah.xml`; a time step is 5 physics steps of 0.01 s. Rewards: those of
-`envs.mujoco.locomotion`. Episodes begin at rest position + U(±0.1), velocities 0.1·N(0, 1), and do not end by
-themselves.
+Model: gymnasium's `half_cheetah.xml`, a time step `frame_skip` physics steps of 0.01 s. Reward:
+see `envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.1), velocities 0.1·N(0, 1), and do not
+end by themselves.
 
-Sources: the environments of ProMP (Rothfuss et al. 2018: `HalfCheetahRandDirecEnv`, `HalfCheetahRandVelEnv`), MAML
-(Finn et al. 2017: the same, with velocities up to 2 m/s).
+Sources: the environments of ProMP (Rothfuss et al. 2018: `HalfCheetahRandDirecEnv`, `HalfCheetahRandVelEnv`) and
+MAML (Finn et al. 2017: `frame_skip` 1, velocities up to 2 m/s).
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class HalfCheetah(Runner):
     """`Runner` on a half-cheetah."""
 
     model_file = "half_cheetah.xml"
-    physics_steps = 5
 
     def _start(self, n: int, rng: np.random.Generator) -> State:
         qpos = self.model.qpos0 + rng.uniform(-0.1, 0.1, (n, self.model.nq))

@@ -1,14 +1,15 @@
 """Bodies that run along x: in a direction, at a velocity, or to a location, that only the reward tells of.
 
-The reward is the sum of these terms. Here v is the velocity of the root in x over the step, m/s, x its
-position after the step, m, g the task's goal, and a the controls.
+The reward is the sum of these terms, where v is the velocity of the root in x over the step, m/s, x its position
+after the step, m, g the task's goal, and a the controls.
 
-| term           | value                         | where                                      |
-|----------------|-------------------------------|--------------------------------------------|
-| reward_run     | g·v                           | `reward_type` "direction": g is −1 or 1    |
-|                | −\\|v − g\\|                    | `reward_type` "velocity": g in m/s         |
-|                | −\\|x − g\\|                    | `reward_type` "location": g in m           |
-| reward_control | −control_cost · ‖a‖²          | everywhere                                 |
+| term           | value                  | where                              |
+|----------------|------------------------|------------------------------------|
+| reward_run     | g·v                    | `reward_type` "direction", g = ±1  |
+|                | -|v - g|               | `reward_type` "velocity", g in m/s |
+|                | -|x - g|               | `reward_type` "location", g in m   |
+| reward_control | -control_cost · ‖a‖²   | everywhere                         |
+| reward_alive   | alive_bonus            | `UprightRunner`                    |
 """
 
 from __future__ import annotations
@@ -17,43 +18,52 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.arguments import choice, flag, intervals, number
+from envs.arguments import choice, count, flag, intervals, number
 from envs.base import Task
 from envs.goals import DEALS, draw_modes
 from envs.mujoco.base import MujocoFamily, Outcome, State, compiled, load_spec
+from envs.mujoco.dynamics import draw_multipliers, multiplied
 
 REWARD_TYPES = ("direction", "velocity", "location")
 
 
 class Runner(MujocoFamily):
-    """A body whose first coordinate is its root's x: what all of them have in common.
+    """A body in the plane of x and z: positions 0 and 1 are x and z of its root, 2 is its pitch.
 
-    reward_type: one of the table above. goals: one [low, high] a mode, in which its goals are uniform. deal: how
-    tasks get their modes, "draw" (each uniformly) or "round_robin" (in turn, over the tasks of a meta-batch).
-    observe_goal: append the goal to the observation.
+    frame_skip: physics steps a time step. reward_type: one of the table above. goals: one [low, high] a mode, in
+    which its goals are uniform. control_cost: weight of ‖a‖². deal: how tasks get their modes, "draw" (each
+    uniformly) or "round_robin" (in turn, over the tasks of a meta-batch). dynamics_range: how far the dynamics of
+    tasks differ, the range of `envs.mujoco.dynamics`; at 0 they are equal. observe_goal: append the goal to the
+    observation.
 
-    Tasks hold "goal", a number. A body sets model_file and physics_steps, the physics steps a time step, and
-    implements `_start`.
+    Tasks hold "goal", a number, and the multipliers of their dynamics where dynamics_range is above 0.
+
+    A body sets model_file; start_noise: episodes begin at the rest position + U(± this), velocities U(± this);
+    velocity_limit: velocities are observed clipped to ± this.
     """
 
     model_file: str
-    physics_steps: int
+    start_noise: float
+    velocity_limit = np.inf
 
     def __init__(
         self,
         num_tasks: int = 1,
         rollouts_per_task: int = 1,
         *,
+        frame_skip: int,
         reward_type: str,
         goals: Sequence[Sequence[float]],
         control_cost: float,
         deal: str = "draw",
+        dynamics_range: float = 0.0,
         observe_goal: bool = False,
     ) -> None:
         self.reward_type = choice("reward_type", reward_type, REWARD_TYPES)
         self.goals = intervals("goals", goals)
         self.control_cost = number("control_cost", control_cost)
         self.deal = choice("deal", deal, DEALS)
+        self.dynamics_range = number("dynamics_range", dynamics_range)
         self.observe_goal = flag("observe_goal", observe_goal)
         self.num_modes = len(self.goals)
         model = compiled(load_spec(self.model_file))
@@ -61,7 +71,7 @@ class Runner(MujocoFamily):
             num_tasks,
             rollouts_per_task,
             model=model,
-            frame_skip=self.physics_steps,
+            frame_skip=count("frame_skip", frame_skip),
             observation_size=model.nq - 1 + model.nv + self.observe_goal,
         )
         self._goal = np.zeros(self.num_envs)
@@ -71,15 +81,24 @@ class Runner(MujocoFamily):
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         modes = draw_modes(n, rng, self.num_modes, self.deal)
-        goals = rng.uniform(*self.goals[modes].T)
-        return [Task(int(mode), {"goal": goal}) for mode, goal in zip(modes, goals, strict=True)]
+        values = [{"goal": goal} for goal in rng.uniform(*self.goals[modes].T)]
+        if self.dynamics_range > 0:
+            values = [value | draw_multipliers(self.model, rng, self.dynamics_range) for value in values]
+        return [Task(int(mode), value) for mode, value in zip(modes, values, strict=True)]
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
         self._goal = self._per_lane(tasks, "goal", ())
+        if self.dynamics_range > 0:
+            self._use_models([multiplied(self.model, task) for task in tasks])
+
+    def _start(self, n: int, rng: np.random.Generator) -> State:
+        noise = rng.uniform(-self.start_noise, self.start_noise, (n, self.model.nq + self.model.nv))
+        return State(self.model.qpos0 + noise[:, : self.model.nq], noise[:, self.model.nq :])
 
     def _observe(self) -> np.ndarray:
+        velocities = np.clip(self.qvel, -self.velocity_limit, self.velocity_limit)
         goal = [self._goal[:, None]] if self.observe_goal else []
-        return np.concatenate([self.qpos[:, 1:], self.qvel, *goal], axis=1, dtype=np.float32)
+        return np.concatenate([self.qpos[:, 1:], velocities, *goal], axis=1, dtype=np.float32)
 
     def _outcome(self, before: State, controls: np.ndarray) -> Outcome:
         control = -self.control_cost * (controls**2).sum(1)
@@ -92,3 +111,57 @@ class Runner(MujocoFamily):
             return -np.abs(position - self._goal)
         velocity = (position - before.qpos[:, 0]) / self.dt
         return self._goal * velocity if self.reward_type == "direction" else -np.abs(velocity - self._goal)
+
+
+class UprightRunner(Runner):
+    """A runner whose episodes end when it falls.
+
+    alive_bonus: paid at each step, the one that ends an episode included.
+
+    A body also sets heights, the lowest and highest z of its root that it may have, m, and pitches, the same of
+    its pitch, rad.
+    """
+
+    start_noise = 0.005
+    velocity_limit = 10.0
+    heights: tuple[float, float]
+    pitches: tuple[float, float]
+
+    def __init__(
+        self,
+        num_tasks: int = 1,
+        rollouts_per_task: int = 1,
+        *,
+        frame_skip: int,
+        reward_type: str,
+        goals: Sequence[Sequence[float]],
+        control_cost: float,
+        alive_bonus: float,
+        deal: str = "draw",
+        dynamics_range: float = 0.0,
+        observe_goal: bool = False,
+    ) -> None:
+        self.alive_bonus = number("alive_bonus", alive_bonus)
+        super().__init__(
+            num_tasks,
+            rollouts_per_task,
+            frame_skip=frame_skip,
+            reward_type=reward_type,
+            goals=goals,
+            control_cost=control_cost,
+            deal=deal,
+            dynamics_range=dynamics_range,
+            observe_goal=observe_goal,
+        )
+
+    def _outcome(self, before: State, controls: np.ndarray) -> Outcome:
+        rewards = super()._outcome(before, controls).rewards
+        alive = np.full(self.num_envs, self.alive_bonus)
+        return Outcome(rewards | {"reward_alive": alive}, terminated=~self._upright())
+
+    def _upright(self) -> np.ndarray:
+        """Which lanes have not fallen, bool [M·N]."""
+        upright = np.ones(self.num_envs, bool)
+        for value, (low, high) in zip(self.qpos[:, 1:3].T, (self.heights, self.pitches), strict=True):
+            upright &= (low < value) & (value < high)
+        return upright
