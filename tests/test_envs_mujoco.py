@@ -19,6 +19,8 @@ GYMNASIUM: dict[str, tuple[dict[str, Any], str, dict[str, Any], float]] = {
     "HalfCheetahRandDirecEnv": ({}, "HalfCheetah-v5", {}, 1e-6),
     "Walker2DRandDirecEnv": ({}, "Walker2d-v5", {"frame_skip": 8}, 1e-6),
     "HopperRandParamsEnv": ({"dynamics_range": 0}, "Hopper-v5", {}, 1e-6),
+    "AntRandDirecEnv": ({}, "Ant-v5", {}, 1e-6),
+    "HumanoidRandDirecEnv": ({}, "Humanoid-v5", {}, 1e-4),
     "SwimmerRandVelEnv": ({}, "Swimmer-v5", {}, 1e-6),
 }
 

@@ -1,18 +1,18 @@
 """Ant families: walk to a goal, in a direction, or at a velocity.
 
-| observation | meaning                                                                                     |
-|-------------|---------------------------------------------------------------------------------------------|
+| observation | meaning                                                                                      |
+|-------------|----------------------------------------------------------------------------------------------|
 | 0 … 12      | height of the torso, m; its orientation (w, x, y, z of a quaternion); angles of the hips and |
 |             | ankles, rad: front left, front right, back left, back right                                  |
 | 13 … 18     | velocity of the torso in x, y, z, m/s, and its angular velocity in its own axes, rad/s       |
 | 19 … 26     | angular velocities of the hips and ankles, rad/s                                             |
-| 27 … 104    | with `contact_forces`: torque and force of contacts on each of 13 bodies, N·m, N, within ±1   |
+| 27 … 104    | with `contact_forces`: torque and force of contacts on each of 13 bodies, N·m, N, within ±1  |
 
 Goal families observe x and y of the torso first, m, so that all of these numbers are 2 higher there.
 
-| action | meaning                                                                                              |
-|--------|------------------------------------------------------------------------------------------------------|
-| 0 … 7  | torques of back right hip and ankle, front left, front right, back left, in 150 N·m; from −1 to 1      |
+| action | meaning                                                                                           |
+|--------|---------------------------------------------------------------------------------------------------|
+| 0 … 7  | torques of back right hip and ankle, front left, front right, back left, in 150 N·m; from −1 to 1 |
 
 The model is gymnasium's `ant.xml`, with physics steps of 0.01 s. Episodes begin at rest position + U(±0.1),
 velocities 0.1·N(0, 1). Rewards: those of `envs.mujoco.free_body`, with reward_goal as each class below says and the

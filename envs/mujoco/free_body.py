@@ -2,12 +2,12 @@
 
 The reward is the sum of these terms, a being the controls:
 
-| term           | value                     | where                              |
-|----------------|---------------------------|------------------------------------|
-| reward_goal    | the family's own          | everywhere                         |
-| reward_control | −control_cost · ‖a‖²      | everywhere                         |
-| reward_alive   | alive_bonus               | where it is not 0                  |
-| reward_contact | −the family's own cost    | with `contact_forces`              |
+| term           | value                  | where                 |
+|----------------|------------------------|-----------------------|
+| reward_goal    | the family's own       | everywhere            |
+| reward_control | −control_cost · ‖a‖²   | everywhere            |
+| reward_survive | alive_bonus            | where it is not 0     |
+| reward_contact | −the family's own cost | with `contact_forces` |
 
 `mujoco.rollout` does not return the forces of contacts. `contact_forces` has them computed, lane by lane, which
 takes about a tenth more time; the published code with the MuJoCo versions of its day mostly had zeros there.
@@ -111,7 +111,7 @@ class FreeBody(MujocoFamily):
             "reward_control": -self.control_cost * (controls**2).sum(1),
         }
         if self.alive_bonus:
-            rewards["reward_alive"] = np.full(self.num_envs, self.alive_bonus)
+            rewards["reward_survive"] = np.full(self.num_envs, self.alive_bonus)
         if self._measured_names:
             self._measured[:] = self._by_lane(self._measure)
         if self.contact_forces:
