@@ -1,16 +1,17 @@
 """Tasks that differ in their dynamics: multipliers on what a model weighs, rubs and dampens.
 
-| entry of the task's values | shape       | multiplies                                    | drawn as     |
-|----------------------------|-------------|-----------------------------------------------|--------------|
-| body_mass                  | [bodies]    | masses                                        | 1.5^U(±range)|
-| body_inertia               | [bodies, 3] | moments of inertia about the principal axes   | 1.5^U(±range)|
-| geom_friction              | [geoms, 3]  | sliding, torsional and rolling friction       | 1.5^U(±range)|
-| dof_damping                | [velocities]| damping of the joints                         | 1.3^U(±range)|
+| entry of the task's values | shape        | multiplies                                  | drawn as       |
+|----------------------------|--------------|---------------------------------------------|----------------|
+| body_mass                  | [bodies]     | masses                                      | 1.5^U(±range)  |
+| body_inertia               | [bodies, 3]  | moments of inertia about the principal axes | 1.5^U(±range)  |
+| geom_friction              | [geoms, 3]   | sliding, torsional and rolling friction     | 1.5^U(±range)  |
+| dof_damping                | [velocities] | damping of the joints                       | 1.3^U(±range)  |
 
 Each entry of an array has a multiplier of its own.
 
 Source: the environments with random parameters of ProMP (Rothfuss et al. 2018: `Walker2DRandParamsEnv`,
-`HopperRandParamsEnv`), range 3.
+`HopperRandParamsEnv`), range 3. Published, the walker asks for 5 physics steps a time step and gets 4, as here;
+what MuJoCo derives from masses and inertias stayed that of the unchanged model, and is computed anew here.
 """
 
 from __future__ import annotations
