@@ -142,7 +142,7 @@ def test_a_runner_that_falls_ends(
     family = given(runner(name, 1, len(inside + outside), dynamics_range=0, frame_skip=1), 1)
     family.qvel[:] = 0
     family.qpos[:, 1:3] = inside + outside
-    terminated = family.step(np.zeros(family.action_space.shape, np.float32))[2]
+    terminated = family.step(np.zeros((family.num_envs, family.model.nu), np.float32))[2]
     np.testing.assert_array_equal(terminated, [False] * len(inside) + [True] * len(outside))
 
 
