@@ -56,6 +56,9 @@ _ANY_DYNAMICS = _WALKER_STEP | _FORWARDS | {"frame_skip": 4, "dynamics_range": 3
 _ANT_GOAL = "envs.mujoco.ant:AntGoal"
 _ANT_MODES = {"noise": 0.8, "goal_height": 0.03, "frame_skip": 2}
 _IN_TURN = {"deal": "round_robin"}
+_REACHER = "envs.mujoco.reacher:Reacher"
+_THREE_LINKS = {"noise": 0.1, "goal_height": 0.03, "reach": 0.3, "distance": "l1", "control_cost": 0.1}
+_TWO_LINKS = {"links": 2, "noise": 0.025, "goal_height": 0.01, "reach": 0.25, "distance": "l2", "control_cost": 1.0}
 _LINE = {"directions": [[-1, 0], [1, 0]]}
 
 FAMILIES: dict[str, Family] = {
@@ -67,6 +70,14 @@ FAMILIES: dict[str, Family] = {
     "MetaPointEnvCorner": Family("envs.point_mass:CornerPointMass", _CORNER | {"reward_type": "sparse"}),
     "MetaPointEnvWalls": Family("envs.point_mass:WallsPointMass", _CORNER | {"reward_type": "dense"}),
     "2DNavigation-v0": Family("envs.point_mass:Navigation2D", {}),
+    "Reacher3Link1ModeEnv": Family(_REACHER, {"centers": [[0.225, 0.225]]} | _THREE_LINKS, 50),
+    "Reacher3Link2ModeEnv": Family(_REACHER, {"centers": [[-0.225, -0.225], [0.225, 0.225]]} | _THREE_LINKS, 50),
+    "Reacher3LinkEnv": Family(_REACHER, {"centers": _corners(0.225)} | _THREE_LINKS, 50),
+    "Reacher3Link6ModeEnv": Family(_REACHER, {"centers": _hexagon(0.225 * math.sqrt(2))} | _THREE_LINKS, 50),
+    "Reacher1ModeEnv": Family(_REACHER, {"centers": [[0.125, 0.125]]} | _TWO_LINKS, 50),
+    "Reacher2ModeEnv": Family(_REACHER, {"centers": [[-0.125, -0.125], [0.125, 0.125]]} | _TWO_LINKS, 50),
+    "ReacherEnv": Family(_REACHER, {"centers": _corners(0.125)} | _TWO_LINKS, 50),
+    "Reacher6ModeEnv": Family(_REACHER, {"centers": _hexagon(1.2 * 0.125 * math.sqrt(2))} | _TWO_LINKS, 50),
     "HalfCheetahRandDirecEnv": Family(_HALF_CHEETAH, _CHEETAH_STEP | _EITHER_WAY),
     "HalfCheetahRandVelEnv": Family(_HALF_CHEETAH, _CHEETAH_STEP | {"reward_type": "velocity", "goals": [[0, 3]]}),
     "HalfCheetahTargetSpeedEnv": Family(

@@ -49,6 +49,13 @@ def load_spec(name: str) -> mujoco.MjSpec:
     return mujoco.MjSpec.from_file(str(ASSETS / name))
 
 
+def removed(spec: mujoco.MjSpec, body: str) -> mujoco.MjSpec:
+    """The spec without a body."""
+    remove = spec.delete if hasattr(spec, "delete") else spec.detach_body  # the latter before MuJoCo 3.3.1
+    remove(spec.body(body))
+    return spec
+
+
 def compiled(spec: mujoco.MjSpec) -> mujoco.MjModel:
     """The model that a spec describes."""
     # Left to the compiler, the scaling to a total mass warns from MuJoCo 4 on.
