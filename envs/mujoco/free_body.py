@@ -9,8 +9,8 @@ The reward is the sum of these terms, a being the controls:
 | reward_survive | alive_bonus            | where it is not 0     |
 | reward_contact | −the family's own cost | with `contact_forces` |
 
-`mujoco.rollout` does not return the forces of contacts. `contact_forces` has them computed, lane by lane, which
-takes about a tenth more time; the published code with the MuJoCo versions of its day mostly had zeros there.
+`mujoco.rollout` does not return the forces of contacts. `contact_forces` has them computed lane by lane, which takes a
+tenth more time, at frame skip 2 a quarter. With MuJoCo versions of its day, the published code mostly had zeros there.
 """
 
 from __future__ import annotations
