@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -24,19 +24,19 @@ class UserTask(Task):
 class GymTaskAdapter(TaskVectorEnv):
     """M·N objects of a user's environment class as the lanes of M tasks.
 
-    The class is a `gymnasium.Env` with Box spaces of one dimension and
+    The class is a `gymnasium.Env` with observations in a Box of one dimension, actions in such a Box or Discrete, and
 
     - `sample_tasks(n, rng)` or `sample_tasks(n, rng, split)`: a list of n tasks, drawn with the NumPy generator
       `rng` alone. A task is any object that can be pickled; its entry or attribute `mode`, where it has one,
       says from which mode it is (an integer from 0).
     - `set_task(task)`: called with one of them, before a reset.
 
-    Optional class attributes: `num_modes` (1), `normalization_scale` (1, or None where an action is unbounded)
-    and `splits` (those of `SPLITS` that `sample_tasks` can draw: all three if it takes the split, else "train"
-    and "test").
+    Optional class attributes: `num_modes` (1), `normalization_scale` (1, or None where actions are discrete or one
+    is unbounded) and `splits` (those of `SPLITS` that `sample_tasks` can draw: all three if it takes the split,
+    else "train" and "test").
 
-    Each reset is seeded from the generator of the lane's task. Actions come clipped to the bounds, as the
-    action space's dtype. Its own `terminated` and `truncated` are passed on, and of its infos "success", which
+    Each reset is seeded from the generator of the lane's task. Actions come as the action space's dtype, clipped to
+    the bounds of a Box. Its own `terminated` and `truncated` are passed on, and of its infos "success", which
     has to be there at every step or at none, and the terms "reward_…" that every lane reports.
 
     Raises ValueError for spaces of another kind. What the environment raises later is wrapped in a TaskError.
@@ -49,10 +49,10 @@ class GymTaskAdapter(TaskVectorEnv):
         # The first one serves to know the spaces and to sample tasks; the other lanes' are built with the tasks.
         self._envs: list[Any] = []
         self._envs.append(env_class(**env_kwargs))
-        observations = self._box("observation")
-        actions = self._box("action")
+        observations = self._space("observation", gym.spaces.Box)
+        actions = self._space("action", gym.spaces.Box, gym.spaces.Discrete)
         super().__init__(num_tasks, rollouts_per_task, observations, actions)
-        bounded = bool(np.isfinite(actions.low).all() and np.isfinite(actions.high).all())
+        bounded = isinstance(actions, gym.spaces.Box) and actions.is_bounded()
         self.normalization_scale = getattr(env_class, "normalization_scale", 1.0 if bounded else None)
         self.num_modes = getattr(env_class, "num_modes", 1)
         self._takes_split = "split" in inspect.signature(self._envs[0].sample_tasks).parameters
@@ -62,8 +62,10 @@ class GymTaskAdapter(TaskVectorEnv):
 
     def step(self, actions: np.ndarray) -> StepResult:
         self._check_started()
-        bounds = cast(gym.spaces.Box, self.single_action_space)
-        actions = np.clip(actions, bounds.low, bounds.high).astype(bounds.dtype, copy=False)
+        space = self.single_action_space
+        if isinstance(space, gym.spaces.Box):
+            actions = np.clip(actions, space.low, space.high)
+        actions = actions.astype(space.dtype, copy=False)
         rewards = np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         infos = []
@@ -131,12 +133,13 @@ class GymTaskAdapter(TaskVectorEnv):
         where = f"{self._class.__name__}.{method}, in rollout {rollout} of task {task} of its block"
         return TaskError(f"{where}: {type(error).__name__}: {error}", task)
 
-    def _box(self, kind: str) -> gym.spaces.Box:
+    def _space(self, kind: str, *classes: type[gym.Space]) -> Any:
         space = getattr(self._envs[0], f"{kind}_space", None)
-        if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+        if isinstance(space, classes) and len(space.shape or ()) == (1 if isinstance(space, gym.spaces.Box) else 0):
             return space
+        expected = "a Box of one dimension" + (" or Discrete" if gym.spaces.Discrete in classes else "")
         raise ValueError(
-            f"env: expected {self._class.__name__} to have a Box of one dimension as {kind} space, got {space}; "
+            f"env: expected {self._class.__name__} to have {expected} as {kind} space, got {space}; "
             "convert to one within the class"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -51,6 +51,19 @@ def rescale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, scal
     if not np.isfinite(factor).all():
         raise ValueError(f"normalization_scale: expected null for an environment with unbounded actions, got {scale}")
     return actions * factor + (low + scale * factor).astype(np.float32)
+
+
+def to_environment(actions: np.ndarray, space: gym.Space, scale: float | None) -> np.ndarray:
+    """Policy actions [lanes, A] as the environment takes them.
+
+    Box: `rescale_actions` by the scale, [lanes, A]. Discrete: the action that a vector with a 1 in one place
+    means, integers [lanes]. Raises ValueError for a scale where actions are discrete.
+    """
+    if isinstance(space, gym.spaces.Box):
+        return rescale_actions(actions, space.low, space.high, scale)
+    if scale is not None:
+        raise ValueError(f"normalization_scale: expected null for an environment with discrete actions, got {scale}")
+    return cast(gym.spaces.Discrete, space).start + actions.argmax(1)
 
 
 class TaskVectorEnv(VectorEnv):
@@ -133,7 +146,8 @@ class TaskVectorEnv(VectorEnv):
     def step(self, actions: np.ndarray) -> StepResult:
         """One time step of all lanes.
 
-        actions: [M·N, A] in environment units, clipped here to the bounds. Returns fresh arrays:
+        actions: [M·N, A] in environment units, clipped here to the bounds; integers [M·N] where they are
+        discrete. Returns fresh arrays:
         observations [M·N, O] float32, rewards [M·N] float32, terminated and truncated bool [M·N] (by the
         family itself: the horizon is the sampler's), and infos: "reward_…" float32 [M·N], one for each
         term of the reward, summing to it; "success" bool [M·N] where the family knows success.

@@ -8,13 +8,13 @@ import inspect
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from envs.adapter import GymTaskAdapter
-from envs.base import SingleTaskEnv, TaskVectorEnv, rescale_actions
+from envs.base import SingleTaskEnv, TaskVectorEnv, to_environment
 
 
 class UnknownEnvironment(ValueError):
@@ -70,6 +70,7 @@ FAMILIES: dict[str, Family] = {
     "MetaPointEnvCorner": Family("envs.point_mass:CornerPointMass", _CORNER | {"reward_type": "sparse"}),
     "MetaPointEnvWalls": Family("envs.point_mass:WallsPointMass", _CORNER | {"reward_type": "dense"}),
     "2DNavigation-v0": Family("envs.point_mass:Navigation2D", {}),
+    "CartPoleMassEnv": Family("envs.cartpole:CartPoleMass", {}, 200),
     "Reacher3Link1ModeEnv": Family(_REACHER, {"centers": [[0.225, 0.225]]} | _THREE_LINKS, 50),
     "Reacher3Link2ModeEnv": Family(_REACHER, {"centers": [[-0.225, -0.225], [0.225, 0.225]]} | _THREE_LINKS, 50),
     "Reacher3LinkEnv": Family(_REACHER, {"centers": _corners(0.225)} | _THREE_LINKS, 50),
@@ -139,8 +140,7 @@ def check_family(name: str, env_kwargs: Mapping[str, Any], normalization_scale: 
     except Exception as error:  # a user's constructor may fail in any way
         reason = _described(error)
         raise ValueError(f"env_kwargs: '{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
-    actions = cast(gym.spaces.Box, family.single_action_space)
-    rescale_actions(np.zeros(actions.shape, np.float32), actions.low, actions.high, normalization_scale)
+    to_environment(np.zeros((1, 1), np.float32), family.single_action_space, normalization_scale)
 
 
 def gym_id(name: str) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmaml.policies.distributions import Gaussian
+from mmaml.policies.distributions import Distribution
 from mmaml.rollouts import Rollouts
 from mmaml.taskwise import weighted_sum
 
 
-def likelihood_ratio(new: Gaussian, rollouts: Rollouts) -> Tensor:
+def likelihood_ratio(new: Distribution, rollouts: Rollouts) -> Tensor:
     """r = π_new(a|s) / π_old(a|s) on the sampled actions: [M, n]."""
     return (new.log_prob(rollouts.flat("actions")) - rollouts.flat("log_probs")).exp()
 
@@ -39,6 +39,7 @@ def clip_fraction(ratio: Tensor, weights: Tensor, clip_eps: float) -> Tensor:
     return weighted_sum(((ratio - 1).abs() > clip_eps).to(ratio.dtype), weights)
 
 
-def mean_kl(new: Gaussian, rollouts: Rollouts) -> Tensor:
+def mean_kl(new: Distribution, rollouts: Rollouts) -> Tensor:
     """mean_t KL(π_old(.|s_t) ‖ π_new(.|s_t)), π_old the distribution that sampled."""
-    return weighted_sum(rollouts.flat_distribution().kl(new), rollouts.flat("weights"))
+    old = rollouts.flat_distribution()
+    return weighted_sum(old.kl(new), rollouts.flat("weights"))  # type: ignore[arg-type]

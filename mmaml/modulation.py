@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mmaml.params import Params
-from mmaml.policies.gaussian_mlp import glorot_uniform
 from mmaml.policies.gru import gru_final_states, gru_shapes
+from mmaml.policies.policy import glorot_uniform
 from mmaml.rollouts import Rollouts
 
 PUBLISHED_PIECE = 5

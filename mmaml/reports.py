@@ -19,7 +19,7 @@ Statistics = dict[str, np.ndarray]
 
 
 def returns_row(sampled: Statistics, prefix: str = "") -> dict[str, float]:
-    """Return columns of the log: over the tasks' mean returns, and over all their episodes."""
+    """Columns of the log: returns over the tasks' means and over all their episodes; how often physics blew up."""
     row: dict[str, float] = {}
     for step in range(sampled["return"].shape[1]):
         mean, episodes = sampled["return"][:, step], sampled["episodes"][:, step]
@@ -34,6 +34,8 @@ def returns_row(sampled: Statistics, prefix: str = "") -> dict[str, float]:
         row[name + "NumEpisodes"] = float(episodes.sum())
         if not np.isnan(sampled["success"]).all():
             row[name + "SuccessRate"] = float(np.average(sampled["success"][:, step], weights=episodes))
+    if not np.isnan(sampled["blow_ups"]).all():
+        row[prefix + "BlowUps"] = float(sampled["blow_ups"].sum())
     return row
 
 

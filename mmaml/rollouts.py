@@ -7,12 +7,13 @@ A task has N lanes of T steps. `collect: "lanes"`: where an episode terminates, 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mmaml.policies.distributions import Gaussian
+from mmaml.policies.distributions import DISTRIBUTIONS, Distribution
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Rollouts:
     """What one collection gathers for M tasks. float32 but for the flags, contiguous.
 
     observations [M, N, T, O], actions [M, N, T, A] as the policy drew them, rewards [M, N, T]
-    mean [M, N, T, A], log_std [M, 1, 1, A]: the sampling distribution; log_probs [M, N, T]: of the actions
+    distribution [M, N, T, A]: what sampled the actions; log_probs [M, N, T]: of the actions
     mask [M, N, T]: 1 on real steps, 0 on padding; weights: mask / (real steps of the task)
     episode_start, terminated, truncated, episode_end: bool [M, N, T]. truncated: the task's horizon or the
         environment's own limit, after which nothing counts. episode_end: the last real step of an episode,
@@ -28,13 +29,13 @@ class Rollouts:
     final_observations [M, N, O]: what follows the last step of each lane
     advantages [M, N, T]: filled by `mmaml.processing`
     success [M, N, T]: 1 where the family reports success, NaN where it reports none
+    blow_ups [M]: how often the physics of a lane blew up, NaN where there is no physics
     """
 
     observations: Tensor
     actions: Tensor
     rewards: Tensor
-    mean: Tensor
-    log_std: Tensor
+    distribution: Distribution
     log_probs: Tensor
     mask: Tensor
     weights: Tensor
@@ -45,6 +46,7 @@ class Rollouts:
     final_observations: Tensor
     advantages: Tensor
     success: Tensor
+    blow_ups: Tensor
 
     @property
     def tasks(self) -> int:
@@ -55,9 +57,9 @@ class Rollouts:
         """One field with rollouts and steps flattened: [M, N·T, …]."""
         return getattr(self, name).flatten(1, 2)
 
-    def flat_distribution(self) -> Gaussian:
+    def flat_distribution(self) -> Distribution:
         """The sampling distribution of every step, [M, N·T, A]."""
-        return Gaussian(self.flat("mean"), self.flat("log_std"))
+        return type(self.distribution)(*(value.flatten(1, 2) for value in self.distribution))
 
     def select(self, index: slice | Tensor) -> Rollouts:
         """The rollouts of some tasks."""
@@ -68,8 +70,16 @@ class Rollouts:
         return self._map(lambda value: value.to(device))
 
     def _map(self, function) -> Rollouts:  # type: ignore[no-untyped-def]
-        return Rollouts(**{name: function(value) for name, value in self.fields().items()})
+        return Rollouts.from_fields({name: function(value) for name, value in self.fields().items()})
 
     def fields(self) -> dict[str, Tensor]:
-        """Every field by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Every tensor by name; the distribution's under names of its own."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | values.pop("distribution")._asdict()
+
+    @staticmethod
+    def from_fields(fields: Mapping[str, Tensor]) -> Rollouts:
+        """Rollouts of what `fields` gave."""
+        kind = next(kind for kind in DISTRIBUTIONS if set(kind._fields) <= set(fields))
+        others = {name: value for name, value in fields.items() if name not in kind._fields}
+        return Rollouts(**others, distribution=kind(*(fields[name] for name in kind._fields)))  # type: ignore[arg-type]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
-from envs.base import TaskVectorEnv, rescale_actions
-from mmaml.policies.distributions import Gaussian
+from envs.base import TaskVectorEnv, to_environment
+from mmaml.policies.distributions import Distribution
 from mmaml.rollouts import Rollouts
 
 
@@ -29,7 +28,7 @@ class Step(NamedTuple):
     episode_start: Tensor
 
 
-Actor = Callable[[Step], Gaussian]
+Actor = Callable[[Step], Distribution]
 
 
 @torch.no_grad()
@@ -48,7 +47,6 @@ def rollout(
     """
     tasks, lanes = env.num_tasks, env.rollouts_per_task
     horizon = noise.shape[1]
-    bounds = cast(Box, env.single_action_space)
     record = _Record(tasks, lanes, horizon)
     step = Step(
         torch.empty(0),
@@ -61,11 +59,9 @@ def rollout(
         step = step._replace(observation=torch.from_numpy(observation).view(tasks, lanes, -1))
         distribution = actor(step)
         action = distribution.sample(noise[:, t])
-        env_action = rescale_actions(
-            action.view(tasks * lanes, -1).numpy(), bounds.low, bounds.high, normalization_scale
-        )
+        env_action = to_environment(action.flatten(0, 1).numpy(), env.single_action_space, normalization_scale)
         observation, reward, terminated, truncated, infos = env.step(env_action)
-        record.append(step, action, distribution.mean, reward, terminated, truncated, infos.get("success"))
+        record.append(step, action, distribution, reward, terminated, truncated, infos)
 
         done = terminated | truncated
         any_done = bool(done.any())
@@ -77,7 +73,7 @@ def rollout(
         )
         if any_done and t < horizon - 1:
             observation, _ = env.reset(options={"reset_mask": done})
-    return record.finish(observation, distribution.log_std, collect)
+    return record.finish(observation, collect)
 
 
 class _Record:
@@ -86,27 +82,32 @@ class _Record:
     def __init__(self, tasks: int, lanes: int, horizon: int) -> None:
         self.shape = (tasks, lanes, horizon)
         self.steps: list[tuple[Tensor, ...]] = []
+        self.distributions: list[Distribution] = []
         self.success: list[np.ndarray] = []
+        self.blow_ups: list[np.ndarray] = []
 
     def append(
         self,
         step: Step,
         action: Tensor,
-        mean: Tensor,
+        distribution: Distribution,
         reward: np.ndarray,
         terminated: np.ndarray,
         truncated: np.ndarray,
-        success: np.ndarray | None,
+        infos: Mapping[str, np.ndarray],
     ) -> None:
         flags = (step.episode_start, torch.from_numpy(terminated), torch.from_numpy(truncated))
-        self.steps.append((step.observation, action, mean, torch.from_numpy(reward), *flags))
-        if success is not None:
-            self.success.append(success)
+        self.steps.append((step.observation, action, torch.from_numpy(reward), *flags))
+        self.distributions.append(distribution)
+        if "success" in infos:
+            self.success.append(infos["success"])
+        if "blow_up" in infos:
+            self.blow_ups.append(infos["blow_up"])
 
-    def finish(self, final_observation: np.ndarray, log_std: Tensor, collect: str) -> Rollouts:
+    def finish(self, final_observation: np.ndarray, collect: str) -> Rollouts:
         tasks, lanes, horizon = self.shape
         columns = [torch.stack(column).view(horizon, tasks, lanes, -1) for column in zip(*self.steps, strict=True)]
-        observations, actions, mean, rewards, start, terminated, truncated = (
+        observations, actions, rewards, start, terminated, truncated = (
             column.permute(1, 2, 0, 3).contiguous() for column in columns
         )
         start, terminated, truncated = (flag.squeeze(-1) for flag in (start, terminated, truncated))
@@ -118,14 +119,13 @@ class _Record:
             start, terminated, truncated = (flag & (mask > 0) for flag in (start, terminated, truncated))
         last_real = torch.zeros_like(start)
         last_real[..., -1] = mask[..., -1] > 0
-        log_std = log_std.detach().view(tasks, 1, 1, -1)
+        distribution: Distribution = type(self.distributions[0]).recorded(self.distributions)  # type: ignore[arg-type]
         return Rollouts(
             observations=observations,
             actions=actions,
             rewards=rewards.squeeze(-1),
-            mean=mean,
-            log_std=log_std,
-            log_probs=Gaussian(mean, log_std).log_prob(actions),
+            distribution=distribution,
+            log_probs=distribution.log_prob(actions),
             mask=mask,
             weights=mask / mask.sum((1, 2), keepdim=True),
             episode_start=start,
@@ -135,6 +135,7 @@ class _Record:
             final_observations=torch.from_numpy(final_observation).view(tasks, lanes, -1),
             advantages=torch.zeros(self.shape),
             success=self._success(),
+            blow_ups=self._blow_ups(),
         )
 
     def _success(self) -> Tensor:
@@ -143,3 +144,9 @@ class _Record:
             return torch.full(self.shape, torch.nan)
         values = np.stack(self.success).astype(np.float32).reshape(horizon, tasks, lanes)
         return torch.from_numpy(np.ascontiguousarray(values.transpose(1, 2, 0)))
+
+    def _blow_ups(self) -> Tensor:
+        tasks, lanes, _ = self.shape
+        if not self.blow_ups:
+            return torch.full((tasks,), torch.nan)
+        return torch.from_numpy(np.sum(self.blow_ups, axis=0).reshape(tasks, lanes).sum(1).astype(np.float32))

@@ -134,7 +134,8 @@ def meta_batch(config: Config, ranks: Ranks, worker: Worker, device: str) -> Eva
         {name.split("/")[1]: torch.from_numpy(value) for name, value in fields.items() if name.startswith(f"{k}/")}
         for k in range(worker.algorithm.collections)
     ]
-    return TaskBlock(worker.algorithm, [Rollouts(**collection) for collection in collections], device).evaluate
+    rollouts = [Rollouts.from_fields(collection) for collection in collections]
+    return TaskBlock(worker.algorithm, rollouts, device).evaluate
 
 
 def meta_gradient_home(config: Config, device: str) -> str:

@@ -16,7 +16,7 @@ from envs.registry import make_family
 from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.base import Algorithm
 from mmaml.config import Config
-from mmaml.policies.distributions import Gaussian
+from mmaml.policies.distributions import distribution_over
 from mmaml.processing import advantages, episode_statistics
 from mmaml.rollouts import Rollouts
 from mmaml.sampling import rollout
@@ -76,8 +76,8 @@ class Worker:
         self.config = config
         self.family = self._make_family(1)
         observations = cast(Box, self.family.single_observation_space)
-        self.action_size = cast(Box, self.family.single_action_space).shape[0]
-        self.algorithm = make_algorithm(config, observations.shape[0], self.action_size)
+        self.actions, self.action_size = distribution_over(self.family.single_action_space)
+        self.algorithm = make_algorithm(config, observations.shape[0], self.action_size, self.actions)
         self.block: TaskBlock | None = None
         self._env: TaskVectorEnv | None = None
 
@@ -105,7 +105,7 @@ class Worker:
 
         items: (position in the meta-batch, task). collections: the algorithm's own number when None.
         Returns statistics of the whole episodes [m, collections] (return, return_std, return_min,
-        return_max, episodes, success), mode [m], env_steps [m], and the seconds [m, 3] that this rank
+        return_max, episodes, success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank
         spent on rolling out, processing and adapting. The rollouts stay here for `evaluate`.
         """
         positions, tasks = zip(*items, strict=True)
@@ -173,7 +173,7 @@ class Worker:
         shape = (config.max_path_length, config.rollouts_per_meta_task, self.action_size)
         noise = np.empty((len(keys), *shape), np.float32)
         for task, key in enumerate(keys):
-            noise[task] = Gaussian.draw_noise(generator(config.seed, "action", *key, purpose=purpose), shape)
+            noise[task] = self.actions.draw_noise(generator(config.seed, "action", *key, purpose=purpose), shape)
         return torch.from_numpy(noise)
 
     def _normalization_scale(self) -> float | None:
@@ -198,6 +198,7 @@ def _statistics(rollouts: Sequence[Rollouts], tasks: Sequence[Task], seconds: np
     names = {name: "return" if name == "mean" else f"return_{name}" for name in ("mean", "std", "min", "max")}
     names |= {"episodes": "episodes", "success": "success"}
     result = {new: np.stack([column[old] for column in columns], axis=1) for old, new in names.items()}
+    result["blow_ups"] = torch.stack([collection.blow_ups for collection in rollouts], 1).numpy()
     result["mode"] = np.array([task.mode for task in tasks])
     real_steps = [collection.mask.sum((1, 2)) for collection in rollouts]
     result["env_steps"] = torch.stack(real_steps).sum(0).numpy().astype(np.int64)

@@ -125,3 +125,25 @@ class RandomLengths(TaskVectorEnv):
 
     def _observe(self) -> np.ndarray:
         return self._clock.astype(np.float32)
+
+
+class RightChoice(gym.Env):
+    """One of four actions, numbered from 5, is paid 1 a step, the others nothing: the answer is 7."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self) -> None:
+        self.action_space = gym.spaces.Discrete(4, start=5)
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> list[int]:
+        return [0] * n
+
+    def set_task(self, task: int) -> None:
+        pass
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        assert self.action_space.contains(action)
+        return np.ones(1, np.float32), float(action == 7), False, False, {}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from mmaml.config import Config
+from mmaml.policies.distributions import Gaussian
 from mmaml.rollouts import Rollouts
 
 Values = dict[str, Tensor]
@@ -141,8 +142,10 @@ def encode(params: Values, rollouts: Rollouts, task: int, config: Config) -> Fil
 def real_steps(rollouts: Rollouts, task: int) -> Steps:
     """One task of a collection without its padding."""
     real = rollouts.mask[task] > 0
-    mean = rollouts.mean[task][real]
-    old = Normal(mean, rollouts.log_std[task].reshape(1, -1).exp().expand_as(mean))
+    assert isinstance(rollouts.distribution, Gaussian)
+    mean, log_std = (value[task] for value in rollouts.distribution)
+    mean = mean[real]
+    old = Normal(mean, log_std.reshape(1, -1).exp().expand_as(mean))
     return Steps(rollouts.observations[task][real], rollouts.actions[task][real], rollouts.advantages[task][real], old)
 
 

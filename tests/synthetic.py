@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mmaml.policies.distributions import Gaussian
+from mmaml.policies.distributions import Categorical, Distribution, Gaussian
 from mmaml.rollouts import Rollouts
 
 
@@ -15,6 +15,7 @@ def ragged_rollouts(
     observation_size: int = 3,
     action_size: int = 2,
     collect: str = "lanes",
+    actions: type[Distribution] = Gaussian,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> Rollouts:
@@ -38,15 +39,17 @@ def ragged_rollouts(
     junk = 1e3 * (1 - mask)
     mean, log_std = 0.1 * normal(*shape, action_size), 0.05 * normal(tasks, 1, 1, action_size) + 0.6
     noise = normal(*shape, action_size) * (mask[..., None])
-    actions = mean + log_std.exp() * noise
+    distribution: Distribution = Gaussian(mean, log_std)
+    if actions is Categorical:
+        distribution = Categorical(mean)
+    drawn = distribution.sample(noise)
     advantages = normal(*shape) * mask
     return Rollouts(
         observations=normal(*shape, observation_size) + junk[..., None],
-        actions=actions,
+        actions=drawn,
         rewards=normal(*shape) + junk,
-        mean=mean,
-        log_std=log_std,
-        log_probs=Gaussian(mean, log_std).log_prob(actions),
+        distribution=distribution,
+        log_probs=distribution.log_prob(drawn),
         mask=mask,
         weights=mask / mask.sum((1, 2), keepdim=True),
         episode_start=start,
@@ -56,4 +59,5 @@ def ragged_rollouts(
         final_observations=normal(tasks, lanes, observation_size),
         advantages=advantages,
         success=torch.full(shape, torch.nan),
+        blow_ups=torch.full((tasks,), torch.nan),
     )

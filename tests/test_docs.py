@@ -254,12 +254,12 @@ def test_keys_that_are_compared_exist_and_all_are_there() -> None:
 
 
 def test_columns_that_are_compared_are_written(tmp_path: Path) -> None:
-    """Of a run whose family reports success, with every option that adds columns."""
-    config = small_config(
-        env="2DNavigation-v0", n_itr=1, log_grad_norm=True, eval_interval=1, dump_path=str(tmp_path / "run")
-    )
-    run(config)
-    written = {re.sub(r"(Step|KLCoeffInner)_\d+", r"\1_k", name) for name in _rows(tmp_path / "run")[0]}
+    """Of runs whose families report success and blow-ups, with every option that adds columns."""
+    written: set[str] = set()
+    for env in ("2DNavigation-v0", "Reacher3LinkEnv"):
+        options = {"n_itr": 1, "log_grad_norm": True, "eval_interval": 1, "dump_path": str(tmp_path / env)}
+        run(small_config(env=env, **options))
+        written |= {re.sub(r"(Step|KLCoeffInner)_\d+", r"\1_k", name) for name in _rows(tmp_path / env)[0]}
     rows = re.findall(r"^\| (`.*?) \|", section_of_comparison("Output"), flags=re.MULTILINE)
     named = {re.sub(r"Step_[0K]", "Step_k", name) for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert named == written

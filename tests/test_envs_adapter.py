@@ -324,10 +324,10 @@ def test_wrong_tasks_are_refused(name: str, message: str) -> None:
         make_family(f"{HERE}:{name}").sample_tasks(4, np.random.default_rng(0))
 
 
-class Discrete(Walk):
+class Switches(Walk):
     def __init__(self) -> None:
         super().__init__()
-        self.action_space = gym.spaces.Discrete(3)  # type: ignore[assignment]
+        self.action_space = gym.spaces.MultiDiscrete([3])  # type: ignore[assignment]
 
 
 class Image(Walk):
@@ -352,14 +352,14 @@ class Broken(Walk):
 @pytest.mark.parametrize(
     ("name", "env_kwargs", "kind", "message"),
     [
-        ("Discrete", {}, ValueError, r"env: expected Discrete .* action space, got Discrete\(3\)"),
+        ("Switches", {}, ValueError, "env: expected Switches to have a Box of one dimension or Discrete as action"),
         ("Image", {}, ValueError, "env: expected Image to have a Box of one dimension as observation space"),
         ("NoTasks", {}, UnknownEnvironment, "got a class without sample_tasks and set_task"),
         ("NotAnEnvironment", {}, UnknownEnvironment, "env: expected at .* a gymnasium.Env with sample_tasks"),
         ("adapter", {}, UnknownEnvironment, "got <function adapter"),
         ("HERE", {}, UnknownEnvironment, "env: expected at"),
         ("Walk", {"pateince": 3}, ValueError, "env_kwargs: '.*:Walk' takes patience, fail, got 'pateince'"),
-        ("Discrete", {"fail": 3}, ValueError, "env_kwargs: '.*:Discrete' takes no arguments, got 'fail'"),
+        ("Switches", {"fail": 3}, ValueError, "env_kwargs: '.*:Switches' takes no arguments, got 'fail'"),
         ("Broken", {}, ValueError, r"env_kwargs: '.*:Broken' cannot be built with {} \(OSError: no licence\)"),
     ],
 )

@@ -97,11 +97,14 @@ def row(name: str) -> dict[str, str]:
 def test_the_tables_tell_the_truth(name: str) -> None:
     told, family = row(name), make_family(name)
     actions = family.single_action_space
-    assert isinstance(actions, gym.spaces.Box)
     assert int(told["modes"]) == family.num_modes
     assert int(told["O"]) == family.single_observation_space.shape[0]  # type: ignore[index]
     assert json.loads(told["scale"]) == family.normalization_scale
     assert int(told["horizon"]) == FAMILIES[name].horizon == gym.spec(gym_id(name)).max_episode_steps
+    if isinstance(actions, gym.spaces.Discrete):
+        assert told["actions"] == f"{actions.n}, discrete"
+        return
+    assert isinstance(actions, gym.spaces.Box)
     if "bound" in told:
         np.testing.assert_allclose(actions.high, float(told["bound"]))
         assert told["default reward"].split(",")[0] == family.reward_type  # type: ignore[attr-defined]

@@ -11,13 +11,14 @@ import torch
 from mmaml.algorithms import make_algorithm
 from mmaml.config import load_config
 from mmaml.params import Params
+from mmaml.policies.distributions import Gaussian
 
 
 @pytest.fixture(scope="module")
 def params() -> Params:
     sizes = {"hidden_sizes": [120, 100], "cell_size": 60, "use_betas": True}
     config = load_config(None, sizes | {"mlp_after_gru": True, "mlp_after_pool": True}, "mmaml")
-    return make_algorithm(config, 10, 8).init(np.random.default_rng(0))
+    return make_algorithm(config, 10, 8, Gaussian).init(np.random.default_rng(0))
 
 
 def test_weights_are_uniform_up_to_the_glorot_bound(params: Params) -> None:

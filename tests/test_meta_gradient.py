@@ -13,21 +13,27 @@ import torch
 
 from mmaml.algorithms import make_algorithm
 from mmaml.config import load_config
+from mmaml.policies.distributions import Categorical, Distribution, Gaussian
 from mmaml.rollouts import Rollouts
 from tests.synthetic import ragged_rollouts
 
 STEP = 1e-5
 
 
-def _setting(algorithm: str, inner_steps: int, **overrides: Any) -> tuple[Any, torch.Tensor, list[Rollouts], dict]:
+def _setting(
+    algorithm: str, inner_steps: int, actions: type[Distribution] = Gaussian, **overrides: Any
+) -> tuple[Any, torch.Tensor, list[Rollouts], dict]:
     sizes = {"hidden_sizes": [5, 4], "cell_size": 4, "inner_lr": 0.05, "num_inner_grad_steps": inner_steps}
-    algo = make_algorithm(load_config(None, sizes | overrides, algorithm), 3, 2)
+    algo = make_algorithm(load_config(None, sizes | overrides, algorithm), 3, 3, actions)
     params = {name: value.double() for name, value in algo.init(np.random.default_rng(0)).items()}
     g = torch.Generator().manual_seed(1)
     params = {name: v + 0.05 * torch.randn(v.shape, generator=g, dtype=v.dtype) for name, v in params.items()}
-    params["policy.log_std"] = params["policy.log_std"] + 0.6
+    if actions is Gaussian:
+        params["policy.log_std"] = params["policy.log_std"] + 0.6
     collect = overrides.get("collect", "lanes")
-    rollouts = [ragged_rollouts(collect=collect, seed=k) for k in range(inner_steps + 1)]
+    rollouts = [
+        ragged_rollouts(action_size=3, collect=collect, actions=actions, seed=k) for k in range(inner_steps + 1)
+    ]
     options: dict[str, Any] = {"outer_kl_coefficient": 0.4, "kl_coefficients": [0.3, 0.7, 0.2][:inner_steps]}
     flat = algo.spec.flatten(params)
     for options["clip_eps"] in (0.35, 0.2, 0.1, 0.05):  # clip between a tenth and a half of the ratios
@@ -60,6 +66,8 @@ CASES = [
     ("mmaml", 2, {"use_betas": True, "shift_gammas": True, "collect": "episodes"}),
     ("mmaml", 1, {"use_betas": True, "mlp_after_gru": True, "mlp_after_pool": True}),
     ("mmaml", 1, {"encoder_input": "published"}),
+    ("promp", 2, {"actions": Categorical}),
+    ("mmaml", 2, {"actions": Categorical, "collect": "episodes"}),
 ]
 
 
@@ -99,7 +107,7 @@ def test_padding_is_read_by_nothing() -> None:
     for collection in rollouts:
         padding = collection.mask == 0
         collection.observations[padding] = -77.0
-        collection.actions[padding] = collection.mean[padding]
+        collection.actions[padding] = collection.distribution[0][padding]
         collection.rewards[padding] = 55.0
     after = algo.meta_gradient(flat, rollouts, None, **options)
     torch.testing.assert_close(before["gradient"], after["gradient"], rtol=1e-12, atol=1e-12)
@@ -109,7 +117,7 @@ def test_padding_is_read_by_nothing() -> None:
 def test_a_block_gives_the_gradients_of_its_tasks_alone(algorithm: str) -> None:
     algo, flat, rollouts, options = _setting(algorithm, 2)
     single = [
-        Rollouts(**{name: v.float() if v.is_floating_point() else v for name, v in c.fields().items()})
+        Rollouts.from_fields({name: v.float() if v.is_floating_point() else v for name, v in c.fields().items()})
         for c in rollouts
     ]
     together = algo.meta_gradient(flat.float(), single, None, **options)["gradient"]

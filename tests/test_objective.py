@@ -11,7 +11,8 @@ import torch
 
 from mmaml.algorithms import make_algorithm
 from mmaml.config import load_config
-from mmaml.policies.gaussian_mlp import GaussianMLPPolicy
+from mmaml.policies.distributions import Gaussian
+from mmaml.policies.policy import GaussianMLPPolicy
 from tests import reference
 from tests.synthetic import ragged_rollouts
 
@@ -35,7 +36,7 @@ CASES = [
 def test_objective_and_gradient_equal_the_reference(algorithm: str, inner_steps: int, overrides: dict) -> None:
     sizes: dict[str, Any] = {"hidden_sizes": [5, 4], "cell_size": 4, "inner_lr": 0.1}
     config = load_config(None, sizes | {"num_inner_grad_steps": inner_steps} | overrides, algorithm)
-    algo: Any = make_algorithm(config, 3, 2)
+    algo: Any = make_algorithm(config, 3, 2, Gaussian)
     g = torch.Generator().manual_seed(1)
     params = {
         name: value.double() + 0.1 * torch.randn(value.shape, generator=g, dtype=torch.float64)

@@ -78,6 +78,7 @@ FAMILIES: dict[str, Values] = {
     "point mass": ODD | {"algorithm": "mmaml", "env": "MetaPointEnvMomentumModes"},
     "ragged episodes": ODD | {"algorithm": "mmaml", "env": "tests.probes:RandomLengths"},
     "one action": _without(ODD, *ENCODER_KEYS) | {"algorithm": "promp", "env": "tests.probes:TargetAction"},
+    "discrete": ODD | {"algorithm": "mmaml", "env": "CartPoleMassEnv", "max_path_length": 15},
     "reacher": ODD | {"algorithm": "mmaml", "env": "Reacher3LinkEnv"},
     "ant": ODD | {"algorithm": "mmaml", "env": "AntRandGoalModeEnv"},
     "published sizes": {"n_itr": 1, "num_inner_grad_steps": 2, "num_promp_steps": 2, "inner_lr": 0.01},

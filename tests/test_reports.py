@@ -30,6 +30,7 @@ def _sampled(returns: list[list[list[float]]], successes: list[list[list[int]]])
         "return_max": table(max, returns),
         "episodes": table(len, returns),
         "success": table(np.mean, successes),
+        "blow_ups": np.array([[0.0, 2.0], [1.0, 0.0]]),
     }
 
 
@@ -46,6 +47,7 @@ def test_returns_are_over_all_episodes_of_all_tasks() -> None:
             "SuccessRate": np.concatenate(SUCCESSES[step]).mean(),
         }
         assert {name: row[f"Some-Step_{step}-{name}"] for name in expected} == pytest.approx(expected)
+    assert row["Some-BlowUps"] == 3
 
 
 class FakeRanks:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
 from mmaml import losses
 from mmaml.comm import connect
+from mmaml.policies.distributions import Gaussian
+from mmaml.rollouts import Rollouts
 from mmaml.worker import Worker, collect
 from tests.support import sampled, small_config
 
@@ -65,13 +65,13 @@ def test_ratio_is_1_in_double_precision() -> None:
     worker, parameters, _ = sampled(small_config("promp", **RAGGED))
     assert worker.block is not None
     data = worker.block.rollouts[0]
-    fields = {n: v.double() if v.is_floating_point() else v for n, v in data.fields().items()}
-    data = dataclasses.replace(data, **fields)
+    data = Rollouts.from_fields({n: v.double() if v.is_floating_point() else v for n, v in data.fields().items()})
     algo = worker.algorithm
     state = algo.begin(algo.spec.per_task(parameters.double(), data.tasks))
     new = algo.distribution(state, data.flat("observations"))  # type: ignore[attr-defined]
     data.log_probs = new.log_prob(data.flat("actions")).detach().view(data.log_probs.shape)
-    data.mean, data.log_std = new.mean.detach().view(data.mean.shape), new.log_std.detach()[:, :1, None]
+    mean = new.mean.detach().view(data.actions.shape)
+    data.distribution = Gaussian(mean, new.log_std.detach()[:, :1, None])
     ratio = losses.likelihood_ratio(new, data)
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-12)
     torch.testing.assert_close(data.flat_distribution().log_prob(data.flat("actions")), data.flat("log_probs"))
@@ -89,7 +89,9 @@ def test_log_std_has_its_floor_when_sampling_and_in_the_loss() -> None:
         collect(ranks, worker, algo.spec.flatten(params), worker.sample_tasks(4, 0), 0)
     assert worker.block is not None
     data = worker.block.rollouts[0]
-    torch.testing.assert_close(data.log_std, torch.full_like(data.log_std, float(np.log(1e-6))))
+    torch.testing.assert_close(
+        data.distribution.log_std, torch.full_like(data.distribution.log_std, float(np.log(1e-6)))
+    )
     assert torch.isfinite(data.log_probs).all()
 
 

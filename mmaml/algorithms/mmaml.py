@@ -20,7 +20,7 @@ from mmaml.algorithms.promp import ProMP, TaskState
 from mmaml.config import Config
 from mmaml.modulation import TaskEncoder
 from mmaml.params import Params
-from mmaml.policies.distributions import Gaussian
+from mmaml.policies.distributions import Distribution
 from mmaml.rollouts import Rollouts
 
 
@@ -50,7 +50,7 @@ class MMAML(ProMP):
 
     def inner_step(
         self, meta: Params, state: TaskState, rollouts: Sequence[Rollouts], create_graph: bool
-    ) -> tuple[TaskState, Gaussian]:
+    ) -> tuple[TaskState, Distribution]:
         state, before = super().inner_step(meta, state, rollouts, create_graph)
         if state.modulation is None:
             with torch.set_grad_enabled(create_graph):

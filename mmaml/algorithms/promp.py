@@ -23,8 +23,8 @@ from mmaml.config import Config
 from mmaml.inner import adapt
 from mmaml.modulation import Modulation
 from mmaml.params import Params, ParamSpec
-from mmaml.policies.distributions import Gaussian
-from mmaml.policies.gaussian_mlp import GaussianMLPPolicy
+from mmaml.policies.distributions import Categorical, Distribution, Gaussian
+from mmaml.policies.policy import CategoricalMLPPolicy, GaussianMLPPolicy, MLPPolicy
 from mmaml.rollouts import Rollouts
 from mmaml.sampling import Actor
 from mmaml.seeding import generator
@@ -42,12 +42,15 @@ class ProMP(Algorithm):
 
     functions: ClassVar[tuple[str, ...]] = ("meta_gradient", "meta_loss")
 
-    def __init__(self, config: Config, observation_size: int, action_size: int) -> None:
+    def __init__(
+        self, config: Config, observation_size: int, action_size: int, actions: type[Distribution] = Gaussian
+    ) -> None:
         self.config = config
         self.collections = config.num_inner_grad_steps + 1
-        self.policy = GaussianMLPPolicy(
-            observation_size, action_size, config.hidden_sizes, config.hidden_nonlinearity, config.learn_std
-        )
+        sizes = (observation_size, action_size, config.hidden_sizes, config.hidden_nonlinearity)
+        self.policy: MLPPolicy = GaussianMLPPolicy(*sizes, config.learn_std)
+        if actions is Categorical:
+            self.policy = CategoricalMLPPolicy(*sizes)
         self.spec = ParamSpec(self.shapes(observation_size, action_size))
         self.kl_coefficients = [config.init_inner_kl_penalty] * config.num_inner_grad_steps
         self.outer_kl_coefficient = config.init_outer_kl_penalty
@@ -66,8 +69,8 @@ class ProMP(Algorithm):
     def begin(self, meta: Params) -> TaskState:
         return TaskState({name: meta[name] for name in self.policy.shapes})
 
-    def distribution(self, state: TaskState, observations: Tensor) -> Gaussian:
-        """π of the tasks' current state: [M, n, O] -> Gaussian [M, n, A]."""
+    def distribution(self, state: TaskState, observations: Tensor) -> Distribution:
+        """π of the tasks' current state: [M, n, O] -> distribution of [M, n, A]."""
         return self.policy.distribution(self._modulated(state), observations)
 
     def actor(self, state: TaskState) -> Actor:
@@ -79,11 +82,11 @@ class ProMP(Algorithm):
 
     def inner_step(
         self, meta: Params, state: TaskState, rollouts: Sequence[Rollouts], create_graph: bool
-    ) -> tuple[TaskState, Gaussian]:
+    ) -> tuple[TaskState, Distribution]:
         """One step on the last of `rollouts`; also π of the state before it, on those rollouts."""
         data = rollouts[-1]
 
-        def loss(params: Params) -> tuple[Tensor, Gaussian]:
+        def loss(params: Params) -> tuple[Tensor, Distribution]:
             new = self.distribution(state._replace(params=params), data.flat("observations"))
             ratio = losses.likelihood_ratio(new, data)
             return losses.surrogate(ratio, data.flat("advantages"), data.flat("weights")), new
