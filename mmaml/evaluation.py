@@ -22,7 +22,7 @@ from mmaml.usage import UsageError
 from mmaml.worker import Worker, collect
 
 # Keys the tasks and randomness of an evaluation in place of an iteration that training could reach.
-_FRESH = 1 << 30
+FRESH = 1 << 30
 
 
 def restore(path: str | Path) -> tuple[Config, dict[str, Any]]:
@@ -60,9 +60,9 @@ def evaluate(
     (tasks like those of training, from a stream that it never sees) or "ood" where the family has it.
     Returns what `summarise` gives.
     """
-    tasks = worker.sample_tasks(num_tasks, _FRESH, split)
+    tasks = worker.sample_tasks(num_tasks, FRESH, split)
     parameters = worker.algorithm.spec.flatten(state["parameters"])
-    result = collect(ranks, worker, parameters, tasks, _FRESH, purpose=split, collections=adapt_steps + 1)
+    result = collect(ranks, worker, parameters, tasks, FRESH, purpose=split, collections=adapt_steps + 1)
     return summarise(result["return"], result["mode"], result["success"])
 
 
@@ -143,25 +143,32 @@ def _decimal(value: float | None) -> str:
     return f"{'-':>12}" if value is None else f"{value:12.2f}"
 
 
-def point_mass_trajectories(config: Config, state: Mapping[str, Any], rollouts_per_task: int) -> Trajectories | None:
+def point_mass_trajectories(
+    config: Config,
+    state: Mapping[str, Any],
+    rollouts_per_task: int,
+    collections: int | None = None,
+    split: str = "test",
+) -> Trajectories | None:
     """Rollouts before and after each adaptation step on one held-out task of each mode.
 
-    None if the environment is not a point mass. A family of a single mode is shown on four tasks.
+    None if the environment is not a point mass. A family of a single mode is shown on four tasks. collections: the
+    algorithm's own number when None.
     """
     worker = Worker(replace(config, rollouts_per_meta_task=rollouts_per_task))
     try:
         family = worker.family
         if not isinstance(family, PointMass):
             return None
-        tasks = _one_of_each_mode(worker, family.num_modes)
+        tasks = one_of_each_mode(worker, split)
         parameters = worker.algorithm.spec.flatten(state["parameters"])
-        statistics = worker.collect(parameters, None, list(enumerate(tasks)), _FRESH, "test")
+        statistics = worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
         assert worker.block is not None
-        collections = worker.block.rollouts
-        unbroken = [(data.mask[..., 1:] > 0) & ~data.episode_start[..., 1:] for data in collections]
+        rollouts = worker.block.rollouts
+        unbroken = [(data.mask[..., 1:] > 0) & ~data.episode_start[..., 1:] for data in rollouts]
         label = "mode" if family.num_modes > 1 else "task"
         return Trajectories(
-            positions=np.stack([data.observations[..., :2].numpy() for data in collections], axis=1),
+            positions=np.stack([data.observations[..., :2].numpy() for data in rollouts], axis=1),
             connected=np.stack([flags.numpy() for flags in unbroken], axis=1),
             goals=np.stack([task.values["goal"] for task in tasks]),
             returns=statistics["return"],
@@ -172,9 +179,10 @@ def point_mass_trajectories(config: Config, state: Mapping[str, Any], rollouts_p
         worker.close()
 
 
-def _one_of_each_mode(worker: Worker, num_modes: int) -> Sequence[Task]:
-    """The first task of each mode among many; four tasks of a single mode."""
-    tasks = worker.sample_tasks(32 * num_modes, _FRESH, "test")
+def one_of_each_mode(worker: Worker, split: str) -> Sequence[Task]:
+    """The first held-out task of each mode among many; four tasks of a family of a single mode."""
+    num_modes = worker.family.num_modes
+    tasks = worker.sample_tasks(32 * num_modes, FRESH, split)
     if num_modes == 1:
         return tasks[:4]
     first = {task.mode: task for task in reversed(tasks)}

@@ -284,6 +284,11 @@ class Trajectories:
     names: Sequence[str]
     gaps: np.ndarray | None = None
 
+    @property
+    def reach(self) -> float:
+        """Half the side of a square about the origin in which all goals and starts are well inside."""
+        return 1.45 * float(max(np.abs(self.goals).max(), np.abs(self.positions[..., 0, :]).max()))
+
 
 def plot_trajectories(trajectories: Trajectories, path: Path, *, title: str = "") -> None:
     """Write a PNG with a column for each task and a row for each number of adaptation steps.
@@ -291,7 +296,7 @@ def plot_trajectories(trajectories: Trajectories, path: Path, *, title: str = ""
     Lines darken with time; a star marks the task's goal, faint ones the other tasks' goals.
     """
     tasks, collections = trajectories.returns.shape
-    reach = 1.45 * max(np.abs(trajectories.goals).max(), np.abs(trajectories.positions[..., 0, :]).max())
+    reach = trajectories.reach
     with _page(path, 2.3 * tasks + 0.6, 2.3 * collections + 0.5, collections, tasks) as (figure, panels):
         for (collection, task), axes in np.ndenumerate(panels):
             _draw_paths(axes, trajectories, task, collection)
@@ -324,11 +329,11 @@ def _draw_paths(axes: Axes, trajectories: Trajectories, task: int, collection: i
     connected = trajectories.connected[task, collection]
     segments = np.stack([positions[:, :-1], positions[:, 1:]], axis=2)[connected]
     time = np.broadcast_to(np.arange(connected.shape[1]), connected.shape)[connected]
-    lines = LineCollection(list(segments), array=time, cmap=_time_colours(), linewidths=0.9, alpha=0.8)
+    lines = LineCollection(list(segments), array=time, cmap=time_colours(), linewidths=0.9, alpha=0.8)
     lines.set_clim(0, connected.shape[1])
     axes.add_collection(lines)
     for gap in [] if trajectories.gaps is None else trajectories.gaps[task]:
-        _draw_wall(axes, gap)
+        axes.plot(*wall(gap).T, color="#777777", linewidth=1.6, zorder=3)
     others = np.delete(trajectories.goals, task, axis=0)
     axes.plot(*others.T, "*", markersize=9, color="#D5D5D5", markeredgewidth=0, zorder=0)
     axes.plot(*trajectories.goals[task], "*", markersize=13, color="#D55E00", markeredgecolor="white", zorder=4)
@@ -337,14 +342,15 @@ def _draw_paths(axes: Axes, trajectories: Trajectories, task: int, collection: i
     axes.text(0.96, 0.04, value, transform=axes.transAxes, ha="right", fontsize=9, color=_INK, bbox=white, zorder=5)
 
 
-def _draw_wall(axes: Axes, gap: np.ndarray) -> None:
+def wall(gap: np.ndarray) -> np.ndarray:
+    """A circle about the origin through a gap [2], NaN where it is open: [361, 2]."""
     angle = np.linspace(0, 2 * np.pi, 361)
     circle = np.hypot(*gap) * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     closed = np.hypot(*(circle - gap).T) > 1
-    axes.plot(*np.where(closed[:, None], circle, np.nan).T, color="#777777", linewidth=1.6, zorder=3)
+    return np.where(closed[:, None], circle, np.nan)
 
 
-def _time_colours() -> Colormap:
+def time_colours() -> Colormap:
     """From a light blue at an episode's start to a dark one at its end."""
     from matplotlib.colors import LinearSegmentedColormap
 

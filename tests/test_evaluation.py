@@ -188,7 +188,7 @@ def test_another_seed_is_another_draw(evaluate: Callable[..., Any]) -> None:
 def test_tasks_are_none_of_those_that_training_saw(run: Path) -> None:
     config, _ = evaluation.restore(run)
     worker = Worker(config)
-    fresh = {tuple(task.values["goal"]) for task in worker.sample_tasks(50, evaluation._FRESH, "test")}
+    fresh = {tuple(task.values["goal"]) for task in worker.sample_tasks(50, evaluation.FRESH, "test")}
     seen = {
         tuple(task.values["goal"])
         for iteration in range(5)

@@ -1,0 +1,107 @@
+"""Episodes of a trained policy on MuJoCo tasks, kept as positions: what moving pictures are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from envs.base import StepResult, Task, TaskVectorEnv
+from envs.mujoco.base import MujocoFamily
+from mmaml.config import Config
+from mmaml.evaluation import FRESH, one_of_each_mode
+from mmaml.rollouts import Rollouts
+from mmaml.worker import Worker
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """One episode of each of M tasks after 0 … K adaptation steps, and the family that they belong to.
+
+    qpos[m][k] [L + 1, nq]: positions at its start and after each of its L steps; returns [M, K+1];
+    ended bool [M, K+1]: whether it came to an end before the horizon.
+    """
+
+    family: MujocoFamily
+    tasks: Sequence[Task]
+    qpos: Sequence[Sequence[np.ndarray]]
+    returns: np.ndarray
+    ended: np.ndarray
+
+
+def record(config: Config, state: Mapping[str, Any], collections: int, split: str) -> Episodes:
+    """Adapt to one held-out task of each mode, as an evaluation does, and keep an episode of every collection.
+
+    It is the first one of the rollout whose return is nearest to the mean of the task's rollouts.
+    Raises TypeError if the configuration's family is not a MuJoCo one.
+    """
+    worker = _RecordingWorker(config)
+    try:
+        if not isinstance(worker.family, MujocoFamily):
+            raise TypeError(f"env: expected a MuJoCo family, got '{config.env}'")
+        tasks = one_of_each_mode(worker, split)
+        parameters = worker.algorithm.spec.flatten(state["parameters"])
+        worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
+        assert worker.block is not None
+        shown = [
+            _typical(data, np.stack(qpos)) for data, qpos in zip(worker.block.rollouts, worker.recorded, strict=True)
+        ]
+        qpos, returns, lengths = (
+            [list(row) for row in zip(*column, strict=True)] for column in zip(*shown, strict=True)
+        )
+        return Episodes(worker.family, tasks, qpos, np.array(returns), np.array(lengths) < config.max_path_length)
+    finally:
+        worker.close()
+
+
+def _typical(data: Rollouts, qpos: np.ndarray) -> tuple[list[np.ndarray], list[float], list[int]]:
+    """Of each task's first episodes, the one nearest to their mean return: positions, return, number of steps.
+
+    qpos [T + 1, M·N, nq]: of one collection.
+    """
+    lanes = data.rewards.shape[1]
+    lengths = data.episode_end.numpy().argmax(-1) + 1
+    steps = np.arange(data.rewards.shape[2])
+    returns = np.where(steps < lengths[..., None], data.rewards.numpy(), 0).sum(-1)
+    nearest = np.abs(returns - returns.mean(1, keepdims=True)).argmin(1)
+    kept = [(task, int(lane), int(lengths[task, lane])) for task, lane in enumerate(nearest)]
+    return (
+        [qpos[: length + 1, task * lanes + lane] for task, lane, length in kept],
+        [float(returns[task, lane]) for task, lane, _ in kept],
+        [length for *_, length in kept],
+    )
+
+
+class _RecordingWorker(Worker):
+    """A worker that keeps, for each collection, the positions before the first step and after every step."""
+
+    recorded: Sequence[list[np.ndarray]] = ()
+
+    def _block_env(self, tasks: Sequence[Task]) -> TaskVectorEnv:
+        recorder = _Recorder(cast(MujocoFamily, super()._block_env(tasks)))
+        self.recorded = recorder.recorded
+        return cast(TaskVectorEnv, recorder)
+
+
+class _Recorder:
+    """Stands for a family in rollouts and keeps its positions [M·N, nq]; a reset of all lanes starts a new list."""
+
+    def __init__(self, family: MujocoFamily) -> None:
+        self._family = family
+        self.recorded: list[list[np.ndarray]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._family, name)
+
+    def reset(self, **arguments: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        result = self._family.reset(**arguments)
+        if arguments.get("options") is None:
+            self.recorded.append([self._family.qpos.copy()])
+        return result
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        result = self._family.step(actions)
+        self.recorded[-1].append(self._family.qpos.copy())
+        return result

@@ -1,0 +1,129 @@
+"""Show what adaptation does: the policy of a run on one held-out task a mode, before and after each step, moving.
+
+    python run_scripts/visualize_policy.py --restore_path data/run1
+    python run_scripts/visualize_policy.py --restore_path data/run1 --num_adapt_steps 4 --renderer drawing
+
+For MuJoCo families and the point mass. Writes policy.gif, policy.mp4 and policy.png, a contact sheet, into the run's
+directory, or into the one that --output names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmaml.usage import Parser, UsageError, one_line_errors
+
+if TYPE_CHECKING:
+    from mmaml.bodies import Artist
+    from mmaml.config import Config
+    from mmaml.panels import Panels
+
+RENDERERS = ("auto", "mujoco", "drawing")
+LEAST = {"num_adapt_steps": 0, "rollouts_per_task": 1, "every": 1, "fps": 1, "width": 100, "seed": 0}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; raises UsageError."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--restore_path", required=True, metavar="RUN", help="a run's directory (its newest checkpoint) or a checkpoint"
+    )
+    parser.add_argument("--num_adapt_steps", type=int, metavar="K", help="inner steps (default: as in training)")
+    parser.add_argument("--rollouts_per_task", type=int, metavar="N", help="to adapt on (default: as in training)")
+    parser.add_argument("--split", choices=("test", "ood"), default="test", help="which held-out tasks (default: test)")
+    parser.add_argument("--seed", type=int, help="of tasks and randomness (default: the run's)")
+    parser.add_argument(
+        "--renderer", choices=RENDERERS, default="auto",
+        help="of MuJoCo bodies: MuJoCo's own, which needs EGL or OSMesa, or a drawing, which needs nothing "
+        "(default: MuJoCo's where it works)",
+    )  # fmt: skip
+    parser.add_argument("--width", type=int, default=240, metavar="PIXELS", help="of a panel (default: 240)")
+    parser.add_argument("--every", type=int, metavar="N", help="time steps a frame (default: about 100 frames in all)")
+    parser.add_argument("--fps", type=int, default=20, metavar="N", help="frames a second (default: 20)")
+    parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where to write (default: the run's own)")
+    arguments = parser.parse_args(argv)
+    for name, least in LEAST.items():
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name}: expected an integer of at least {least}, got {value}")
+    if arguments.output is not None and arguments.output.exists() and not arguments.output.is_dir():
+        raise UsageError(f"--output: expected a directory, got the file '{arguments.output}'")
+    return arguments
+
+
+@one_line_errors
+def main(argv: list[str] | None = None) -> int:
+    """Write the pictures and print their paths."""
+    arguments = parse(argv)
+    from mmaml import video  # these load torch and more: after the arguments are known to be good
+    from mmaml.checkpoint import run_directory
+    from mmaml.evaluation import check_split, restore
+
+    config, state = restore(arguments.restore_path)
+    check_split(config, arguments.split)
+    config = replace(
+        config,
+        seed=config.seed if arguments.seed is None else arguments.seed,
+        rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
+    )
+    panels = make_panels(config, state, arguments)
+    title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
+    folder = arguments.output or run_directory(arguments.restore_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    gif, mp4, sheet = (folder / f"policy.{kind}" for kind in ("gif", "mp4", "png"))
+    video.contact_sheet(panels, title).save(sheet)
+    frames = [video.frame(panels, time, title) for time in video.frame_times(panels, arguments.every)]
+    video.write_gif(frames, gif, arguments.fps)
+    video.write_mp4(frames, mp4, arguments.fps)
+    panels.close()
+    print(gif, mp4, sheet, sep="\n")
+    return 0
+
+
+def make_panels(config: Config, state: dict[str, Any], arguments: argparse.Namespace) -> Panels:
+    """The rollouts of the policy, ready to be drawn; raises UsageError for a family that cannot be."""
+    from envs.mujoco.base import MujocoFamily
+    from envs.registry import make_family
+    from mmaml.bodies import MujocoPanels
+    from mmaml.evaluation import point_mass_trajectories
+    from mmaml.panels import PointMassPanels
+    from mmaml.recording import record
+
+    steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+    family = make_family(config.env, 1, 1, **config.env_kwargs)
+    family.close()
+    if isinstance(family, MujocoFamily):
+        artist = choose_artist(arguments.renderer)
+        return MujocoPanels(record(config, state, steps + 1, arguments.split), arguments.width, artist)
+    trajectories = point_mass_trajectories(config, state, config.rollouts_per_meta_task, steps + 1, arguments.split)
+    if trajectories is None:
+        raise UsageError(
+            f"restore_path: expected a run on a MuJoCo family or a point mass, which can be drawn, got '{config.env}'"
+        )
+    return PointMassPanels(trajectories, arguments.width)
+
+
+def choose_artist(renderer: str) -> Artist:
+    """What draws bodies, by the argument --renderer; raises UsageError if it does not work here."""
+    from envs.mujoco.drawing import Drawing
+    from envs.mujoco.renderer import Renderer, usable_backend
+
+    backend = None if renderer == "drawing" else usable_backend()
+    if backend is not None:
+        return lambda model, width, height: Renderer(model, width, height, backend)
+    if renderer == "mujoco":
+        raise UsageError(
+            "--renderer: expected EGL or OSMesa for 'mujoco', found none that works; install libosmesa6, or say "
+            "--renderer drawing"
+        )
+    return Drawing
+
+
+if __name__ == "__main__":
+    sys.exit(main())
