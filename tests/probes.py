@@ -147,3 +147,17 @@ class RightChoice(gym.Env):
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         assert self.action_space.contains(action)
         return np.ones(1, np.float32), float(action == 7), False, False, {}
+
+
+class BlowsUp(TargetAction):
+    """`TargetAction` whose first lane reports a blow-up, and ends, at each third step."""
+
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1) -> None:
+        super().__init__(num_tasks, rollouts_per_task)
+        self._steps = 0
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        observations, reward, terminated, truncated, infos = super().step(actions)
+        self._steps += 1
+        terminated[0] = self._steps % 3 == 0
+        return observations, reward, terminated, truncated, infos | {"blow_up": terminated.copy()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,9 @@ def sampled(config: Config, iteration: int = 0) -> tuple[Worker, torch.Tensor, d
 def dump(tmp_path: Path, name: str) -> str:
     """A directory for a run, as config text."""
     return str(tmp_path / name)
+
+
+def progress(run: str | Path) -> list[dict[str, str]]:
+    """The rows of a run's log."""
+    with open(Path(run) / "progress.csv", newline="") as file:
+        return list(csv.DictReader(file))

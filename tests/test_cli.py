@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from mmaml import checkpoint, cli, launch
-from tests.support import SMALL
+from tests.support import SMALL, progress
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "run_scripts" / "mumo_run_point_mass.py"
@@ -78,11 +77,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 def everything_in(folder: Path) -> dict[Path, int]:
     return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
-
-
-def progress(run: str) -> list[dict[str, str]]:
-    with open(Path(run) / "progress.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def mpirun(ranks: int, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

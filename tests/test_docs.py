@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import importlib.util
 import json
 import re
@@ -23,7 +22,7 @@ from mmaml import cli
 from mmaml.algorithms import ALGORITHMS
 from mmaml.config import EXTENDS, FIELDS, build_config, choice, parse_object, read_config_file
 from mmaml.worker import Worker
-from tests.support import SMALL, run, sampled, small_config
+from tests.support import SMALL, progress, run, sampled, small_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,7 +84,7 @@ def test_the_readmes_algorithm_trains(reptile: str, tmp_path: Path) -> None:
     state = run(config)
     assert state["iteration"] == 2
     assert sum(value.numel() for value in state["parameters"].values()) == before
-    rows = _rows(tmp_path / "run")
+    rows = progress(tmp_path / "run")
     assert all(float(row["Displacement"]) > 0 for row in rows)
 
 
@@ -259,12 +258,7 @@ def test_columns_that_are_compared_are_written(tmp_path: Path) -> None:
     for env in ("2DNavigation-v0", "Reacher3LinkEnv"):
         options = {"n_itr": 1, "log_grad_norm": True, "eval_interval": 1, "dump_path": str(tmp_path / env)}
         run(small_config(env=env, **options))
-        written |= {re.sub(r"(Step|KLCoeffInner)_\d+", r"\1_k", name) for name in _rows(tmp_path / env)[0]}
+        written |= {re.sub(r"(Step|KLCoeffInner)_\d+", r"\1_k", name) for name in progress(tmp_path / env)[0]}
     rows = re.findall(r"^\| (`.*?) \|", section_of_comparison("Output"), flags=re.MULTILINE)
     named = {re.sub(r"Step_[0K]", "Step_k", name) for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert named == written
-
-
-def _rows(directory: Path) -> list[dict[str, str]]:
-    with open(directory / "progress.csv", newline="") as file:
-        return list(csv.DictReader(file))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from mmaml.config import FIELDS, LEGACY, ConfigError
-from tests.support import run, small_config
+from tests.support import progress, run, small_config
 
 RAGGED = {"env": "tests.probes:RandomLengths"}
 FAST = {"learning_rate": 0.05, "n_itr": 3}  # far enough for ratios to be clipped and coefficients to adapt
@@ -102,18 +101,13 @@ def test_the_key_changes_the_result(key: str, tmp_path: Path) -> None:
     assert not same
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with open(path / "progress.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_held_out_tasks_are_evaluated_at_the_interval_and_at_the_end(tmp_path: Path) -> None:
     for tasks in (3, 4):
         run(small_config("promp", n_itr=5, eval_interval=2, eval_num_tasks=tasks, dump_path=str(tmp_path / f"{tasks}")))
-    rows = _rows(tmp_path / "3")
+    rows = progress(tmp_path / "3")
     assert [bool(row["Eval-Step_1-AverageReturn"]) for row in rows] == [False, True, False, True, True]
-    assert rows[1]["Eval-Step_0-AverageReturn"] != _rows(tmp_path / "4")[1]["Eval-Step_0-AverageReturn"]
-    assert rows[1]["Step_0-AverageReturn"] == _rows(tmp_path / "4")[1]["Step_0-AverageReturn"]
+    assert rows[1]["Eval-Step_0-AverageReturn"] != progress(tmp_path / "4")[1]["Eval-Step_0-AverageReturn"]
+    assert rows[1]["Step_0-AverageReturn"] == progress(tmp_path / "4")[1]["Step_0-AverageReturn"]
 
 
 def test_checkpoints_are_written_at_the_interval_and_at_the_end(tmp_path: Path) -> None:
@@ -125,8 +119,8 @@ def test_checkpoints_are_written_at_the_interval_and_at_the_end(tmp_path: Path) 
 def test_gradient_norms_are_logged_when_asked_for(tmp_path: Path) -> None:
     run(small_config(dump_path=str(tmp_path / "without")))
     run(small_config(dump_path=str(tmp_path / "with"), log_grad_norm=True))
-    assert not [name for name in _rows(tmp_path / "without")[0] if name.startswith("GradNorm")]
-    row = {name: float(value) for name, value in _rows(tmp_path / "with")[0].items() if name.startswith("GradNorm")}
+    assert not [name for name in progress(tmp_path / "without")[0] if name.startswith("GradNorm")]
+    row = {name: float(value) for name, value in progress(tmp_path / "with")[0].items() if name.startswith("GradNorm")}
     assert set(row) == {"GradNorm-all", "GradNorm-policy", "GradNorm-encoder"}
     assert row["GradNorm-all"] <= row["GradNorm-policy"] + row["GradNorm-encoder"]
     assert min(row.values()) > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from mmaml.comm import connect
 from mmaml.config import load_config
 from mmaml.trainer import train
 from mmaml.worker import Worker, collect
-from tests.support import run, small_config
+from tests.support import progress, run, small_config
 
 LEARN = {
     "rollouts_per_meta_task": 10,
@@ -110,6 +109,5 @@ def test_the_tuned_config_passes_the_published_return_of_its_family(tmp_path: Pa
     """-209 after adaptation on the 4-mode point mass, within 120 of its 401 iterations (docs/results/README.md)."""
     overrides = {"n_itr": 120, "parallel": False, "dump_path": str(tmp_path / "run")}
     run(load_config(Path(__file__).parents[1] / "configs/point_mass_4_modes.json", overrides, "mmaml"))
-    with open(tmp_path / "run" / "progress.csv", newline="") as file:
-        returns = [float(row["Step_2-AverageReturn"]) for row in csv.DictReader(file)]
+    returns = [float(row["Step_2-AverageReturn"]) for row in progress(tmp_path / "run")]
     assert sum(returns[-10:]) / 10 > -209

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import io
 import json
@@ -22,6 +21,7 @@ import pytest
 from mmaml import logging
 from mmaml.display import Display, LiveDisplay, make_display
 from mmaml.logging import RunLogger
+from tests.support import progress
 
 VALUES = {"algorithm": "mmaml", "env": "MetaPointEnvMomentumModes", "n_itr": 40, "hidden_sizes": [64, 64]}
 
@@ -50,11 +50,6 @@ def _write(path: Path, rows: list[dict[str, float]], resume: int | None = None) 
     logger.close()
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    with open(path / "progress.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _events(path: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -66,7 +61,7 @@ def _events(path: Path) -> dict[str, list[tuple[int, float]]]:
 def test_numbers_read_back_exactly_and_unmeasured_ones_are_empty(tmp_path: Path) -> None:
     rows = [_row(i, **{"Eval-Step_0-AverageReturn": -1.0 if i == 1 else math.nan}) for i in range(3)]
     _write(tmp_path / "run", rows)
-    written = _read(tmp_path / "run")
+    written = progress(tmp_path / "run")
     assert list(written[0]) == list(rows[0])
     assert [[math.nan if c == "" else float(c) for c in row.values()] for row in written] == [
         pytest.approx(list(row.values()), abs=0, nan_ok=True) for row in rows
@@ -78,7 +73,7 @@ def test_every_row_is_on_disk_before_the_next_iteration(tmp_path: Path) -> None:
     logger = RunLogger(_config(), tmp_path, None, stream=io.StringIO())
     for iteration in range(3):
         logger.log(_row(iteration))
-        assert len(_read(tmp_path)) == iteration + 1
+        assert len(progress(tmp_path)) == iteration + 1
     logger.close()
 
 
@@ -97,20 +92,20 @@ def test_a_restored_run_reads_as_if_never_interrupted(tmp_path: Path) -> None:
     with open(tmp_path / "restored" / "progress.csv", "a") as file:
         file.write("5,144")  # a crash in the middle of a row
     _write(tmp_path / "restored", rows[2:], resume=2)
-    assert _read(tmp_path / "restored") == _read(tmp_path / "whole")
+    assert progress(tmp_path / "restored") == progress(tmp_path / "whole")
     assert _events(tmp_path / "restored") == _events(tmp_path / "whole")
 
 
 def test_restoring_into_a_new_directory_begins_a_new_file(tmp_path: Path) -> None:
     _write(tmp_path / "new", [_row(7), _row(8)], resume=7)
-    assert [row["Itr"] for row in _read(tmp_path / "new")] == ["7", "8"]
+    assert [row["Itr"] for row in progress(tmp_path / "new")] == ["7", "8"]
 
 
 def test_a_column_that_comes_later_is_added(tmp_path: Path) -> None:
     _write(tmp_path, [_row(0), _row(1)])
     _write(tmp_path, [_row(2, KLInner=0.25), {**_row(3), "KLInner": 0.5}, _row(4)], resume=2)
-    assert [row["KLInner"] for row in _read(tmp_path)] == ["", "", "0.25", "0.5", ""]
-    assert [row["Itr"] for row in _read(tmp_path)] == ["0", "1", "2", "3", "4"]
+    assert [row["KLInner"] for row in progress(tmp_path)] == ["", "", "0.25", "0.5", ""]
+    assert [row["Itr"] for row in progress(tmp_path)] == ["0", "1", "2", "3", "4"]
 
 
 def test_a_new_run_does_not_overwrite_another(tmp_path: Path) -> None:
@@ -118,7 +113,7 @@ def test_a_new_run_does_not_overwrite_another(tmp_path: Path) -> None:
     before = (tmp_path / "params.json").read_bytes()
     with pytest.raises(FileExistsError, match=r"dump_path: .*holds a run"):
         RunLogger(_config(n_itr=3), tmp_path, None)
-    assert len(_read(tmp_path)) == 1 and (tmp_path / "params.json").read_bytes() == before
+    assert len(progress(tmp_path)) == 1 and (tmp_path / "params.json").read_bytes() == before
 
 
 def test_params_hold_configuration_versions_and_commit(tmp_path: Path) -> None:

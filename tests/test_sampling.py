@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from mmaml.comm import connect
 from mmaml.policies.distributions import Gaussian
 from mmaml.rollouts import Rollouts
 from mmaml.worker import Worker, collect
-from tests.support import sampled, small_config
+from tests.support import progress, run, sampled, small_config
 
 RAGGED = {"env": "tests.probes:RandomLengths", "max_path_length": 12, "rollouts_per_meta_task": 5}
 
@@ -130,3 +132,15 @@ def test_normalization_scale_rescales_actions(scale, expected: float) -> None:
     data = worker.block.rollouts[0]
     moved = data.observations[:, :, 1, 2:] - data.observations[:, :, 0, 2:]
     torch.testing.assert_close(moved, (expected * data.actions[:, :, 0]).clamp(-0.1, 0.1), rtol=1e-3, atol=1e-5)
+
+
+def test_blow_ups_are_counted_where_there_is_physics(tmp_path: Path) -> None:
+    """Tasks of one lane: the first blows up at each third of its steps."""
+    sizes = {"rollouts_per_meta_task": 2, "max_path_length": 10, "meta_batch_size": 3, "num_inner_grad_steps": 1}
+    _, _, statistics = sampled(small_config("promp", env="tests.probes:BlowsUp", **sizes))
+    assert statistics["blow_ups"].tolist() == [[3, 3], [0, 0], [0, 0]]
+    config = small_config("promp", env="tests.probes:BlowsUp", n_itr=1, dump_path=str(tmp_path / "run"), **sizes)
+    run(config)
+    assert float(progress(tmp_path / "run")[0]["BlowUps"]) == 6
+    _, _, statistics = sampled(small_config("promp", **sizes))
+    assert np.isnan(statistics["blow_ups"]).all()
