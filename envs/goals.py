@@ -27,3 +27,8 @@ def draw_directions(n: int, rng: np.random.Generator) -> np.ndarray:
     """Unit vectors of the plane [n, 2], uniform over the circle."""
     angles = rng.uniform(0, 2 * np.pi, n)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def draw_in_ring(n: int, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+    """Places of the plane [n, 2], uniform between the distances low and high from the origin."""
+    return np.sqrt(rng.uniform(low**2, high**2, (n, 1))) * draw_directions(n, rng)

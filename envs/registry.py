@@ -59,6 +59,7 @@ _IN_TURN = {"deal": "round_robin"}
 _REACHER = "envs.mujoco.reacher:Reacher"
 _THREE_LINKS = {"noise": 0.1, "goal_height": 0.03, "reach": 0.3, "distance": "l1", "control_cost": 0.1}
 _TWO_LINKS = {"links": 2, "noise": 0.025, "goal_height": 0.01, "reach": 0.25, "distance": "l2", "control_cost": 1.0}
+_ARRIVAL = "envs.mujoco.tesp:Arrival"
 _LINE = {"directions": [[-1, 0], [1, 0]]}
 
 FAMILIES: dict[str, Family] = {
@@ -109,6 +110,10 @@ FAMILIES: dict[str, Family] = {
     "AntRandVelEnv": Family("envs.mujoco.ant:AntVelocity", {"goals": [[0, 3]]}, 200),
     "HumanoidRandDirecEnv": Family("envs.mujoco.humanoid:HumanoidDirection", _LINE, 200),
     "HumanoidRandDirec2DEnv": Family("envs.mujoco.humanoid:HumanoidDirection", {"directions": None}, 200),
+    "TESPWheeledEnv": Family(_ARRIVAL, {"body": "car", "arrival": 0.02}, 200),
+    "TESPAntEnv": Family(_ARRIVAL, {"body": "ant", "arrival": 0.03}, 200),
+    "TESPReacher2LinkEnv": Family(_ARRIVAL, {"body": "arm_2", "arrival": 0.06}, 200),
+    "TESPReacher4LinkEnv": Family(_ARRIVAL, {"body": "arm_4", "arrival": 0.11, "goal_spacing": 0.11}, 200),
 }
 
 

@@ -99,10 +99,7 @@ class Reacher(MujocoFamily):
 
     def fingertip(self, qpos: np.ndarray) -> np.ndarray:
         """Where the fingertip is, [lanes, 3], m, from the angles of the joints [lanes, links]."""
-        x, y = 0.0, 0.0
-        for length, angle in zip(LINKS[self.links], np.cumsum(qpos, axis=1).T, strict=True):
-            x, y = x + length * np.cos(angle), y + length * np.sin(angle)
-        return np.stack([x, y, np.full(len(qpos), HEIGHT)], axis=1)
+        return np.concatenate([tip(qpos, LINKS[self.links]), np.full((len(qpos), 1), HEIGHT)], axis=1)
 
     def marker(self, task: Task) -> np.ndarray:
         return np.asarray(task.values["goal"])
@@ -131,6 +128,17 @@ class Reacher(MujocoFamily):
         length = np.abs(away).sum(1) if self.distance == "l1" else np.sqrt((away * away).sum(1))
         control = -self.control_cost * (controls * controls).sum(1)
         return Outcome({"reward_distance": -length, "reward_control": control})
+
+
+def tip(angles: np.ndarray, lengths: Sequence[float]) -> np.ndarray:
+    """x, y of the tip of an arm in the plane, [lanes, 2], from the angles of its joints [lanes, links].
+
+    lengths: from each joint to the next, and from the last to the tip.
+    """
+    x, y = 0.0, 0.0
+    for length, angle in zip(lengths, np.cumsum(angles, axis=1).T, strict=True):
+        x, y = x + length * np.cos(angle), y + length * np.sin(angle)
+    return np.stack([x, y], axis=1)
 
 
 def arm(links: int) -> mujoco.MjModel:
