@@ -12,7 +12,7 @@ from envs.base import Task
 from envs.mujoco.camera import SIDE, Camera, framed, view
 from envs.mujoco.drawing import Drawing, Marker
 from envs.mujoco.renderer import Renderer
-from mmaml.panels import GOAL, OTHER_GOALS, SMOOTH, Panels, label, return_text, vector
+from mmaml.panels import GOAL, OTHER_GOALS, SMOOTH, TRAIL, Panels, return_text, vector
 from mmaml.recording import Episodes
 
 Artist = Callable[[mujoco.MjModel, int, int], Drawing | Renderer]
@@ -21,7 +21,6 @@ Artist = Callable[[mujoco.MjModel, int, int], Drawing | Renderer]
 # and shows so many times the body.
 FARTHEST, SURROUNDINGS = 6.0, 1.6
 SPEED_OVER = 10  # steps over which a body's speed is measured
-TRAIL = (0, 114, 178, 190)
 
 
 class MujocoPanels(Panels):
@@ -61,11 +60,18 @@ class MujocoPanels(Panels):
         image = Image.fromarray(self._artist.draw(qpos, camera, self._markers(task, camera)))
         if self._moves:
             _draw_trail(image, camera.project(way, SMOOTH * self.width, SMOOTH * self.height))
-            label(image, (6, self.height - 7), self._place(way), 10, "ls")
         goal = self._goals[task]
         if goal is not None:
             _point_to(image, *camera.project(goal, self.width, self.height))
         return image
+
+    def place(self, task: int, step: int, time: int) -> str:
+        if not self._moves:
+            return ""
+        name, axes = ("x ", [0]) if self._angles == SIDE else ("", [0, 1])
+        recent = self._ways[task][step][: time + 1, axes][-SPEED_OVER - 1 :]
+        speed = np.linalg.norm(recent[-1] - recent[0]) / (max(len(recent) - 1, 1) * self.episodes.family.dt)
+        return f"{name}{vector(recent[-1])} m  {speed:.1f} m/s"
 
     def close(self) -> None:
         """Release what draws."""
@@ -87,17 +93,12 @@ class MujocoPanels(Panels):
     def _markers(self, task: int, camera: Camera) -> Sequence[Marker]:
         shown = [number for number in range(len(self._goals)) if number == task or not self._follows]
         return [
-            Marker(goal, (0.02 if number == task else 0.013) * camera.distance, GOAL if number == task else OTHER_GOALS)
+            Marker(
+                goal, (0.025 if number == task else 0.014) * camera.distance, GOAL if number == task else OTHER_GOALS
+            )
             for number in shown
             if (goal := self._goals[number]) is not None
         ]
-
-    def _place(self, way: np.ndarray) -> str:
-        """Where a body is and how fast. way [t, 3]."""
-        name, axes = ("x", [0]) if self._angles == SIDE else ("xy", [0, 1])
-        recent = way[-SPEED_OVER - 1 :, axes]
-        speed = np.linalg.norm(recent[-1] - recent[0]) / (max(len(recent) - 1, 1) * self.episodes.family.dt)
-        return f"{name} {vector(recent[-1])} m   {speed:.1f} m/s"
 
 
 def describe(task: Task) -> str:
@@ -132,11 +133,12 @@ def extent(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
 def _draw_trail(image: Image.Image, way: tuple[np.ndarray, np.ndarray]) -> None:
     """A line, with a dot at its end. way: pixels [t, 2] of a picture `SMOOTH` times as large, and their distances."""
     pixels, away = way
-    overlay = Image.new("RGBA", (image.width * SMOOTH, image.height * SMOOTH), (*TRAIL[:3], 0))
+    overlay = Image.new("RGBA", (image.width * SMOOTH, image.height * SMOOTH), (*TRAIL, 0))
     draw = ImageDraw.Draw(overlay)
     points = [tuple(pixel) for pixel in pixels[away > 0].tolist()]
-    draw.line(points, TRAIL, 2 * SMOOTH - 1, joint="curve")
-    draw.circle(points[-1], 2.5 * SMOOTH, TRAIL)
+    colour = (*TRAIL, 190)
+    draw.line(points, colour, 2 * SMOOTH - 1, joint="curve")
+    draw.circle(points[-1], 2.5 * SMOOTH, colour)
     overlay = overlay.reduce(SMOOTH)
     image.paste(overlay, mask=overlay)
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mmaml.plotting import Trajectories, time_colours, wall
 
-INK, GOAL, OTHER_GOALS = (51, 51, 51), (213, 94, 0), (200, 200, 200)
+INK, GOAL, OTHER_GOALS, TRAIL = (51, 51, 51), (213, 94, 0), (200, 200, 200), (0, 114, 178)
 SMOOTH = 3  # lines are drawn so many times as large, then shrunk
 
 
@@ -38,6 +38,10 @@ class Panels(ABC):
     @abstractmethod
     def picture(self, task: int, step: int, time: int) -> Image.Image:
         """A task after `step` adaptation steps, at a time step; the last one where that is past it."""
+
+    def place(self, task: int, step: int, time: int) -> str:
+        """Where the body in a picture is, in words; nothing, where the picture tells."""
+        return ""
 
     def close(self) -> None:  # noqa: B027  (most hold nothing)
         """Release what draws."""
@@ -122,14 +126,6 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Matplotlib's own typeface, which has all the letters used here."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
-
-
-def label(image: Image.Image, place: tuple[int, int], text: str, size: int, anchor: str) -> None:
-    """Write text on a pale ground, so that it can be read on any picture. anchor: Pillow's, of `place`."""
-    draw = ImageDraw.Draw(image, "RGBA")
-    left, top, right, bottom = draw.textbbox(place, text, font(size), anchor)
-    draw.rounded_rectangle([left - 3, top - 2, right + 3, bottom + 2], 3, (255, 255, 255, 225))
-    draw.text(place, text, INK, font(size), anchor)
 
 
 def _star(draw: ImageDraw.ImageDraw, center: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from mmaml.panels import INK, Panels, font, label
+from mmaml.panels import GOAL, INK, TRAIL, Panels, font
 
-GAP = 6
-LEFT, TOP, BOTTOM = 128, 58, 26  # room for the names of rows, of columns, and for the time
-PALE = (110, 110, 110)
+GAP, CAPTION = 6, 18  # between panels, and over each for its caption
+LEFT, LINE = 128, 18  # room for the names of rows, for a line of text
+PALE, EDGE = (110, 110, 110), (205, 205, 205)
 SHEET_TIMES = 6
 LINGER = 1.5  # s that a GIF stays at its end
 
@@ -28,14 +28,13 @@ def frame_times(panels: Panels, every: int | None, most: int = 100) -> list[int]
 def frame(panels: Panels, time: int, title: str) -> Image.Image:
     """All panels at a time step: tasks in rows, numbers of adaptation steps in columns."""
     tasks, collections = panels.lengths.shape
-    page = _Page(panels, tasks, collections, title)
-    for column in range(collections):
-        page.head(column, step_name(column))
+    heads = [step_name(column) for column in range(collections)]
+    clock = f"step {time} of {panels.lengths.max()}{_seconds(panels, time)}"
+    page = _Page(panels, tasks, heads, title, [clock, panels.note])
     for task in range(tasks):
         page.name(task, panels.names[task], panels.details[task])
         for column in range(collections):
             page.place(task, column, panel(panels, task, column, time))
-    page.foot(f"{panels.note}", f"step {time} of {panels.lengths.max()}{_seconds(panels, time)}")
     return page.image
 
 
@@ -43,26 +42,32 @@ def contact_sheet(panels: Panels, title: str) -> Image.Image:
     """A row for each task and number of adaptation steps, with pictures at several times."""
     tasks, collections = panels.lengths.shape
     times = np.unique(np.linspace(0, panels.lengths.max(), SHEET_TIMES).round().astype(int)).tolist()
-    page = _Page(panels, tasks * collections, len(times), title)
-    for column, time in enumerate(times):
-        page.head(column, f"step {time}{_seconds(panels, time)}")
+    heads = [f"step {time}{_seconds(panels, time)}" for time in times]
+    page = _Page(panels, tasks * collections, heads, title, [panels.note])
     for row, (task, step) in enumerate(np.ndindex(tasks, collections)):
         page.name(row, panels.names[task], panels.details[task], step_name(step))
         for column, time in enumerate(times):
             page.place(row, column, panel(panels, task, step, time))
-    page.foot(panels.note, "")
     return page.image
 
 
 def panel(panels: Panels, task: int, step: int, time: int) -> Image.Image:
-    """One panel with its caption; pale from the end of its episode on."""
-    image = panels.picture(task, step, time)
+    """One panel with its caption over it; pale from the end of its episode on."""
     length = int(panels.lengths[task, step])
-    if panels.ended[task, step] and time >= length:
+    time = min(time, length)
+    image = panels.picture(task, step, time)
+    place = panels.place(task, step, time)
+    if panels.ended[task, step] and time == length:
         image = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white"), 0.45)
-        label(image, (image.width // 2, image.height // 2), f"ended at step {length}", 12, "mm")
-    label(image, (6, 7), panels.captions[task][step], 12, "lt")
-    return image
+        place = f"ended at step {length}"
+    ImageDraw.Draw(image).rectangle([0, 0, image.width - 1, image.height - 1], outline=EDGE)
+    whole = Image.new("RGB", (image.width, image.height + CAPTION), "white")
+    whole.paste(image, (0, CAPTION))
+    draw, caption = ImageDraw.Draw(whole), panels.captions[task][step]
+    draw.text((1, CAPTION - 5), caption, INK, font(12), "ls")
+    if font(12).getlength(caption) + font(10).getlength(place) + 10 < image.width:
+        draw.text((image.width - 2, CAPTION - 5), place, PALE, font(10), "rs")
+    return whole
 
 
 def step_name(step: int) -> str:
@@ -72,9 +77,15 @@ def step_name(step: int) -> str:
 
 def write_gif(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
     """An endless GIF, in colours chosen for all its frames alike so that what stands still costs nothing."""
-    some = [frames[index] for index in np.unique(np.linspace(0, len(frames) - 1, 4).astype(int))]
-    palette = Image.fromarray(np.concatenate([np.asarray(image) for image in some])).quantize(255)
+    some = [np.asarray(frames[index]) for index in np.unique(np.linspace(0, len(frames) - 1, 4).astype(int))]
+    # Of the marks, which are small, as much as of the rest: else they would be given colours of others.
+    marks = [np.full_like(some[0][: len(some[0]) // 8], colour) for colour in (GOAL, TRAIL, INK)]
+    palette = Image.fromarray(np.concatenate(some + marks)).quantize(255)
     flat = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in frames]
+    colours = np.array(flat[0].getpalette()).reshape(-1, 3)
+    colours[np.asarray(flat[0])[0, 0]] = 255  # the paper, for which only something near white was found
+    for image in flat:
+        image.putpalette(colours.ravel().tolist())
     pause = max(20, round(1000 / fps))
     durations = [*[pause] * (len(flat) - 1), pause + round(1000 * LINGER)]
     flat[0].save(path, save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=False)
@@ -93,41 +104,42 @@ def _seconds(panels: Panels, time: int) -> str:
 
 
 class _Page:
-    """A grid of panels with names of rows and columns, a title and a footing. Its sides are even, as MP4 asks for."""
+    """A grid of panels with names of rows and columns, a title and lines of text below; its sides are even, for MP4."""
 
-    def __init__(self, panels: Panels, rows: int, columns: int, title: str) -> None:
-        self.step = panels.width + GAP, panels.height + GAP
-        self.bottom = TOP + rows * self.step[1]
-        width, height = LEFT + columns * self.step[0], self.bottom + BOTTOM
+    def __init__(self, panels: Panels, rows: int, heads: Sequence[str], title: str, feet: Sequence[str]) -> None:
+        self.step = panels.width + GAP, panels.height + CAPTION + GAP
+        width = LEFT + len(heads) * self.step[0]
+        titles = _broken(title, font(14, bold=True), width - 20)
+        notes = [line for foot in feet for line in _broken(foot, font(11), width - 20)]
+        self.top = 16 + LINE * (len(titles) + 1)
+        bottom = self.top + rows * self.step[1]
+        height = bottom + LINE * len(notes) + 8
         self.image = Image.new("RGB", (width + width % 2, height + height % 2), "white")
         self.draw = ImageDraw.Draw(self.image)
-        self.draw.text((10, 10), title, INK, font(14, bold=True))
-
-    def head(self, column: int, text: str) -> None:
-        middle = LEFT + column * self.step[0] + (self.step[0] - GAP) // 2
-        self.draw.text((middle, TOP - 7), text, INK, font(13), "ms")
+        for number, line in enumerate(titles):
+            self.draw.text((10, 8 + LINE * number), line, INK, font(14, bold=True))
+        for number, line in enumerate(notes):
+            self.draw.text((10, bottom + 2 + LINE * number), line, PALE, font(11))
+        for column, head in enumerate(heads):
+            middle = LEFT + column * self.step[0] + panels.width // 2
+            self.draw.text((middle, self.top - 7), head, INK, font(13), "ms")
 
     def name(self, row: int, name: str, *details: str) -> None:
-        y = TOP + row * self.step[1] + 8
+        y = self.top + row * self.step[1] + CAPTION
         self.draw.text((10, y), name, INK, font(13, bold=True))
-        for number, line in enumerate(line for detail in details for line in _broken(detail)):
+        lines = [line for detail in details for line in _broken(detail, font(11), LEFT - 16)]
+        for number, line in enumerate(lines):
             self.draw.text((10, y + 20 + 14 * number), line, PALE, font(11))
 
     def place(self, row: int, column: int, image: Image.Image) -> None:
-        x, y = LEFT + column * self.step[0], TOP + row * self.step[1]
-        self.image.paste(image, (x, y))
-        self.draw.rectangle([x, y, x + image.width - 1, y + image.height - 1], outline=(205, 205, 205))
-
-    def foot(self, left: str, right: str) -> None:
-        self.draw.text((LEFT, self.bottom + 5), left, PALE, font(11))
-        self.draw.text((self.image.width - GAP, self.bottom + 5), right, INK, font(12), "ra")
+        self.image.paste(image, (LEFT + column * self.step[0], self.top + row * self.step[1]))
 
 
-def _broken(text: str) -> list[str]:
-    """Lines that fit beside the panels."""
+def _broken(text: str, letters: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Lines of at most so many pixels, but for longer words."""
     lines: list[str] = []
     for word in text.split():
-        if lines and font(11).getlength(f"{lines[-1]} {word}") <= LEFT - 16:
+        if lines and letters.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)

@@ -64,10 +64,11 @@ def test_bodies_are_written_side_by_side_into_the_runs_folder(
     files = [cheetah / f"policy.{kind}" for kind in ("gif", "mp4", "png")]
     assert capsys.readouterr().out.splitlines() == [str(file) for file in files]
     gif, mp4, sheet = _gif(files[0]), _mp4(files[1]), np.asarray(Image.open(files[2]))
-    width, height = (video.LEFT + 3 * (120 + video.GAP), video.TOP + 2 * (90 + video.GAP) + video.BOTTOM)
-    assert gif.shape == mp4.shape == (8, height, width, 3)  # a start and 7 steps of 2 modes after 0, 1, 2 steps
+    height, width = 2 * (90 + video.CAPTION + video.GAP), video.LEFT + 3 * (120 + video.GAP)
+    assert gif.shape == mp4.shape and len(gif) == 8  # a start and 7 steps; of 2 modes after 0, 1, 2 steps
+    assert gif.shape[2] == width and height < gif.shape[1] < height + 120
     assert np.abs(gif.astype(int) - mp4).mean() < 8
-    assert (gif[0] != gif[-1]).any() and gif.std() > 10
+    assert (gif[0] != gif[-1]).any() and gif.std() > 10 and (gif[:, 0, 0] == 255).all()
     assert sheet.shape[0] > 6 * 90 and sheet.shape[1] > 6 * 120
 
 
@@ -193,12 +194,17 @@ def test_a_panel_pales_when_its_episode_has_ended() -> None:
 
 
 def test_tasks_are_rows_and_adaptation_steps_columns() -> None:
-    page = np.asarray(video.frame(_Plain(), 9, "title"))
-    for row, colour in enumerate(([0, 0, 200], [0, 0, 200])):
-        y = video.TOP + row * (70 + video.GAP) + 60
-        pale = page[y, video.LEFT + 5].min() > 100
-        assert pale if row == 0 else (page[y, video.LEFT + 5] == colour).all()
-    assert (page[: video.TOP - 30, : video.LEFT] < 100).any()  # the title
+    panels = _Plain()
+    page = np.asarray(video.frame(panels, 9, "title")).astype(int)
+    blue = (np.abs(page - [0, 0, 200]).max(-1) < 5) & (np.arange(page.shape[1]) > video.LEFT)
+    rows, columns = (np.flatnonzero(blue.any(axis)) for axis in (1, 0))
+    # The second panel alone, without its edge: the first has ended.
+    assert len(rows) == panels.height - 2 and len(columns) == panels.width - 2
+    one = np.asarray(video.panel(panels, 1, 0, 9)).astype(int)
+    y, x = rows[0] - 1 - video.CAPTION, columns[0] - 1
+    np.testing.assert_array_equal(page[y : y + len(one), x : x + panels.width], one)
+    narrow, wide = (video.frame(panels, 9, "title " * n) for n in (1, 20))
+    assert wide.size[0] == narrow.size[0] and wide.size[1] > narrow.size[1]  # a long title takes more lines
 
 
 @pytest.mark.parametrize(
@@ -261,7 +267,8 @@ def test_the_camera_follows_a_body_that_goes_far() -> None:
     for time in range(7):  # as at the last step, past it
         panels.picture(0, 0, time)
     np.testing.assert_allclose(seen, seen[0], atol=1e-6)
-    assert panels._place(panels._ways[0][0]) == "x 40.00 m   160.0 m/s"  # 40 m in 5 steps of 0.05 s
+    assert panels.place(0, 0, 5) == "x 40.00 m  160.0 m/s"  # 40 m in 5 steps of 0.05 s
+    assert panels.place(0, 0, 0) == "x 0.00 m  0.0 m/s"
 
 
 def test_an_arrow_points_to_a_goal_out_of_sight() -> None:

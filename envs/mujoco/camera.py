@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import mujoco
@@ -23,11 +24,8 @@ class Camera(NamedTuple):
 
     @property
     def axes(self) -> np.ndarray:
-        """Its directions right, up and forward in the world, rows of [3, 3]."""
-        azimuth, elevation = np.deg2rad([self.azimuth, self.elevation])
-        forward = [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
-        up = [-np.sin(elevation) * np.cos(azimuth), -np.sin(elevation) * np.sin(azimuth), np.cos(elevation)]
-        return np.stack([np.cross(forward, up), up, forward])
+        """Its directions right, up and forward in the world, rows of [3, 3]; not to be written to."""
+        return _axes(self.azimuth, self.elevation)
 
     @property
     def position(self) -> np.ndarray:
@@ -41,6 +39,16 @@ class Camera(NamedTuple):
         right, up, depth = np.moveaxis((points - self.position) @ self.axes.T, -1, 0)
         scale = focal_length(height) / np.where(depth > 0, depth, np.inf)
         return np.stack([width / 2 + scale * right, height / 2 - scale * up], axis=-1), depth
+
+
+@lru_cache(maxsize=16)
+def _axes(azimuth: float, elevation: float) -> np.ndarray:
+    azimuth, elevation = np.deg2rad([azimuth, elevation])
+    forward = [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    up = [-np.sin(elevation) * np.cos(azimuth), -np.sin(elevation) * np.sin(azimuth), np.cos(elevation)]
+    axes = np.stack([np.cross(forward, up), up, forward])
+    axes.flags.writeable = False
+    return axes
 
 
 def focal_length(height: int) -> float:

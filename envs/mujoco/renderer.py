@@ -50,7 +50,7 @@ class Renderer:
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         # Without a GPU, shadows and mirrored bodies take most of the time.
         model.vis.quality.shadowsize, model.vis.quality.offsamples = 1024, 4
-        model.vis.headlight.ambient[:] = 0.35  # some models have no light of their own
+        model.vis.headlight.ambient[:] = 0.2  # some models have no light of their own
         os.environ["MUJOCO_GL"] = backend  # by which MuJoCo finds the functions of OpenGL
         self._gl = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
         self._gl.make_current()
