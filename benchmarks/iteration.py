@@ -1,4 +1,4 @@
-"""Whole iterations at the published sizes: `python benchmarks/iteration.py`
+"""Whole iterations at the published sizes: `python benchmarks/iteration.py [CONFIG ...]`
 
 Runs the training script under mpirun on two ranks and prints, from its own log: seconds of an iteration; seconds
 from the command to the end of the first; the share that is neither sampling nor gradients on the busiest rank
@@ -20,14 +20,22 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 MPIRUN = Path(sys.executable).with_name("mpirun")
 ITERATIONS = 6
+POINT_MASS = "to reach: 3; goal 1.5"
+# Run script, config, and what an iteration is to reach, in seconds.
+CASES = [
+    ("mumo_run_point_mass.py", "point_env_momentum_dense.json", POINT_MASS),
+    ("pro-mp_run_point_mass.py", "point_env_momentum_dense.json", POINT_MASS),
+    ("mumo_run_mujoco.py", "reacher.json", ""),
+    ("pro-mp_run_mujoco.py", "half_cheetah_direction.json", ""),
+]
 
 
-def run(script: str, ranks: int, tasks: int, folder: Path) -> tuple[list[dict[str, float]], float]:
+def run(script: str, config: str, ranks: int, tasks: int, folder: Path) -> tuple[list[dict[str, float]], float]:
     """Rows of the log of a short run, and seconds from the command until the first iteration was logged."""
     overrides = {"n_itr": ITERATIONS, "meta_batch_size": tasks}
-    dump_path = folder / f"{script}-{ranks}-{tasks}"
+    dump_path = folder / f"{script}-{config}-{ranks}-{tasks}"
     command = [MPIRUN, "-n", ranks, sys.executable, ROOT / "run_scripts" / script, "--overrides", json.dumps(overrides)]
-    command += ["--config_file", ROOT / "configs/point_env_momentum_dense.json", "--dump_path", dump_path]
+    command += ["--config_file", ROOT / "configs" / config, "--dump_path", dump_path]
     started = time.time()
     subprocess.run([str(word) for word in command], check=True, capture_output=True, cwd=ROOT)
     ended = time.time()
@@ -40,20 +48,22 @@ def run(script: str, ranks: int, tasks: int, folder: Path) -> tuple[list[dict[st
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for script in ("mumo_run_point_mass.py", "pro-mp_run_point_mass.py"):
-            rows, first = run(script, 2, 40, folder)
+        for script, config, goal in CASES:
+            if len(sys.argv) > 1 and config not in sys.argv[1:]:
+                continue
+            rows, first = run(script, config, 2, 40, folder)
             wall = np.diff([row["Time"] for row in rows])
             middle = float(np.median(wall))
             busy = [row["ItrTime"] - row["Time-Communication"] for row in rows[1:]]
             share = 1 - float(np.sum(busy) / np.sum(wall))
             sampling = float(np.median([row["Time-Sampling"] for row in rows[1:]]))
             update = float(np.median([row["Time-OuterStep"] for row in rows[1:]]))
-            print(f"{script}, 2 ranks, 240,000 env steps an iteration:")
+            print(f"{script}, {config}, 2 ranks, {rows[0]['n_timesteps']:,.0f} env steps an iteration:")
             parts = f"sampling {sampling:.2f}, update {update:.2f}"
-            print(f"  an iteration {middle:.2f} s (to reach: 3; goal 1.5): {parts}")
-            print(f"  first iteration at most {first:.1f} s after the command (to reach: 10)")
+            print(f"  an iteration {middle:.2f} s{f' ({goal})' if goal else ''}: {parts}")
+            print(f"  first iteration at most {first:.1f} s after the command{' (to reach: 10)' if goal else ''}")
             print(f"  MPI, serialisation, optimiser, logging: {100 * share:.1f}% (to stay under: 5%)")
-            alone, _ = run(script, 1, 20, folder)
+            alone, _ = run(script, config, 1, 20, folder)
             half = float(np.median(np.diff([row["Time"] for row in alone])))
             print(f"  weak scaling, 1 rank x 20 tasks -> 2 ranks x 40 tasks: {half / middle:.2f} (to reach: 0.9)")
 
