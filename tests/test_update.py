@@ -10,6 +10,7 @@ import torch
 
 from mmaml.algorithms.promp import ProMP, adapted_coefficient
 from mmaml.config import load_config
+from mmaml.policies.distributions import Gaussian
 
 TASKS = 6
 TARGET = 0.02
@@ -52,7 +53,7 @@ def _algorithm(**overrides: Any) -> ProMP:
         "num_promp_steps": 3,
         "learning_rate": 0.01,
     }
-    return ProMP(load_config(None, settings | overrides, "promp"), 3, 2)
+    return ProMP(load_config(None, settings | overrides, "promp"), 3, 2, Gaussian)
 
 
 def _update(

@@ -23,8 +23,8 @@ from mmaml.config import Config
 from mmaml.inner import adapt
 from mmaml.modulation import Modulation
 from mmaml.params import Params, ParamSpec
-from mmaml.policies.distributions import Categorical, Distribution, Gaussian
-from mmaml.policies.policy import CategoricalMLPPolicy, GaussianMLPPolicy, MLPPolicy
+from mmaml.policies.distributions import Distribution
+from mmaml.policies.policy import make_policy
 from mmaml.rollouts import Rollouts
 from mmaml.sampling import Actor
 from mmaml.seeding import generator
@@ -42,15 +42,12 @@ class ProMP(Algorithm):
 
     functions: ClassVar[tuple[str, ...]] = ("meta_gradient", "meta_loss")
 
-    def __init__(
-        self, config: Config, observation_size: int, action_size: int, actions: type[Distribution] = Gaussian
-    ) -> None:
+    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
         self.collections = config.num_inner_grad_steps + 1
-        sizes = (observation_size, action_size, config.hidden_sizes, config.hidden_nonlinearity)
-        self.policy: MLPPolicy = GaussianMLPPolicy(*sizes, config.learn_std)
-        if actions is Categorical:
-            self.policy = CategoricalMLPPolicy(*sizes)
+        self.policy = make_policy(
+            actions, observation_size, action_size, config.hidden_sizes, config.hidden_nonlinearity, config.learn_std
+        )
         self.spec = ParamSpec(self.shapes(observation_size, action_size))
         self.kl_coefficients = [config.init_inner_kl_penalty] * config.num_inner_grad_steps
         self.outer_kl_coefficient = config.init_outer_kl_penalty

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ def glorot_uniform(rng: np.random.Generator, inputs: int, outputs: int) -> Tenso
     return torch.from_numpy(rng.uniform(-limit, limit, (inputs, outputs)).astype(np.float32))
 
 
-class MLPPolicy:
+class MLPPolicy(ABC):
     """What policies have in common. Holds sizes only; parameters are passed to every call."""
 
     def __init__(
@@ -49,9 +50,9 @@ class MLPPolicy:
             params[f"policy.{layer}.weight"] = glorot_uniform(rng, *self._sizes[layer : layer + 2])
         return params
 
+    @abstractmethod
     def distribution(self, params: Params, observations: Tensor) -> Distribution:
         """Parameters [M, …], observations [M, n, O] -> the distribution of actions [M, n, A]."""
-        raise NotImplementedError
 
     def outputs(self, params: Params, observations: Tensor) -> Tensor:
         """The MLP's outputs [M, n, A]."""
@@ -111,3 +112,17 @@ class CategoricalMLPPolicy(MLPPolicy):
     def distribution(self, params: Params, observations: Tensor) -> Categorical:
         """Parameters [M, …], observations [M, n, O] -> Categorical over actions [M, n, A]."""
         return Categorical(self.outputs(params, observations))
+
+
+def make_policy(
+    actions: type[Distribution],
+    observation_size: int,
+    action_size: int,
+    hidden_sizes: Sequence[int],
+    nonlinearity: str = "tanh",
+    learn_std: bool = True,
+) -> MLPPolicy:
+    """The policy whose actions are distributed by `actions`. learn_std: of a Gaussian one."""
+    if actions is Categorical:
+        return CategoricalMLPPolicy(observation_size, action_size, hidden_sizes, nonlinearity)
+    return GaussianMLPPolicy(observation_size, action_size, hidden_sizes, nonlinearity, learn_std)
