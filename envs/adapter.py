@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.base import SPLITS, StepResult, Task, TaskError, TaskVectorEnv
+from envs.base import SPLITS, StepResult, Task, TaskError, TaskVectorEnv, check_spaces
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class GymTaskAdapter(TaskVectorEnv):
         # The first one serves to know the spaces and to sample tasks; the other lanes' are built with the tasks.
         self._envs: list[Any] = []
         self._envs.append(env_class(**env_kwargs))
-        observations = self._space("observation", gym.spaces.Box)
-        actions = self._space("action", gym.spaces.Box, gym.spaces.Discrete)
+        observations: Any = getattr(self._envs[0], "observation_space", None)
+        actions: Any = getattr(self._envs[0], "action_space", None)
+        check_spaces(env_class.__name__, observations, actions)
         super().__init__(num_tasks, rollouts_per_task, observations, actions)
         bounded = isinstance(actions, gym.spaces.Box) and actions.is_bounded()
         self.normalization_scale = getattr(env_class, "normalization_scale", 1.0 if bounded else None)
@@ -132,16 +133,6 @@ class GymTaskAdapter(TaskVectorEnv):
         task, rollout = divmod(int(lane), self.rollouts_per_task)
         where = f"{self._class.__name__}.{method}, in rollout {rollout} of task {task} of its block"
         return TaskError(f"{where}: {type(error).__name__}: {error}", task)
-
-    def _space(self, kind: str, *classes: type[gym.Space]) -> Any:
-        space = getattr(self._envs[0], f"{kind}_space", None)
-        if isinstance(space, classes) and len(space.shape or ()) == (1 if isinstance(space, gym.spaces.Box) else 0):
-            return space
-        expected = "a Box of one dimension" + (" or Discrete" if gym.spaces.Discrete in classes else "")
-        raise ValueError(
-            f"env: expected {self._class.__name__} to have {expected} as {kind} space, got {space}; "
-            "convert to one within the class"
-        )
 
 
 def _wrapped(task: Any) -> UserTask:

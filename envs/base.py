@@ -66,6 +66,21 @@ def to_environment(actions: np.ndarray, space: gym.Space, scale: float | None) -
     return cast(gym.spaces.Discrete, space).start + actions.argmax(1)
 
 
+def check_spaces(owner: str, observations: Any, actions: Any) -> None:
+    """Raise ValueError unless observations are a Box of one dimension, and actions such a Box or Discrete.
+
+    owner: the class whose spaces they are.
+    """
+    box = "a Box of one dimension"
+    for kind, space, expected in (("observation", observations, box), ("action", actions, f"{box} or Discrete")):
+        is_box = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+        if not is_box and not (kind == "action" and isinstance(space, gym.spaces.Discrete)):
+            raise ValueError(
+                f"env: expected {owner} to have {expected} as {kind} space, got {space}; "
+                "convert to one within the class"
+            )
+
+
 class TaskVectorEnv(VectorEnv):
     """The M·N lanes of a family's M tasks, by Gymnasium's vector API. Task-major: lane i belongs to task i // N.
 
@@ -93,6 +108,7 @@ class TaskVectorEnv(VectorEnv):
         for name, count in (("num_tasks", num_tasks), ("rollouts_per_task", rollouts_per_task)):
             if count < 1:
                 raise ValueError(f"{name}: expected at least 1, got {count}")
+        check_spaces(type(self).__name__, observation_space, action_space)
         self.num_tasks, self.rollouts_per_task = num_tasks, rollouts_per_task
         self.num_envs = num_tasks * rollouts_per_task
         self.single_observation_space, self.single_action_space = observation_space, action_space

@@ -14,7 +14,8 @@ The reward is 1 a step, "reward_alive". Terminated as soon as the cart is more t
 more than 12° from upright. Episodes begin with all four numbers U(±0.05).
 
 Source: gymnasium's CartPole-v1, whose physics this is (Barto, Sutton, Anderson 1983: Euler steps of 0.02 s, half the
-pole's length 0.5 m), with the tasks of RLlib's MAML example (`CartPoleMassEnv`).
+pole's length 0.5 m), with the tasks of RLlib's MAML example (`CartPoleMassEnv`). There, a task leaves the
+total mass and the pole's moment at those of masses 1 and 0.1, so that all carts are alike; here, both follow.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class CartPoleMass(TaskVectorEnv):
         for name, (low, _) in (("cart_mass", self.cart_mass), ("pole_mass", self.pole_mass)):
             if low <= 0:
                 raise ValueError(f"{name}: expected masses above 0, got {low}")
-        bounds = np.array([np.inf, np.inf, np.inf, np.inf], np.float32)
-        super().__init__(num_tasks, rollouts_per_task, gym.spaces.Box(-bounds, bounds), gym.spaces.Discrete(2))
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+        super().__init__(num_tasks, rollouts_per_task, observation_space, gym.spaces.Discrete(2))
         self._state = np.zeros((4, self.num_envs))
         self._cart, self._pole = np.ones(self.num_envs), np.ones(self.num_envs)
 

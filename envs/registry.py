@@ -132,10 +132,13 @@ def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **
     return GymTaskAdapter(cls, num_tasks, rollouts_per_task, **env_kwargs)
 
 
-def check_family(name: str, env_kwargs: Mapping[str, Any], normalization_scale: float | None = None) -> None:
+def check_family(
+    name: str, env_kwargs: Mapping[str, Any], normalization_scale: str | float | None = "family"
+) -> gym.Space:
     """Build one lane and close it, to raise what `make_family` would; a ValueError whatever it is.
 
-    normalization_scale: refused (ValueError) if the family's actions cannot be rescaled by it.
+    normalization_scale: refused (ValueError) if the family's actions cannot be rescaled by it; "family": by the
+    family's own. Returns the space of its actions.
     """
     try:
         family = make_family(name, 1, 1, **env_kwargs)
@@ -145,7 +148,9 @@ def check_family(name: str, env_kwargs: Mapping[str, Any], normalization_scale: 
     except Exception as error:  # a user's constructor may fail in any way
         reason = _described(error)
         raise ValueError(f"env_kwargs: '{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
-    to_environment(np.zeros((1, 1), np.float32), family.single_action_space, normalization_scale)
+    scale = family.normalization_scale if isinstance(normalization_scale, str) else normalization_scale
+    to_environment(np.zeros((1, 1), np.float32), family.single_action_space, scale)
+    return family.single_action_space
 
 
 def gym_id(name: str) -> str:

@@ -159,7 +159,9 @@ class Config:
 
     hidden_sizes: tuple[int, ...] = _key("Policy", (64, 64), SIZES, "units of the policy's hidden layers")
     hidden_nonlinearity: str = _key("Policy", "tanh", choice("tanh", "relu"), "nonlinearity of the hidden layers")
-    learn_std: bool = _key("Policy", True, FLAG, "adapt and meta-learn the log-std; false: it stays 0 (std 1)")
+    learn_std: bool = _key(
+        "Policy", True, FLAG, "adapt and meta-learn the log-std; false: it stays 0 (std 1); discrete actions have none"
+    )
 
     num_inner_grad_steps: int = _key("Adaptation", 1, integer(1), "K, inner steps")
     inner_lr: float = _key("Adaptation", 0.1, number(0, open_low=True), "α, step size of an inner step")
@@ -370,15 +372,22 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f'device: expected "auto" or "cpu" with meta_gradient "ranks", which uses no GPU, got "{config.device}"'
         )
+    _check_environment(config)
+
+
+def _check_environment(config: Config) -> None:
+    from gymnasium.spaces import Discrete
+
     from envs.registry import check_family
 
     try:
-        scale = config.normalization_scale
-        check_family(config.env, config.env_kwargs, None if isinstance(scale, str) else scale)
+        actions = check_family(config.env, config.env_kwargs, config.normalization_scale)
     except (ValueError, TypeError) as error:
         text = " ".join(str(error).split())
         names_its_key = text.startswith(("env:", "env_kwargs:", "normalization_scale:"))
         raise ConfigError(text if names_its_key else f"env_kwargs: {text}") from error
+    if isinstance(actions, Discrete) and not config.learn_std:
+        raise ConfigError("learn_std: expected true for discrete actions, which have no log-std, got false")
 
 
 def _unknown_key(name: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmaml import losses
-from mmaml.policies.distributions import Categorical, distribution_over
+from mmaml.policies.distributions import Categorical
 from mmaml.worker import Worker
 from tests.support import run, sampled, small_config
 
@@ -36,13 +36,6 @@ def test_actions_come_as_often_as_the_distribution_says() -> None:
     actions = Categorical(logits.expand(1, n, 3)).sample(noise)
     assert (actions.sum(-1) == 1).all() and ((actions == 0) | (actions == 1)).all()
     torch.testing.assert_close(actions.mean((0, 1)), logits.softmax(-1)[0, 0], rtol=0, atol=0.005)
-
-
-def test_nothing_distributes_other_spaces() -> None:
-    import gymnasium as gym
-
-    with pytest.raises(ValueError, match="action space: expected Discrete, or Box of one dimension"):
-        distribution_over(gym.spaces.MultiBinary(3))
 
 
 @pytest.mark.parametrize("algorithm", ["promp", "mmaml"])

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
+from envs.base import TaskVectorEnv
 from envs.registry import FAMILIES
 from mmaml.algorithms import ALGORITHMS
 from mmaml.config import (
@@ -21,6 +23,7 @@ from mmaml.config import (
     read_config_file,
 )
 from scripts.document_configuration import PAGE, page
+from tests.probes import RightChoice, TargetAction
 from tests.support import SMALL, run
 
 ROOT = Path(__file__).parents[1]
@@ -132,10 +135,47 @@ def test_an_unknown_key_names_the_nearest(given: str, nearest: str) -> None:
             {"env": "tests.test_envs_adapter:Unbounded", "normalization_scale": 2},
             "normalization_scale: expected null for an environment with unbounded actions, got 2",
         ),
+        (
+            {"env": "tests.test_config:Dials"},
+            "env: expected Dials to have a Box of one dimension or Discrete as action",
+        ),
     ],
 )
 def test_an_environment_that_cannot_be_built_is_refused(values: dict[str, Any], expected: str) -> None:
     assert expected in refusal(values)
+
+
+class Dials(TargetAction):
+    """A family whose actions nothing distributes."""
+
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1) -> None:
+        actions = gym.spaces.MultiDiscrete([2, 3])
+        TaskVectorEnv.__init__(self, num_tasks, rollouts_per_task, gym.spaces.Box(-1, 1, (1,)), actions)
+
+
+class ScaledChoice(RightChoice):
+    normalization_scale = 2.0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"env": "CartPoleMassEnv", "normalization_scale": 1},
+            "normalization_scale: expected null for an environment with discrete actions, got 1.0",
+        ),
+        (
+            {"env": "tests.test_config:ScaledChoice"},
+            "normalization_scale: expected null for an environment with discrete actions, got 2.0",
+        ),
+        (
+            {"env": "CartPoleMassEnv", "learn_std": False},
+            "learn_std: expected true for discrete actions, which have no log-std, got false",
+        ),
+    ],
+)
+def test_what_discrete_actions_cannot_have_is_refused(values: dict[str, Any], expected: str) -> None:
+    assert refusal(values) == expected
 
 
 def test_files_extend_each_other(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -97,9 +97,7 @@ DISTRIBUTIONS = (Gaussian, Categorical)
 
 
 def distribution_over(actions: Space) -> tuple[type[Distribution], int]:
-    """What distributes actions of a space, and A. Raises ValueError if nothing does."""
-    if isinstance(actions, Box) and len(actions.shape) == 1:
-        return Gaussian, actions.shape[0]
+    """What distributes actions of a family's space, and A."""
     if isinstance(actions, Discrete):
         return Categorical, int(actions.n)
-    raise ValueError(f"action space: expected Discrete, or Box of one dimension, got {actions}")
+    return Gaussian, cast(Box, actions).shape[0]
