@@ -69,3 +69,11 @@ def intervals(name: str, value: Sequence[Sequence[float]]) -> np.ndarray:
     if (array[:, 0] > array[:, 1]).any():
         raise ValueError(f"{name}: expected a list of [low, high] with low <= high, one a mode, got {value!r}")
     return array
+
+
+def unit_vectors(name: str, value: Sequence[Sequence[float]]) -> np.ndarray:
+    """A list of [x, y] of length 1, one a mode, as float64 [modes, 2], else ValueError."""
+    array = points(name, value)
+    if not np.allclose(np.hypot(*array.T), 1):
+        raise ValueError(f"{name}: expected vectors [x, y] of length 1, got {value!r}")
+    return array

@@ -58,7 +58,10 @@ class CartPoleMass(TaskVectorEnv):
     def step(self, actions: np.ndarray) -> StepResult:
         """As `TaskVectorEnv.step`; actions are 0 or 1, [M·N]."""
         self._check_started()
-        self._advance(np.where(np.asarray(actions) == 1, FORCE, -FORCE))
+        actions = np.asarray(actions)
+        if not np.isin(actions, (0, 1)).all():
+            raise ValueError(f"actions: expected 0 or 1, got {actions}")
+        self._advance(np.where(actions == 1, FORCE, -FORCE))
         x, _, angle, _ = self._state
         terminated = (np.abs(x) > POSITION_LIMIT) | (np.abs(angle) > ANGLE_LIMIT)
         reward = np.ones(self.num_envs, np.float32)

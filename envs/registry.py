@@ -58,7 +58,8 @@ _ANT_MODES = {"noise": 0.8, "goal_height": 0.03, "frame_skip": 2}
 _IN_TURN = {"deal": "round_robin"}
 _REACHER = "envs.mujoco.reacher:Reacher"
 _THREE_LINKS = {"noise": 0.1, "goal_height": 0.03, "reach": 0.3, "distance": "l1", "control_cost": 0.1}
-_TWO_LINKS = {"links": 2, "noise": 0.025, "goal_height": 0.01, "reach": 0.25, "distance": "l2", "control_cost": 1.0}
+_TWO_LINKS = {"links": 2, "noise": 0.025, "goal_height": None, "reach": 0.25, "distance": "l2", "control_cost": 1.0}
+_TWO_LINKS |= {"reward_before_step": True}
 _ARRIVAL = "envs.mujoco.tesp:Arrival"
 _LINE = {"directions": [[-1, 0], [1, 0]]}
 
@@ -92,14 +93,14 @@ FAMILIES: dict[str, Family] = {
     "Walker2DRandVelEnv": Family(
         _WALKER, _WALKER_STEP | {"reward_type": "velocity", "goals": [[0, 10]], "alive_bonus": 15}, 200
     ),
-    "Walker2DTargetLocationEnv": Family(
+    "Walker2DTargetLocation": Family(
         _WALKER, _WALKER_STEP | {"reward_type": "location", "goals": [[-3, -1], [1, 3]], "alive_bonus": 5}, 200
     ),
     "Walker2DRandParamsEnv": Family(_WALKER, _ANY_DYNAMICS, 200),
     "HopperRandParamsEnv": Family("envs.mujoco.hopper:Hopper", _ANY_DYNAMICS, 200),
     "SwimmerRandVelEnv": Family("envs.mujoco.swimmer:SwimmerVelocity", {}, 200),
-    "SwimmerRandGoal2ModesEnv": Family("envs.mujoco.swimmer:SwimmerReach", {"centers": [[-1, -1], [1, 1]]}, 200),
-    "SwimmerRandGoal4ModesEnv": Family("envs.mujoco.swimmer:SwimmerReach", {"centers": _corners(1.0)}, 200),
+    "SwimmerReach2ModesEnv": Family("envs.mujoco.swimmer:SwimmerReach", {"centers": [[-1, -1], [1, 1]]}, 200),
+    "SwimmerReach4ModesEnv": Family("envs.mujoco.swimmer:SwimmerReach", {"centers": _corners(1.0)}, 200),
     "AntRandGoalEnv": Family(_ANT_GOAL, {"centers": [[0, 0]], "radius": 3}, 200),
     "AntRandGoalMode1ModesEnv": Family(_ANT_GOAL, {"centers": _half_circle(1)} | _ANT_MODES | _IN_TURN, 250),
     "AntRandGoalMode2ModesEnv": Family(_ANT_GOAL, {"centers": _half_circle(2)} | _ANT_MODES, 250),

@@ -29,7 +29,7 @@ class Rollouts:
     final_observations [M, N, O]: what follows the last step of each lane
     advantages [M, N, T]: filled by `mmaml.processing`
     success [M, N, T]: 1 where the family reports success, NaN where it reports none
-    blow_ups [M]: how often the physics of a lane blew up, NaN where there is no physics
+    blow_ups [M]: how often the physics of a lane blew up, padding included; NaN where there is no physics
     """
 
     observations: Tensor

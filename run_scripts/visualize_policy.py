@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,11 +78,11 @@ def main(argv: list[str] | None = None) -> int:
     folder = arguments.output or run_directory(arguments.restore_path)
     folder.mkdir(parents=True, exist_ok=True)
     gif, mp4, sheet = (folder / f"policy.{kind}" for kind in ("gif", "mp4", "png"))
-    video.contact_sheet(panels, title).save(sheet)
-    frames = [video.frame(panels, time, title) for time in video.frame_times(panels, arguments.every)]
+    with closing(panels):
+        video.contact_sheet(panels, title).save(sheet)
+        frames = [video.frame(panels, time, title) for time in video.frame_times(panels, arguments.every)]
     video.write_gif(frames, gif, arguments.fps)
     video.write_mp4(frames, mp4, arguments.fps)
-    panels.close()
     print(gif, mp4, sheet, sep="\n")
     return 0
 

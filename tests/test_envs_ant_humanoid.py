@@ -248,6 +248,8 @@ def test_the_goal_is_observed_where_asked(name: str) -> None:
         ("AntRandGoalEnv", {"radius": "3"}, "radius: expected a number"),
         ("AntRandGoalModeEnv", {"deal": "shuffle"}, "deal: expected one of"),
         ("AntRandDirecEnv", {"directions": [1, 2]}, "directions: expected a list of"),
+        ("AntRandDirecEnv", {"directions": [[1, 1]]}, "directions: expected vectors .* of length 1"),
+        ("HumanoidRandDirecEnv", {"directions": [[0, 0]]}, "directions: expected vectors .* of length 1"),
         ("AntRandDirecEnv", {"height_limits": [1, 0]}, "height_limits: expected"),
         ("AntRandVelEnv", {"goals": [[3, 0]]}, "goals: expected a list of"),
         ("HumanoidRandDirecEnv", {"contact_forces": 1}, "contact_forces: expected true or false, got 1"),

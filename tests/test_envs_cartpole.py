@@ -54,6 +54,13 @@ def test_a_heavier_cart_is_moved_less() -> None:
     assert light > 2 * heavy > 0
 
 
+def test_actions_are_left_or_right() -> None:
+    family = CartPoleMass()
+    family.reset(seed=0)
+    with pytest.raises(ValueError, match="actions: expected 0 or 1"):
+        family.step(np.array([2]))
+
+
 @pytest.mark.parametrize("argument, value", [("cart_mass", [2, 1]), ("cart_mass", [0, 1]), ("pole_mass", 3)])
 def test_bad_arguments_are_named(argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match=argument):

@@ -107,7 +107,7 @@ def test_goals_are_uniform_in_the_intervals_of_their_modes() -> None:
 
 def test_a_location_is_marked_and_nothing_else() -> None:
     task = Task(0, {"goal": -2.0})
-    assert list(runner("Walker2DTargetLocationEnv").marker(task)) == [-2, 0, 0]  # type: ignore[arg-type]
+    assert list(runner("Walker2DTargetLocation").marker(task)) == [-2, 0, 0]  # type: ignore[arg-type]
     assert runner("Walker2DRandVelEnv").marker(task) is None
 
 
@@ -246,6 +246,7 @@ def test_each_task_has_its_dynamics_whatever_came_before(name: str) -> None:
         ({"control_cost": -1}, "control_cost: expected a number of at least 0"),
         ({"alive_bonus": None}, "alive_bonus: expected a number of at least 0"),
         ({"dynamics_range": "3"}, "dynamics_range: expected a number of at least 0"),
+        ({"dynamics_range": 11}, "dynamics_range: expected at most 10"),
         ({"observe_goal": 1}, "observe_goal: expected true or false"),
     ],
 )

@@ -75,16 +75,19 @@ def test_three_links_are_hinges_in_a_row() -> None:
     np.testing.assert_allclose(walls, 0.4)
 
 
-@pytest.mark.parametrize("name, reach", [("Reacher3LinkEnv", 0.3), ("Reacher6ModeEnv", 0.25)])
-def test_goals_lie_about_the_centres_within_reach(name: str, reach: float) -> None:
+@pytest.mark.parametrize("name, reach, height", [("Reacher3LinkEnv", 0.3, 0.03), ("Reacher6ModeEnv", 0.25, 0.01)])
+def test_goals_lie_about_the_centres_within_reach(name: str, reach: float, height: float) -> None:
+    """With three links goals are shortened as a whole, with two in the arm's plane."""
     goals, modes = drawn(name)
     family = reacher(name)
-    lengths = np.linalg.norm(goals, axis=1)
+    in_plane = name == "Reacher6ModeEnv"
+    lengths = np.linalg.norm(goals[:, :2] if in_plane else goals, axis=1)
     assert lengths.max() <= reach * (1 + 1e-12)
     whole = lengths < reach * (1 - 1e-9)
-    np.testing.assert_array_equal(goals[whole, 2], family.goal_height)
+    np.testing.assert_array_equal(goals[whole, 2], height)
     np.testing.assert_allclose(lengths[~whole], reach)
     assert set(modes) == set(range(family.num_modes))
+    assert (goals[:, 2] == height).all() == in_plane
     angles = np.arctan2(goals[:, 1], goals[:, 0])
     for mode, center in enumerate(family.centers):
         turned = np.exp(1j * (angles[modes == mode] - np.arctan2(center[1], center[0])))
@@ -99,7 +102,7 @@ def test_about_two_thirds_of_the_goals_of_three_links_are_shortened() -> None:
 
 @pytest.mark.parametrize("name, links", [("Reacher3LinkEnv", 3), ("ReacherEnv", 2)])
 def test_reward_and_observation_by_hand(name: str, links: int) -> None:
-    family = reacher(name)
+    family = reacher(name, reward_before_step=False)
     goal = np.array([0.1, -0.05, 0.02])
     family.set_tasks([Task(0, {"goal": goal})])
     start, _ = family.reset(seed=3)
@@ -118,7 +121,7 @@ def test_reward_and_observation_by_hand(name: str, links: int) -> None:
 
 def test_arguments_for_what_the_published_code_does() -> None:
     goal = np.array([0.2, 0.1, 0.01])
-    late, early = reacher("ReacherEnv"), reacher("ReacherEnv", reward_before_step=True, observe_goal=True)
+    late, early = reacher("ReacherEnv", reward_before_step=False), reacher("ReacherEnv", observe_goal=True)
     for family in (late, early):
         family.set_tasks([Task(0, {"goal": goal})])
         observation, _ = family.reset(seed=0)
@@ -140,7 +143,7 @@ def test_arguments_for_what_the_published_code_does() -> None:
 @pytest.mark.parametrize(
     "argument, value",
     [("links", 4), ("noise", -1), ("reach", 0), ("distance", "l3"), ("deal", "all"), ("drawn_modes", 0),
-     ("observe_goal", 1), ("centers", [1, 2])],
+     ("drawn_modes", 5), ("links", [3]), ("observe_goal", 1), ("centers", [1, 2])],
 )  # fmt: skip
 def test_bad_arguments_are_named(argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match=argument):

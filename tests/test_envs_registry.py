@@ -20,6 +20,12 @@ IDS = [gym_id(name) for name in FAMILIES]
 def test_names_that_existing_configs_use_are_known() -> None:
     names = """MetaPointEnvMomentum MetaPointEnvMomentumSingleMode MetaPointEnvMomentum2Modes MetaPointEnvMomentumModes
     MetaPointEnvMomentum6Modes MetaPointEnvCorner MetaPointEnvWalls 2DNavigation-v0"""
+    names += """ Reacher3Link1ModeEnv Reacher3Link2ModeEnv Reacher3Link6ModeEnv ReacherEnv Reacher2ModeEnv
+    Reacher6ModeEnv AntRandGoalEnv AntRandGoalModeEnv AntRandGoalMode1ModesEnv AntRandGoalMode2ModesEnv
+    AntRandGoalMode6ModesEnv AntRandDirecEnv AntRandDirec2DEnv HalfCheetahRandDirecEnv HalfCheetahRandVelEnv
+    Walker2DRandDirecEnv Walker2DRandVelEnv Walker2DTargetLocation Walker2DRandParamsEnv HopperRandParamsEnv
+    Reacher3LinkEnv SwimmerRandVelEnv SwimmerReach2ModesEnv SwimmerReach4ModesEnv HumanoidRandDirecEnv
+    HumanoidRandDirec2DEnv CartPoleMassEnv"""
     assert set(names.split()) <= set(FAMILIES)
     assert "2DNavigation-v0" in IDS and "MetaPointEnvMomentumModes-v0" in IDS
 

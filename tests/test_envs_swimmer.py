@@ -13,7 +13,7 @@ from envs.base import Task
 from envs.mujoco.swimmer import Swimmer
 from envs.registry import make_family
 
-NAMES = ("SwimmerRandVelEnv", "SwimmerRandGoal2ModesEnv", "SwimmerRandGoal4ModesEnv")
+NAMES = ("SwimmerRandVelEnv", "SwimmerReach2ModesEnv", "SwimmerReach4ModesEnv")
 
 
 def swimmer(name: str, tasks: int = 1, rollouts: int = 1, **arguments: Any) -> Swimmer:
@@ -56,7 +56,7 @@ def test_the_velocity_is_paid_with_the_right_sign(published_sign: bool, sign: in
 
 def test_the_distance_is_that_of_the_root() -> None:
     goals = [[1.0, -2.0], [0.5, 0.5]]
-    family = given(swimmer("SwimmerRandGoal4ModesEnv", 2), *goals)
+    family = given(swimmer("SwimmerReach4ModesEnv", 2), *goals)
     family.action_space.seed(0)
     for _ in range(5):
         actions = np.asarray(family.action_space.sample())
@@ -95,7 +95,7 @@ def test_tasks_and_starts(name: str) -> None:
 
 def test_the_goal_is_observed_where_asked() -> None:
     velocity = given(swimmer("SwimmerRandVelEnv", observe_goal=True), 0.15)
-    place = given(swimmer("SwimmerRandGoal2ModesEnv", observe_goal=True), [1.0, 2.0])
+    place = given(swimmer("SwimmerReach2ModesEnv", observe_goal=True), [1.0, 2.0])
     np.testing.assert_allclose(velocity._observe()[0, 8:], [0.15])
     np.testing.assert_allclose(place._observe()[0, 8:], [1, 2])
 

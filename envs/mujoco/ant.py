@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.arguments import choice, intervals, number, points
+from envs.arguments import choice, intervals, number, points, unit_vectors
 from envs.base import Task
 from envs.goals import DEALS, draw_directions, draw_goals, draw_modes
 from envs.mujoco.base import State
@@ -128,7 +128,7 @@ class AntDirection(Ant):
         contact_forces: bool = False,
         observe_goal: bool = False,
     ) -> None:
-        self.directions = None if directions is None else points("directions", directions)
+        self.directions = None if directions is None else unit_vectors("directions", directions)
         self.deal = choice("deal", deal, DEALS)
         self.num_modes = 1 if self.directions is None else len(self.directions)
         super().__init__(

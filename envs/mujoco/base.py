@@ -25,6 +25,9 @@ ASSETS = Path(gym.__file__).parent / "envs" / "mujoco" / "assets"
 # A position or velocity beyond this is a blow-up, also where MuJoCo itself does not call it one (below 1e10).
 BLOWN_UP = 1e4
 
+# The clock at the start of a control step, s. A blow-up sets it to 0 and goes on, which 0 itself would not show.
+BEGIN = 1.0
+
 
 class State(NamedTuple):
     """Physics states: qpos [lanes, nq], qvel [lanes, nv]; float64, MuJoCo's units (m, rad, and those by s)."""
@@ -132,9 +135,9 @@ class MujocoFamily(TaskVectorEnv):
 
     def _advance(self, controls: np.ndarray) -> np.ndarray:
         """One control step of every lane. controls [M·N, nu]. Returns which lanes blew up, bool [M·N]."""
-        self._physics[:, 0] = 0
+        self._physics[:, 0] = BEGIN
         self._controls[:] = controls[:, None]
-        with _silent_warnings():
+        with silent_warnings():
             self._rollout.rollout(
                 self._models,
                 [self._data],
@@ -146,7 +149,7 @@ class MujocoFamily(TaskVectorEnv):
                 sensordata=self._sensors,
             )
         self._physics[:] = self._trajectory[:, -1]
-        in_time = self._physics[:, 0] > self.dt - 0.5 * self.model.opt.timestep
+        in_time = self._physics[:, 0] - BEGIN > self.dt - 0.5 * self.model.opt.timestep
         return ~(in_time & (np.abs(self._physics) < BLOWN_UP).all(1))
 
     def _use_models(self, models: Sequence[mujoco.MjModel]) -> None:
@@ -166,10 +169,11 @@ class MujocoFamily(TaskVectorEnv):
         """
         qpos, qvel = state or (self.qpos, self.qvel)
         values = []
-        for lane in range(self.num_envs) if lanes is None else lanes:
-            self._data.qpos[:], self._data.qvel[:] = qpos[lane], qvel[lane]
-            self._data.ctrl[:] = self._controls[lane, 0]
-            values.append(measure(self._models[lane], self._data))
+        with silent_warnings():
+            for lane in range(self.num_envs) if lanes is None else lanes:
+                self._data.qpos[:], self._data.qvel[:] = qpos[lane], qvel[lane]
+                self._data.ctrl[:] = self._controls[lane, 0]
+                values.append(measure(self._models[lane], self._data))
         return np.array(values)
 
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
@@ -186,7 +190,7 @@ class MujocoFamily(TaskVectorEnv):
 
 
 @contextmanager
-def _silent_warnings() -> Iterator[None]:
+def silent_warnings() -> Iterator[None]:
     """Keep MuJoCo's warnings of blow-ups, which are found and counted anyway, from stderr and from a file."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)

@@ -22,6 +22,7 @@ import mujoco
 import numpy as np
 
 from envs.base import Task
+from envs.mujoco.base import silent_warnings
 
 BASES = {"body_mass": 1.5, "body_inertia": 1.5, "geom_friction": 1.5, "dof_damping": 1.3}
 
@@ -46,5 +47,6 @@ def multiplied(model: mujoco.MjModel, task: Task) -> mujoco.MjModel:
             )
         array *= factors
     # The solver's estimates of the constraints' stiffness follow from masses and inertias.
-    mujoco.mj_setConst(result, mujoco.MjData(result))
+    with silent_warnings():
+        mujoco.mj_setConst(result, mujoco.MjData(result))
     return result

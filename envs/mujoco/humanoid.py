@@ -33,7 +33,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from envs.arguments import choice, flag, points
+from envs.arguments import choice, flag, unit_vectors
 from envs.base import Task
 from envs.goals import DEALS
 from envs.mujoco.base import State
@@ -73,7 +73,7 @@ class HumanoidDirection(FreeBody):
         observe_goal: bool = False,
         published_weight: bool = False,
     ) -> None:
-        self.directions = None if directions is None else points("directions", directions)
+        self.directions = None if directions is None else unit_vectors("directions", directions)
         self.deal = choice("deal", deal, DEALS)
         self.num_modes = 1 if self.directions is None else len(self.directions)
         observed_bodies = ("cinert", "cvel", "qfrc_actuator") if flag("observe_bodies", observe_bodies) else ()

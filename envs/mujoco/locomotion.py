@@ -26,6 +26,9 @@ from envs.mujoco.dynamics import draw_multipliers, multiplied
 
 REWARD_TYPES = ("direction", "velocity", "location")
 
+# Multipliers up to 1.5^10, about 58; the physics of far greater ones does not hold together.
+MOST_DYNAMICS = 10
+
 
 class Runner(MujocoFamily):
     """A body in the plane of x and z: positions 0 and 1 are x and z of its root, 2 is its pitch.
@@ -64,6 +67,8 @@ class Runner(MujocoFamily):
         self.control_cost = number("control_cost", control_cost)
         self.deal = choice("deal", deal, DEALS)
         self.dynamics_range = number("dynamics_range", dynamics_range)
+        if self.dynamics_range > MOST_DYNAMICS:
+            raise ValueError(f"dynamics_range: expected at most {MOST_DYNAMICS}, got {dynamics_range!r}")
         self.observe_goal = flag("observe_goal", observe_goal)
         self.num_modes = len(self.goals)
         model = compiled(load_spec(self.model_file))

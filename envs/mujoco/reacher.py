@@ -41,13 +41,14 @@ class Reacher(MujocoFamily):
     """reward_distance −‖fingertip − goal‖ and reward_control −control_cost · ‖a‖².
 
     links: 2 or 3. centers: one [x, y] a mode, m. noise: standard deviation of a goal about its mode's centre, in x
-    and in y. goal_height: z of goals, m, before they are shortened to the length `reach`, as a whole. distance:
-    "l1" or "l2". deal: how tasks get their modes, "draw" or "round_robin" (`envs.goals.draw_modes`).
+    and in y. goal_height: z of goals, m, before they are shortened to the length `reach`, m, as a whole; None: goals
+    lie in the fingertip's plane, and their x and y are shortened. distance: "l1" or "l2". reward_before_step:
+    measure it before the step, as published with two links. deal: how tasks get their modes, "draw" or
+    "round_robin" (`envs.goals.draw_modes`).
 
     Arguments for what the published code does otherwise:
     observe_goal: it appends the goal to the observation of two links, which leaves nothing to adapt to.
     observe_all_velocities: false, since it leaves the third joint's velocity out; true adds it.
-    reward_before_step: it measures the distance of two links before the step.
     drawn_modes: it draws only the first two of six modes; None draws all.
 
     Tasks hold "goal" [3], m.
@@ -61,7 +62,7 @@ class Reacher(MujocoFamily):
         links: int = 3,
         centers: Sequence[Sequence[float]],
         noise: float,
-        goal_height: float,
+        goal_height: float | None,
         reach: float,
         distance: str,
         control_cost: float,
@@ -71,14 +72,16 @@ class Reacher(MujocoFamily):
         reward_before_step: bool = False,
         drawn_modes: int | None = None,
     ) -> None:
-        if links not in LINKS:
+        if not isinstance(links, int) or links not in LINKS:
             raise ValueError(f"links: expected 2 or 3, got {links!r}")
         self.links = links
         self.centers = points("centers", centers)
         if drawn_modes is not None:
-            self.centers = self.centers[: count("drawn_modes", drawn_modes)]
+            if count("drawn_modes", drawn_modes) > len(self.centers):
+                raise ValueError(f"drawn_modes: expected at most the {len(self.centers)} modes, got {drawn_modes}")
+            self.centers = self.centers[:drawn_modes]
         self.noise = number("noise", noise)
-        self.goal_height = number("goal_height", goal_height)
+        self.goal_height = None if goal_height is None else number("goal_height", goal_height)
         self.reach = number("reach", reach, positive=True)
         self.distance = choice("distance", distance, DISTANCES)
         self.control_cost = number("control_cost", control_cost)
@@ -99,15 +102,17 @@ class Reacher(MujocoFamily):
 
     def fingertip(self, qpos: np.ndarray) -> np.ndarray:
         """Where the fingertip is, [lanes, 3], m, from the angles of the joints [lanes, links]."""
-        return np.concatenate([tip(qpos, LINKS[self.links]), np.full((len(qpos), 1), HEIGHT)], axis=1)
+        return _with_height(tip(qpos, LINKS[self.links]), HEIGHT)
 
     def marker(self, task: Task) -> np.ndarray:
         return np.asarray(task.values["goal"])
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         modes, places = draw_goals(n, rng, self.centers, self.noise, self.deal)
-        goals = np.concatenate([places, np.full((n, 1), self.goal_height)], axis=1)
-        goals *= np.minimum(1, self.reach / np.linalg.norm(goals, axis=1, keepdims=True))
+        goals = places if self.goal_height is None else _with_height(places, self.goal_height)
+        goals = goals * np.minimum(1, self.reach / np.linalg.norm(goals, axis=1, keepdims=True))
+        if self.goal_height is None:
+            goals = _with_height(goals, HEIGHT)
         return [Task(int(mode), {"goal": goal}) for mode, goal in zip(modes, goals, strict=True)]
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
@@ -128,6 +133,11 @@ class Reacher(MujocoFamily):
         length = np.abs(away).sum(1) if self.distance == "l1" else np.sqrt((away * away).sum(1))
         control = -self.control_cost * (controls * controls).sum(1)
         return Outcome({"reward_distance": -length, "reward_control": control})
+
+
+def _with_height(places: np.ndarray, height: float) -> np.ndarray:
+    """Places [n, 2] of the plane as [n, 3]."""
+    return np.concatenate([places, np.full((len(places), 1), height)], axis=1)
 
 
 def tip(angles: np.ndarray, lengths: Sequence[float]) -> np.ndarray:

@@ -46,7 +46,7 @@ from envs.mujoco.base import MujocoFamily, Outcome, State
 from envs.mujoco.tesp_bodies import BODIES
 
 # How many places are tried for each goal before there seems to be none left.
-ATTEMPTS = 200
+MOST_MISSES = 2000
 MARKER_HEIGHT = 0.1
 
 
@@ -105,13 +105,15 @@ class Arrival(MujocoFamily):
 
     def _finite_set(self, n: int, seed: int) -> np.ndarray:
         """The goals of training [n, 2]."""
-        goals = np.empty((0, 2))
-        for goal in draw_in_ring(ATTEMPTS * (n + 1), np.random.default_rng(seed), *self.training_ring):
-            if not self._apart(goal[None], goals)[0]:
-                continue
-            if len(goals) == n:  # one more is not needed, but shows that there is room for the split "test"
+        rng, goals, misses = np.random.default_rng(seed), np.empty((0, 2)), 0
+        while misses < MOST_MISSES:
+            goal = draw_in_ring(1, rng, *self.training_ring)
+            if not self._apart(goal, goals)[0]:
+                misses += 1
+            elif len(goals) == n:  # one more is not needed, but shows that there is room for the split "test"
                 return goals
-            goals = np.concatenate([goals, goal[None]])
+            else:
+                goals, misses = np.concatenate([goals, goal]), 0
         raise ValueError(
             f"training_goals: expected a number of goals that fit into training_ring {list(self.training_ring)} at "
             f"goal_spacing {self.goal_spacing}, got {n}"
