@@ -242,6 +242,34 @@ def test_every_family_has_a_config() -> None:
     assert {load_config(path).env for path in SHIPPED} >= set(FAMILIES)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("reacher", ("Reacher3LinkEnv", 50, 2, 501)),
+        ("ant_rand_goal_mode", ("AntRandGoalModeEnv", 250, 3, 1001)),
+    ],
+)
+def test_published_configs_keep_their_values(name: str, values: tuple[str, int, int, int]) -> None:
+    config = load_config(ROOT / "configs" / f"{name}.json")
+    assert (config.env, config.max_path_length, config.num_inner_grad_steps, config.n_itr) == values
+    shared = {
+        "inner_lr": 0.1,
+        "learning_rate": 1e-3,
+        "meta_batch_size": 40,
+        "rollouts_per_meta_task": 20,
+        "num_promp_steps": 5,
+        "clip_eps": 0.1,
+        "init_inner_kl_penalty": 5e-4,
+        "adaptive_inner_kl_penalty": False,
+        "discount": 0.99,
+        "gae_lambda": 1,
+        "hidden_sizes": (64, 64),
+        "cell_size": 64,
+    }
+    assert {key: getattr(config, key) for key in shared} == shared
+    assert config.env_kwargs == {}
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_config_runs(path: Path, algorithm: str, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def commands(text: str) -> list[str]:
 
 
 def _parser(script: str) -> Callable[[list[str]], Any]:
-    if script in ("mumo_run_point_mass", "pro-mp_run_point_mass"):
+    if script.startswith(("mumo_run_", "pro-mp_run_")):
         return cli.parse
     spec = importlib.util.spec_from_file_location(script, ROOT / "run_scripts" / f"{script}.py")
     assert spec is not None and spec.loader is not None
