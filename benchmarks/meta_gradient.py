@@ -64,7 +64,7 @@ def main() -> None:
         worker.collect(flat, None, list(enumerate(worker.sample_tasks(TASKS, 0))), iteration=0)
         block = worker.block
         assert block is not None
-        options = {"clip_eps": 0.1, "kl_coefficients": [5e-4] * config.num_inner_grad_steps}
+        options = {"clip": True, "clip_eps": 0.1, "kl_coefficients": [5e-4] * config.num_inner_grad_steps}
 
         def epoch(block=block, flat=flat, options=options) -> None:  # type: ignore[no-untyped-def]
             block.evaluate("meta_gradient", flat, outer_kl_coefficient=0.0, **options)

@@ -51,7 +51,7 @@ class Sampling:
         algorithm = self.worker.algorithm
         flat = algorithm.spec.flatten(algorithm.init(generator(0, "parameters")))
         meta = {key: value.expand(TASKS, *value.shape) for key, value in algorithm.spec.unflatten(flat).items()}
-        self.actor = algorithm.actor(algorithm.begin(meta))
+        self.actor = algorithm.actor(algorithm.begin(meta, torch.zeros(TASKS, dtype=torch.long)))
         self.env: Any = make_family(name, TASKS, LANES)
         assert isinstance(self.env, MujocoFamily)
         self.env.set_tasks(self.worker.sample_tasks(TASKS, 0))

@@ -37,7 +37,7 @@ def main() -> None:
     meta = {name: value.expand(TASKS, *value.shape) for name, value in algorithm.spec.unflatten(flat).items()}
     env = make_family(config.env, TASKS, lanes)
     env.set_tasks(worker.sample_tasks(TASKS, 0))
-    actor = algorithm.actor(algorithm.begin(meta))
+    actor = algorithm.actor(algorithm.begin(meta, torch.zeros(TASKS, dtype=torch.long)))
     keys = [(0, task, 0) for task in range(TASKS)]
 
     def bare() -> None:

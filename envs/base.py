@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import gymnasium as gym
@@ -24,11 +24,13 @@ class Task:
     """One task of a family.
 
     mode: index of the mode it was drawn from, for reporting only. values: what sets it apart from the
-    family's other tasks, e.g. {"goal": [x, y]}.
+    family's other tasks, e.g. {"goal": [x, y]}. identity: its place in a finite set of training tasks, -1 for a
+    task that is in none.
     """
 
     mode: int
     values: Mapping[str, Any]
+    identity: int = field(default=-1, kw_only=True)
 
 
 class TaskError(RuntimeError):

@@ -51,6 +51,7 @@ def _run(algorithm: str, argv: list[str] | None) -> int:
         if count > 1:
             launch.relaunch(count, sys.argv[0], arguments)
 
+    from mmaml.algorithms import algorithm_class
     from mmaml.comm import connect  # these load torch: after the configuration is known to be good
     from mmaml.trainer import train
 
@@ -59,9 +60,9 @@ def _run(algorithm: str, argv: list[str] | None) -> int:
     with ranks:
 
         def settle() -> Config:
-            config, idle = resolve(options, algorithm)
+            config, given = resolve(options, algorithm)
             check_given_ranks(config, options.ranks, ranks.size)
-            if idle:
+            if idle := idle_keys(config, given, algorithm_class(config.algorithm).default_update):
                 print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
             return config
 
@@ -99,8 +100,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def resolve(options: argparse.Namespace, algorithm: str) -> tuple[Config, list[str]]:
-    """The configuration of the run, and the keys given that have no effect in it.
+def resolve(options: argparse.Namespace, algorithm: str) -> tuple[Config, dict[str, Any]]:
+    """The configuration of the run, and the keys and values that were given for it.
 
     Defaults, or the configuration of the run that is continued; then the file, --overrides, the flags.
     Reads, but writes nothing. Raises ConfigError or CheckpointError.
@@ -117,7 +118,7 @@ def resolve(options: argparse.Namespace, algorithm: str) -> tuple[Config, list[s
     elif config.dump_path is None:
         config = replace(config, dump_path=str(default_dump_path(config)))
     check_outputs(config)
-    return config, idle_keys(config, values)
+    return config, values
 
 
 def continued(values: dict[str, Any], restore_path: Path) -> Config:

@@ -76,6 +76,15 @@ SIZES = Kind(
     lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(_is_int(n) and 1 <= n < 2**31 for n in v),
     tuple,
 )
+RATES = Kind(
+    "a number > 0, or a list of such numbers, at least one",
+    lambda v: (
+        all(_is_number(rate) and rate > 0 for rate in v) and len(v) > 0
+        if isinstance(v, list | tuple)
+        else _is_number(v) and v > 0
+    ),
+    lambda v: tuple(map(float, v)) if isinstance(v, list | tuple) else float(v),
+)
 SCALE = Kind(
     '"family", a number > 0 or null',
     lambda v: v is None or v == "family" or (_is_number(v) and v > 0),
@@ -90,13 +99,26 @@ DEVICE = Kind(
 )
 
 
-def _key(group: str, default: Any, kind: Kind, text: str, only: str = "", resumable: bool = False) -> Any:
-    """A field. only: the algorithm in which alone it has an effect. resumable: may change when a run continues."""
-    metadata = {"group": group, "kind": kind, "text": text, "only": only, "resumable": resumable}
+def _key(
+    group: str,
+    default: Any,
+    kind: Kind,
+    text: str,
+    only: tuple[str, ...] = (),
+    updates: tuple[str, ...] = (),
+    resumable: bool = False,
+) -> Any:
+    """A field.
+
+    only, updates: the algorithms and the meta-updates under which alone it has an effect; under all when empty.
+    resumable: may change when a run continues.
+    """
+    metadata = {"group": group, "kind": kind, "text": text, "only": only, "updates": updates, "resumable": resumable}
     return field(default=default, metadata=metadata)
 
 
 LEGACY = "legacy"
+ADAM = ("ppo", "vpg")
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,8 @@ class Config:
             "group": "Experiment",
             "kind": OBJECT,
             "text": "arguments of the family's constructor, such as centers, noise, reward_type",
-            "only": "",
+            "only": (),
+            "updates": (),
             "resumable": False,
         },
     )
@@ -126,6 +149,12 @@ class Config:
     meta_batch_size: int = _key("Sampling", 40, integer(1), "M, tasks an iteration")
     rollouts_per_meta_task: int = _key("Sampling", 20, integer(1), "N, rollouts (lanes) of a task a collection")
     max_path_length: int = _key("Sampling", 100, integer(1), "T, horizon of an episode in time steps")
+    num_train_tasks: int | None = _key(
+        "Sampling",
+        None,
+        optional(integer(1)),
+        "train on a finite set of so many tasks, drawn once; null: the family's new ones each iteration",
+    )
     collect: str = _key(
         "Sampling",
         "lanes",
@@ -164,29 +193,95 @@ class Config:
     )
 
     num_inner_grad_steps: int = _key("Adaptation", 1, integer(1), "K, inner steps")
-    inner_lr: float = _key("Adaptation", 0.1, number(0, open_low=True), "α, step size of an inner step")
+    inner_lr: float | tuple[float, ...] = _key(
+        "Adaptation",
+        0.1,
+        RATES,
+        "α, step size of an inner step; a list: of the first, the second, …, the last of all later",
+    )
+    trainable_inner_step_size: bool = _key(
+        "Adaptation",
+        False,
+        FLAG,
+        "meta-learn α, a positive number for every adapted parameter, from inner_lr on",
+        ("promp", "mmaml", "maml", "e_maml", "dice", "rllib_maml", "cavia", "maesn", "tesp"),
+    )
+    first_order: bool = _key(
+        "Adaptation", False, FLAG, "leave the derivative of the inner gradient out of the meta-gradient"
+    )
 
-    learning_rate: float = _key("Meta-update", 1e-3, number(0, open_low=True), "Adam's step size")
+    meta_update: str = _key(
+        "Meta-update",
+        "auto",
+        choice("auto", "ppo", "trpo", "vpg"),
+        '"ppo": epochs of Adam on a clipped objective; "trpo": a step of natural gradient within a trust region; '
+        '"vpg": one step of Adam on the policy gradient; "auto": the algorithm\'s own',
+    )
+    learning_rate: float = _key("Meta-update", 1e-3, number(0, open_low=True), "Adam's step size", updates=ADAM)
     learning_rate_anneal: float = _key(
-        "Meta-update", 1.0, number(0, 1, open_low=True), "the step size is multiplied by learning_rate_anneal^iteration"
+        "Meta-update",
+        1.0,
+        number(0, 1, open_low=True),
+        "the step size is multiplied by learning_rate_anneal^iteration",
+        updates=ADAM,
     )
-    num_promp_steps: int = _key("Meta-update", 5, integer(1), "E, epochs on the data of an iteration")
-    num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch")
-    clip_eps: float = _key("Meta-update", 0.3, number(0, open_low=True), "ε of the clipped likelihood ratio")
-    clip_outer: bool = _key("Meta-update", True, FLAG, "clip the ratio of the meta-objective; false: plain surrogate")
+    num_promp_steps: int = _key("Meta-update", 5, integer(1), "E, epochs on the data of an iteration", updates=("ppo",))
+    num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch", updates=ADAM)
+    clip_eps: float = _key(
+        "Meta-update", 0.3, number(0, open_low=True), "ε of the clipped likelihood ratio", updates=("ppo",)
+    )
+    clip_outer: bool = _key(
+        "Meta-update",
+        True,
+        FLAG,
+        "clip the ratio of the meta-objective; false: plain surrogate",
+        updates=("ppo",),
+    )
     anneal_factor: float = _key(
-        "Meta-update", 1.0, number(0, 1, open_low=True), "ε is multiplied by anneal_factor^iteration"
+        "Meta-update",
+        1.0,
+        number(0, 1, open_low=True),
+        "ε is multiplied by anneal_factor^iteration",
+        updates=("ppo",),
     )
-    init_inner_kl_penalty: float = _key("Meta-update", 5e-4, number(0), "η_k at the start: weight of KL(π_old,k ‖ π_k)")
+    init_inner_kl_penalty: float = _key(
+        "Meta-update", 5e-4, number(0), "η_k at the start: weight of KL(π_old,k ‖ π_k)", updates=("ppo",)
+    )
     adaptive_inner_kl_penalty: bool = _key(
-        "Meta-update", False, FLAG, "halve or double each η_k once an iteration, towards target_inner_step"
+        "Meta-update",
+        False,
+        FLAG,
+        "halve or double each η_k once an iteration, towards target_inner_step",
+        updates=("ppo",),
     )
-    target_inner_step: float = _key("Meta-update", 0.01, number(0), "target of the adaptive inner KL")
+    target_inner_step: float = _key("Meta-update", 0.01, number(0), "target of the adaptive inner KL", updates=("ppo",))
     init_outer_kl_penalty: float = _key(
-        "Meta-update", 0.0, number(0), "η_out at the start: weight of KL(π_old,K ‖ π_K)"
+        "Meta-update", 0.0, number(0), "η_out at the start: weight of KL(π_old,K ‖ π_K)", updates=("ppo",)
     )
-    adaptive_outer_kl_penalty: bool = _key("Meta-update", False, FLAG, "adapt η_out by the same rule")
-    target_outer_step: float = _key("Meta-update", 0.01, number(0), "target of the adaptive outer KL")
+    adaptive_outer_kl_penalty: bool = _key("Meta-update", False, FLAG, "adapt η_out by the same rule", updates=("ppo",))
+    target_outer_step: float = _key("Meta-update", 0.01, number(0), "target of the adaptive outer KL", updates=("ppo",))
+    max_kl: float = _key(
+        "Meta-update", 0.01, number(0, open_low=True), "δ, KL that bounds a step of the trust region", updates=("trpo",)
+    )
+    cg_iters: int = _key("Meta-update", 10, integer(1), "conjugate gradient steps", updates=("trpo",))
+    fisher_rollouts: int | None = _key(
+        "Meta-update",
+        None,
+        optional(integer(1)),
+        "rollouts of each collection that stand for all in products with the Fisher matrix; null: all",
+        updates=("trpo",),
+    )
+    cg_damping: float = _key(
+        "Meta-update", 1e-5, number(0), "added to the diagonal of the Fisher matrix", updates=("trpo",)
+    )
+    ls_max_steps: int = _key("Meta-update", 15, integer(1), "steps that a line search tries", updates=("trpo",))
+    ls_backtrack_ratio: float = _key(
+        "Meta-update",
+        0.8,
+        Kind("a number > 0 and < 1", lambda v: _is_number(v) and 0 < v < 1, float),
+        "of a step's length to that of the step tried before",
+        updates=("trpo",),
+    )
     meta_gradient: str = _key(
         "Meta-update",
         "auto",
@@ -198,18 +293,57 @@ class Config:
         "Meta-update", "auto", DEVICE, 'the master\'s device; "auto": a GPU if there is one', resumable=True
     )
 
-    cell_size: int = _key("Task encoder", 64, integer(1), "units of the GRU and of the encoder's MLPs", "mmaml")
-    use_betas: bool = _key("Task encoder", False, FLAG, "shift the hidden layers as well as scale them", "mmaml")
-    shift_gammas: bool = _key("Task encoder", True, FLAG, "scale by γ + 1 instead of γ", "mmaml")
-    mlp_after_gru: bool = _key("Task encoder", True, FLAG, "MLP on each episode's final state", "mmaml")
-    mlp_after_pool: bool = _key("Task encoder", True, FLAG, "MLP on the mean over episodes", "mmaml")
+    vf_loss_coeff: float = _key(
+        "Value function",
+        0.5,
+        number(0),
+        "weight of the value function's loss, in inner steps and outside",
+        ("rllib_maml",),
+    )
+    entropy_coeff: float = _key(
+        "Value function", 0.0, number(0), "weight of the policy's entropy, in inner steps and outside", ("rllib_maml",)
+    )
+
+    context_size: int = _key("Context", 2, integer(1), "context parameters, which alone are adapted", ("cavia",))
+    latent_size: int = _key("Context", 2, integer(1), "entries of the latent that an episode draws", ("maesn",))
+    latent_kl_penalty: float = _key(
+        "Context", 0.1, number(0), "weight of KL(latent ‖ N(0, 1)) in the meta-objective", ("maesn",)
+    )
+    adapt_latent: bool = _key(
+        "Context",
+        True,
+        FLAG,
+        "false: latents take no inner steps in training (the latent-variable variant)",
+        ("maesn",),
+    )
+
+    cell_size: int = _key(
+        "Task encoder", 64, integer(1), "units of the GRU and of the encoder's MLPs", ("mmaml", "tesp")
+    )
+    use_betas: bool = _key("Task encoder", False, FLAG, "shift the hidden layers as well as scale them", ("mmaml",))
+    shift_gammas: bool = _key("Task encoder", True, FLAG, "scale by γ + 1 instead of γ", ("mmaml",))
+    mlp_after_gru: bool = _key("Task encoder", True, FLAG, "MLP on each episode's final state", ("mmaml",))
+    mlp_after_pool: bool = _key("Task encoder", True, FLAG, "MLP on the mean over episodes", ("mmaml",))
     encoder_input: str = _key(
         "Task encoder",
         "full",
         choice("full", "published"),
         'what the GRU reads: "full" rollouts, or the 5·N steps that the published code gave it',
-        "mmaml",
+        ("mmaml",),
     )
+    embedding_size: int = _key("Task encoder", 8, integer(1), "entries of the task embedding", ("tesp",))
+    embedding_penalty: float = _key(
+        "Task encoder", 0.01, number(0), "weight of the embedding's mean square in the meta-objective", ("tesp",)
+    )
+    episodes_kept: str = _key(
+        "Task encoder",
+        "episode_buffer",
+        choice("episode_buffer", "last_episodes", "all_episodes"),
+        'what the GRU reads of a task so far: the buffer_size "episode_buffer" episodes of highest return, the '
+        '"last_episodes", or "all_episodes"',
+        ("tesp",),
+    )
+    buffer_size: int = _key("Task encoder", 16, integer(1), "episodes that the episode buffer holds", ("tesp",))
 
     eval_interval: int = _key(
         "Evaluation",
@@ -245,13 +379,20 @@ class Config:
         None,
         optional(PATH),
         "file (.npz) for task embeddings at the end of the run",
-        "mmaml",
+        ("mmaml",),
         resumable=True,
     )
-    num_embeddings: int = _key("Output", 100, integer(1), "tasks whose embeddings are written", "mmaml", resumable=True)
+    num_embeddings: int = _key(
+        "Output", 100, integer(1), "tasks whose embeddings are written", ("mmaml",), resumable=True
+    )
 
     step_size: float | None = _key(LEGACY, None, optional(number()), "accepted for older files; has no effect")
     exploration: bool | None = _key(LEGACY, None, optional(FLAG), "accepted for older files; has no effect")
+
+    def inner_rate(self, step: int) -> float:
+        """α of an inner step, counted from 0."""
+        rates = self.inner_lr if isinstance(self.inner_lr, tuple) else (self.inner_lr,)
+        return rates[min(step, len(rates) - 1)]
 
     def to_dict(self) -> dict[str, Any]:
         """The keys and values as a JSON object would hold them."""
@@ -260,6 +401,8 @@ class Config:
 
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 EXTENDS = "extends"
+# Names that RLlib's MAML gives to keys of ours.
+ALIASES = {"inner_adaptation_steps": "num_inner_grad_steps", "maml_optimizer_steps": "num_promp_steps"}
 
 
 def load_config(
@@ -271,7 +414,7 @@ def load_config(
     """
     default = {} if algorithm is None else {"algorithm": algorithm}
     file = {} if path is None else read_config_file(Path(path))
-    return build_config({**default, **file, **(overrides or {})})
+    return build_config({**default, **file, **canonical(overrides or {}, "overrides")})
 
 
 def build_config(values: Mapping[str, Any]) -> Config:
@@ -329,15 +472,29 @@ def parse_object(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: expected JSON of a reasonable size ({error})") from error
     if not isinstance(value, dict):
         raise ConfigError(f'{source}: expected a JSON object {{"key": value, …}}, got {_shown(value)}')
-    return value
+    return canonical(value, source)
 
 
-def idle_keys(config: Config, given: Mapping[str, Any]) -> list[str]:
-    """Keys that were given and do nothing: legacy ones, and those of another algorithm."""
+def canonical(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Keys and values with `ALIASES` under our names. Raises ConfigError where a key is given under both."""
+    for alias, name in ALIASES.items():
+        if alias in values and name in values:
+            raise ConfigError(f"{source}: '{alias}' and '{name}' are one key; keep one")
+    return {ALIASES.get(name, name): value for name, value in values.items()}
+
+
+def idle_keys(config: Config, given: Mapping[str, Any], default_update: str) -> list[str]:
+    """Keys that were given and do nothing: legacy ones, and those of another algorithm or meta-update.
+
+    default_update: the meta-update of the algorithm unless the configuration names one; "" for one without.
+    """
+    update = default_update if config.meta_update == "auto" else config.meta_update
     idle = []
     for name in given:
         metadata = FIELDS[name].metadata
-        if metadata["group"] == LEGACY or metadata["only"] not in ("", config.algorithm):
+        elsewhere = metadata["only"] and config.algorithm not in metadata["only"]
+        other_update = metadata["updates"] and default_update and update not in metadata["updates"]
+        if metadata["group"] == LEGACY or elsewhere or other_update:
             idle.append(name)
     return idle
 

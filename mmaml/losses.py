@@ -19,6 +19,33 @@ def likelihood_ratio(new: Distribution, rollouts: Rollouts) -> Tensor:
     return (new.log_prob(rollouts.flat("actions")) - rollouts.flat("log_probs")).exp()
 
 
+def policy_gradient(log_probs: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
+    """L = -mean_t[ log π(a|s) Â ], the log-likelihood form of MAML's inner step (Williams 1992; Finn et al. 2017)."""
+    return -weighted_sum(log_probs * advantages, weights)
+
+
+def dice(log_probs: Tensor, rollouts: Rollouts, decay: float) -> Tensor:
+    """L = -mean_t[ □_t δ_t ], □_t = exp(Σ_{s ≤ t} decay^(t-s) (log π_s - log π_old,s)) (Foerster et al. 2018, eq. 7).
+
+    The sum is over the episode so far. DiCE's □ stops the gradient of its own exponent where this subtracts that of the
+    policy that sampled: the same value, 1, and the same derivatives of every order at the sampling parameters, and
+    elsewhere a function that these are the derivatives of. δ_t = Â_t - decay · Â_{t+1} stands for the reward: what of
+    the advantages comes with step t. decay = γ λ; 1 is DiCE on rewards less baseline, less than 1 the decay of Farquhar
+    et al. (2019). The first derivative is that of `policy_gradient`; the second also sees how what was sampled depends
+    on π. log_probs: [M, n].
+    """
+    advantages = rollouts.advantages
+    following = torch.cat([advantages[..., 1:], torch.zeros_like(advantages[..., :1])], -1)
+    credits = advantages - decay * following.masked_fill(rollouts.episode_end, 0.0)
+    log_ratios = (log_probs - rollouts.flat("log_probs")).view(advantages.shape).unbind(-1)
+    carried = (decay * ~rollouts.episode_start).to(log_probs.dtype).unbind(-1)
+    exponents = [log_ratios[0]]
+    for log_ratio, share in zip(log_ratios[1:], carried[1:], strict=True):
+        exponents.append(log_ratio + share * exponents[-1])
+    magic_box = torch.stack(exponents, -1).exp()
+    return -weighted_sum((magic_box * credits).flatten(1), rollouts.flat("weights"))
+
+
 def surrogate(ratio: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
     """L = -mean_t[ r Â ], the low-variance-curvature form (Rothfuss et al. 2018).
 
@@ -39,7 +66,7 @@ def clip_fraction(ratio: Tensor, weights: Tensor, clip_eps: float) -> Tensor:
     return weighted_sum(((ratio - 1).abs() > clip_eps).to(ratio.dtype), weights)
 
 
-def mean_kl(new: Distribution, rollouts: Rollouts) -> Tensor:
-    """mean_t KL(π_old(.|s_t) ‖ π_new(.|s_t)), π_old the distribution that sampled."""
-    old = rollouts.flat_distribution()
+def mean_kl(new: Distribution, rollouts: Rollouts, old: Distribution | None = None) -> Tensor:
+    """mean_t KL(π_old(.|s_t) ‖ π_new(.|s_t)), π_old the distribution that sampled, unless another is given."""
+    old = rollouts.flat_distribution() if old is None else old
     return weighted_sum(old.kl(new), rollouts.flat("weights"))  # type: ignore[arg-type]

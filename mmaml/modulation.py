@@ -7,7 +7,6 @@ linear map turns it into one scale γ (and, with betas, one shift β) per unit o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +18,6 @@ from mmaml.policies.policy import glorot_uniform
 from mmaml.rollouts import Rollouts
 
 PUBLISHED_PIECE = 5
-
-
-class Modulation(NamedTuple):
-    """γ and β per hidden layer, each [M, 1, H]; shifts empty without betas."""
-
-    scales: tuple[Tensor, ...]
-    shifts: tuple[Tensor, ...]
 
 
 class TaskEncoder:
@@ -97,15 +89,16 @@ class TaskEncoder:
             embedding = self._mlp(params, "encoder.after_pool", embedding, slice(None))
         return embedding.squeeze(1)
 
-    def modulation(self, params: Params, embedding: Tensor) -> Modulation:
-        """Embeddings [M, H] -> γ, β of every hidden layer."""
+    def modulation(self, params: Params, embedding: Tensor) -> Params:
+        """Embeddings [M, H] -> γ as "scale.l" and, with betas, β as "shift.l" of every hidden layer l, [M, 1, H]."""
         weight, bias = params["encoder.modulation.weight"], params["encoder.modulation.bias"]
         values = torch.baddbmm(bias, embedding[:, None], weight)
         parts = values.split([*self.hidden_sizes, *(self.hidden_sizes if self.use_betas else ())], dim=-1)
         scales, shifts = parts[: len(self.hidden_sizes)], parts[len(self.hidden_sizes) :]
         if self.shift_gammas:
             scales = tuple(scale + 1 for scale in scales)
-        return Modulation(tuple(scales), tuple(shifts))
+        named = {f"scale.{layer}": scale for layer, scale in enumerate(scales)}
+        return named | {f"shift.{layer}": shift for layer, shift in enumerate(shifts)}
 
     @staticmethod
     def _mlp(params: Params, name: str, x: Tensor, tasks: slice) -> Tensor:

@@ -7,7 +7,7 @@ ranks, in the optimiser and in reductions the same numbers are one flat float32 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -45,3 +45,19 @@ class ParamSpec:
     def flatten_per_task(self, params: Mapping[str, Tensor]) -> Tensor:
         """Tensors [M, *shape] -> [M, P]."""
         return torch.cat([params[name].flatten(1) for name in self.shapes], dim=1)
+
+
+def derivative(function: Callable[[Params], Params], values: Params, direction: Params) -> Params:
+    """Derivative of `function` at `values` in `direction`, by reverse differentiation twice.
+
+    With u the cotangent of the outputs, Jᵀu is linear in u, and its derivative in u along the direction is J v.
+    """
+    leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+    with torch.enable_grad():
+        outputs = function(leaves)
+        cotangents = [torch.zeros_like(value, requires_grad=True) for value in outputs.values()]
+        pulled = torch.autograd.grad(
+            list(outputs.values()), list(leaves.values()), cotangents, create_graph=True, materialize_grads=True
+        )
+        product = torch.stack([(g * direction[name]).sum() for name, g in zip(leaves, pulled, strict=True)]).sum()
+        return dict(zip(outputs, torch.autograd.grad(product, cotangents, materialize_grads=True), strict=True))

@@ -100,8 +100,12 @@ def advantages(
     gae_lambda: float,
     normalize: bool,
     positive: bool,
-) -> torch.Tensor:
+    values: np.ndarray | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised advantage estimates (Schulman et al. 2016, eq. 16): [M, N, T], float32, 0 on padding.
+
+    Also the targets of a value function, V + Â before Â is normalised: TD(λ) returns. values [M, N, T+1]: V of every
+    step and of the end of the lane, in place of the baseline's.
 
     Value 0 after termination and after the horizon; an episode cut by the end of its lane bootstraps from
     the baseline. normalize: mean 0 and population standard deviation 1 per task. positive: then shifted so
@@ -112,7 +116,9 @@ def advantages(
     rewards = np.where(mask, rollouts.rewards.numpy(), 0.0).astype(np.float64)
 
     features = BASELINES[baseline]
-    if features is None:
+    if values is not None:
+        values = values.astype(np.float64)
+    elif features is None:
         values = np.zeros((*rewards.shape[:-1], rewards.shape[-1] + 1))
     else:
         returns = backward_sums(rewards, discount, done)
@@ -120,6 +126,7 @@ def advantages(
     next_values = np.where(done, 0.0, values[..., 1:])
     deltas = np.where(mask, rewards + discount * next_values - values[..., :-1], 0.0)
     result = backward_sums(deltas, discount * gae_lambda, done)
+    targets = np.where(mask, result + values[..., :-1], 0.0)
 
     for task in range(rollouts.tasks):
         real = result[task][mask[task]]
@@ -128,7 +135,8 @@ def advantages(
         if positive:
             real = real - real.min() + 1e-8
         result[task][mask[task]] = real
-    return torch.from_numpy(np.where(mask, result, 0.0).astype(np.float32))
+    result = np.where(mask, result, 0.0)
+    return torch.from_numpy(result.astype(np.float32)), torch.from_numpy(targets.astype(np.float32))
 
 
 def episode_statistics(rollouts: Rollouts) -> dict[str, np.ndarray]:

@@ -27,8 +27,10 @@ class Rollouts:
         environment's own limit, after which nothing counts. episode_end: the last real step of an episode,
         also of one that the end of its lane cut.
     final_observations [M, N, O]: what follows the last step of each lane
-    advantages [M, N, T]: filled by `mmaml.processing`
+    advantages, value_targets [M, N, T]: filled by `mmaml.processing`
     success [M, N, T]: 1 where the family reports success, NaN where it reports none
+    episode_noise [M, N, T, L]: standard normal, constant within an episode; L is the algorithm's, 0 for most
+    position [M]: of each task in its meta-batch; identity [M]: in a finite set of training tasks, or -1
     blow_ups [M]: how often the physics of a lane blew up, padding included; NaN where there is no physics
     """
 
@@ -45,6 +47,10 @@ class Rollouts:
     episode_end: Tensor
     final_observations: Tensor
     advantages: Tensor
+    value_targets: Tensor
+    episode_noise: Tensor
+    position: Tensor
+    identity: Tensor
     success: Tensor
     blow_ups: Tensor
 
@@ -64,6 +70,13 @@ class Rollouts:
     def select(self, index: slice | Tensor) -> Rollouts:
         """The rollouts of some tasks."""
         return self._map(lambda value: value[index])
+
+    def first_lanes(self, lanes: int) -> Rollouts:
+        """The first lanes of every task, as rollouts of their own."""
+        per_lane = {name for name, value in self.fields().items() if value.shape[1:2] == self.rewards.shape[1:2]}
+        cut = {name: value[:, :lanes] if name in per_lane else value for name, value in self.fields().items()}
+        mask = cut["mask"]
+        return Rollouts.from_fields(cut | {"weights": mask / mask.sum((1, 2), keepdim=True)})
 
     def to(self, device: torch.device | str) -> Rollouts:
         """The rollouts on another device."""

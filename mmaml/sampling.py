@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.base import TaskVectorEnv, to_environment
+from envs.base import Task, TaskVectorEnv, to_environment
 from mmaml.policies.distributions import Distribution
 from mmaml.rollouts import Rollouts
 
@@ -19,13 +19,14 @@ class Step(NamedTuple):
 
     observation [M, N, O], previous_action [M, N, A], previous_reward [M, N], episode_start bool [M, N].
     At an episode's start the previous action and reward are those that ended the episode before; zeros at
-    the first step of the collection.
+    the first step of the collection. episode_noise [M, N, L]: standard normal, drawn anew for each episode.
     """
 
     observation: Tensor
     previous_action: Tensor
     previous_reward: Tensor
     episode_start: Tensor
+    episode_noise: Tensor
 
 
 Actor = Callable[[Step], Distribution]
@@ -39,12 +40,16 @@ def rollout(
     seeds: Sequence[int],
     normalization_scale: float | None,
     collect: str,
+    episode_noise: Tensor | None = None,
 ) -> Rollouts:
     """N lanes of T steps of every task that `env` holds.
 
     actor: the policy of all tasks at once. noise [M, T, N, A]: the randomness of the actions, of which
     task m reads noise[m] alone. seeds: one a task, for resets and whatever else the environment draws.
+    episode_noise [M, T, N, L]: its entry t is that of an episode which starts at t; none when None.
     """
+    if episode_noise is None:
+        episode_noise = noise.new_empty(*noise.shape[:3], 0)
     tasks, lanes = env.num_tasks, env.rollouts_per_task
     horizon = noise.shape[1]
     record = _Record(tasks, lanes, horizon)
@@ -53,6 +58,7 @@ def rollout(
         torch.zeros(tasks, lanes, noise.shape[-1]),
         torch.zeros(tasks, lanes),
         torch.ones(tasks, lanes, dtype=torch.bool),
+        episode_noise[:, 0],
     )
     observation, _ = env.reset(seed=list(seeds))
     for t in range(horizon):
@@ -70,10 +76,14 @@ def rollout(
             action,
             torch.from_numpy(reward).view(tasks, lanes),
             torch.from_numpy(done).view(tasks, lanes),
+            step.episode_noise,
         )
         if any_done and t < horizon - 1:
             observation, _ = env.reset(options={"reset_mask": done})
-    return record.finish(observation, collect)
+            step = step._replace(
+                episode_noise=torch.where(step.episode_start[..., None], episode_noise[:, t + 1], step.episode_noise)
+            )
+    return record.finish(observation, collect, env.tasks)
 
 
 class _Record:
@@ -97,18 +107,19 @@ class _Record:
         infos: Mapping[str, np.ndarray],
     ) -> None:
         flags = (step.episode_start, torch.from_numpy(terminated), torch.from_numpy(truncated))
-        self.steps.append((step.observation, action, torch.from_numpy(reward), *flags))
+        self.steps.append((step.observation, action, torch.from_numpy(reward), step.episode_noise, *flags))
         self.distributions.append(distribution)
         if "success" in infos:
             self.success.append(infos["success"])
         if "blow_up" in infos:
             self.blow_ups.append(infos["blow_up"])
 
-    def finish(self, final_observation: np.ndarray, collect: str) -> Rollouts:
+    def finish(self, final_observation: np.ndarray, collect: str, drawn: Sequence[Task]) -> Rollouts:
         tasks, lanes, horizon = self.shape
-        columns = [torch.stack(column).view(horizon, tasks, lanes, -1) for column in zip(*self.steps, strict=True)]
-        observations, actions, rewards, start, terminated, truncated = (
-            column.permute(1, 2, 0, 3).contiguous() for column in columns
+        columns = [torch.stack(column) for column in zip(*self.steps, strict=True)]
+        observations, actions, rewards, episode_noise, start, terminated, truncated = (
+            column.view(horizon, tasks, lanes, column[0].numel() // (tasks * lanes)).permute(1, 2, 0, 3).contiguous()
+            for column in columns
         )
         start, terminated, truncated = (flag.squeeze(-1) for flag in (start, terminated, truncated))
         whole_lane = ~start[..., 1:].any(-1) & ~terminated[..., -1]
@@ -134,6 +145,10 @@ class _Record:
             episode_end=terminated | truncated | last_real,
             final_observations=torch.from_numpy(final_observation).view(tasks, lanes, -1),
             advantages=torch.zeros(self.shape),
+            value_targets=torch.zeros(self.shape),
+            episode_noise=episode_noise,
+            position=torch.arange(tasks),
+            identity=torch.tensor([task.identity for task in drawn]),
             success=self._success(),
             blow_ups=self._blow_ups(),
         )

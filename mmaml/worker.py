@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -79,12 +80,20 @@ class Worker:
         self.actions, self.action_size = distribution_over(self.family.single_action_space)
         self.algorithm = make_algorithm(config, observations.shape[0], self.action_size, self.actions)
         self.block: TaskBlock | None = None
+        self._train_tasks: list[Task] = []
         self._env: TaskVectorEnv | None = None
 
     def sample_tasks(self, n: int, iteration: int, purpose: str = "train") -> list[Task]:
         """The tasks of one iteration's meta-batch. purpose: "train", "test" or "ood"."""
         rng = generator(self.config.seed, "tasks", iteration, purpose=purpose)
-        return self.family.sample_tasks(n, rng, purpose)
+        finite = self.config.num_train_tasks
+        if finite is None or purpose != "train":
+            return self.family.sample_tasks(n, rng, purpose)
+        if not self._train_tasks:
+            drawn = self.family.sample_tasks(finite, generator(self.config.seed, "train tasks"), purpose)
+            self._train_tasks = [replace(task, identity=k) for k, task in enumerate(drawn)]
+        order = np.concatenate([rng.permutation(finite) for _ in range(-(-n // finite))])
+        return [self._train_tasks[k] for k in order[:n]]
 
     def close(self) -> None:
         """Close the environments."""
@@ -117,7 +126,7 @@ class Worker:
                 name: value.expand(len(tasks), *value.shape)
                 for name, value in self.algorithm.spec.unflatten(parameters).items()
             }
-        state = self.algorithm.begin(meta)
+        state = self.algorithm.begin(meta, torch.tensor([task.identity for task in tasks]))
         rollouts: list[Rollouts] = []
         for step in range(collections):
             clock = time.perf_counter()
@@ -131,16 +140,21 @@ class Worker:
                 [integer(config.seed, "environment", *key, purpose=purpose) for key in keys],
                 self._normalization_scale(),
                 config.collect,
+                self._episode_noise(keys, purpose),
             )
+            data.position = torch.tensor(positions)
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
-            data.advantages = advantages(
+            with torch.no_grad():
+                values = self.algorithm.values(state, data)
+            data.advantages, data.value_targets = advantages(
                 data,
                 config.baseline,
                 config.discount,
                 config.gae_lambda,
                 config.normalize_adv,
                 config.positive_adv,
+                None if values is None else values.numpy(),
             )
             rollouts.append(data)
             seconds[1] += time.perf_counter() - clock
@@ -175,6 +189,15 @@ class Worker:
         for task, key in enumerate(keys):
             noise[task] = self.actions.draw_noise(generator(config.seed, "action", *key, purpose=purpose), shape)
         return torch.from_numpy(noise)
+
+    def _episode_noise(self, keys: Sequence[tuple[int, int, int]], purpose: str) -> Tensor | None:
+        """What the episodes of each task are given, [m, T, N, L]: the numbers of one that starts at t, entry t."""
+        config, size = self.config, self.algorithm.episode_noise_size
+        if not size:
+            return None
+        shape = (config.max_path_length, config.rollouts_per_meta_task, size)
+        drawn = [generator(config.seed, "episode", *key, purpose=purpose).standard_normal(shape) for key in keys]
+        return torch.from_numpy(np.stack(drawn).astype(np.float32))
 
     def _normalization_scale(self) -> float | None:
         scale = self.config.normalization_scale

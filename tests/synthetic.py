@@ -58,6 +58,17 @@ def ragged_rollouts(
         episode_end=terminated | truncated | last,
         final_observations=normal(tasks, lanes, observation_size),
         advantages=advantages,
+        value_targets=normal(*shape) + junk,
+        episode_noise=_held(normal(*shape, 2), start),
+        position=torch.arange(tasks),
+        identity=torch.arange(tasks) - 1,
         success=torch.full(shape, torch.nan),
         blow_ups=torch.full((tasks,), torch.nan),
     )
+
+
+def _held(values: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """At every step, the value of the step at which its episode started; on padding, some value."""
+    index = torch.arange(start.shape[-1]) * start
+    latest = index.cummax(-1).values
+    return values.gather(2, latest[..., None].expand_as(values))

@@ -52,8 +52,8 @@ def test_rollouts_of_discrete_actions(algorithm: str) -> None:
     assert torch.equal(gained[within], data.actions[..., :-1, 1][within] > 0)
 
     algo = worker.algorithm
-    state = algo.begin(algo.spec.per_task(parameters, data.tasks))
-    new = algo.distribution(state, data.flat("observations"))  # type: ignore[attr-defined]
+    state = algo.begin(algo.spec.per_task(parameters, data.tasks), data.identity)
+    new = algo.distribution(state, data)  # type: ignore[attr-defined]
     ratio = losses.likelihood_ratio(new, data)
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
     assert losses.mean_kl(new, data).abs().max() < 1e-6

@@ -68,10 +68,10 @@ def test_existing_files_need_no_change() -> None:
         "te_save_path": None,
     }
     assert set(values) == set(FIELD_KEYS)
-    assert idle_keys(build_config(values), values) == ["step_size", "exploration"]
+    assert idle_keys(build_config(values), values, "ppo") == ["step_size", "exploration"]
     promp = build_config(values | {"algorithm": "promp"})
-    assert {"cell_size", "use_betas", "num_embeddings", "step_size"} <= set(idle_keys(promp, values))
-    assert "inner_lr" not in idle_keys(promp, values)
+    assert {"cell_size", "use_betas", "num_embeddings", "step_size"} <= set(idle_keys(promp, values, "ppo"))
+    assert "inner_lr" not in idle_keys(promp, values, "ppo")
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -93,7 +93,9 @@ def test_a_wrong_type_is_refused(name: str) -> None:
         ({"n_itr": 0}, "n_itr: expected a whole number ≥ 1, got 0"),
         ({"n_itr": 5.0}, "n_itr: expected a whole number ≥ 1, got 5.0"),
         ({"discount": 1.01}, "discount: expected a number ≥ 0 and ≤ 1, got 1.01"),
-        ({"inner_lr": 0}, "inner_lr: expected a number > 0, got 0"),
+        ({"inner_lr": 0}, "inner_lr: expected a number > 0, or a list of such numbers, at least one, got 0"),
+        ({"inner_lr": []}, "inner_lr: expected a number > 0, or a list"),
+        ({"inner_lr": [0.1, -1]}, "got [0.1, -1]"),
         ({"hidden_sizes": []}, "hidden_sizes: expected a list of whole numbers ≥ 1, at least one, got []"),
         ({"hidden_sizes": [8, 0]}, "got [8, 0]"),
         ({"normalization_scale": 0}, '"family", a number > 0 or null, got 0'),
@@ -101,7 +103,7 @@ def test_a_wrong_type_is_refused(name: str) -> None:
         ({"device": "cuda:"}, 'got "cuda:"'),
         ({"dump_path": ""}, "dump_path: expected a path"),
         ({"dump_path": "a\0b"}, "dump_path: expected a path"),
-        ({"algorithm": "maml"}, 'algorithm: expected one of "mmaml", "promp", got "maml"'),
+        ({"algorithm": "mamba"}, 'algorithm: expected one of "mmaml", "promp"'),
         ({"baseline": "LinearFeatureBaselin"}, '"LinearFeatureBaseline"'),
         ({"num_minibatches": 41}, "num_minibatches: expected at most meta_batch_size = 40"),
         ({"adaptive_inner_kl_penalty": True, "target_inner_step": 0}, "target_inner_step: expected a number > 0"),

@@ -42,7 +42,7 @@ def test_the_baseline_is_fitted_in_float64() -> None:
     rollouts.episode_start[..., 0] = True
     rollouts.truncated[..., -1] = True
 
-    ours = advantages(rollouts, "LinearFeatureBaseline", 0.0, 1.0, normalize=False, positive=False)
+    ours = advantages(rollouts, "LinearFeatureBaseline", 0.0, 1.0, normalize=False, positive=False)[0]
     o, t = rollouts.observations[0].double().numpy(), np.tile(np.arange(40), (10, 1))[..., None] / 100
     x = np.concatenate([o, o**2, t, t**2, t**3, np.ones_like(t)], axis=-1).reshape(400, 8)
     y = rollouts.rewards[0].double().numpy().reshape(400)

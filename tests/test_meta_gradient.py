@@ -18,6 +18,7 @@ from mmaml.rollouts import Rollouts
 from tests.synthetic import ragged_rollouts
 
 STEP = 1e-5
+VECTOR = torch.tensor([1.3, -0.4, 0.7], dtype=torch.float64)  # of the three tasks, for an algorithm that heeds it
 
 
 def _setting(
@@ -34,10 +35,14 @@ def _setting(
     rollouts = [
         ragged_rollouts(action_size=3, collect=collect, actions=actions, seed=k) for k in range(inner_steps + 1)
     ]
-    options: dict[str, Any] = {"outer_kl_coefficient": 0.4, "kl_coefficients": [0.3, 0.7, 0.2][:inner_steps]}
+    options: dict[str, Any] = {
+        "clip": algo.config.clip_outer,
+        "outer_kl_coefficient": 0.4,
+        "kl_coefficients": [0.3, 0.7, 0.2][:inner_steps],
+    }
     flat = algo.spec.flatten(params)
     for options["clip_eps"] in (0.35, 0.2, 0.1, 0.05):  # clip between a tenth and a half of the ratios
-        if algo.meta_loss(flat, rollouts, None, **options)["clip_fraction"].mean() > 0.1:
+        if algo.meta_loss(flat, rollouts, VECTOR, **options)["clip_fraction"].mean() > 0.1:
             break
     return algo, flat, rollouts, options
 
@@ -49,7 +54,7 @@ def _finite_differences(algo: Any, flat: torch.Tensor, rollouts: list[Rollouts],
     rows = []
     for task in range(rollouts[0].tasks):
         copies = [collection.select(torch.full((len(perturbed),), task)) for collection in rollouts]
-        values = algo.objective(algo.spec.unflatten(perturbed), copies, create_graph=False, **options)["loss"]
+        values = algo.objective(algo.spec.unflatten(perturbed), copies, VECTOR, create_graph=False, **options)["loss"]
         plus, minus = values.detach().chunk(2)
         rows.append((plus - minus) / (2 * STEP))
     return torch.stack(rows)
@@ -68,13 +73,22 @@ CASES = [
     ("mmaml", 1, {"encoder_input": "published"}),
     ("promp", 2, {"actions": Categorical}),
     ("mmaml", 2, {"actions": Categorical, "collect": "episodes"}),
+    ("promp", 2, {"trainable_inner_step_size": True, "inner_lr": [0.05, 0.02]}),
+    ("mmaml", 2, {"trainable_inner_step_size": True}),
+    ("maml", 1, {}),
+    ("maml", 2, {"collect": "episodes", "hidden_nonlinearity": "relu", "inner_lr": [0.05, 0.1, 0.2]}),
+    ("maml", 2, {"actions": Categorical}),
+    ("e_maml", 2, {}),
+    ("dice", 1, {"discount": 1.0}),
+    ("dice", 2, {"collect": "episodes", "gae_lambda": 0.9}),
+    ("meta_sgd", 2, {"collect": "episodes"}),
 ]
 
 
 @pytest.mark.parametrize("algorithm, inner_steps, overrides", CASES)
 def test_meta_gradient_agrees_with_finite_differences(algorithm: str, inner_steps: int, overrides: dict) -> None:
     algo, flat, rollouts, options = _setting(algorithm, inner_steps, **overrides)
-    result = algo.meta_gradient(flat, rollouts, None, **options)
+    result = algo.meta_gradient(flat, rollouts, VECTOR, **options)
     assert 0.1 < result["clip_fraction"].mean() < 0.5
     assert all((result[f"kl_{k}"] > 0.001).all() for k in range(inner_steps))
     expected = _finite_differences(algo, flat, rollouts, options)
@@ -92,7 +106,7 @@ def test_adaptation_with_and_without_graph_is_the_same(algorithm: str) -> None:
     results = []
     for create_graph in (True, False):
         meta = algo.spec.per_task(flat, rollouts[0].tasks)
-        state = algo.begin(meta)
+        state = algo.begin(meta, rollouts[0].identity)
         for k in range(2):
             state, _ = algo.inner_step(meta, state, rollouts[: k + 1], create_graph)
         results.append(state)
@@ -103,13 +117,13 @@ def test_adaptation_with_and_without_graph_is_the_same(algorithm: str) -> None:
 
 def test_padding_is_read_by_nothing() -> None:
     algo, flat, rollouts, options = _setting("mmaml", 2, collect="episodes")
-    before = algo.meta_gradient(flat, rollouts, None, **options)
+    before = algo.meta_gradient(flat, rollouts, VECTOR, **options)
     for collection in rollouts:
         padding = collection.mask == 0
         collection.observations[padding] = -77.0
         collection.actions[padding] = collection.distribution[0][padding]
         collection.rewards[padding] = 55.0
-    after = algo.meta_gradient(flat, rollouts, None, **options)
+    after = algo.meta_gradient(flat, rollouts, VECTOR, **options)
     torch.testing.assert_close(before["gradient"], after["gradient"], rtol=1e-12, atol=1e-12)
 
 

@@ -66,7 +66,7 @@ def _brute_force(rollouts: Rollouts, task: int, features) -> dict[tuple[int, int
 def test_advantages_equal_brute_force(baseline: str, features, collect: str) -> None:
     rollouts = ragged_rollouts(collect=collect, lanes=8, horizon=12)
     rollouts.rewards[rollouts.mask == 0] = torch.nan  # padding must not be read
-    ours = advantages(rollouts, baseline, GAMMA, LAMBDA, normalize=False, positive=False).numpy()
+    ours = advantages(rollouts, baseline, GAMMA, LAMBDA, normalize=False, positive=False)[0].numpy()
     for task in range(rollouts.tasks):
         expected = np.zeros(ours.shape[1:])
         for (lane, t), value in _brute_force(rollouts, task, features).items():
@@ -77,9 +77,9 @@ def test_advantages_equal_brute_force(baseline: str, features, collect: str) -> 
 @pytest.mark.parametrize("collect", ["lanes", "episodes"])
 def test_normalised_advantages_have_mean_0_and_deviation_1_over_real_steps(collect: str) -> None:
     rollouts = ragged_rollouts(collect=collect)
-    plain = advantages(rollouts, "LinearTimeBaseline", GAMMA, LAMBDA, normalize=False, positive=False)
-    normal = advantages(rollouts, "LinearTimeBaseline", GAMMA, LAMBDA, normalize=True, positive=False)
-    positive = advantages(rollouts, "LinearTimeBaseline", GAMMA, LAMBDA, normalize=True, positive=True)
+    plain = advantages(rollouts, "LinearTimeBaseline", GAMMA, LAMBDA, normalize=False, positive=False)[0]
+    normal = advantages(rollouts, "LinearTimeBaseline", GAMMA, LAMBDA, normalize=True, positive=False)[0]
+    positive = advantages(rollouts, "LinearTimeBaseline", GAMMA, LAMBDA, normalize=True, positive=True)[0]
     for task in range(rollouts.tasks):
         real = rollouts.mask[task] > 0
         assert abs(normal[task][real].mean()) < 1e-6

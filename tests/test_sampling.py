@@ -53,9 +53,9 @@ def test_ratio_is_1_at_the_sampling_parameters(algorithm: str) -> None:
     assert worker.block is not None
     algo, rollouts = worker.algorithm, worker.block.rollouts
     meta = algo.spec.per_task(parameters, rollouts[0].tasks)
-    state = algo.begin(meta)
+    state = algo.begin(meta, rollouts[0].identity)
     for k, data in enumerate(rollouts):
-        new = algo.distribution(state, data.flat("observations"))  # type: ignore[attr-defined]
+        new = algo.distribution(state, data)  # type: ignore[attr-defined]
         ratio = losses.likelihood_ratio(new, data)
         torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
         assert losses.mean_kl(new, data).abs().max() < 1e-6
@@ -69,8 +69,8 @@ def test_ratio_is_1_in_double_precision() -> None:
     data = worker.block.rollouts[0]
     data = Rollouts.from_fields({n: v.double() if v.is_floating_point() else v for n, v in data.fields().items()})
     algo = worker.algorithm
-    state = algo.begin(algo.spec.per_task(parameters.double(), data.tasks))
-    new = algo.distribution(state, data.flat("observations"))  # type: ignore[attr-defined]
+    state = algo.begin(algo.spec.per_task(parameters.double(), data.tasks), data.identity)
+    new = algo.distribution(state, data)  # type: ignore[attr-defined]
     data.log_probs = new.log_prob(data.flat("actions")).detach().view(data.log_probs.shape)
     mean = new.mean.detach().view(data.actions.shape)
     data.distribution = Gaussian(mean, new.log_std.detach()[:, :1, None])

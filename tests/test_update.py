@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmaml.algorithms.promp import ProMP, adapted_coefficient
+from mmaml.algorithms.promp import ProMP
 from mmaml.config import load_config
+from mmaml.meta_updates import Proximal, adapted_coefficient
 from mmaml.policies.distributions import Gaussian
 
 TASKS = 6
@@ -54,6 +55,11 @@ def _algorithm(**overrides: Any) -> ProMP:
         "learning_rate": 0.01,
     }
     return ProMP(load_config(None, settings | overrides, "promp"), 3, 2, Gaussian)
+
+
+def _proximal(algo: ProMP) -> Proximal:
+    assert isinstance(algo.meta_update, Proximal)
+    return algo.meta_update
 
 
 def _update(
@@ -110,7 +116,7 @@ def test_the_gradient_is_the_mean_over_tasks() -> None:
     gradients[-1] *= -1
     _, parameters, _ = _update(algo, 0, gradients)
     torch.testing.assert_close(parameters, -0.01 * torch.from_numpy(np.sign(_signs(algo))), rtol=1e-4, atol=0)
-    moment = algo.optimizer.state_dict()["state"][0]["exp_avg"]
+    moment = _proximal(algo).optimizer.state_dict()["state"][0]["exp_avg"]
     torch.testing.assert_close(moment, 0.1 * torch.from_numpy(gradients.mean(0)), rtol=1e-5, atol=0)
 
 
@@ -127,18 +133,18 @@ def test_kl_coefficients_adapt_from_the_kl_after_the_last_step() -> None:
     for _, _, _, options in evaluate.calls:
         assert options["kl_coefficients"] == [0.5, 0.5] and options["outer_kl_coefficient"] == 0.25
     assert (row["KLCoeffInner_0"], row["KLCoeffInner_1"], row["KLCoeffOuter"]) == (0.5, 0.5, 0.25)
-    assert algo.kl_coefficients == [1.0, 0.25] and algo.outer_kl_coefficient == 0.5
+    assert _proximal(algo).kl_coefficients == [1.0, 0.25] and _proximal(algo).outer_kl_coefficient == 0.5
 
     evaluate, _, _ = _update(algo, 1, kls=(RIGHT, HIGH), kl_outer=LOW)
     for _, _, _, options in evaluate.calls:
         assert options["kl_coefficients"] == [1.0, 0.25] and options["outer_kl_coefficient"] == 0.5
-    assert algo.kl_coefficients == [1.0, 0.5] and algo.outer_kl_coefficient == 0.25
+    assert _proximal(algo).kl_coefficients == [1.0, 0.5] and _proximal(algo).outer_kl_coefficient == 0.25
 
 
 def test_kl_coefficients_stay_where_they_do_not_adapt() -> None:
     algo = _algorithm(init_inner_kl_penalty=0.5, init_outer_kl_penalty=0.25)
     _update(algo, 0, kls=(HIGH, LOW), kl_outer=HIGH)
-    assert algo.kl_coefficients == [0.5, 0.5] and algo.outer_kl_coefficient == 0.25
+    assert _proximal(algo).kl_coefficients == [0.5, 0.5] and _proximal(algo).outer_kl_coefficient == 0.25
 
 
 def test_the_row_holds_the_losses_before_and_after() -> None:

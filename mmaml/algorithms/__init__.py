@@ -13,10 +13,19 @@ if TYPE_CHECKING:
 ALGORITHMS = {
     "mmaml": "mmaml.algorithms.mmaml:MMAML",
     "promp": "mmaml.algorithms.promp:ProMP",
+    "maml": "mmaml.algorithms.maml:MAML",
+    "e_maml": "mmaml.algorithms.e_maml:EMAML",
+    "dice": "mmaml.algorithms.dice:DiCE",
+    "meta_sgd": "mmaml.algorithms.meta_sgd:MetaSGD",
 }
+
+
+def algorithm_class(name: str) -> type[Algorithm]:
+    """The class that a configuration's `algorithm` names."""
+    module, _, cls = ALGORITHMS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)
 
 
 def make_algorithm(config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> Algorithm:
     """The algorithm that `config.algorithm` names. actions: what distributes them."""
-    module, name = ALGORITHMS[config.algorithm].split(":")
-    return getattr(importlib.import_module(module), name)(config, observation_size, action_size, actions)
+    return algorithm_class(config.algorithm)(config, observation_size, action_size, actions)  # type: ignore[call-arg]

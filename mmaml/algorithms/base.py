@@ -40,20 +40,27 @@ class Algorithm(ABC):
     functions: names of the methods that `Evaluate` may call, each
         (parameters [P], rollouts of K+1 collections, vector [·] or None, **options) -> {name: [M, …]}.
         One that holds a task in a vector offers it as "embed", from the first collection: {"embedding": [M, H]}.
+    default_update: what the `meta_update` "auto" means, "" for an algorithm that heeds no such key.
     collections: how many times each task is sampled in an iteration.
+    episode_noise_size: L, how many standard normal numbers an episode is given (`sampling.Step.episode_noise`).
     """
 
     functions: ClassVar[tuple[str, ...]]
+    default_update: ClassVar[str] = ""
     spec: ParamSpec
     collections: int
+    episode_noise_size: int = 0
 
     @abstractmethod
     def init(self, rng: np.random.Generator) -> Params:
         """Meta-parameters at the start of training."""
 
     @abstractmethod
-    def begin(self, meta: Params) -> Any:
-        """State of M tasks before their first collection. meta: [M, …], one copy a task."""
+    def begin(self, meta: Params, identity: Tensor) -> Any:
+        """State of M tasks before their first collection.
+
+        meta: [M, …], one copy a task. identity [M]: of each task in a finite set of training tasks, or -1.
+        """
 
     @abstractmethod
     def actor(self, state: Any) -> Actor:
@@ -62,6 +69,10 @@ class Algorithm(ABC):
     @abstractmethod
     def adapt(self, meta: Params, state: Any, rollouts: Sequence[Rollouts]) -> Any:
         """State after learning from the last of `rollouts`, all collections of the tasks so far."""
+
+    def values(self, state: Any, rollouts: Rollouts) -> Tensor | None:
+        """V of every step and of what follows each lane's last, [M, N, T+1]; None: the baseline's of the config."""
+        return None
 
     @abstractmethod
     def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.algorithms.promp import ProMP, TaskState
+from mmaml.algorithms.maml import TaskState
+from mmaml.algorithms.promp import ProMP
 from mmaml.config import Config
 from mmaml.modulation import TaskEncoder
-from mmaml.params import Params
+from mmaml.params import Params, derivative
 from mmaml.policies.distributions import Distribution
 from mmaml.rollouts import Rollouts
 
@@ -30,8 +31,9 @@ class MMAML(ProMP):
     functions = (*ProMP.functions, "embed")
     encoder: TaskEncoder
 
-    def shapes(self, observation_size: int, action_size: int) -> dict[str, tuple[int, ...]]:
-        config: Config = self.config
+    def shapes(
+        self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
+    ) -> dict[str, tuple[int, ...]]:
         self.encoder = TaskEncoder(
             observation_size,
             action_size,
@@ -43,20 +45,36 @@ class MMAML(ProMP):
             config.mlp_after_pool,
             config.encoder_input,
         )
-        return self.policy.shapes | self.encoder.shapes
+        return super().shapes(config, observation_size, action_size, actions) | self.encoder.shapes
 
-    def init(self, rng: np.random.Generator) -> Params:
+    def init_networks(self, rng: np.random.Generator) -> Params:
         return self.policy.init(rng) | self.encoder.init(rng)
+
+    def policy_params(self, state: TaskState) -> Params:
+        return self.policy.modulated(state.params, state.shared) if state.shared else state.params
 
     def inner_step(
         self, meta: Params, state: TaskState, rollouts: Sequence[Rollouts], create_graph: bool
     ) -> tuple[TaskState, Distribution]:
         state, before = super().inner_step(meta, state, rollouts, create_graph)
-        if state.modulation is None:
+        if not state.shared:
             with torch.set_grad_enabled(create_graph):
-                embedding = self.encoder.embed(meta, rollouts[0])
-                state = state._replace(modulation=self.encoder.modulation(meta, embedding))
+                state = state._replace(shared=self.modulation(meta, rollouts[0]))
         return state, before
+
+    def modulation(self, meta: Params, first: Rollouts) -> Params:
+        """τ, from the first collection."""
+        return self.encoder.modulation(meta, self.encoder.embed(meta, first))
+
+    def inner_tangent(
+        self, meta: Params, direction: Params, state: TaskState, change: TaskState, rollouts: Sequence[Rollouts]
+    ) -> TaskState:
+        change = super().inner_tangent(meta, direction, state, change, rollouts)
+        if not change.shared:
+            encoder = {name: meta[name] for name in self.encoder.shapes}
+            moved = derivative(lambda values: self.modulation(values, rollouts[0]), encoder, direction)
+            change = change._replace(shared=moved)
+        return change
 
     def embed(
         self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None = None

@@ -15,10 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from mmaml.params import Params
-from mmaml.taskwise import outer, sigmoid_, sum_rows, tanh_
+from mmaml.taskwise import broadcast_rows, outer, sigmoid, sigmoid_, sum_rows, tanh, tanh_
 
 
 def gru_shapes(prefix: str, inputs: int, cell: int) -> dict[str, tuple[int, ...]]:
@@ -37,7 +36,8 @@ def gru_final_states(params: Params, prefix: str, x: Tensor, start: Tensor, end:
     """States at the ends of all episodes, in order of task, step, rollout: [E, H].
 
     x: inputs [T, M, N, F], treated as data. start, end: bool [T, M, N], the first and last steps of
-    episodes; the state is zero before each first step. Once differentiable in the parameters.
+    episodes; the state is zero before each first step. Differentiable in the parameters any number of times;
+    from the second on by a graph of single operations.
     """
     names = gru_shapes(prefix, 0, 0)
     return _GRU.apply(x, start, end, *(params[name] for name in names))
@@ -66,14 +66,15 @@ class _GRU(Function):
             torch.baddbmm(bc, x[t], wc, out=n)
             tanh_(n.add_(r * q))
             h = torch.sub(h_in, n, out=after[t]).mul_(z).add_(n)
-        ctx.save_for_backward(x, continues, end, gates, candidates, products, before, ug, uc)
+        ctx.save_for_backward(x, continues, end, gates, candidates, products, before, wg, ug, bg, wc, uc, bc)
         ctx.restarts = restarts
         return after.transpose(0, 1)[end.transpose(0, 1)]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_states):  # type: ignore[override]
-        x, continues, end, gates, candidates, products, before, ug, uc = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            return None, None, None, *_gradient_with_graph(ctx, grad_states)
+        x, continues, end, gates, candidates, products, before, _, ug, _, _, uc, _ = ctx.saved_tensors
         steps, tasks, lanes, cell = candidates.shape
         d_gates, d_candidates, d_products = (torch.empty_like(v) for v in (gates, candidates, products))
         arriving = _rows_by_step(end)
@@ -104,6 +105,30 @@ class _GRU(Function):
             (outer(x, d_candidates), outer(before, d_products), sum_rows(d_candidates)),
         )
         return None, None, None, *gradients[0], *gradients[1]
+
+
+def _gradient_with_graph(ctx, grad_states):  # type: ignore[no-untyped-def]
+    """The gradient in the parameters, itself differentiable in them and in grad_states."""
+    x, continues, end, *_ = ctx.saved_tensors
+    parameters = ctx.saved_tensors[-6:]
+    # Copies, so that only what is computed here is differentiated; they keep their place in the graph around it.
+    states = _final_states(x, continues, end, *(value.view_as(value) for value in parameters))
+    return torch.autograd.grad(states, parameters, grad_states, create_graph=True, materialize_grads=True)
+
+
+def _final_states(x, continues, end, wg, ug, bg, wc, uc, bc):  # type: ignore[no-untyped-def]
+    """`gru_final_states` out of differentiable operations."""
+    steps, tasks, lanes, _ = x.shape
+    cell = wc.shape[-1]
+    bg, bc = broadcast_rows(bg, lanes), broadcast_rows(bc, lanes)
+    h, after = x.new_zeros(tasks, lanes, cell), []
+    for t in range(steps):
+        h = h * continues[t]
+        r, z = sigmoid(torch.bmm(x[t], wg) + torch.bmm(h, ug) + bg).split(cell, dim=-1)
+        n = tanh(torch.bmm(x[t], wc) + bc + r * torch.bmm(h, uc))
+        h = n + z * (h - n)
+        after.append(h)
+    return torch.stack(after, 1)[end.transpose(0, 1)]
 
 
 def _rows_by_step(end: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from mmaml.taskwise import affine, outer, sum_rows, tanh_
 
@@ -94,8 +93,9 @@ class _MLPGradient(Function):
         return *map(outer, inputs, deltas), *map(sum_rows, deltas)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *direction):  # type: ignore[override]
+        if torch.is_grad_enabled():  # once_differentiable would leave the third derivative out in silence
+            raise NotImplementedError("mlp: expected to be differentiated twice at most, got a third derivative")
         depth, saved = ctx.depth, ctx.saved_tensors
         inputs, weights = saved[:depth], saved[depth : 2 * depth]
         deltas, slopes = saved[2 * depth : 3 * depth], saved[3 * depth :]

@@ -16,6 +16,7 @@ from mmaml.policies.mlp import mlp
 from mmaml.taskwise import broadcast_rows
 
 MIN_LOG_STD = math.log(1e-6)
+CONTEXT = "policy.context"
 
 
 def glorot_uniform(rng: np.random.Generator, inputs: int, outputs: int) -> Tensor:
@@ -25,7 +26,10 @@ def glorot_uniform(rng: np.random.Generator, inputs: int, outputs: int) -> Tenso
 
 
 class MLPPolicy(ABC):
-    """What policies have in common. Holds sizes only; parameters are passed to every call."""
+    """What policies have in common. Holds sizes only; parameters are passed to every call.
+
+    context_size: C of a policy of [o, c], which acts as `conditioned` says; 0 for one of o alone.
+    """
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class MLPPolicy(ABC):
         action_size: int,
         hidden_sizes: Sequence[int],
         nonlinearity: str = "tanh",
+        context_size: int = 0,
     ) -> None:
         self.hidden_sizes = tuple(hidden_sizes)
         self.nonlinearity = nonlinearity
@@ -42,12 +47,18 @@ class MLPPolicy(ABC):
         for layer in range(self.depth):
             self.shapes[f"policy.{layer}.weight"] = (self._sizes[layer], self._sizes[layer + 1])
             self.shapes[f"policy.{layer}.bias"] = (1, self._sizes[layer + 1])
+        if context_size:
+            self.shapes[CONTEXT] = (context_size, self._sizes[1])
 
     def init(self, rng: np.random.Generator) -> Params:
         """Glorot-uniform weights, zeros otherwise: a standard deviation of 1."""
         params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
         for layer in range(self.depth):
             params[f"policy.{layer}.weight"] = glorot_uniform(rng, *self._sizes[layer : layer + 2])
+        if CONTEXT in params:  # the first layer is one of [o, c]
+            inputs, context = self._sizes[0], len(params[CONTEXT])
+            first = glorot_uniform(rng, inputs + context, self._sizes[1])
+            params["policy.0.weight"], params[CONTEXT] = first[:inputs].clone(), first[inputs:].clone()
         return params
 
     @abstractmethod
@@ -60,21 +71,35 @@ class MLPPolicy(ABC):
         biases = [params[f"policy.{layer}.bias"] for layer in range(self.depth)]
         return mlp(observations, weights, biases, self.nonlinearity)
 
-    def modulated(self, params: Params, scales: Sequence[Tensor], shifts: Sequence[Tensor]) -> Params:
+    def modulated(self, params: Params, modulation: Params) -> Params:
         """Parameters of the policy whose hidden layers are f(γ ⊙ (W x + b) + β) (FiLM; Vuorio et al. 2019, §4).
 
         A modulation of a layer's pre-activation is a change of its weights, W γ and γ b + β, so it is made
-        once for all steps instead of at each. scales, shifts: per hidden layer [M, 1, H]; shifts may be
-        empty. Differentiable in the parameters, γ and β.
+        once for all steps instead of at each. modulation: "scale.l" and, if it shifts, "shift.l" of hidden layer l,
+        [M, 1, H]. Differentiable in the parameters, γ and β.
         """
         params = dict(params)
-        for layer, scale in enumerate(scales):
+        for layer in range(self.depth - 1):
             weight, bias = f"policy.{layer}.weight", f"policy.{layer}.bias"
+            scale, shift = modulation[f"scale.{layer}"], modulation.get(f"shift.{layer}")
             params[weight] = params[weight] * broadcast_rows(scale, params[weight].shape[1])
             params[bias] = params[bias] * scale
-            if shifts:
-                params[bias] = params[bias] + shifts[layer]
+            if shift is not None:
+                params[bias] = params[bias] + shift
         return params
+
+    def conditioned(self, params: Params, context: Tensor, spread: Tensor | None = None) -> Params:
+        """Parameters of the policy of [o, c], c being the context, as a function of o alone.
+
+        A context that is the same at every step is a change of the first bias. context, spread: [M, 1, C]. With a
+        spread, c = context + spread ⊙ ε, and the result is a function of [o, ε]. Differentiable in all.
+        """
+        weight = params[CONTEXT]
+        changed = {"policy.0.bias": params["policy.0.bias"] + torch.bmm(context, weight)}
+        if spread is not None:
+            scaled = weight * broadcast_rows(spread, weight.shape[2]).transpose(1, 2)
+            changed["policy.0.weight"] = torch.cat([params["policy.0.weight"], scaled], dim=1)
+        return params | changed
 
 
 class GaussianMLPPolicy(MLPPolicy):
@@ -87,8 +112,9 @@ class GaussianMLPPolicy(MLPPolicy):
         hidden_sizes: Sequence[int],
         nonlinearity: str = "tanh",
         learn_std: bool = True,
+        context_size: int = 0,
     ) -> None:
-        super().__init__(observation_size, action_size, hidden_sizes, nonlinearity)
+        super().__init__(observation_size, action_size, hidden_sizes, nonlinearity, context_size)
         self.learn_std = learn_std
         self.shapes["policy.log_std"] = (1, action_size)
 
@@ -121,8 +147,9 @@ def make_policy(
     hidden_sizes: Sequence[int],
     nonlinearity: str = "tanh",
     learn_std: bool = True,
+    context_size: int = 0,
 ) -> MLPPolicy:
     """The policy whose actions are distributed by `actions`. learn_std: of a Gaussian one."""
     if actions is Categorical:
-        return CategoricalMLPPolicy(observation_size, action_size, hidden_sizes, nonlinearity)
-    return GaussianMLPPolicy(observation_size, action_size, hidden_sizes, nonlinearity, learn_std)
+        return CategoricalMLPPolicy(observation_size, action_size, hidden_sizes, nonlinearity, context_size)
+    return GaussianMLPPolicy(observation_size, action_size, hidden_sizes, nonlinearity, learn_std, context_size)

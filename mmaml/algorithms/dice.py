@@ -1,0 +1,23 @@
+"""DiCE-MAML: MAML with an inner loss that is right in every derivative (Foerster et al. 2018).
+
+    θ_{k+1} = θ_k - α ∘ ∇L_in(θ_k; D_k),  L_in = -mean[ □(Σ_{s ≤ t} log π_θ(a_s|o_s)) δ_t ]             `losses.dice`
+
+VPG-DiCE and TRPO-DiCE are the `meta_update` "vpg" and "trpo".
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mmaml import losses
+from mmaml.algorithms.maml import MAML
+from mmaml.policies.distributions import Distribution
+from mmaml.rollouts import Rollouts
+
+
+class DiCE(MAML):
+    """MAML whose inner loss is DiCE's."""
+
+    def inner_loss(self, new: Distribution, data: Rollouts) -> Tensor:
+        decay = self.config.discount * self.config.gae_lambda
+        return losses.dice(new.log_prob(data.flat("actions")), data, decay)

@@ -1,0 +1,55 @@
+"""E-MAML: MAML that is credited for what its first samples made possible (Stadie et al. 2018).
+
+    ∇J = ∇J_MAML - mean over tasks of  R_i · mean over k < K of mean_t[ ∇ log π_θ_k(a|s) ] on D_k       [eq. 6]
+
+R_i: return after the last inner step, less its mean over the tasks of the meta-batch, over its standard deviation.
+MAML's own gradient, with the log-likelihood in the inner loss, takes D_0 … D_{K-1} as given; this term raises the
+likelihood of those whose adaptation ended well. Standardising over tasks leaves the expected gradient a multiple of
+the paper's, whose R_i is not centred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mmaml import losses
+from mmaml.algorithms.base import Evaluate
+from mmaml.algorithms.maml import MAML, TaskState
+from mmaml.params import Params
+from mmaml.policies.distributions import Distribution
+from mmaml.rollouts import Rollouts
+
+
+class EMAML(MAML):
+    """MAML with the exploration term."""
+
+    def additions(
+        self,
+        meta: Params,
+        state: TaskState,
+        rollouts: Sequence[Rollouts],
+        before: Sequence[Distribution],
+        new: Distribution,
+        vector: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """-R_i · mean_t[ r ] over D_0 … D_{K-1}, r = π_θ_k / π_old,k. vector [M]: R of the meta-batch's tasks.
+
+        The ratio's gradient is that of the log-likelihood where D_k was sampled, and J stays bounded beyond.
+        """
+        assert vector is not None
+        credit = vector[rollouts[0].position]
+        ratios = [losses.likelihood_ratio(start, data) for start, data in zip(before, rollouts, strict=False)]
+        terms = [
+            losses.surrogate(ratio, credit[:, None].expand_as(ratio), data.flat("weights"))
+            for ratio, data in zip(ratios, rollouts, strict=False)
+        ]
+        return {"exploration": sum(terms[1:], start=terms[0]) / len(terms)}
+
+    def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
+        returns = evaluate("returns", parameters)["return"][:, -1]
+        credits = torch.from_numpy((returns - returns.mean()) / (returns.std() + 1e-8)).float()
+        return self.meta_update(parameters, partial(evaluate, vector=credits), iteration)

@@ -1,0 +1,287 @@
+"""MAML: model-agnostic meta-learning (Finn, Abbeel, Levine 2017), and what every gradient-based algorithm shares.
+
+    θ_0 = θ,  θ_{k+1} = θ_k - α_k ∘ ∇L_in(θ_k; D_k),  k < K              L_in: `losses.policy_gradient`
+    J(θ) = mean over tasks of  L_out(θ_K; D_K)                            L_out: `losses.surrogate`
+           + mean over k < K of η_k KL(π_old,k ‖ π_θ_k) + η_out KL(π_old,K ‖ π_θ_K) + what an algorithm adds
+
+D_k is sampled once an iteration, π_old,k being the policy that sampled it. How the master descends J is the
+configuration's `meta_update` (`mmaml.meta_updates`): by trust region (MAML-TRPO, the default here, without KL terms),
+one step of Adam (MAML-VPG), or epochs of Adam on the clipped L_out (as ProMP). With `first_order`, ∇L_in is a constant
+of the differentiation. With `trainable_inner_step_size`, α is learned, a positive number for each adapted parameter
+(Meta-SGD). An algorithm says what is adapted, how a policy comes of it, and L_in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmaml import losses
+from mmaml.algorithms.base import Algorithm, Evaluate
+from mmaml.config import Config
+from mmaml.inner import adapt, adapt_tangent, directional
+from mmaml.meta_updates import make_update
+from mmaml.params import Params, ParamSpec
+from mmaml.policies.distributions import Distribution
+from mmaml.policies.policy import MLPPolicy, make_policy
+from mmaml.processing import episode_statistics
+from mmaml.rollouts import Rollouts
+from mmaml.sampling import Actor
+
+STEP_SIZE = "step_size."
+
+
+class TaskState(NamedTuple):
+    """Of M tasks: what inner steps change, and what the policy needs beside it and they leave alone; [M, …].
+
+    memory: what has been sampled so far and the policy reads; no gradient flows to it.
+    """
+
+    params: Params
+    shared: Params = {}
+    memory: Any = None
+
+
+class MAML(Algorithm):
+    """See the module's docstring."""
+
+    functions: ClassVar[tuple[str, ...]] = ("meta_gradient", "meta_loss", "fisher_product", "returns")
+    default_update: ClassVar[str] = "trpo"
+    context_size: int = 0
+
+    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
+        self.config = config
+        self.collections = config.num_inner_grad_steps + 1
+        shapes = self.shapes(config, observation_size, action_size, actions)
+        self.step_sizes = self.adapted_shapes() if config.trainable_inner_step_size else {}
+        self.spec = ParamSpec(shapes | {STEP_SIZE + name: shape for name, shape in self.step_sizes.items()})
+        self.meta_update = make_update(config, self.spec, self.default_update)
+
+    # What is meta-learned, and what of it is adapted.
+
+    policy: MLPPolicy
+
+    def shapes(
+        self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
+    ) -> dict[str, tuple[int, ...]]:
+        """Build the networks; names and shapes of their meta-parameters."""
+        self.policy = make_policy(
+            actions,
+            observation_size,
+            action_size,
+            config.hidden_sizes,
+            config.hidden_nonlinearity,
+            config.learn_std,
+            self.context_size,
+        )
+        return self.policy.shapes
+
+    def adapted_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what inner steps change."""
+        return self.policy.shapes
+
+    def init(self, rng: np.random.Generator) -> Params:
+        rate = float(np.log(self.config.inner_rate(0)))
+        return self.init_networks(rng) | {
+            STEP_SIZE + name: torch.full(shape, rate) for name, shape in self.step_sizes.items()
+        }
+
+    def init_networks(self, rng: np.random.Generator) -> Params:
+        """Meta-parameters at the start, but the step sizes."""
+        return self.policy.init(rng)
+
+    # A task: how it begins, acts and adapts.
+
+    def begin(self, meta: Params, identity: Tensor) -> TaskState:
+        """Linear in the meta-parameters."""
+        return TaskState({name: meta[name] for name in self.policy.shapes})
+
+    def policy_params(self, state: TaskState) -> Params:
+        """Parameters of the policy of M tasks in their current state."""
+        return state.params
+
+    def actor(self, state: TaskState) -> Actor:
+        params = self.policy_params(state)
+        return lambda step: self.policy.distribution(params, step.observation)
+
+    def distribution(self, state: TaskState, data: Rollouts) -> Distribution:
+        """π of the tasks' current state at every step of `data`: over [M, N·T, A]."""
+        return self.policy.distribution(self.policy_params(state), data.flat("observations"))
+
+    def adapt(self, meta: Params, state: TaskState, rollouts: Sequence[Rollouts]) -> TaskState:
+        return self.inner_step(meta, state, rollouts, create_graph=False)[0]
+
+    def inner_step(
+        self, meta: Params, state: TaskState, rollouts: Sequence[Rollouts], create_graph: bool
+    ) -> tuple[TaskState, Distribution]:
+        """One step on the last of `rollouts`; also π of the state before it, on those rollouts."""
+        loss = partial(self.step_loss, state, rollouts[-1])
+        rates = self.step_size(meta, len(rollouts) - 1)
+        params, before = adapt(loss, state.params, rates, create_graph, self.config.first_order)
+        return state._replace(params=params), before
+
+    def step_loss(self, state: TaskState, data: Rollouts, params: Params) -> tuple[Tensor, Distribution]:
+        """L_in of the state with other adapted parameters, [M], and its π on `data`."""
+        new = self.distribution(state._replace(params=params), data)
+        return self.inner_loss(new, data), new
+
+    def inner_loss(self, new: Distribution, data: Rollouts) -> Tensor:
+        """L_in: [M]."""
+        return losses.policy_gradient(new.log_prob(data.flat("actions")), data.flat("advantages"), data.flat("weights"))
+
+    def step_size(self, meta: Params, step: int) -> float | Params:
+        """α of an inner step; if it is learned, for every adapted parameter, exp of a meta-parameter."""
+        rate = self.config.inner_rate(step)
+        if not self.step_sizes:
+            return rate
+        relative = rate / self.config.inner_rate(0)
+        return {name: relative * meta[STEP_SIZE + name].exp() for name in self.step_sizes}
+
+    # The meta-objective on a block of tasks.
+
+    def objective(
+        self,
+        meta: Params,
+        rollouts: Sequence[Rollouts],
+        vector: Tensor | None = None,
+        clip: bool = False,
+        clip_eps: float = 0.0,
+        kl_coefficients: Sequence[float] = (),
+        outer_kl_coefficient: float = 0.0,
+        create_graph: bool = True,
+    ) -> dict[str, Tensor]:
+        """J and its parts, per task [M]: loss, surrogate, kl_k, kl_outer, clip_fraction, and those of `additions`.
+
+        clip: whether L_out is clipped; the clip fraction is that of clip_eps in either case.
+        """
+        *collections, last = rollouts
+        state = self.begin(meta, last.identity)
+        parts: dict[str, Tensor] = {}
+        before: list[Distribution] = []
+        for k, data in enumerate(collections):
+            state, start = self.inner_step(meta, state, rollouts[: k + 1], create_graph)
+            parts[f"kl_{k}"] = losses.mean_kl(start, data)
+            before.append(start)
+        new = self.distribution(state, last)
+        ratio, weights = losses.likelihood_ratio(new, last), last.flat("weights")
+        if clip:
+            parts["surrogate"] = losses.clipped_surrogate(ratio, last.flat("advantages"), weights, clip_eps)
+        else:
+            parts["surrogate"] = losses.surrogate(ratio, last.flat("advantages"), weights)
+        parts["clip_fraction"] = losses.clip_fraction(ratio, weights, clip_eps)
+        parts["kl_outer"] = losses.mean_kl(new, last)
+        parts["loss"] = parts["surrogate"] + outer_kl_coefficient * parts["kl_outer"]
+        for k, eta in enumerate(kl_coefficients):
+            parts["loss"] = parts["loss"] + eta / len(kl_coefficients) * parts[f"kl_{k}"]
+        additions = self.additions(meta, state, rollouts, before, new, vector)
+        parts["loss"] = sum(additions.values(), start=parts["loss"])
+        return parts | {f"added_{name}": value for name, value in additions.items()}
+
+    def additions(
+        self,
+        meta: Params,
+        state: TaskState,
+        rollouts: Sequence[Rollouts],
+        before: Sequence[Distribution],
+        new: Distribution,
+        vector: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """What the algorithm adds to J, by name, [M] each.
+
+        state: after all inner steps; before, new: π at the start of every inner step, and after the last.
+        """
+        return {}
+
+    def meta_gradient(
+        self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any
+    ) -> dict[str, Tensor]:
+        """∇J per task, "gradient" [M, P], with the parts of J."""
+        meta = self.spec.per_task(parameters, rollouts[0].tasks)
+        parts = self.objective(meta, rollouts, vector, **options)
+        gradients = torch.autograd.grad(parts["loss"].sum(), list(meta.values()), materialize_grads=True)
+        gradient = self.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
+        return {"gradient": gradient} | {name: value.detach() for name, value in parts.items()}
+
+    def meta_loss(
+        self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any
+    ) -> dict[str, Tensor]:
+        """The parts of J per task, without its gradient."""
+        with torch.no_grad():
+            meta = self.spec.per_task(parameters, rollouts[0].tasks)
+            return self.objective(meta, rollouts, vector, create_graph=False, **options)
+
+    def fisher_product(self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor) -> dict[str, Tensor]:
+        """F v per task, "product" [M, P]; F = (∂θ_K/∂θ)ᵀ F_K (∂θ_K/∂θ), F_K the Fisher matrix of π_θ_K on D_K.
+
+        Where θ sampled the collections, this is the Hessian of KL(π_old,K ‖ π_θ_K) in θ, the gradient of the KL
+        being 0 there (Schulman et al. 2015, appendix C). It is never indefinite. `fisher_rollouts` of each collection
+        stand for all.
+        """
+        if (lanes := self.config.fisher_rollouts) is not None:
+            rollouts = [data.first_lanes(lanes) for data in rollouts]
+        *collections, last = rollouts
+        meta = self.spec.per_task(parameters, last.tasks)
+        direction = {name: value.expand_as(meta[name]) for name, value in self.spec.unflatten(vector).items()}
+        state, change = self.begin(meta, last.identity), self.begin(direction, last.identity)
+        for k in range(len(collections)):
+            change = self.inner_tangent(meta, direction, state, change, rollouts[: k + 1])
+            state, _ = self.inner_step(meta, state, rollouts[: k + 1], create_graph=True)
+        values, moves = state.params | state.shared, change.params | change.shared
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        new = self.distribution(_with_values(state, leaves), last)
+        kl = losses.mean_kl(new, last, old=type(new)(*(value.detach() for value in new)))
+        slopes = torch.autograd.grad(kl.sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
+        product = directional(dict(zip(leaves, slopes, strict=True)), moves, leaves)
+        pulled_back = sum((product[name] * values[name]).sum() for name in values)
+        gradients = torch.autograd.grad(pulled_back, list(meta.values()), materialize_grads=True)  # type: ignore[arg-type]
+        return {"product": self.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))}
+
+    def inner_tangent(
+        self, meta: Params, direction: Params, state: TaskState, change: TaskState, rollouts: Sequence[Rollouts]
+    ) -> TaskState:
+        """Change of the state after `inner_step`, as the meta-parameters move in `direction` and the state by `change`."""
+        rates = self.step_size(meta, len(rollouts) - 1)
+        moves = {}
+        if isinstance(rates, dict):
+            moves = {name: rate * direction[STEP_SIZE + name] for name, rate in rates.items()}
+
+        def loss(values: Params) -> Tensor:
+            at = _with_values(state, values)
+            return self.step_loss(at, rollouts[-1], at.params)[0]
+
+        values, changes = state.params | state.shared, change.params | change.shared
+        first_order = self.config.first_order
+        return change._replace(
+            params=adapt_tangent(loss, values, list(state.params), rates, changes, moves, first_order)
+        )
+
+    def returns(self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None) -> dict[str, Tensor]:
+        """Mean return of the whole episodes of each collection, "return" [M, K+1], and how many: "episodes"."""
+        statistics = [episode_statistics(data.to("cpu")) for data in rollouts]
+        return {
+            name: torch.from_numpy(np.stack([row[key] for row in statistics], axis=1))
+            for name, key in (("return", "mean"), ("episodes", "episodes"))
+        }
+
+    # The master's side.
+
+    def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
+        return self.meta_update(parameters, evaluate, iteration)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.meta_update.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.meta_update.load_state_dict(state)
+
+
+def _with_values(state: TaskState, values: Params) -> TaskState:
+    """The state with other adapted and shared values."""
+    return state._replace(
+        params={name: values[name] for name in state.params}, shared={name: values[name] for name in state.shared}
+    )

@@ -1,0 +1,23 @@
+"""Meta-SGD: MAML that learns its step sizes (Li, Zhou, Chen, Li 2017).
+
+    θ_{k+1} = θ_k - α ∘ ∇L_in(θ_k; D_k),  α = exp(a) > 0 of the shape of θ, (θ, a) meta-learned       [eq. 1]
+
+The paper leaves the sign of α free; here α is positive, so that an update too far cannot make a step climb. Any
+gradient-based algorithm learns its step sizes so with `trainable_inner_step_size`; this one always does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mmaml.algorithms.maml import MAML
+from mmaml.config import Config
+from mmaml.policies.distributions import Distribution
+
+
+class MetaSGD(MAML):
+    """MAML with a learned step size for every parameter; they start at `inner_lr`."""
+
+    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
+        learned = replace(config, trainable_inner_step_size=True)
+        super().__init__(learned, observation_size, action_size, actions)
