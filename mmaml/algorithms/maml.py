@@ -244,7 +244,7 @@ class MAML(Algorithm):
     def inner_tangent(
         self, meta: Params, direction: Params, state: TaskState, change: TaskState, rollouts: Sequence[Rollouts]
     ) -> TaskState:
-        """Change of the state after `inner_step`, as the meta-parameters move in `direction` and the state by `change`."""
+        """Change of the state after `inner_step`, as meta-parameters move in `direction` and the state by `change`."""
         rates = self.step_size(meta, len(rollouts) - 1)
         moves = {}
         if isinstance(rates, dict):
