@@ -38,7 +38,7 @@ def dice(log_probs: Tensor, rollouts: Rollouts, decay: float) -> Tensor:
     following = torch.cat([advantages[..., 1:], torch.zeros_like(advantages[..., :1])], -1)
     credits = advantages - decay * following.masked_fill(rollouts.episode_end, 0.0)
     log_ratios = (log_probs - rollouts.flat("log_probs")).view(advantages.shape).unbind(-1)
-    carried = (decay * ~rollouts.episode_start).to(log_probs.dtype).unbind(-1)
+    carried = ((~rollouts.episode_start).to(log_probs.dtype) * decay).unbind(-1)
     exponents = [log_ratios[0]]
     for log_ratio, share in zip(log_ratios[1:], carried[1:], strict=True):
         exponents.append(log_ratio + share * exponents[-1])

@@ -21,7 +21,7 @@ STEP = 1e-5
 VECTOR = torch.tensor([1.3, -0.4, 0.7], dtype=torch.float64)  # of the three tasks, for an algorithm that heeds it
 
 
-def _setting(
+def setting(
     algorithm: str, inner_steps: int, actions: type[Distribution] = Gaussian, **overrides: Any
 ) -> tuple[Any, torch.Tensor, list[Rollouts], dict]:
     sizes = {"hidden_sizes": [5, 4], "cell_size": 4, "inner_lr": 0.05, "num_inner_grad_steps": inner_steps}
@@ -87,7 +87,7 @@ CASES = [
 
 @pytest.mark.parametrize("algorithm, inner_steps, overrides", CASES)
 def test_meta_gradient_agrees_with_finite_differences(algorithm: str, inner_steps: int, overrides: dict) -> None:
-    algo, flat, rollouts, options = _setting(algorithm, inner_steps, **overrides)
+    algo, flat, rollouts, options = setting(algorithm, inner_steps, **overrides)
     result = algo.meta_gradient(flat, rollouts, VECTOR, **options)
     assert 0.1 < result["clip_fraction"].mean() < 0.5
     assert all((result[f"kl_{k}"] > 0.001).all() for k in range(inner_steps))
@@ -102,7 +102,7 @@ def test_meta_gradient_agrees_with_finite_differences(algorithm: str, inner_step
 
 @pytest.mark.parametrize("algorithm", ["promp", "mmaml"])
 def test_adaptation_with_and_without_graph_is_the_same(algorithm: str) -> None:
-    algo, flat, rollouts, _ = _setting(algorithm, 2)
+    algo, flat, rollouts, _ = setting(algorithm, 2)
     results = []
     for create_graph in (True, False):
         meta = algo.spec.per_task(flat, rollouts[0].tasks)
@@ -116,7 +116,7 @@ def test_adaptation_with_and_without_graph_is_the_same(algorithm: str) -> None:
 
 
 def test_padding_is_read_by_nothing() -> None:
-    algo, flat, rollouts, options = _setting("mmaml", 2, collect="episodes")
+    algo, flat, rollouts, options = setting("mmaml", 2, collect="episodes")
     before = algo.meta_gradient(flat, rollouts, VECTOR, **options)
     for collection in rollouts:
         padding = collection.mask == 0
@@ -129,7 +129,7 @@ def test_padding_is_read_by_nothing() -> None:
 
 @pytest.mark.parametrize("algorithm", ["promp", "mmaml"])
 def test_a_block_gives_the_gradients_of_its_tasks_alone(algorithm: str) -> None:
-    algo, flat, rollouts, options = _setting(algorithm, 2)
+    algo, flat, rollouts, options = setting(algorithm, 2)
     single = [
         Rollouts.from_fields({name: v.float() if v.is_floating_point() else v for name, v in c.fields().items()})
         for c in rollouts

@@ -1,0 +1,144 @@
+"""The DiCE loss against its definition, and E-MAML's exploration term."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmaml import losses
+from mmaml.policies.distributions import Gaussian
+from mmaml.rollouts import Rollouts
+from tests.support import sampled, small_config
+from tests.synthetic import ragged_rollouts
+from tests.test_meta_gradient import setting
+
+
+def _shifted(data: Rollouts, shift: torch.Tensor) -> Gaussian:
+    """The sampling distribution with its means moved by shift [A]."""
+    mean, log_std = data.flat_distribution()
+    return Gaussian(mean + shift, log_std)
+
+
+def _loss(data: Rollouts, shift: torch.Tensor, decay: float) -> torch.Tensor:
+    return losses.dice(_shifted(data, shift).log_prob(data.flat("actions")), data, decay)
+
+
+def _episodes(data: Rollouts, task: int) -> list[tuple[int, slice]]:
+    """Lane and steps of each episode."""
+    found = []
+    for lane in range(data.rewards.shape[1]):
+        starts = data.episode_start[task, lane].nonzero().flatten().tolist()
+        ends = data.episode_end[task, lane].nonzero().flatten().tolist()
+        found += [(lane, slice(a, b + 1)) for a, b in zip(starts, ends, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("collect", ["lanes", "episodes"])
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+def test_dice_by_its_definition(collect: str, decay: float) -> None:
+    """Each step's share of the advantages times the product of ratios so far, episode by episode."""
+    data = ragged_rollouts(collect=collect, seed=5)
+    shift = torch.tensor([0.05, -0.1], dtype=torch.float64)
+    ours = _loss(data, shift, decay)
+    log_ratios = _shifted(data, shift).log_prob(data.flat("actions")).view(data.rewards.shape) - data.log_probs
+    for task in range(3):
+        total = 0.0
+        for lane, steps in _episodes(data, task):
+            advantages = data.advantages[task, lane, steps].tolist()
+            exponent = 0.0
+            for t, advantage in enumerate(advantages):
+                exponent = decay * exponent + float(log_ratios[task, lane, steps][t])
+                following = advantages[t + 1] if t + 1 < len(advantages) else 0.0
+                total += np.exp(exponent) * (advantage - decay * following)
+        assert float(ours[task]) == pytest.approx(-total / float(data.mask[task].sum()), rel=1e-12)
+
+
+def _derivatives(loss: Any, order: int) -> list[torch.Tensor]:
+    """Derivatives up to `order` of a function of one number, at 0."""
+    x = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    value, found = loss(x), []
+    for _ in range(order):
+        (value,) = torch.autograd.grad(value, x, create_graph=True)
+        found.append(value.detach())
+    return found
+
+
+def test_the_first_derivative_is_the_policy_gradient_and_the_second_is_not() -> None:
+    data = ragged_rollouts(seed=6)
+    direction = torch.tensor([1.0, -0.5], dtype=torch.float64)
+    weights, advantages = data.flat("weights"), data.flat("advantages")
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        log_probs = _shifted(data, x * direction).log_prob(data.flat("actions"))
+        return losses.policy_gradient(log_probs, advantages, weights).sum()
+
+    for decay in (1.0, 0.95):
+        ours = _derivatives(lambda x, decay=decay: _loss(data, x * direction, decay).sum(), 2)
+        theirs = _derivatives(plain, 2)
+        torch.testing.assert_close(ours[0], theirs[0], rtol=1e-10, atol=1e-12)
+        assert (ours[1] - theirs[1]).abs() > 0.1
+
+
+def test_all_derivatives_are_those_of_the_expected_return() -> None:
+    """Two steps of one action each, paid a_0 a_1 at the second: E = μ² for a ~ N(μ, 1); d/dμ = 2μ, d²/dμ² = 2.
+
+    The log-likelihood form, differentiated twice, does not give 2.
+    """
+    lanes, mu = 200_000, 0.5
+    g = torch.Generator().manual_seed(0)
+    actions = mu + torch.randn(1, lanes, 2, 1, generator=g, dtype=torch.float64)
+    data = ragged_rollouts(tasks=1, lanes=lanes, horizon=2, action_size=1)
+    data.distribution = Gaussian(torch.full_like(actions, mu), torch.zeros(1, 1, 1, 1, dtype=torch.float64))
+    data.actions, data.log_probs = actions, data.distribution.log_prob(actions)
+    paid = actions[..., 0, 0] * actions[..., 1, 0]
+    data.advantages = paid[..., None].expand(1, lanes, 2)
+    data.episode_start = torch.tensor([True, False]).expand(1, lanes, 2)
+    data.episode_end = ~data.episode_start
+    data.weights = torch.full((1, lanes, 2), 1 / lanes, dtype=torch.float64)
+    first, second = _derivatives(lambda x: -_loss(data, x[None], 1.0).sum(), 2)
+    assert float(first) == pytest.approx(2 * mu, abs=0.03)
+    assert float(second) == pytest.approx(2, abs=0.1)
+
+    def log_likelihood(x: torch.Tensor) -> torch.Tensor:
+        log_probs = _shifted(data, x[None]).log_prob(data.flat("actions"))
+        return -losses.policy_gradient(log_probs, data.flat("advantages"), data.flat("weights")).sum()
+
+    assert abs(float(_derivatives(log_likelihood, 2)[1]) - 2) > 1
+
+
+def test_the_exploration_term_raises_the_likelihood_of_samples_that_ended_well() -> None:
+    algo, flat, rollouts, _ = setting("e_maml", 2)
+    vector = torch.tensor([2.0, 0.0, -1.0], dtype=torch.float64)
+
+    def term(credits: torch.Tensor) -> torch.Tensor:
+        meta = algo.spec.per_task(flat, 3)
+        parts = algo.objective(meta, rollouts, credits)
+        gradients = torch.autograd.grad(parts["added_exploration"].sum(), list(meta.values()), materialize_grads=True)
+        return algo.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
+
+    ours, unit = term(vector), term(torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(ours, vector[:, None] * unit)
+    plain = algo.objective(algo.spec.per_task(flat, 3), rollouts, torch.zeros(3, dtype=torch.float64))
+    with_term = algo.objective(algo.spec.per_task(flat, 3), rollouts, vector)
+    torch.testing.assert_close(with_term["loss"], plain["loss"] + with_term["added_exploration"])
+    meta = algo.spec.per_task(flat, 3)  # one inner step: D_0 alone, mean ratio of the starting policy
+    new = algo.distribution(algo.begin(meta, rollouts[0].identity), rollouts[0])
+    ratio = losses.likelihood_ratio(new, rollouts[0])
+    one = setting("e_maml", 1)[0].objective(meta, rollouts[:2], vector)["added_exploration"]
+    torch.testing.assert_close(one, -vector * (ratio * rollouts[0].flat("weights")).sum(1))
+
+
+def test_tasks_are_credited_by_their_place_in_the_meta_batch() -> None:
+    """Whatever chunk or rank a task is evaluated in, its credit is its own."""
+    worker, parameters, statistics = sampled(small_config("e_maml", meta_batch_size=4))
+    assert worker.block is not None
+    credits = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    whole = worker.block.evaluate("meta_loss", parameters, credits)["added_exploration"]
+    np.testing.assert_allclose(whole, -credits.numpy(), rtol=1e-4)  # every ratio is 1
+    some = worker.block.evaluate("meta_loss", parameters, credits, [3, 1])["added_exploration"]
+    np.testing.assert_array_equal(some, whole[[3, 1]])
+    returns = worker.block.evaluate("returns", parameters)["return"]
+    np.testing.assert_allclose(returns, statistics["return"])
