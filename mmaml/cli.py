@@ -6,18 +6,23 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmaml import checkpoint, launch
 from mmaml.config import (
+    FIELDS,
+    FLAG,
     Config,
     ConfigError,
+    Kind,
     build_config,
     frozen_differences,
     idle_keys,
+    integer,
     parse_object,
     read_config_file,
 )
@@ -25,28 +30,60 @@ from mmaml.logging import PARAMS, read_params
 from mmaml.usage import Parser, UsageError, one_line_errors
 
 PATHS = ("dump_path", "restore_path", "te_save_path")
+Values = Mapping[str, Any]
 
 
-def run(algorithm: str, argv: list[str] | None = None) -> int:
+@dataclass(frozen=True)
+class Flag:
+    """A flag that sets a key of the configuration.
+
+    kind: of its value; None: that of the key. settings: from the value, and the keys and values so far, to those that
+    it sets; None: the value is the key's. text: what --help says of it, "" for what the configuration says of the key.
+    """
+
+    key: str
+    kind: Kind | None = None
+    settings: Callable[[Any, Values], Values] | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a run script has of its own.
+
+    flags: by name, such as "--fast-lr". synonyms: further names of flags that every script has. config_file: where a
+    new run starts unless --config_file is given. epilog: the end of --help.
+    """
+
+    flags: Mapping[str, Flag] = field(default_factory=dict)
+    synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    config_file: Path | None = None
+    epilog: str = ""
+
+
+PLAIN = Script()
+
+
+def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN) -> int:
     """Meta-train by the command line, on all cores unless told otherwise; the exit code.
 
     algorithm: what trains unless the configuration names one. argv: the arguments, by default the process's.
-    What the user can put right is one line on stderr and exit code 2, before any rank works and with
-    nothing written.
+    script: what the run script adds. What the user can put right is one line on stderr and exit code 2, before any
+    rank works and with nothing written.
     """
     try:
-        return one_line_errors(partial(_run, algorithm))(argv)
+        return one_line_errors(partial(_run, algorithm, script))(argv)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
 
 
-def _run(algorithm: str, argv: list[str] | None) -> int:
+def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    options = parse(arguments)
+    options = parse(arguments, script)
     launched = launch.announced_ranks() is not None
     if not launched:
-        config, _ = resolve(options, algorithm)
+        config, _ = resolve(options, algorithm, script)
         count = rank_count(config, options.ranks)
         if count > 1:
             launch.relaunch(count, sys.argv[0], arguments)
@@ -60,8 +97,8 @@ def _run(algorithm: str, argv: list[str] | None) -> int:
     with ranks:
 
         def settle() -> Config:
-            config, given = resolve(options, algorithm)
-            check_given_ranks(config, options.ranks, ranks.size)
+            config, given = resolve(options, algorithm, script)
+            check_given_ranks(config, options.ranks, ranks.size, options.ranks_flag)
             if idle := idle_keys(config, given, algorithm_class(config.algorithm).default_update):
                 print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
             return config
@@ -75,42 +112,85 @@ def _run(algorithm: str, argv: list[str] | None) -> int:
     return 0
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str], script: Script = PLAIN) -> argparse.Namespace:
     """The command line; raises UsageError."""
     parser = Parser(
         description="Meta-train. Without mpirun, starts itself under mpirun with one rank per physical core.",
-        epilog="Every key of the configuration: docs/configuration.md",
+        epilog=f"{script.epilog} Every key of the configuration: docs/configuration.md".strip(),
     )
-    parser.add_argument("--config_file", metavar="FILE", help="JSON file of the run's configuration")
-    parser.add_argument("--dump_path", metavar="DIR", help="new directory of the run (default: in data/<script>)")
-    parser.add_argument("--restore_path", metavar="PATH", help="run directory or checkpoint to continue from")
-    parser.add_argument(
+
+    def add(name: str, **options: Any) -> str:
+        """Every name of a flag that is added, as argparse's own messages have them."""
+        return "/".join(parser.add_argument(name, *script.synonyms.get(name, ()), **options).option_strings)
+
+    start = "" if script.config_file is None else f" (default of a new run: configs/{script.config_file.name})"
+    add("--config_file", metavar="FILE", help=f"JSON file of the run's configuration{start}")
+    add("--dump_path", metavar="DIR", help="new directory of the run (default: in data/<script>)")
+    add("--restore_path", metavar="PATH", help="run directory or checkpoint to continue from")
+    add(
         "--overrides",
         metavar="JSON",
         nargs="+",  # words, where a shell has taken the object apart at its spaces
         default=["{}"],
         help="a JSON object, whose keys and values win over the file's",
     )
-    parser.add_argument("--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end")
-    parser.add_argument("--log_grad_norm", action="store_true", help="log the norm of the meta-gradient")
-    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (default: one per physical core)")
-    options = parser.parse_args(argv)
-    if options.ranks is not None and options.ranks < 1:
-        raise UsageError(f"--ranks: expected a whole number ≥ 1, got {options.ranks}")
-    return options
+    add("--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end")
+    add("--log_grad_norm", action="store_true", help="log the norm of the meta-gradient")
+    ranks = add("--ranks", type=_count, metavar="N", help="ranks to start (default: one per physical core)")
+    for name, flag in script.flags.items():
+        text = f"{flag.key}: {flag.text or FIELDS[flag.key].metadata['text']}".replace("%", "%%")
+        if _kind(flag) is FLAG:
+            parser.add_argument(name, action="store_true", default=None, help=text)
+        else:
+            parser.add_argument(name, type=partial(_value, _kind(flag)), metavar="X", help=text)
+    parser.set_defaults(ranks_flag=ranks)
+    return parser.parse_args(argv)
 
 
-def resolve(options: argparse.Namespace, algorithm: str) -> tuple[Config, dict[str, Any]]:
+def _kind(flag: Flag) -> Kind:
+    return flag.kind or FIELDS[flag.key].metadata["kind"]
+
+
+def _count(text: str) -> int:
+    return _value(integer(1), text)
+
+
+def _value(kind: Kind, text: str) -> Any:
+    """What a flag is given, as text or as a number, whichever the kind takes."""
+    for convert in (str, int, float):
+        try:
+            value = convert(text)
+        except ValueError:
+            continue
+        if kind.accepts(value):
+            return value
+    raise argparse.ArgumentTypeError(f"expected {kind.expected}, got {text or 'nothing'}")
+
+
+def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN) -> tuple[Config, dict[str, Any]]:
     """The configuration of the run, and the keys and values that were given for it.
 
-    Defaults, or the configuration of the run that is continued; then the file, --overrides, the flags.
-    Reads, but writes nothing. Raises ConfigError or CheckpointError.
+    Defaults, or the configuration of the run that is continued; then the file, the script's flags, --overrides, the
+    flags of every script. Reads, but writes nothing. Raises ConfigError, CheckpointError, or UsageError for a flag and
+    an override of one key.
     """
-    values = {} if options.config_file is None else read_config_file(Path(options.config_file))
-    values |= parse_object(" ".join(options.overrides), "overrides")
-    values |= {name: getattr(options, name) for name in PATHS if getattr(options, name) is not None}
+    overrides = parse_object(" ".join(options.overrides), "overrides")
+    overrides |= {name: getattr(options, name) for name in PATHS if getattr(options, name) is not None}
     if options.log_grad_norm:
-        values["log_grad_norm"] = True
+        overrides["log_grad_norm"] = True
+
+    file = options.config_file
+    if file is None and overrides.get("restore_path") is None:
+        file = script.config_file
+    values = {} if file is None else read_config_file(Path(file))
+    for name, flag in script.flags.items():
+        value = getattr(options, name.lstrip("-").replace("-", "_"))
+        if value is None:
+            continue
+        if flag.key in overrides:
+            raise UsageError(f"{name}: sets {flag.key}, which --overrides sets too; keep one of them")
+        values |= {flag.key: value} if flag.settings is None else flag.settings(value, values)
+    values |= overrides
 
     config = build_config({"algorithm": algorithm} | values)
     if config.restore_path is not None:
@@ -195,14 +275,14 @@ def rank_count(config: Config, given: int | None) -> int:
     return given or min(launch.physical_cores(), config.meta_batch_size + idle_master)
 
 
-def check_given_ranks(config: Config, given: int | None, connected: int | None) -> None:
-    """Raise ConfigError if --ranks, "parallel" and the ranks that mpirun started do not fit together.
+def check_given_ranks(config: Config, given: int | None, connected: int | None, flag: str = "--ranks") -> None:
+    """Raise ConfigError if the ranks given, "parallel" and the ranks that mpirun started do not fit together.
 
-    connected: those started already, None before.
+    connected: those started already, None before. flag: what `given` was given by.
     """
     wanted = max(given or 1, connected or 1)
     if wanted > 1 and not config.parallel:
         raise ConfigError(f'parallel: expected true with {wanted} ranks, got false; start one, or set "parallel": true')
     if connected is not None and given is not None and given != connected:
-        raise ConfigError(f"--ranks: expected the {connected} ranks that mpirun started, got {given}; leave it out")
+        raise ConfigError(f"{flag}: expected the {connected} ranks that mpirun started, got {given}; leave it out")
     launch.check_rank_count(wanted, config)

@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ python run_scripts/mumo_run_point_mass.py --config_file configs/point_env_moment
 python run_scripts/pro-mp_run_point_mass.py --config_file configs/point_env_momentum_dense.json
 mpirun -n 2 python run_scripts/mumo_run_point_mass.py --config_file configs/point_env_momentum_dense.json \
 --dump_path out/run1 --overrides '{"n_itr": 5}'
+"""
+MAML_RUN = """\
+python run_scripts/maml_run.py --env-name 2DNavigation-v0 --num-workers 2 --fast-lr 0.1 --max-kl 0.01 \
+--fast-batch-size 20 --meta-batch-size 40 --num-layers 2 --hidden-size 100 --num-batches 500 --gamma 0.99 --tau 1.0 \
+--cg-damping 1e-5 --ls-max-steps 15
 """
 
 
@@ -129,7 +135,7 @@ def _parser(script: str) -> Callable[[list[str]], Any]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.parse
+    return module.parse if hasattr(module, "parse") else partial(cli.parse, script=module.SCRIPT)
 
 
 def test_the_command_lines_are_accepted() -> None:
@@ -147,6 +153,7 @@ def test_the_command_lines_are_accepted() -> None:
 
 def test_the_command_lines_that_others_use_stand_verbatim() -> None:
     assert "\n" + VERBATIM in README
+    assert "\n" + MAML_RUN in README
 
 
 def test_make_targets_and_variables_exist() -> None:
