@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -37,6 +38,28 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
             return 2
 
     return guarded
+
+
+def add_inner_lr(parser: argparse.ArgumentParser) -> None:
+    """The flag --inner_lr of scripts that adapt a trained policy: None, or a list of step sizes."""
+    parser.add_argument(
+        "--inner_lr",
+        type=_rate,
+        nargs="+",
+        metavar="R",
+        help="step size of the first, the second, … inner step, the last of all later (default: as in training); where "
+        "step sizes are learned, only the ratios to the first count",
+    )
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number > 0, got '{text}'")
+    return rate
 
 
 def labelled(name: str, text: str) -> tuple[str, str]:

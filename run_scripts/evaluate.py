@@ -2,6 +2,7 @@
 
     python run_scripts/evaluate.py --restore_path data/run1
     mpirun -n 4 python run_scripts/evaluate.py --restore_path data/run1 --num_tasks 400 --num_adapt_steps 5
+    python run_scripts/evaluate.py --restore_path data/run1 --num_adapt_steps 3 --inner_lr 0.1 0.05
 
 Prints a table and writes it, with every task's returns, as JSON into the run's directory.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.usage import Parser, UsageError, one_line_errors
+from mmaml.usage import Parser, UsageError, add_inner_lr, one_line_errors
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -32,6 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_tasks", type=int, default=100, metavar="M", help="held-out tasks (default: 100)")
     parser.add_argument("--rollouts_per_task", type=int, metavar="N", help="per collection (default: as in training)")
     parser.add_argument("--num_adapt_steps", type=int, metavar="K", help="inner steps (default: as in training)")
+    add_inner_lr(parser)
     parser.add_argument("--split", choices=("test", "ood"), default="test", help="which held-out tasks (default: test)")
     parser.add_argument("--seed", type=int, help="of tasks and randomness (default: the run's)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: evaluation.json in the run's directory")
@@ -67,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             config,
             seed=config.seed if arguments.seed is None else arguments.seed,
             rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
+            inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
         )
         steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
         worker = Worker(config)
@@ -85,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         "rollouts_per_task": config.rollouts_per_meta_task,
         "max_path_length": config.max_path_length,
         "num_adapt_steps": steps,
+        "inner_lr": config.inner_lr,
     }
     report(about, summary, table(summary), arguments.output)
     return 0

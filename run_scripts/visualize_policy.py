@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.usage import Parser, UsageError, one_line_errors
+from mmaml.usage import Parser, UsageError, add_inner_lr, one_line_errors
 
 if TYPE_CHECKING:
     from mmaml.bodies import Artist
@@ -37,6 +37,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--num_adapt_steps", type=int, metavar="K", help="inner steps (default: as in training)")
     parser.add_argument("--rollouts_per_task", type=int, metavar="N", help="to adapt on (default: as in training)")
+    add_inner_lr(parser)
     parser.add_argument("--split", choices=("test", "ood"), default="test", help="which held-out tasks (default: test)")
     parser.add_argument("--seed", type=int, help="of tasks and randomness (default: the run's)")
     parser.add_argument(
@@ -72,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         config,
         seed=config.seed if arguments.seed is None else arguments.seed,
         rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
+        inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
     )
     panels = make_panels(config, state, arguments)
     title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"

@@ -75,7 +75,8 @@ def evaluate(tmp_path: Path, run: Path) -> Callable[..., dict[str, Any]]:
 
     def call(**arguments: Any) -> dict[str, Any]:
         given = {"restore_path": run, "num_tasks": 7, "output": tmp_path / "result.json", **arguments}
-        assert main([text for name, value in given.items() for text in (f"--{name}", str(value))]) == 0
+        words = [(f"--{name}", *map(str, v if isinstance(v, tuple) else (v,))) for name, v in given.items()]
+        assert main([word for group in words for word in group]) == 0
         return json.loads((tmp_path / "result.json").read_text())
 
     return call
@@ -176,6 +177,23 @@ def test_other_rollouts_and_steps_than_in_training(evaluate: Callable[..., Any])
     assert np.isfinite(_returns(result)).all()
 
 
+def test_other_step_sizes_than_in_training(run: Path, evaluate: Callable[..., Any]) -> None:
+    usual = evaluate(num_adapt_steps=2)
+    assert usual["inner_lr"] == evaluation.restore(run)[0].inner_lr
+    assert evaluate(num_adapt_steps=2, inner_lr=usual["inner_lr"])["tasks"] == usual["tasks"]
+    halved = evaluate(num_adapt_steps=2, inner_lr=(usual["inner_lr"], usual["inner_lr"] / 2))
+    assert halved["inner_lr"] == [usual["inner_lr"], usual["inner_lr"] / 2]
+    np.testing.assert_array_equal(_returns(halved)[:, :2], _returns(usual)[:, :2])
+    assert (_returns(halved)[:, 2] != _returns(usual)[:, 2]).any()
+
+
+def test_of_learned_step_sizes_only_ratios_can_be_changed(tmp_path: Path, evaluate: Callable[..., Any]) -> None:
+    learned = _train(tmp_path / "learned", algorithm="meta_sgd")
+    usual = evaluate(restore_path=learned, num_adapt_steps=2)
+    other, ratio = (evaluate(restore_path=learned, num_adapt_steps=2, inner_lr=rates) for rates in (7, (7, 3.5)))
+    assert other["tasks"] == usual["tasks"] != ratio["tasks"]
+
+
 def test_more_steps_and_tasks_leave_earlier_numbers_as_they_are(evaluate: Callable[..., Any]) -> None:
     usual, longer = _returns(evaluate(num_adapt_steps=1)), _returns(evaluate(num_adapt_steps=3))
     np.testing.assert_array_equal(longer[:, :2], usual)
@@ -265,6 +283,11 @@ def test_processes_of_an_unknown_launcher_are_refused(
         ),
         (["--restore_path", "{run}", "--rollouts_per_task", "0"], "--rollouts_per_task"),
         (["--restore_path", "{run}", "--split", "ood"], "--split: 'MetaPointEnvMomentumModes' has"),
+        (["--restore_path", "{run}", "--inner_lr", "0.1", "0"], "--inner_lr: expected a number > 0, got '0'"),
+        (["--restore_path", "{run}", "--inner_lr", "-1"], "--inner_lr: expected a number > 0, got '-1'"),
+        (["--restore_path", "{run}", "--inner_lr", "nan"], "--inner_lr: expected a number > 0, got 'nan'"),
+        (["--restore_path", "{run}", "--inner_lr", "fast"], "--inner_lr: expected a number > 0, got 'fast'"),
+        (["--restore_path", "{run}", "--inner_lr"], "--inner_lr"),
         (["--restore_path", "{run}", "--steps", "3"], "--steps"),
     ],
 )

@@ -86,6 +86,19 @@ def test_a_point_mass_and_other_settings(
         assert image.info["duration"] == 100 and image.info["loop"] == 0
 
 
+def test_other_step_sizes_change_what_follows_the_first_step(
+    point: Path, tmp_path: Path, visualize: Callable[..., int]
+) -> None:
+    given = ("--restore_path", point, "--width", 100, "--every", 7, "--num_adapt_steps", 2)
+    ends = []
+    for name, rates in (("usual", ()), ("other", ("--inner_lr", 0.1, 5))):  # 0.1: the run's own
+        assert visualize(*given, *rates, "--output", tmp_path / name) == 0
+        ends.append(_gif(tmp_path / name / "policy.gif")[-1].astype(int))
+    differs = np.abs(ends[0] - ends[1]).sum(axis=(0, 2)) > 100
+    last_panels = video.LEFT + 2 * (100 + video.GAP)
+    assert differs[last_panels:].any() and not differs[:last_panels].any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -97,6 +110,7 @@ def test_a_point_mass_and_other_settings(
             ["--restore_path", "{run}", "--num_adapt_steps", "-1"],
             "--num_adapt_steps: expected an integer of at least 0",
         ),
+        (["--restore_path", "{run}", "--inner_lr", "0"], "--inner_lr: expected a number > 0, got '0'"),
         (["--restore_path", "{run}", "--renderer", "opengl"], "--renderer"),
         (["--restore_path", "{run}", "--renderer", "mujoco"], "install libosmesa6, or say --renderer drawing"),
         (["--restore_path", "{run}", "--output", "{run}/params.json"], "--output: expected a directory, got the file"),
