@@ -94,6 +94,41 @@ def test_modulation_beats_the_best_that_is_possible_without(seed: int, tmp_path:
     assert mmaml > bound + 1 + noise
 
 
+EITHER_SIDE: dict[str, Any] = {
+    "env": "tests.probes:TargetAction",
+    "env_kwargs": {"modes": 2, "target": TARGET},
+    "meta_batch_size": 8,
+    "n_itr": 25,
+    "inner_lr": 0.3,
+    "learning_rate": 0.03,
+    "max_kl": 0.03,
+    "cg_damping": 0.1,  # the observation never changes: most directions of the parameters change nothing
+    "cg_iters": 5,
+} | LEARN
+
+
+@pytest.mark.parametrize(
+    "algorithm, overrides",
+    [
+        ("maml", {}),
+        ("maml", {"meta_update": "vpg"}),
+        ("maml", {"meta_update": "ppo", "learning_rate": 0.01}),
+        ("maml", {"first_order": True}),
+        ("e_maml", {}),
+        ("dice", {}),
+        ("meta_sgd", {}),
+        ("promp", {"learning_rate": 0.01, "trainable_inner_step_size": True}),
+    ],
+)
+def test_adaptation_finds_what_no_single_policy_can(algorithm: str, overrides: dict, tmp_path: Path) -> None:
+    """The tasks pay for acting 1 or -1: the best single policy acts 0, always, for a return of -1 a step."""
+    run(small_config(algorithm, dump_path=str(tmp_path / "run"), **EITHER_SIDE | overrides))
+    rows = progress(tmp_path / "run")[-5:]
+    returns = [np.mean([float(row[f"Step_{step}-AverageReturn"]) for row in rows]) for step in (0, 1)]
+    assert returns[0] < -STEPS * TARGET**2
+    assert returns[1] > -0.8 * STEPS * TARGET**2
+
+
 def test_more_working_ranks_than_tasks_is_refused(tmp_path: Path) -> None:
     config = small_config(dump_path=str(tmp_path / "run"))
     with connect(parallel=False) as ranks:
