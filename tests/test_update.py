@@ -12,6 +12,8 @@ from mmaml.algorithms.promp import ProMP
 from mmaml.config import load_config
 from mmaml.meta_updates import Proximal, adapted_coefficient
 from mmaml.policies.distributions import Gaussian
+from tests.test_fisher import as_if_sampled
+from tests.test_meta_gradient import setting
 
 TASKS = 6
 TARGET = 0.02
@@ -159,3 +161,34 @@ def test_the_row_holds_the_losses_before_and_after() -> None:
 )
 def test_a_coefficient_halves_below_and_doubles_above_one_and_a_half_times_the_target(kl: float, factor: float) -> None:
     assert adapted_coefficient(0.6, kl, 0.02) == pytest.approx(0.6 * factor, rel=1e-12)
+
+
+def test_a_policy_gradient_update_is_one_step_on_the_plain_objective() -> None:
+    algo = _algorithm(meta_update="vpg", learning_rate_anneal=0.5)
+    evaluate = FakeEvaluate(np.tile(_signs(algo), (TASKS, 1)), (RIGHT, RIGHT), RIGHT)
+    parameters, row = algo.update(torch.zeros(algo.spec.total), evaluate, 2)
+    assert [(function, options) for function, _, _, options in evaluate.calls] == [
+        ("meta_gradient", {}),
+        ("meta_loss", {}),
+    ]
+    torch.testing.assert_close(parameters, -0.01 * 0.25 * torch.from_numpy(np.sign(_signs(algo))), rtol=1e-4, atol=0)
+    assert {"LossBefore", "LossAfter", "KLInner", "KLOuter"} == set(row)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "dice", "e_maml"])
+def test_its_gradient_is_the_policy_gradient_through_the_inner_step(algorithm: str) -> None:
+    """At the sampling parameters, that of -mean log π Â in place of -mean r Â."""
+    algo, flat, rollouts, _ = setting(algorithm, 2)
+    as_if_sampled(algo, flat, rollouts)
+    zero = torch.zeros(3, dtype=torch.float64)
+    ours = algo.meta_gradient(flat, rollouts, zero)["gradient"]
+    meta = algo.spec.per_task(flat, 3)
+    state = algo.begin(meta, rollouts[0].identity)
+    for k in range(2):
+        state, _ = algo.inner_step(meta, state, rollouts[: k + 1], create_graph=True)
+    last = rollouts[-1]
+    log_probs = algo.distribution(state, last).log_prob(last.flat("actions"))
+    loss = -(log_probs * last.flat("advantages") * last.flat("weights")).sum()
+    gradients = torch.autograd.grad(loss, list(meta.values()))
+    expected = algo.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)

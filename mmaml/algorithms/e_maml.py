@@ -1,6 +1,6 @@
 """E-MAML: MAML that is credited for what its first samples made possible (Stadie et al. 2018).
 
-    ∇J = ∇J_MAML - mean over tasks of  R_i · mean over k < K of mean_t[ ∇ log π_θ_k(a|s) ] on D_k       [eq. 6]
+    ∇J = ∇J_MAML - mean over tasks of  R_i · mean over k < K of mean_t[ ∇ log π_θ_k(a|s) ] on D_k
 
 R_i: return after the last inner step, less its mean over the tasks of the meta-batch, over its standard deviation.
 MAML's own gradient, with the log-likelihood in the inner loss, takes D_0 … D_{K-1} as given; this term raises the
