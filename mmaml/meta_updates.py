@@ -179,7 +179,16 @@ class TrustRegion(MetaUpdate):
     g = ∇J, F the Fisher matrix of the adapted policies in θ (`MAML.fisher_product`) plus `cg_damping`, δ = `max_kl`,
     β = `ls_backtrack_ratio`; j is the first of 0 … `ls_max_steps` - 1 at which J has fallen and the mean of
     KL(π_old,K ‖ π_θ_K) is at most δ. Where there is none, θ stays.
+
+    A value function and its step sizes, on which no policy depends, are a block of their own: F couples it to no
+    other, and its part of s is scaled to the same δ by itself (Schulman et al. 2016, §5).
     """
+
+    def __init__(self, config: Config, spec: ParamSpec) -> None:
+        super().__init__(config, spec)
+        of_values = {name: torch.full(shape, int(".value." in f".{name}")) for name, shape in spec.shapes.items()}
+        blocks = spec.flatten(of_values)
+        self.blocks = blocks if blocks.any() else None
 
     def __call__(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, Row]:
         config = self.config
@@ -190,11 +199,12 @@ class TrustRegion(MetaUpdate):
             product = evaluate("fisher_product", parameters, vector=vector.float())["product"].mean(0)
             return torch.from_numpy(product).double() + config.cg_damping * vector
 
-        natural, product = conjugate_gradients(fisher, gradient.double(), config.cg_iters)
-        curvature = float(natural @ product)
-        longest = natural * (2 * config.max_kl / curvature) ** 0.5 if curvature > 0 else torch.zeros_like(natural)
+        natural, product = conjugate_gradients(fisher, gradient.double(), config.cg_iters, self.blocks)
+        curvature = dot_of_blocks(natural, product, self.blocks)
+        scale = torch.where(curvature > 0, (2 * config.max_kl / curvature).sqrt(), 0.0)
+        longest = natural * of_block(scale, self.blocks)
         best, after, fraction = parameters, at_start, 0.0
-        for j in range(config.ls_max_steps if curvature > 0 else 0):
+        for j in range(config.ls_max_steps if longest.any() else 0):
             candidate = parameters - (config.ls_backtrack_ratio**j * longest).float()
             result = evaluate("meta_loss", candidate)
             # A comparison with NaN is false, so that what is not finite is refused too.
@@ -205,24 +215,40 @@ class TrustRegion(MetaUpdate):
         return best, row | {"LineSearchStep": fraction}
 
 
-def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], target: Tensor, iterations: int, blocks: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """x with A x ≈ b, for a positive definite A known by its products (Hestenes & Stiefel 1952), and A x.
 
-    target: b [P], float64.
+    target: b [P], float64. blocks [P]: the diagonal block of A in which each entry is, from 0 on; then every product
+    serves one iteration of each block, as if it were solved alone. One block when None.
     """
     x = torch.zeros_like(target)
     residual, direction = target.clone(), target.clone()
-    squared = residual @ residual
+    squared = dot_of_blocks(residual, residual, blocks)
     for _ in range(iterations):
-        if squared < SMALLEST_RESIDUAL:
+        unsolved = squared >= SMALLEST_RESIDUAL
+        if not unsolved.any():
             break
         moved = product(direction)
-        length = squared / (direction @ moved)
+        length = of_block(torch.where(unsolved, squared / dot_of_blocks(direction, moved, blocks), 0.0), blocks)
         x += length * direction
         residual -= length * moved
-        last, squared = squared, residual @ residual
-        direction = residual + squared / last * direction
+        last, squared = squared, dot_of_blocks(residual, residual, blocks)
+        direction = residual + of_block(torch.where(unsolved, squared / last, 0.0), blocks) * direction
     return x, target - residual
+
+
+def dot_of_blocks(a: Tensor, b: Tensor, blocks: Tensor | None) -> Tensor:
+    """aᵀ b of the entries [P] of each block: [B], B = 1 when blocks is None."""
+    if blocks is None:
+        return (a @ b)[None]
+    return torch.stack([a[blocks == block] @ b[blocks == block] for block in range(int(blocks.max()) + 1)])
+
+
+def of_block(values: Tensor, blocks: Tensor | None) -> Tensor:
+    """The value [B] of the block in which each entry is: [P], or a number when blocks is None."""
+    return values[0] if blocks is None else values[blocks]
 
 
 def adapted_coefficient(eta: float, kl: float, target: float) -> float:

@@ -28,6 +28,41 @@ def test_conjugate_gradients_solve_a_system_in_as_many_steps_as_it_has_rows(size
     torch.testing.assert_close(product, matrix @ x, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("iterations", [3, 20])
+def test_blocks_are_solved_as_if_each_were_alone(iterations: int) -> None:
+    """Also where one is solved long before the other."""
+    g = torch.Generator().manual_seed(0)
+    blocks = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 0, 0])
+    matrix, b = torch.zeros(10, 10, dtype=torch.float64), torch.randn(10, generator=g, dtype=torch.float64)
+    alone = {}
+    for block, stiffness in ((0, 1.0), (1, 1e5)):
+        inside = blocks == block
+        root = torch.randn(int(inside.sum()), int(inside.sum()), generator=g, dtype=torch.float64)
+        own = stiffness * (root @ root.T * block + torch.eye(len(root), dtype=torch.float64))
+        matrix[inside.outer(inside)] = own.flatten()
+        alone[block] = conjugate_gradients(lambda v, own=own: own @ v, stiffness * b[inside], iterations)
+    target = torch.where(blocks == 1, 1e5, 1.0) * b
+    together = conjugate_gradients(lambda v: matrix @ v, target, iterations, blocks)
+    for block, expected in alone.items():
+        for ours, theirs in zip(together, expected, strict=True):
+            torch.testing.assert_close(ours[blocks == block], theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_the_step_of_a_value_function_is_as_long_as_if_it_were_alone() -> None:
+    gradient, fisher = _problem()
+    blocks = torch.tensor([0, 0, 0, 0, 1, 1])
+    fisher[:4, 4:] = fisher[4:, :4] = 0
+    gradient[4:] *= 1e3
+    algo = MAML(load_config(None, {"hidden_sizes": [3], "cg_damping": 0.0, "max_kl": 0.02}, "maml"), 1, 1, Gaussian)
+    algo.meta_update.blocks = blocks  # type: ignore[attr-defined]
+    step, row = algo.update(torch.zeros(6), Quadratic(gradient, fisher, kl_factor=0.4), 0)
+    assert row["LineSearchStep"] == 1.0
+    for part in (slice(0, 4), slice(4, 6)):
+        natural = np.linalg.solve(fisher[part, part], gradient[part])
+        expected = -natural * np.sqrt(2 * 0.02 / (natural @ fisher[part, part] @ natural))
+        np.testing.assert_allclose(step[part].numpy(), expected, rtol=1e-3)
+
+
 def test_conjugate_gradients_of_nothing_are_nothing() -> None:
     x, product = conjugate_gradients(lambda v: v, torch.zeros(4, dtype=torch.float64), 10)
     assert not x.any() and not product.any()

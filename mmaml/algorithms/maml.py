@@ -233,13 +233,17 @@ class MAML(Algorithm):
             state, _ = self.inner_step(meta, state, rollouts[: k + 1], create_graph=True)
         values, moves = state.params | state.shared, change.params | change.shared
         leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-        new = self.distribution(_with_values(state, leaves), last)
-        kl = losses.mean_kl(new, last, old=type(new)(*(value.detach() for value in new)))
-        slopes = torch.autograd.grad(kl.sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
+        distance = self.divergence(_with_values(state, leaves), last)
+        slopes = torch.autograd.grad(distance.sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
         product = directional(dict(zip(leaves, slopes, strict=True)), moves, leaves)
         pulled_back = sum((product[name] * values[name]).sum() for name in values)
         gradients = torch.autograd.grad(pulled_back, list(meta.values()), materialize_grads=True)  # type: ignore[arg-type]
         return {"product": self.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))}
+
+    def divergence(self, state: TaskState, data: Rollouts) -> Tensor:
+        """What a trust region bounds, as a function that is 0 at the state: KL(π, held ‖ π of the state), [M]."""
+        new = self.distribution(state, data)
+        return losses.mean_kl(new, data, old=type(new)(*(value.detach() for value in new)))
 
     def inner_tangent(
         self, meta: Params, direction: Params, state: TaskState, change: TaskState, rollouts: Sequence[Rollouts]
