@@ -107,14 +107,16 @@ def _key(
     only: tuple[str, ...] = (),
     updates: tuple[str, ...] = (),
     resumable: bool = False,
+    without: tuple[str, ...] = (),
 ) -> Any:
     """A field.
 
     only, updates: the algorithms and the meta-updates under which alone it has an effect; under all when empty.
+    without: algorithms under which it has none.
     resumable: may change when a run continues.
     """
-    metadata = {"group": group, "kind": kind, "text": text, "only": only, "updates": updates, "resumable": resumable}
-    return field(default=default, metadata=metadata)
+    metadata = {"group": group, "kind": kind, "text": text, "resumable": resumable}
+    return field(default=default, metadata=metadata | {"only": only, "updates": updates, "without": without})
 
 
 LEGACY = "legacy"
@@ -140,6 +142,7 @@ class Config:
             "text": "arguments of the family's constructor, such as centers, noise, reward_type",
             "only": (),
             "updates": (),
+            "without": (),
             "resumable": False,
         },
     )
@@ -180,7 +183,13 @@ class Config:
         resumable=True,
     )
 
-    baseline: str = _key("Advantages", "LinearFeatureBaseline", choice(*BASELINES), "value baseline, fitted per task")
+    baseline: str = _key(
+        "Advantages",
+        "LinearFeatureBaseline",
+        choice(*BASELINES),
+        "value baseline, fitted per task",
+        without=("rllib_maml",),
+    )
     discount: float = _key("Advantages", 0.99, number(0, 1), "γ")
     gae_lambda: float = _key("Advantages", 1.0, number(0, 1), "λ of generalised advantage estimation")
     normalize_adv: bool = _key("Advantages", True, FLAG, "advantages to mean 0, standard deviation 1 per task")
@@ -493,6 +502,7 @@ def idle_keys(config: Config, given: Mapping[str, Any], default_update: str) -> 
     for name in given:
         metadata = FIELDS[name].metadata
         elsewhere = metadata["only"] and config.algorithm not in metadata["only"]
+        elsewhere = elsewhere or config.algorithm in metadata["without"]
         other_update = metadata["updates"] and default_update and update not in metadata["updates"]
         if metadata["group"] == LEGACY or elsewhere or other_update:
             idle.append(name)

@@ -25,7 +25,7 @@ def policy_gradient(log_probs: Tensor, advantages: Tensor, weights: Tensor) -> T
 
 
 def dice(log_probs: Tensor, rollouts: Rollouts, decay: float) -> Tensor:
-    """L = -mean_t[ □_t δ_t ], □_t = exp(Σ_{s ≤ t} decay^(t-s) (log π_s - log π_old,s)) (Foerster et al. 2018, eq. 7).
+    """L = -mean_t[ □_t δ_t ], □_t = exp(Σ_{s ≤ t} decay^(t-s) (log π_s - log π_old,s)) (Foerster et al. 2018).
 
     The sum is over the episode so far. DiCE's □ stops the gradient of its own exponent where this subtracts that of the
     policy that sampled: the same value, 1, and the same derivatives of every order at the sampling parameters, and
@@ -70,3 +70,13 @@ def mean_kl(new: Distribution, rollouts: Rollouts, old: Distribution | None = No
     """mean_t KL(π_old(.|s_t) ‖ π_new(.|s_t)), π_old the distribution that sampled, unless another is given."""
     old = rollouts.flat_distribution() if old is None else old
     return weighted_sum(old.kl(new), rollouts.flat("weights"))  # type: ignore[arg-type]
+
+
+def value_error(values: Tensor, rollouts: Rollouts) -> Tensor:
+    """mean_t[ (V - V^target)² ] (Schulman et al. 2017, eq. 9, L^VF). values: V, [M, n]."""
+    return weighted_sum((values - rollouts.flat("value_targets")).square(), rollouts.flat("weights"))
+
+
+def mean_entropy(new: Distribution, rollouts: Rollouts) -> Tensor:
+    """mean_t[ H(π_new(.|s_t)) ] (Schulman et al. 2017, eq. 9, S)."""
+    return weighted_sum(new.entropy(), rollouts.flat("weights"))

@@ -67,7 +67,9 @@ def row(field: dataclasses.Field) -> str:
     default = field.default if field.default is not dataclasses.MISSING else {}
     text = field.metadata["text"]
     if field.metadata["only"]:
-        text += f" ({field.metadata['only']} only)"
+        text += f" ({', '.join(field.metadata['only'])} only)"
+    if field.metadata["without"]:
+        text += f" (not {', '.join(field.metadata['without'])})"
     name = f"`{field.name}`" + (" ↻" if field.metadata["resumable"] else "")
     return f"| {name} | {kind.expected} | `{json.dumps(default)}` | {text} |"
 

@@ -82,6 +82,10 @@ CASES = [
     ("dice", 1, {"discount": 1.0}),
     ("dice", 2, {"collect": "episodes", "gae_lambda": 0.9}),
     ("meta_sgd", 2, {"collect": "episodes"}),
+    ("rllib_maml", 1, {"vf_loss_coeff": 0.2, "entropy_coeff": 0.1}),
+    ("rllib_maml", 2, {"collect": "episodes", "entropy_coeff": 0.3, "hidden_nonlinearity": "relu"}),
+    ("rllib_maml", 2, {"actions": Categorical, "entropy_coeff": 0.3}),
+    ("rllib_maml", 1, {"actions": Categorical, "trainable_inner_step_size": True}),
 ]
 
 

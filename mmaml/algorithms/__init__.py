@@ -17,6 +17,7 @@ ALGORITHMS = {
     "e_maml": "mmaml.algorithms.e_maml:EMAML",
     "dice": "mmaml.algorithms.dice:DiCE",
     "meta_sgd": "mmaml.algorithms.meta_sgd:MetaSGD",
+    "rllib_maml": "mmaml.algorithms.rllib_maml:RLlibMAML",
 }
 
 

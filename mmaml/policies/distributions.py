@@ -53,6 +53,11 @@ class Gaussian(NamedTuple):
         distance = (self.mean - other.mean) * (-other.log_std).exp()
         return (other.log_std - self.log_std + 0.5 * (variance_ratio + distance.square() - 1)).sum(-1)
 
+    def entropy(self) -> Tensor:
+        """H = Σ_a log s + log(2πe) / 2, the differential entropy, which may be negative: [M, n]."""
+        constant = 0.5 * math.log(2 * math.pi * math.e) * self.log_std.shape[-1]
+        return (self.log_std.sum(-1) + constant).expand(self.mean.shape[:-1])
+
 
 class Categorical(NamedTuple):
     """One of A actions, each written as a vector of A with a 1 in its place.
@@ -85,6 +90,11 @@ class Categorical(NamedTuple):
         """KL(self ‖ other) = Σ_a p_a (log p_a - log p'_a): [M, n]."""
         log_probs = self.log_probs()
         return (log_probs.exp() * (log_probs - other.log_probs())).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """H = -Σ_a p_a log p_a: [M, n]."""
+        log_probs = self.log_probs()
+        return -(log_probs.exp() * log_probs).sum(-1)
 
     def log_probs(self) -> Tensor:
         """log p of every action, l_a - log Σ_b exp(l_b): [M, n, A]."""

@@ -1,0 +1,119 @@
+"""RLlib's MAML: ProMP with a value function that is meta-learned and adapted beside the policy (Liang et al. 2018).
+
+    θ_{k+1} = θ_k - α ∘ ∇L_in(θ_k; D_k)                                          θ: of the policy and of V
+    L_in = -mean[ r Â ] + c_V mean[ (V - V^target)² ] - c_H mean[ H(π) ]         `losses.surrogate`, `.value_error`
+    J(θ) = mean over tasks of  -mean[min(r Â, clip(r, 1±ε) Â)] + c_V mean[ (V - V^target)² ] - c_H mean[ H(π) ]
+           on D_K at θ_K, + mean over k < K of η_k KL(π_old,k ‖ π_θ_k)
+
+V is an MLP of its own. The V with which a task was adapted so far stands in for the baseline: Â and V^target = V + Â
+come from it. The η_k are ProMP's, by whose rule RLlib adapts them too. RLlib also clips V - V_old at 10; that is left
+out: returns of 100 and more, as CartPole's, would hold V back. RLlib has no trust region; here V has one of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmaml import losses
+from mmaml.algorithms.base import Evaluate
+from mmaml.algorithms.maml import TaskState
+from mmaml.algorithms.promp import ProMP
+from mmaml.config import Config
+from mmaml.params import Params
+from mmaml.policies.distributions import Distribution
+from mmaml.policies.mlp import mlp
+from mmaml.policies.policy import glorot_uniform
+from mmaml.rollouts import Rollouts
+from mmaml.taskwise import weighted_sum
+
+SMALLEST_VARIANCE = 1e-8
+
+
+class RLlibMAML(ProMP):
+    """ProMP with an adapted value function and an entropy bonus, logging returns under RLlib's names too."""
+
+    value_shapes: dict[str, tuple[int, ...]]
+
+    def shapes(
+        self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
+    ) -> dict[str, tuple[int, ...]]:
+        sizes = (observation_size, *config.hidden_sizes, 1)
+        self.value_shapes = {}
+        for layer, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            self.value_shapes[f"value.{layer}.weight"] = (inputs, outputs)
+            self.value_shapes[f"value.{layer}.bias"] = (1, outputs)
+        return super().shapes(config, observation_size, action_size, actions) | self.value_shapes
+
+    def adapted_shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.policy.shapes | self.value_shapes
+
+    def init_networks(self, rng: np.random.Generator) -> Params:
+        """The policy's, and a V of Glorot-uniform weights and zero biases."""
+        params = super().init_networks(rng)
+        for name, shape in self.value_shapes.items():
+            params[name] = glorot_uniform(rng, *shape) if name.endswith("weight") else torch.zeros(shape)
+        return params
+
+    def begin(self, meta: Params, identity: Tensor) -> TaskState:
+        return TaskState({name: meta[name] for name in self.adapted_shapes()})
+
+    def value(self, params: Params, observations: Tensor) -> Tensor:
+        """V of observations [M, n, O]: [M, n]."""
+        layers = range(len(self.value_shapes) // 2)
+        weights = [params[f"value.{layer}.weight"] for layer in layers]
+        biases = [params[f"value.{layer}.bias"] for layer in layers]
+        return mlp(observations, weights, biases, self.config.hidden_nonlinearity).squeeze(-1)
+
+    def values(self, state: TaskState, rollouts: Rollouts) -> Tensor:
+        observations = torch.cat([rollouts.observations, rollouts.final_observations[:, :, None]], dim=2)
+        return self.value(state.params, observations.flatten(1, 2)).unflatten(1, observations.shape[1:3])
+
+    def regularisers(self, params: Params, new: Distribution, data: Rollouts) -> dict[str, Tensor]:
+        """c_V mean[ (V - V^target)² ] and -c_H mean[ H(π) ] on `data`, [M] each."""
+        error = losses.value_error(self.value(params, data.flat("observations")), data)
+        return {
+            "value": self.config.vf_loss_coeff * error,
+            "entropy": -self.config.entropy_coeff * losses.mean_entropy(new, data),
+        }
+
+    def step_loss(self, state: TaskState, data: Rollouts, params: Params) -> tuple[Tensor, Distribution]:
+        loss, new = super().step_loss(state, data, params)
+        return sum(self.regularisers(params, new, data).values(), start=loss), new
+
+    def additions(
+        self,
+        meta: Params,
+        state: TaskState,
+        rollouts: Sequence[Rollouts],
+        before: Sequence[Distribution],
+        new: Distribution,
+        vector: Tensor | None,
+    ) -> dict[str, Tensor]:
+        return self.regularisers(state.params, new, rollouts[-1])
+
+    def divergence(self, state: TaskState, data: Rollouts) -> Tensor:
+        """KL of the policy, and of N(V, σ²), σ² being the mean of (V - V^target)² (Schulman et al. 2016, §5)."""
+        values = self.value(state.params, data.flat("observations"))
+        variance = losses.value_error(values, data).detach().clamp(min=SMALLEST_VARIANCE)
+        moved = weighted_sum((values - values.detach()).square(), data.flat("weights"))
+        return super().divergence(state, data) + moved / (2 * variance)
+
+    def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
+        sampled = evaluate("returns", parameters)
+        parameters, row = super().update(parameters, evaluate, iteration)
+        return parameters, row | returns_by_rllibs_names(sampled["return"], sampled["episodes"])
+
+
+def returns_by_rllibs_names(returns: np.ndarray, episodes: np.ndarray) -> dict[str, float]:
+    """Mean return of all whole episodes of a meta-batch, before and after each inner step, and what all steps gain.
+
+    returns, episodes: [M, K+1], each task's mean return in each collection and how many episodes it is of.
+    """
+    before, *adapted = (float(mean) for mean in np.average(returns, axis=0, weights=episodes))
+    row = {"episode_reward_mean": before}
+    row |= {f"episode_reward_mean_adapt_{k}": mean for k, mean in enumerate(adapted, start=1)}
+    return row | {"adaptation_delta": adapted[-1] - before}
