@@ -197,6 +197,32 @@ def test_files_extend_each_other(tmp_path: Path) -> None:
         read_config_file(tmp_path / "top.json")
 
 
+def test_keys_have_rllibs_names_too(tmp_path: Path) -> None:
+    (tmp_path / "base.json").write_text('{"inner_adaptation_steps": 3, "num_promp_steps": 4}')
+    (tmp_path / "top.json").write_text('{"extends": "base.json", "num_inner_grad_steps": 2, "maml_optimizer_steps": 6}')
+
+    def steps(path: Path, overrides: dict[str, Any]) -> tuple[int, int]:
+        config = load_config(path, overrides)
+        return config.num_inner_grad_steps, config.num_promp_steps
+
+    assert steps(tmp_path / "base.json", {}) == (3, 4)
+    assert steps(tmp_path / "top.json", {}) == (2, 6)  # whichever name the file beneath it has
+    assert steps(tmp_path / "top.json", {"inner_adaptation_steps": 5, "num_promp_steps": 7}) == (5, 7)
+    assert parse_object('{"maml_optimizer_steps": 8}', "overrides") == {"num_promp_steps": 8}
+    with pytest.raises(ConfigError, match="num_promp_steps: expected a whole number ≥ 1, got 0"):
+        load_config(None, {"maml_optimizer_steps": 0})
+
+    both = {"inner_adaptation_steps": 1, "num_inner_grad_steps": 1}
+    expected = "'inner_adaptation_steps' and 'num_inner_grad_steps' are one key; keep one"
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, both)
+    assert str(caught.value) == f"overrides: {expected}"
+    (tmp_path / "base.json").write_text(json.dumps(both))
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "top.json")
+    assert str(caught.value) == f"config_file '{tmp_path / 'base.json'}': {expected}"
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

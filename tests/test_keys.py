@@ -14,6 +14,9 @@ from tests.support import progress, run, small_config
 
 RAGGED = {"env": "tests.probes:RandomLengths"}
 FAST = {"learning_rate": 0.05, "n_itr": 3}  # far enough for ratios to be clipped and coefficients to adapt
+TRUST_REGION = {"algorithm": "maml"}
+FAR = TRUST_REGION | {"max_kl": 10.0}  # the longest step is refused, a shorter one taken
+VALUES = {"algorithm": "rllib_maml"}
 
 # key: (other value, what else both runs have)
 CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -49,6 +52,17 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "init_outer_kl_penalty": (5.0, FAST),
     "adaptive_outer_kl_penalty": (True, FAST | {"init_outer_kl_penalty": 1.0}),
     "target_outer_step": (10.0, FAST | {"adaptive_outer_kl_penalty": True, "init_outer_kl_penalty": 1.0}),
+    "trainable_inner_step_size": (True, {}),
+    "first_order": (True, TRUST_REGION),
+    "meta_update": ("vpg", TRUST_REGION),
+    "max_kl": (0.05, TRUST_REGION),
+    "cg_iters": (2, TRUST_REGION),
+    "cg_damping": (1.0, TRUST_REGION),
+    "fisher_rollouts": (1, TRUST_REGION),
+    "ls_max_steps": (1, FAR),
+    "ls_backtrack_ratio": (0.3, FAR),
+    "vf_loss_coeff": (0.1, VALUES),
+    "entropy_coeff": (0.1, VALUES),
     "cell_size": (9, {}),
     "use_betas": (True, {}),
     "shift_gammas": (False, {}),
