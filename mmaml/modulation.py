@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from mmaml.params import Params
-from mmaml.policies.gru import gru_final_states, gru_shapes
-from mmaml.policies.policy import glorot_uniform
+from mmaml.policies.gru import gru_final_states, gru_shapes, init_with_gru
 from mmaml.rollouts import Rollouts
 
 PUBLISHED_PIECE = 5
@@ -62,16 +61,7 @@ class TaskEncoder:
 
     def init(self, rng: np.random.Generator) -> Params:
         """Glorot-uniform weights, zero biases, orthogonal recurrent kernel [H, 3H] (Saxe et al. 2014)."""
-        params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
-        for name, shape in self.shapes.items():
-            if name.endswith((".weight", ".input")):
-                params[name] = glorot_uniform(rng, *shape)
-        cell = self.cell_size
-        basis, triangle = np.linalg.qr(rng.standard_normal((3 * cell, cell)))
-        recurrent = torch.from_numpy((basis * np.sign(np.diag(triangle))).T.astype(np.float32))
-        params["encoder.gru.gates.recurrent"] = recurrent[:, : 2 * cell].contiguous()
-        params["encoder.gru.candidate.recurrent"] = recurrent[:, 2 * cell :].contiguous()
-        return params
+        return init_with_gru(rng, self.shapes, "encoder.gru")
 
     def embed(self, params: Params, rollouts: Rollouts) -> Tensor:
         """Task embeddings [M, H] from the rollouts of the unmodulated policy."""

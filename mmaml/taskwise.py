@@ -61,16 +61,6 @@ def sigmoid_(x: Tensor) -> Tensor:
     return x.neg_().exp_().add_(1).reciprocal_()
 
 
-def tanh(x: Tensor) -> Tensor:
-    """`tanh_`, differentiable any number of times."""
-    return 1 - 2 * ((2 * x).exp() + 1).reciprocal()
-
-
-def sigmoid(x: Tensor) -> Tensor:
-    """`sigmoid_`, differentiable any number of times."""
-    return ((-x).exp() + 1).reciprocal()
-
-
 class _SumRows(Function):
     @staticmethod
     def forward(ctx, x):  # type: ignore[override]

@@ -65,6 +65,37 @@ def test_gradient_agrees_with_finite_differences_on_ragged_episodes() -> None:
         return _states(dict(zip(params, values, strict=True)), x, start, end)
 
     assert torch.autograd.gradcheck(function, tuple(params.values()))
+    assert torch.autograd.gradgradcheck(function, tuple(params.values()))
+
+
+def _two_derivatives(x: torch.Tensor, start: torch.Tensor, end: torch.Tensor) -> list[torch.Tensor]:
+    """The states, their gradient, and the gradient of that, in float32."""
+    params = {name: value.requires_grad_() for name, value in _parameters(torch.float32).items()}
+    states = _states(params, x, start, end)
+    first = torch.autograd.grad(states.square().sum(), list(params.values()), create_graph=True)
+    sizes = torch.stack([value.square().sum() for value in first])
+    return [states, *first, *torch.autograd.grad(sizes.sum(), list(params.values()))]
+
+
+def test_padding_as_large_as_it_may_be_is_read_by_no_derivative() -> None:
+    x, start, end = _ragged(torch.float32)
+    large = x.clone()
+    large[:, 3:, -1] = 1e30
+    for ours, expected in zip(_two_derivatives(large, start, end), _two_derivatives(x, start, end), strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_steps_that_no_task_needs_change_no_bits() -> None:
+    """Of the tasks in a block, the one whose last episode ends last decides how many steps are computed."""
+    x, start, end = _ragged(torch.float32)
+    end[:, 4:] = False
+    ours = _two_derivatives(x, start, end)
+    end[-1, 5] = True
+    later = _two_derivatives(x, start, end)
+    counts = end.sum((1, 2)).tolist()
+    assert torch.equal(torch.cat(later[0].split(counts)[:-1]), ours[0][: sum(counts[:-1])])
+    for value, expected in zip(later[1:], ours[1:], strict=True):
+        assert torch.equal(value[:-1], expected[:-1]) and not torch.equal(value[-1], expected[-1])
 
 
 def test_steps_after_the_last_end_do_not_matter() -> None:

@@ -12,12 +12,17 @@ matrix product over all steps of a task. Per step, with h the state (0 at an epi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from mmaml.params import Params
-from mmaml.taskwise import broadcast_rows, outer, sigmoid, sigmoid_, sum_rows, tanh, tanh_
+from mmaml.policies.policy import glorot_uniform
+from mmaml.taskwise import outer, sigmoid_, sum_rows, tanh_
 
 
 def gru_shapes(prefix: str, inputs: int, cell: int) -> dict[str, tuple[int, ...]]:
@@ -32,12 +37,29 @@ def gru_shapes(prefix: str, inputs: int, cell: int) -> dict[str, tuple[int, ...]
     }
 
 
+def init_with_gru(rng: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> Params:
+    """Parameters of networks, of which one is the GRU of `prefix`.
+
+    Glorot-uniform weights, zero biases, and a recurrent kernel [H, 3H] with orthogonal rows (Saxe et al. 2014).
+    """
+    params = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    for name, shape in shapes.items():
+        if name.endswith((".weight", ".input")):
+            params[name] = glorot_uniform(rng, *shape)
+    cell = shapes[f"{prefix}.candidate.recurrent"][0]
+    basis, triangle = np.linalg.qr(rng.standard_normal((3 * cell, cell)))
+    recurrent = torch.from_numpy((basis * np.sign(np.diag(triangle))).T.astype(np.float32))
+    params[f"{prefix}.gates.recurrent"] = recurrent[:, : 2 * cell].contiguous()
+    params[f"{prefix}.candidate.recurrent"] = recurrent[:, 2 * cell :].contiguous()
+    return params
+
+
 def gru_final_states(params: Params, prefix: str, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """States at the ends of all episodes, in order of task, step, rollout: [E, H].
 
     x: inputs [T, M, N, F], treated as data. start, end: bool [T, M, N], the first and last steps of
-    episodes; the state is zero before each first step. Differentiable in the parameters any number of times;
-    from the second on by a graph of single operations.
+    episodes; the state is zero before each first step. No step after the last end of all is computed, and the bits
+    are those of the computation of all T. Twice differentiable in the parameters.
     """
     names = gru_shapes(prefix, 0, 0)
     return _GRU.apply(x, start, end, *(params[name] for name in names))
@@ -46,10 +68,10 @@ def gru_final_states(params: Params, prefix: str, x: Tensor, start: Tensor, end:
 class _GRU(Function):
     @staticmethod
     def forward(ctx, x, start, end, wg, ug, bg, wc, uc, bc):  # type: ignore[override]
-        steps, tasks, lanes, _ = x.shape
-        cell = wc.shape[-1]
-        gates = x.new_empty(steps, tasks, lanes, 2 * cell)
-        candidates, products, before, after = x.new_empty(4, steps, tasks, lanes, cell).unbind(0)
+        (tasks, lanes), cell = x.shape[1:3], wc.shape[-1]
+        steps = int(end.flatten(1).any(1).nonzero()[-1]) + 1
+        gates = x.new_empty(*x.shape[:3], 2 * cell)
+        candidates, products, before, after = x.new_empty(4, *x.shape[:3], cell).unbind(0)
         continues = (~start).to(x.dtype).unsqueeze(-1)
         restarts = start.flatten(1).any(1).tolist()
         h = x.new_zeros(tasks, lanes, cell)
@@ -66,21 +88,31 @@ class _GRU(Function):
             torch.baddbmm(bc, x[t], wc, out=n)
             tanh_(n.add_(r * q))
             h = torch.sub(h_in, n, out=after[t]).mul_(z).add_(n)
+        before[steps:] = 0
         ctx.save_for_backward(x, continues, end, gates, candidates, products, before, wg, ug, bg, wc, uc, bc)
-        ctx.restarts = restarts
+        ctx.steps, ctx.restarts = steps, restarts
         return after.transpose(0, 1)[end.transpose(0, 1)]
 
     @staticmethod
     def backward(ctx, grad_states):  # type: ignore[override]
-        if torch.is_grad_enabled():  # to be differentiated again
-            return None, None, None, *_gradient_with_graph(ctx, grad_states)
-        x, continues, end, gates, candidates, products, before, _, ug, _, _, uc, _ = ctx.saved_tensors
-        steps, tasks, lanes, cell = candidates.shape
-        d_gates, d_candidates, d_products = (torch.empty_like(v) for v in (gates, candidates, products))
+        return None, None, None, *_GRUGradient.apply(grad_states, ctx.steps, ctx.restarts, *ctx.saved_tensors)
+
+
+class _GRUGradient(Function):
+    """The gradient of <grad_states, states> in the parameters, itself differentiable in grad_states and parameters."""
+
+    @staticmethod
+    def forward(ctx, grad_states, steps, restarts, *tensors):  # type: ignore[override]
+        x, continues, end, gates, candidates, products, before, _, ug, _, _, uc, _ = tensors
+        cell = candidates.shape[-1]
+        d_gates, d_candidates, d_products, d_after = (
+            torch.empty_like(value) for value in (gates, candidates, products, candidates)
+        )
         arriving = _rows_by_step(end)
         ug_t, uc_t = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
-        dh = x.new_zeros(tasks, lanes, cell)
+        carried = torch.zeros_like(candidates[0])
         for t in range(steps - 1, -1, -1):
+            dh = d_after[t].copy_(carried)
             rows, positions = arriving[t]
             if len(rows):
                 dh.view(-1, cell).index_add_(0, positions, grad_states.index_select(0, rows))
@@ -94,41 +126,93 @@ class _GRU(Function):
             torch.mul(dn, q, out=dr)
             torch.mul(dn, r, out=dq)
             dg.mul_(g).mul_(g.neg().add_(1))
-            dh = carried.baddbmm_(dg, ug_t).baddbmm_(dq, uc_t)
+            carried.baddbmm_(dg, ug_t).baddbmm_(dq, uc_t)
+            if restarts[t]:
+                carried.mul_(continues[t])
+        for value in (d_gates, d_candidates, d_products):
+            value[steps:] = 0
+        ctx.save_for_backward(*tensors, d_gates, d_candidates, d_products, d_after)
+        ctx.steps, ctx.restarts = steps, restarts
+        x, before, d_gates, d_candidates, d_products = map(_by_task, (x, before, d_gates, d_candidates, d_products))
+        return (
+            *(outer(x, d_gates), outer(before, d_gates), sum_rows(d_gates)),
+            *(outer(x, d_candidates), outer(before, d_products), sum_rows(d_candidates)),
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *direction):  # type: ignore[override]
+        """Derivatives in a direction of the parameters, ẋ of x: of all of `_GRU.forward`, then of all of the above."""
+        x, continues, end, gates, candidates, products, before, _, ug, _, _, uc, _, *gradients = ctx.saved_tensors
+        d_gates, d_candidates, d_products, d_after = gradients
+        wg_dot, ug_dot, bg_dot, wc_dot, uc_dot, bc_dot = direction
+        cell = candidates.shape[-1]
+        gates_dot, candidates_dot, products_dot, before_dot, after_dot = (
+            torch.empty_like(value) for value in (gates, candidates, products, candidates, candidates)
+        )
+        slopes, candidate_slopes = gates * (1 - gates), 1 - candidates * candidates
+        h_dot = torch.zeros_like(candidates[0])
+        for t in range(ctx.steps):
+            h_in, n, q = before[t], candidates[t], products[t]
+            r, z = gates[t].split(cell, dim=-1)
+            h_in_dot, g_dot, n_dot, q_dot = before_dot[t], gates_dot[t], candidates_dot[t], products_dot[t]
             if ctx.restarts[t]:
-                dh.mul_(continues[t])
-        x, before, d_gates, d_candidates, d_products = (
-            value.transpose(0, 1).flatten(1, 2) for value in (x, before, d_gates, d_candidates, d_products)
+                torch.mul(h_dot, continues[t], out=h_in_dot)
+            else:
+                h_in_dot.copy_(h_dot)
+            torch.baddbmm(bg_dot, x[t], wg_dot, out=g_dot)
+            g_dot.baddbmm_(h_in, ug_dot).baddbmm_(h_in_dot, ug).mul_(slopes[t])
+            r_dot, z_dot = g_dot.split(cell, dim=-1)
+            torch.bmm(h_in, uc_dot, out=q_dot).baddbmm_(h_in_dot, uc)
+            torch.baddbmm(bc_dot, x[t], wc_dot, out=n_dot)
+            n_dot.add_(r_dot * q).add_(r * q_dot).mul_(candidate_slopes[t])
+            h_dot = torch.sub(h_in_dot, n_dot, out=after_dot[t]).mul_(z).add_(n_dot).add_((h_in - n).mul_(z_dot))
+
+        d_gates_dot, d_candidates_dot, d_products_dot = (
+            torch.empty_like(value) for value in (gates, candidates, products)
         )
-        gradients = (
-            (outer(x, d_gates), outer(before, d_gates), sum_rows(d_gates)),
-            (outer(x, d_candidates), outer(before, d_products), sum_rows(d_candidates)),
+        ug_t, uc_t, ug_dot_t, uc_dot_t = (value.transpose(1, 2).contiguous() for value in (ug, uc, ug_dot, uc_dot))
+        dh_dot = torch.zeros_like(candidates[0])
+        for t in range(ctx.steps - 1, -1, -1):
+            n, q, dh, dg, dn, dq = candidates[t], products[t], d_after[t], d_gates[t], d_candidates[t], d_products[t]
+            n_dot, q_dot = candidates_dot[t], products_dot[t]
+            r, z = gates[t].split(cell, dim=-1)
+            r_dot, z_dot = gates_dot[t].split(cell, dim=-1)
+            dg_dot, dn_dot, dq_dot = d_gates_dot[t], d_candidates_dot[t], d_products_dot[t]
+            dr_dot, dz_dot = dg_dot.split(cell, dim=-1)
+            passed = dh_dot * z + dh * z_dot  # what h = … + z ⊙ h_in lets through, and its complement to n
+            torch.sub(dh_dot, passed, out=dn_dot).mul_(candidate_slopes[t])
+            dn_dot.sub_((dh - dh * z).mul_(n).mul_(n_dot).mul_(2))
+            torch.mul(dn_dot, q, out=dr_dot).add_(dn * q_dot)
+            torch.mul(dn_dot, r, out=dq_dot).add_(dn * r_dot)
+            difference = before[t] - n
+            torch.mul(dh_dot, difference, out=dz_dot).add_((before_dot[t] - n_dot).mul_(dh))
+            dg_dot.mul_(slopes[t])
+            # The change of the slopes, g (1 - g), where dg without its slope is [dn ⊙ q, dh ⊙ (h_in - n)].
+            dr_dot.add_((1 - 2 * r).mul_(r_dot).mul_(dn).mul_(q))
+            dz_dot.add_((1 - 2 * z).mul_(z_dot).mul_(dh).mul_(difference))
+            dh_dot = passed.baddbmm_(dg_dot, ug_t).baddbmm_(dg, ug_dot_t).baddbmm_(dq_dot, uc_t).baddbmm_(dq, uc_dot_t)
+            if ctx.restarts[t]:
+                dh_dot.mul_(continues[t])
+        for value in (before_dot, d_gates_dot, d_candidates_dot, d_products_dot):
+            value[ctx.steps :] = 0
+
+        states_dot = after_dot.transpose(0, 1)[end.transpose(0, 1)]
+        x, before, before_dot, d_gates, d_products, d_gates_dot, d_candidates_dot, d_products_dot = map(
+            _by_task, (x, before, before_dot, d_gates, d_products, d_gates_dot, d_candidates_dot, d_products_dot)
         )
-        return None, None, None, *gradients[0], *gradients[1]
+        moved = (
+            *(outer(x, d_gates_dot), outer(before_dot, d_gates) + outer(before, d_gates_dot), sum_rows(d_gates_dot)),
+            outer(x, d_candidates_dot),
+            outer(before_dot, d_products) + outer(before, d_products_dot),
+            sum_rows(d_candidates_dot),
+        )
+        return states_dot, None, None, *(None,) * 7, *moved
 
 
-def _gradient_with_graph(ctx, grad_states):  # type: ignore[no-untyped-def]
-    """The gradient in the parameters, itself differentiable in them and in grad_states."""
-    x, continues, end, *_ = ctx.saved_tensors
-    parameters = ctx.saved_tensors[-6:]
-    # Copies, so that only what is computed here is differentiated; they keep their place in the graph around it.
-    states = _final_states(x, continues, end, *(value.view_as(value) for value in parameters))
-    return torch.autograd.grad(states, parameters, grad_states, create_graph=True, materialize_grads=True)
-
-
-def _final_states(x, continues, end, wg, ug, bg, wc, uc, bc):  # type: ignore[no-untyped-def]
-    """`gru_final_states` out of differentiable operations."""
-    steps, tasks, lanes, _ = x.shape
-    cell = wc.shape[-1]
-    bg, bc = broadcast_rows(bg, lanes), broadcast_rows(bc, lanes)
-    h, after = x.new_zeros(tasks, lanes, cell), []
-    for t in range(steps):
-        h = h * continues[t]
-        r, z = sigmoid(torch.bmm(x[t], wg) + torch.bmm(h, ug) + bg).split(cell, dim=-1)
-        n = tanh(torch.bmm(x[t], wc) + bc + r * torch.bmm(h, uc))
-        h = n + z * (h - n)
-        after.append(h)
-    return torch.stack(after, 1)[end.transpose(0, 1)]
+def _by_task(values: Tensor) -> Tensor:
+    """[T, M, N, …] -> [M, T·N, …]."""
+    return values.transpose(0, 1).flatten(1, 2)
 
 
 def _rows_by_step(end: Tensor) -> list[tuple[Tensor, Tensor]]:
