@@ -213,7 +213,7 @@ class Config:
         False,
         FLAG,
         "meta-learn α, a positive number for every adapted parameter, from inner_lr on",
-        ("promp", "mmaml", "maml", "e_maml", "dice", "rllib_maml", "cavia", "maesn", "tesp"),
+        ("promp", "mmaml", "maml", "e_maml", "dice", "rllib_maml", "cavia", "tesp"),
     )
     first_order: bool = _key(
         "Adaptation", False, FLAG, "leave the derivative of the inner gradient out of the meta-gradient"
@@ -534,6 +534,11 @@ def _check_together(config: Config) -> None:
     if config.adaptive_inner_kl_penalty and config.init_inner_kl_penalty == 0:
         raise ConfigError(
             "init_inner_kl_penalty: expected a number > 0 with adaptive_inner_kl_penalty, since 0 doubled is 0, got 0"
+        )
+    if config.algorithm == "maesn" and config.num_train_tasks is None:
+        raise ConfigError(
+            'num_train_tasks: expected a whole number ≥ 1 with algorithm "maesn", which learns a latent for each '
+            "training task, got null; set it, for example to 100"
         )
     if config.device.startswith("cuda") and config.meta_gradient == "ranks":
         raise ConfigError(

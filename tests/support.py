@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmaml import checkpoint
@@ -26,10 +27,13 @@ SMALL = {
     "parallel": False,
 }
 
+# What a configuration of an algorithm has to say.
+REQUIRED: dict[str, dict[str, Any]] = {"maesn": {"num_train_tasks": 6}}
+
 
 def small_config(algorithm: str = "mmaml", **overrides: Any) -> Config:
     """A config of a run that takes a moment."""
-    return load_config(None, SMALL | overrides, algorithm)
+    return load_config(None, SMALL | REQUIRED.get(algorithm, {}) | overrides, algorithm)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -49,6 +53,18 @@ def sampled(config: Config, iteration: int = 0) -> tuple[Worker, torch.Tensor, d
         tasks = worker.sample_tasks(config.meta_batch_size, iteration)
         statistics = collect(ranks, worker, parameters, tasks, iteration)
     return worker, parameters, statistics
+
+
+def held_out_returns(
+    config: Config, state: dict[str, Any], tasks: int = 100, collections: int | None = None
+) -> np.ndarray:
+    """Mean returns of tasks that training never saw, after each number of inner steps: [tasks, collections]."""
+    worker = Worker(config)
+    with connect(parallel=False) as ranks:
+        ranks.serve(worker)
+        drawn = worker.sample_tasks(tasks, 0, purpose="test")
+        parameters = worker.algorithm.spec.flatten(state["parameters"])
+        return collect(ranks, worker, parameters, drawn, 0, purpose="test", collections=collections)["return"]
 
 
 def dump(tmp_path: Path, name: str) -> str:

@@ -24,7 +24,7 @@ from mmaml.config import (
 )
 from scripts.document_configuration import PAGE, page
 from tests.probes import RightChoice, TargetAction
-from tests.support import SMALL, run
+from tests.support import REQUIRED, SMALL, run
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "configs").glob("*.json"))
@@ -301,5 +301,6 @@ def test_published_configs_keep_their_values(name: str, values: tuple[str, int, 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_config_runs(path: Path, algorithm: str, tmp_path: Path) -> None:
-    config = load_config(path, SMALL | {"algorithm": algorithm, "dump_path": str(tmp_path / "run")})
+    values = {"algorithm": algorithm, "dump_path": str(tmp_path / "run")}
+    config = load_config(path, SMALL | REQUIRED.get(algorithm, {}) | values)
     assert run(config)["iteration"] == 2

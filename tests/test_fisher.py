@@ -24,6 +24,12 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("promp", 2, {"trainable_inner_step_size": True}),
     ("mmaml", 1, {"use_betas": True}),
     ("mmaml", 3, {"collect": "episodes"}),
+    ("cavia", 1, {}),
+    ("cavia", 3, {"collect": "episodes", "trainable_inner_step_size": True}),
+    ("cavia", 2, {"actions": Categorical}),
+    ("maesn", 1, {"num_train_tasks": 3}),
+    ("maesn", 3, {"num_train_tasks": 3, "adapt_latent": False, "collect": "episodes"}),
+    ("maesn", 2, {"num_train_tasks": 3, "actions": Categorical}),
 ]
 
 

@@ -17,6 +17,7 @@ FAST = {"learning_rate": 0.05, "n_itr": 3}  # far enough for ratios to be clippe
 TRUST_REGION = {"algorithm": "maml"}
 FAR = TRUST_REGION | {"max_kl": 10.0}  # the longest step is refused, a shorter one taken
 VALUES = {"algorithm": "rllib_maml"}
+LATENTS = {"algorithm": "maesn", "num_train_tasks": 6}
 
 # key: (other value, what else both runs have)
 CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -27,6 +28,7 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "meta_batch_size": (5, {}),
     "rollouts_per_meta_task": (4, {}),
     "max_path_length": (8, {}),
+    "num_train_tasks": (3, {}),
     "collect": ("episodes", RAGGED),
     "normalization_scale": (1.0, {}),
     "baseline": ("ZeroBaseline", {}),
@@ -63,6 +65,10 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "ls_backtrack_ratio": (0.3, FAR),
     "vf_loss_coeff": (0.1, VALUES),
     "entropy_coeff": (0.1, VALUES),
+    "context_size": (3, {"algorithm": "cavia"}),
+    "latent_size": (3, LATENTS),
+    "latent_kl_penalty": (1.0, LATENTS),
+    "adapt_latent": (False, LATENTS),
     "cell_size": (9, {}),
     "use_betas": (True, {}),
     "shift_gammas": (False, {}),

@@ -41,7 +41,7 @@ def setting(
         "kl_coefficients": [0.3, 0.7, 0.2][:inner_steps],
     }
     flat = algo.spec.flatten(params)
-    for options["clip_eps"] in (0.35, 0.2, 0.1, 0.05):  # clip between a tenth and a half of the ratios
+    for options["clip_eps"] in (0.6, 0.35, 0.2, 0.1, 0.05):  # clip between a tenth and a half of the ratios
         if algo.meta_loss(flat, rollouts, VECTOR, **options)["clip_fraction"].mean() > 0.1:
             break
     return algo, flat, rollouts, options
@@ -60,7 +60,8 @@ def _finite_differences(algo: Any, flat: torch.Tensor, rollouts: list[Rollouts],
     return torch.stack(rows)
 
 
-CASES = [
+MAESN = {"num_train_tasks": 3, "latent_kl_penalty": 0.6}
+CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("promp", 1, {}),
     ("promp", 2, {}),
     ("promp", 3, {"collect": "episodes"}),
@@ -86,6 +87,13 @@ CASES = [
     ("rllib_maml", 2, {"collect": "episodes", "entropy_coeff": 0.3, "hidden_nonlinearity": "relu"}),
     ("rllib_maml", 2, {"actions": Categorical, "entropy_coeff": 0.3}),
     ("rllib_maml", 1, {"actions": Categorical, "trainable_inner_step_size": True}),
+    ("cavia", 1, {}),
+    ("cavia", 3, {"collect": "episodes", "context_size": 3}),
+    ("cavia", 2, {"actions": Categorical, "trainable_inner_step_size": True}),
+    ("maesn", 1, MAESN),
+    ("maesn", 3, MAESN | {"collect": "episodes", "hidden_nonlinearity": "relu"}),
+    ("maesn", 2, MAESN | {"adapt_latent": False}),
+    ("maesn", 2, MAESN | {"actions": Categorical}),
 ]
 
 

@@ -18,6 +18,8 @@ ALGORITHMS = {
     "dice": "mmaml.algorithms.dice:DiCE",
     "meta_sgd": "mmaml.algorithms.meta_sgd:MetaSGD",
     "rllib_maml": "mmaml.algorithms.rllib_maml:RLlibMAML",
+    "cavia": "mmaml.algorithms.cavia:CAVIA",
+    "maesn": "mmaml.algorithms.maesn:MAESN",
 }
 
 

@@ -1,0 +1,42 @@
+"""CAVIA: fast context adaptation via meta-learning (Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson 2019).
+
+    π(a | [o, φ]),  φ_0 = 0,  φ_{k+1} = φ_k - α ∘ ∇_φ L_in(θ, φ_k; D_k)
+    J(θ) = mean over tasks of  L_out(θ, φ_K; D_K)
+
+The policy reads a context φ of `context_size` numbers beside the observation. Inner steps change the context alone;
+the policy's weights, those of the context included, and its log-std are one for all tasks and meta-learned, through the
+inner steps. The context starts each task at 0, so that it is no meta-parameter itself.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mmaml.algorithms.maml import MAML, TaskState
+from mmaml.config import Config
+from mmaml.params import Params
+from mmaml.policies.distributions import Distribution
+
+CONTEXT = "context"
+
+
+class CAVIA(MAML):
+    """MAML that adapts an input of its policy in place of the policy."""
+
+    def shapes(
+        self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
+    ) -> dict[str, tuple[int, ...]]:
+        self.context_size = config.context_size
+        return super().shapes(config, observation_size, action_size, actions)
+
+    def adapted_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {CONTEXT: (1, self.context_size)}
+
+    def begin(self, meta: Params, identity: Tensor) -> TaskState:
+        """Context [M, 1, C] of zeros, which is linear in the meta-parameters."""
+        shared = {name: meta[name] for name in self.policy.shapes}
+        zeros = next(iter(shared.values())).new_zeros(len(identity), *self.adapted_shapes()[CONTEXT])
+        return TaskState({CONTEXT: zeros.requires_grad_()}, shared)
+
+    def policy_params(self, state: TaskState) -> Params:
+        return self.policy.conditioned(state.shared, state.params[CONTEXT])
