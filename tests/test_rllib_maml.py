@@ -280,9 +280,9 @@ def test_the_value_function_learns_the_known_values(update: str, tmp_path: Path)
         hidden_nonlinearity="relu",
         meta_update=update,
         discount=0.8,
-        n_itr=60,
+        n_itr=40,
         **RAGGED,
-        **LEARN,
+        **LEARN | {"max_kl": 0.02},
     )
     one = {name: value[None] for name, value in run(config)["parameters"].items()}
     pairs = [(left, taken) for left in range(1, 5) for taken in range(5 - left)]
