@@ -11,7 +11,6 @@ import pytest
 
 from envs.base import TaskVectorEnv
 from envs.registry import FAMILIES
-from mmaml.algorithms import ALGORITHMS
 from mmaml.config import (
     FIELDS,
     ConfigError,
@@ -298,8 +297,14 @@ def test_published_configs_keep_their_values(name: str, values: tuple[str, int, 
     assert config.env_kwargs == {}
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def _pairs() -> list[Any]:
+    """Every file with the algorithm that it names; with MMAML and with ProMP, which the run scripts name, if none."""
+    named = {path: read_config_file(path).get("algorithm") for path in SHIPPED}
+    every = [(path, name) for path in SHIPPED for name in ([named[path]] if named[path] else ["mmaml", "promp"])]
+    return [pytest.param(path, name, id=f"{path.stem}-{name}") for path, name in every]
+
+
+@pytest.mark.parametrize(("path", "algorithm"), _pairs())
 def test_a_shipped_config_runs(path: Path, algorithm: str, tmp_path: Path) -> None:
     values = {"algorithm": algorithm, "dump_path": str(tmp_path / "run")}
     config = load_config(path, SMALL | REQUIRED.get(algorithm, {}) | values)
