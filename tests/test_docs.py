@@ -21,7 +21,7 @@ import mmaml.algorithms
 from envs.registry import FAMILIES
 from mmaml import cli
 from mmaml.algorithms import ALGORITHMS
-from mmaml.config import EXTENDS, FIELDS, build_config, choice, parse_object, read_config_file
+from mmaml.config import ALIASES, EXTENDS, FIELDS, build_config, choice, parse_object, read_config_file
 from mmaml.worker import Worker
 from tests.support import SMALL, progress, run, sampled, small_config
 
@@ -253,19 +253,23 @@ def section_of_comparison(title: str) -> str:
 
 def test_keys_that_are_compared_exist_and_all_are_there() -> None:
     section = section_of_comparison("Configuration keys")
-    named = set(re.findall(r"`\"?([a-z_]+)\"?`", section)) - {EXTENDS}
+    named = set(re.findall(r"`\"?([a-z_]+)\"?`", section)) - {EXTENDS, *ALIASES}
     assert named == set(FIELDS)
     everywhere = re.findall(r"`\"?([a-z]+(?:_[a-z]+)+)\"?[`:]", COMPARISON)
-    assert set(everywhere) - {"n_timesteps"} <= set(FIELDS)
+    columns = {"n_timesteps", "episode_reward_mean", "episode_reward_mean_adapt_k", "adaptation_delta"}
+    assert set(everywhere) - columns <= set(FIELDS) | set(ALIASES)
 
 
 def test_columns_that_are_compared_are_written(tmp_path: Path) -> None:
-    """Of runs whose families report success and blow-ups, with every option that adds columns."""
+    """Of runs by every algorithm and update, on families that report success and blow-ups, with every option."""
     written: set[str] = set()
-    for env in ("2DNavigation-v0", "Reacher3LinkEnv"):
-        options = {"n_itr": 1, "log_grad_norm": True, "eval_interval": 1, "dump_path": str(tmp_path / env)}
-        run(small_config(env=env, **options))
-        written |= {re.sub(r"(Step|KLCoeffInner)_\d+", r"\1_k", name) for name in progress(tmp_path / env)[0]}
+    runs: list[dict[str, Any]] = [{"algorithm": name, "env": "2DNavigation-v0"} for name in ALGORITHMS]
+    runs += [{"algorithm": "maml", "env": "Reacher3LinkEnv"}, {"algorithm": "mmaml", "meta_update": "vpg"}]
+    for number, values in enumerate(runs):
+        options = {"n_itr": 1, "log_grad_norm": True, "eval_interval": 1, "dump_path": str(tmp_path / str(number))}
+        run(small_config(**values | options))
+        columns = progress(tmp_path / str(number))[0]
+        written |= {re.sub(r"(Step|KLCoeffInner|adapt)_\d+", r"\1_k", name) for name in columns}
     rows = re.findall(r"^\| (`.*?) \|", section_of_comparison("Output"), flags=re.MULTILINE)
     named = {re.sub(r"Step_[0K]", "Step_k", name) for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert named == written
