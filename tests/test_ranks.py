@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,7 +16,8 @@ from mmaml import checkpoint
 from mmaml.algorithms import ALGORITHMS
 from mmaml.comm import connect, partition
 from mmaml.config import load_config
-from tests.support import SMALL, run, sampled, small_config
+from mmaml.worker import TaskBlock
+from tests.support import REQUIRED, SMALL, progress, run, sampled, small_config
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -40,16 +41,30 @@ def launch(ranks: int, *runs: Values, timeout: float = 300) -> subprocess.Comple
     )
 
 
-def trained(ranks: int, *runs: Values) -> list[dict[str, torch.Tensor]]:
-    """Parameters at the end of each of such runs."""
+class Result(NamedTuple):
+    """Of a run: parameters at its end, and the rows of its log."""
+
+    parameters: dict[str, torch.Tensor]
+    rows: list[dict[str, str]]
+
+
+def trained(ranks: int, *runs: Values) -> list[Result]:
+    """The result of each of such runs."""
     finished = launch(ranks, *runs)
     assert finished.returncode == 0, finished.stderr
-    return [checkpoint.load(values["dump_path"])["parameters"] for values in runs]
+    paths = [values["dump_path"] for values in runs]
+    return [Result(checkpoint.load(path)["parameters"], _rows(Path(path))) for path in paths]
 
 
 def assert_same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert any(value.any() for value in ours.values())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """progress.csv without its clock columns."""
+    clocks = ("Time", "ItrTime", "EnvStepsPerSecond")
+    return [{k: v for k, v in row.items() if not k.startswith(clocks)} for row in progress(path)]
 
 
 def _without(values: Values, *names: str) -> Values:
@@ -83,87 +98,106 @@ FAMILIES: dict[str, Values] = {
     "published sizes": {"n_itr": 1, "num_inner_grad_steps": 2, "num_promp_steps": 2, "inner_lr": 0.01},
 }
 
+# Every algorithm, and the meta-updates that are no algorithm's own but MAML takes as well.
+VARIANTS: dict[str, Values] = {name: {"algorithm": name} | REQUIRED.get(name, {}) for name in sorted(ALGORITHMS)}
+VARIANTS |= {f"maml, {update}": {"algorithm": "maml", "meta_update": update} for update in ("ppo", "vpg")}
+# 5 tasks are blocks of 5, of 3 and 2, and of 2, 2 and 1, on 1, 2 and 3 ranks.
+FEW = ODD | {"n_itr": 2, "meta_batch_size": 5, "eval_interval": 0, "cg_iters": 4, "env": "tests.probes:RandomLengths"}
+RUNS = FAMILIES | {name: FEW | values for name, values in VARIANTS.items()}
+
 
 @pytest.fixture(scope="module")
-def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, torch.Tensor]]]:
-    """Final parameters of every family: alone, on 2, 3 and 5 ranks, and on 3 whose master samples nothing."""
+def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
+    """Results of every run: alone, on 2 and 3 ranks; of families also on 5, and on 3 whose master samples nothing."""
     folder = tmp_path_factory.mktemp("by_ranks")
-    results: dict[str, list[dict[str, torch.Tensor]]] = {family: [] for family in FAMILIES}
-    for ranks, options in ((1, {}), (2, {}), (3, {}), (5, {}), (3, {"master_samples": False})):
+    results: dict[str, list[Result]] = {name: [] for name in RUNS}
+    launches = [(ranks, RUNS, {}) for ranks in (1, 2, 3)]
+    launches += [(5, FAMILIES, {}), (3, FAMILIES, {"master_samples": False})]
+    for ranks, chosen, options in launches:
         runs = [
-            values | options | {"dump_path": str(folder / f"{family} {ranks} {bool(options)}")}
-            for family, values in FAMILIES.items()
+            values | options | {"dump_path": str(folder / f"{name} {ranks} {bool(options)}")}
+            for name, values in chosen.items()
         ]
-        for family, parameters in zip(FAMILIES, trained(ranks, *runs), strict=True):
-            results[family].append(parameters)
+        for name, result in zip(chosen, trained(ranks, *runs), strict=True):
+            results[name].append(result)
     return results
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_same_bits_on_any_number_of_ranks(family: str, by_ranks: dict[str, list[dict[str, torch.Tensor]]]) -> None:
-    alone, *others = by_ranks[family]
-    for parameters in others:
-        assert_same_bits(parameters, alone)
+@pytest.mark.parametrize("name", RUNS)
+def test_same_bits_on_any_number_of_ranks(name: str, by_ranks: dict[str, list[Result]]) -> None:
+    alone, *others = by_ranks[name]
+    assert any(row["LossAfter"] != row["LossBefore"] for row in alone.rows)  # something was learned
+    for other in others:
+        assert_same_bits(other.parameters, alone.parameters)
+        assert other.rows == alone.rows
 
 
-@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(algorithm: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(variant: str, tmp_path: Path) -> None:
     common = {
         "adaptive_inner_kl_penalty": True,
         "anneal_factor": 0.9,
         "save_steps": 2,
         "eval_interval": 2,
         "num_minibatches": 2,
-    }
-    whole = run(small_config(algorithm, n_itr=6, dump_path=str(tmp_path / "whole"), **common))
+    } | VARIANTS[variant]
+    whole = run(small_config(n_itr=4, dump_path=str(tmp_path / "whole"), **common))
     path = str(tmp_path / "cut")
-    cut = run(small_config(algorithm, n_itr=4, dump_path=path, **common))
-    assert cut["algorithm"]["kl_coefficients"] != [5e-4]
-    # As if it had died in its fourth iteration: the newest checkpoint is of the second.
+    cut = run(small_config(n_itr=3, dump_path=path, **common))
+    assert cut["algorithm"].get("kl_coefficients") != [5e-4]
+    # As if it had died in its third iteration: the newest checkpoint is of the second.
     checkpoint.latest(path).unlink()
-    resumed = run(small_config(algorithm, n_itr=6, dump_path=path, restore_path=path, **common))
+    resumed = run(small_config(n_itr=4, dump_path=path, restore_path=path, **common))
     assert_same_bits(resumed["parameters"], whole["parameters"])
     assert resumed["env_steps"] == whole["env_steps"]
-    assert resumed["algorithm"]["kl_coefficients"] == whole["algorithm"]["kl_coefficients"]
+    assert resumed["algorithm"].get("kl_coefficients") == whole["algorithm"].get("kl_coefficients")
     for ours, theirs in zip(_rows(tmp_path / "cut"), _rows(tmp_path / "whole"), strict=True):
         assert ours == theirs
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """progress.csv without its clock columns."""
-    header, *lines = (path / "progress.csv").read_text().splitlines()
-    rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
-    clocks = ("Time", "ItrTime", "EnvStepsPerSecond")
-    return [{k: v for k, v in row.items() if not k.startswith(clocks)} for row in rows]
+@pytest.fixture(scope="module")
+def by_home(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Result]:
+    """Results of every variant with the meta-gradient on the ranks and on the master, by its name and that."""
+    folder = tmp_path_factory.mktemp("by_home")
+    runs = {
+        (name, home): FEW | values | {"meta_gradient": home, "dump_path": str(folder / f"{name} {home}")}
+        for name, values in VARIANTS.items()
+        for home in ("ranks", "master")
+    }
+    return dict(zip(runs, trained(2, *runs.values()), strict=True))
 
 
-@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_master_and_ranks_agree_on_the_gradient(algorithm: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_master_and_ranks_agree_on_the_gradient(variant: str, by_home: dict[tuple[str, str], Result]) -> None:
     """Both homes evaluate the same function; in a run they lead to the same place."""
-    values = ODD | {"algorithm": algorithm, "n_itr": 2}
-    if algorithm != "mmaml":
-        values = _without(values, *ENCODER_KEYS)
-    homes = [values | {"meta_gradient": home, "dump_path": str(tmp_path / home)} for home in ("ranks", "master")]
-    on_ranks, on_master = trained(2, *homes)
-    for name, value in on_ranks.items():
-        torch.testing.assert_close(on_master[name], value, rtol=1e-5, atol=1e-6)
+    on_ranks, on_master = (by_home[variant, home] for home in ("ranks", "master"))
+    for name, value in on_ranks.parameters.items():
+        torch.testing.assert_close(on_master.parameters[name], value, rtol=1e-5, atol=1e-6)
+
+
+def assert_devices_agree(values: Values, device: str) -> None:
+    """Of the algorithm's functions on the CPU and on another device, away from where the tasks were sampled."""
+    config = small_config(**values, meta_batch_size=6, hidden_sizes=[64, 64], num_inner_grad_steps=2)
+    worker, parameters, _ = sampled(config)
+    assert worker.block is not None
+    on_device = TaskBlock(worker.algorithm, worker.block.rollouts, device)
+    random = torch.Generator().manual_seed(0)
+    moved = parameters + 0.01 * torch.randn(parameters.shape, generator=random)
+    options = {"clip": True, "clip_eps": 0.1, "kl_coefficients": [5e-4, 5e-4]}
+    credits, direction = (torch.randn(size, generator=random) for size in (6, len(parameters)))
+    functions = [("meta_gradient", "gradient", {"vector": credits} | options)]
+    if "trpo" in (config.meta_update, worker.algorithm.default_update):
+        functions.append(("fisher_product", "product", {"vector": direction}))
+    for function, part, arguments in functions:
+        expected, found = (block.evaluate(function, moved, **arguments)[part] for block in (worker.block, on_device))
+        difference, norm = torch.from_numpy(found - expected).norm(), torch.from_numpy(expected).norm()
+        assert difference < 1e-5 * norm, function
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_the_gradient_on_cuda_is_that_on_the_cpu(algorithm: str) -> None:
-    from mmaml.worker import TaskBlock
-
-    config = small_config(algorithm, meta_batch_size=6, hidden_sizes=[64, 64], num_inner_grad_steps=2)
-    worker, parameters, _ = sampled(config)
-    assert worker.block is not None
-    options = {"clip_eps": 0.1, "kl_coefficients": [5e-4, 5e-4], "outer_kl_coefficient": 0.0}
-    moved = parameters + 0.01 * torch.randn(parameters.shape, generator=torch.Generator().manual_seed(0))
-    on_cpu = worker.block.evaluate("meta_gradient", moved, **options)["gradient"]
-    block = TaskBlock(worker.algorithm, worker.block.rollouts, "cuda")
-    on_gpu = block.evaluate("meta_gradient", moved, **options)["gradient"]
-    difference, norm = torch.from_numpy(on_gpu - on_cpu).norm(), torch.from_numpy(on_cpu).norm()
-    assert difference < 1e-5 * norm
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_functions_on_cuda_are_those_on_the_cpu(variant: str) -> None:
+    assert_devices_agree(VARIANTS[variant], "cuda")
 
 
 RAGGED = _without(SMALL, "cell_size") | {"algorithm": "promp", "env": "tests.probes:RandomLengths", "parallel": True}
