@@ -288,4 +288,4 @@ def test_the_value_function_learns_the_known_values(update: str, tmp_path: Path)
     pairs = [(left, taken) for left in range(1, 5) for taken in range(5 - left)]
     found = Worker(config).algorithm.value(one, torch.tensor(pairs).float()[None])[0]  # type: ignore[attr-defined]
     expected = [sum(0.8**t for t in range(left)) for left, _ in pairs]
-    np.testing.assert_allclose(found.numpy(), expected, atol=0.15)
+    np.testing.assert_allclose(found.numpy(), expected, atol=0.25)
