@@ -26,6 +26,16 @@ def broadcast_rows(x: Tensor, rows: int) -> Tensor:
     return _BroadcastRows.apply(x, rows)
 
 
+def columns(row: Tensor, count: int) -> Tensor:
+    """[M, 1, H] -> [M, H, count], each column equal to the row; differentiable any number of times."""
+    return broadcast_rows(row, count).transpose(1, 2)
+
+
+def row_product(row: Tensor, weight: Tensor) -> Tensor:
+    """x W of one row: [M, 1, I], [M, I, H] -> [M, 1, H]. As a matrix product it would have the bits of its alignment."""
+    return sum_rows(weight * columns(row, weight.shape[2]))
+
+
 def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
     """Σ_i values[m, i] · weights[m, i]: [M, n] -> [M]."""
     return sum_rows((values * weights)[..., None]).flatten()
@@ -59,6 +69,12 @@ def tanh_(x: Tensor) -> Tensor:
 def sigmoid_(x: Tensor) -> Tensor:
     """Logistic function in place, as 1 / (1 + exp(-x))."""
     return x.neg_().exp_().add_(1).reciprocal_()
+
+
+def refuse_third_derivative(function: str) -> None:
+    """Raise where a second derivative is to be differentiated again; torch's own decorator may leave it out in silence."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError(f"{function}: expected to be differentiated twice at most, got a third derivative")
 
 
 class _SumRows(Function):

@@ -120,3 +120,11 @@ def test_a_task_alone_has_the_bits_it_has_in_a_batch(lanes: int) -> None:
         alone_gradients = torch.autograd.grad(alone.square().sum(), list(own.values()))
         for ours, expected in zip(alone_gradients, gradients, strict=True):
             assert torch.equal(ours[0], expected[task])
+
+
+def test_a_third_derivative_is_refused() -> None:
+    params = {name: value.requires_grad_() for name, value in _parameters().items()}
+    weight = params["g.candidate.input"]
+    (first,) = torch.autograd.grad(_states(params, *_ragged()).square().sum(), weight, create_graph=True)
+    with pytest.raises(NotImplementedError, match="gru_final_states: expected to be differentiated twice at most"):
+        torch.autograd.grad(first.square().sum(), weight, create_graph=True)

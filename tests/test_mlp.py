@@ -63,3 +63,11 @@ def test_a_task_alone_has_the_bits_it_has_in_a_batch() -> None:
         own = slice(task, task + 1)
         alone = mlp(x[own], [w[own] for w in weights], [b[own] for b in biases], "tanh")
         assert torch.equal(alone[0], together[task])
+
+
+def test_a_third_derivative_is_refused() -> None:
+    x, weights, biases = _network(1)
+    value = mlp(x, weights, biases, "tanh").square().sum()
+    (first,) = torch.autograd.grad(value, weights[0], create_graph=True)
+    with pytest.raises(NotImplementedError, match="mlp: expected to be differentiated twice at most"):
+        torch.autograd.grad(first.square().sum(), weights[0], create_graph=True)

@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from mmaml.params import Params
 from mmaml.policies.policy import glorot_uniform
-from mmaml.taskwise import outer, sigmoid_, sum_rows, tanh_
+from mmaml.taskwise import outer, refuse_third_derivative, sigmoid_, sum_rows, tanh_
 
 
 def gru_shapes(prefix: str, inputs: int, cell: int) -> dict[str, tuple[int, ...]]:
@@ -140,9 +139,9 @@ class _GRUGradient(Function):
         )
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *direction):  # type: ignore[override]
         """Derivatives in a direction of the parameters, ẋ of x: of all of `_GRU.forward`, then of all of the above."""
+        refuse_third_derivative("gru_final_states")
         x, continues, end, gates, candidates, products, before, _, ug, _, _, uc, _, *gradients = ctx.saved_tensors
         d_gates, d_candidates, d_products, d_after = gradients
         wg_dot, ug_dot, bg_dot, wc_dot, uc_dot, bc_dot = direction

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmaml.taskwise import affine, outer, sum_rows, tanh_
+from mmaml.taskwise import affine, outer, refuse_third_derivative, sum_rows, tanh_
 
 
 def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], nonlinearity: str) -> Tensor:
@@ -94,8 +94,7 @@ class _MLPGradient(Function):
 
     @staticmethod
     def backward(ctx, *direction):  # type: ignore[override]
-        if torch.is_grad_enabled():  # once_differentiable would leave the third derivative out in silence
-            raise NotImplementedError("mlp: expected to be differentiated twice at most, got a third derivative")
+        refuse_third_derivative("mlp")
         depth, saved = ctx.depth, ctx.saved_tensors
         inputs, weights = saved[:depth], saved[depth : 2 * depth]
         deltas, slopes = saved[2 * depth : 3 * depth], saved[3 * depth :]
