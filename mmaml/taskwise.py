@@ -72,7 +72,7 @@ def sigmoid_(x: Tensor) -> Tensor:
 
 
 def refuse_third_derivative(function: str) -> None:
-    """Raise where a second derivative is to be differentiated again; torch's own decorator may leave it out in silence."""
+    """Raise where a second derivative is to be differentiated again, which torch itself may leave out in silence."""
     if torch.is_grad_enabled():
         raise NotImplementedError(f"{function}: expected to be differentiated twice at most, got a third derivative")
 
