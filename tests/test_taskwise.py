@@ -21,7 +21,8 @@ def test_a_task_alone_has_the_bits_it_has_in_a_batch(rows: int, inputs: int, out
         y = taskwise.affine(x[part].clone(), w[part].clone(), b[part].clone())
         z = taskwise.tanh_(y.clone())
         weighted = taskwise.weighted_sum(x[part, :, 0].clone(), z[..., 0])
-        return [y, z, taskwise.sigmoid_(y.clone()), y.exp(), taskwise.sum_rows(z), weighted, z.sum(-1)]
+        one = taskwise.row_product(x[part, :1].clone(), w[part].clone())
+        return [y, z, taskwise.sigmoid_(y.clone()), y.exp(), taskwise.sum_rows(z), weighted, z.sum(-1), one]
 
     together = results(slice(None))
     for task in range(5):
@@ -35,6 +36,13 @@ def test_sums_and_broadcasts_are_each_others_derivatives() -> None:
     assert torch.equal(taskwise.sum_rows(x), x.sum(1, keepdim=True))
     assert torch.autograd.gradgradcheck(lambda x: taskwise.sum_rows(x).exp(), x)
     assert torch.autograd.gradgradcheck(lambda row: taskwise.broadcast_rows(row, 3).exp(), row)
+
+
+def test_the_product_of_a_row() -> None:
+    row = torch.randn(2, 1, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(taskwise.row_product(row, weight), row @ weight)
+    assert torch.autograd.gradgradcheck(taskwise.row_product, (row, weight))
 
 
 def test_tanh_and_sigmoid() -> None:

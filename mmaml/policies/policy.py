@@ -13,7 +13,7 @@ from torch import Tensor
 from mmaml.params import Params
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
 from mmaml.policies.mlp import mlp
-from mmaml.taskwise import broadcast_rows, sum_rows
+from mmaml.taskwise import broadcast_rows, columns, row_product
 
 MIN_LOG_STD = math.log(1e-6)
 CONTEXT = "policy.context"
@@ -95,17 +95,11 @@ class MLPPolicy(ABC):
         spread, c = context + spread ⊙ ε, and the result is a function of [o, ε]. Differentiable in all.
         """
         weight = params[CONTEXT]
-        shift = sum_rows(weight * _columns(context, weight.shape[2]))  # a product with one row has bits of its own
-        changed = {"policy.0.bias": params["policy.0.bias"] + shift}
+        changed = {"policy.0.bias": params["policy.0.bias"] + row_product(context, weight)}
         if spread is not None:
-            scaled = weight * _columns(spread, weight.shape[2])
+            scaled = weight * columns(spread, weight.shape[2])
             changed["policy.0.weight"] = torch.cat([params["policy.0.weight"], scaled], dim=1)
         return params | changed
-
-
-def _columns(row: Tensor, columns: int) -> Tensor:
-    """[M, 1, C] -> [M, C, columns], each column equal to the row."""
-    return broadcast_rows(row, columns).transpose(1, 2)
 
 
 class GaussianMLPPolicy(MLPPolicy):
