@@ -177,7 +177,8 @@ class MAML(Algorithm):
         parts["kl_outer"] = losses.mean_kl(new, last)
         parts["loss"] = parts["surrogate"] + outer_kl_coefficient * parts["kl_outer"]
         for k, eta in enumerate(kl_coefficients):
-            parts["loss"] = parts["loss"] + eta / len(kl_coefficients) * parts[f"kl_{k}"]
+            if eta:  # 0 times a gradient costs as much as any other
+                parts["loss"] = parts["loss"] + eta / len(kl_coefficients) * parts[f"kl_{k}"]
         additions = self.additions(meta, state, rollouts, before, new, vector)
         parts["loss"] = sum(additions.values(), start=parts["loss"])
         return parts | {f"added_{name}": value for name, value in additions.items()}
