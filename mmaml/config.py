@@ -213,7 +213,7 @@ class Config:
         False,
         FLAG,
         "meta-learn α, a positive number for every adapted parameter, from inner_lr on",
-        ("promp", "mmaml", "maml", "e_maml", "dice", "rllib_maml", "cavia", "tesp"),
+        ("promp", "mmaml", "maml", "e_maml", "dice", "rllib_maml", "cavia"),
     )
     first_order: bool = _key(
         "Adaptation", False, FLAG, "leave the derivative of the inner gradient out of the meta-gradient"
@@ -348,8 +348,8 @@ class Config:
         "Task encoder",
         "episode_buffer",
         choice("episode_buffer", "last_episodes", "all_episodes"),
-        'what the GRU reads of a task so far: the buffer_size "episode_buffer" episodes of highest return, the '
-        '"last_episodes", or "all_episodes"',
+        'what the GRU reads of a task so far: "episode_buffer", the buffer_size whole episodes of highest return; '
+        '"last_episodes", those of the last collection; "all_episodes"',
         ("tesp",),
     )
     buffer_size: int = _key("Task encoder", 16, integer(1), "episodes that the episode buffer holds", ("tesp",))
@@ -388,11 +388,11 @@ class Config:
         None,
         optional(PATH),
         "file (.npz) for task embeddings at the end of the run",
-        ("mmaml",),
+        ("mmaml", "tesp"),
         resumable=True,
     )
     num_embeddings: int = _key(
-        "Output", 100, integer(1), "tasks whose embeddings are written", ("mmaml",), resumable=True
+        "Output", 100, integer(1), "tasks whose embeddings are written", ("mmaml", "tesp"), resumable=True
     )
 
     step_size: float | None = _key(LEGACY, None, optional(number()), "accepted for older files; has no effect")

@@ -32,7 +32,7 @@ def columns(row: Tensor, count: int) -> Tensor:
 
 
 def row_product(row: Tensor, weight: Tensor) -> Tensor:
-    """x W of one row: [M, 1, I], [M, I, H] -> [M, 1, H]. As a matrix product it would have the bits of its alignment."""
+    """x W of one row: [M, 1, I], [M, I, H] -> [M, 1, H]. By `torch.bmm`, its bits would depend on alignment."""
     return sum_rows(weight * columns(row, weight.shape[2]))
 
 

@@ -18,6 +18,7 @@ TRUST_REGION = {"algorithm": "maml"}
 FAR = TRUST_REGION | {"max_kl": 10.0}  # the longest step is refused, a shorter one taken
 VALUES = {"algorithm": "rllib_maml"}
 LATENTS = {"algorithm": "maesn", "num_train_tasks": 6}
+BEST_EPISODES = {"algorithm": "tesp", "num_inner_grad_steps": 2}
 
 # key: (other value, what else both runs have)
 CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -75,6 +76,10 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "mlp_after_gru": (False, {}),
     "mlp_after_pool": (False, {}),
     "encoder_input": ("published", {}),
+    "embedding_size": (3, BEST_EPISODES),
+    "embedding_penalty": (1.0, BEST_EPISODES),
+    "episodes_kept": ("last_episodes", BEST_EPISODES),
+    "buffer_size": (2, BEST_EPISODES),
     "n_itr": (3, {}),
 }
 

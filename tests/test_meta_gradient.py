@@ -94,6 +94,10 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("maesn", 3, MAESN | {"collect": "episodes", "hidden_nonlinearity": "relu"}),
     ("maesn", 2, MAESN | {"adapt_latent": False}),
     ("maesn", 2, MAESN | {"actions": Categorical}),
+    ("tesp", 2, {"inner_lr": 2.0, "embedding_penalty": 0.5}),
+    ("tesp", 3, {"inner_lr": [2.0, 1.0], "buffer_size": 5, "collect": "episodes"}),
+    ("tesp", 2, {"inner_lr": 2.0, "episodes_kept": "last_episodes", "hidden_nonlinearity": "relu"}),
+    ("tesp", 2, {"inner_lr": 2.0, "episodes_kept": "all_episodes", "collect": "episodes", "actions": Categorical}),
 ]
 
 

@@ -17,6 +17,7 @@ ALGORITHMS = {
     "e_maml": "mmaml.algorithms.e_maml:EMAML",
     "dice": "mmaml.algorithms.dice:DiCE",
     "meta_sgd": "mmaml.algorithms.meta_sgd:MetaSGD",
+    "tesp": "mmaml.algorithms.tesp:TESP",
     "rllib_maml": "mmaml.algorithms.rllib_maml:RLlibMAML",
     "cavia": "mmaml.algorithms.cavia:CAVIA",
     "maesn": "mmaml.algorithms.maesn:MAESN",
