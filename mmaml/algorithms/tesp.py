@@ -42,8 +42,9 @@ WEIGHT, BIAS = "encoder.embedding.weight", "encoder.embedding.bias"
 class Episodes(NamedTuple):
     """Episodes of M tasks in B lanes of T steps; T and B are the same whatever the tasks have lived through.
 
-    steps [T, M, B, O+A+1]: [o, a, r]. start, end: bool [T, M, B], the first and last steps of episodes.
-    returns [M, B]: in the episode buffer, where a lane holds one episode: its return, -inf where it holds none.
+    steps [T, M, B, O+A+1]: [o, a, r]; after an episode's end and before the next start, anything. start, end: bool
+    [T, M, B], the first and last steps of episodes; a start without an end is none. returns [M, B]: in the episode
+    buffer, where a lane holds one episode at most: its return, or -inf.
     """
 
     steps: Tensor
@@ -75,22 +76,17 @@ def best_episodes(data: Rollouts, size: int) -> Episodes:
     horizon = data.rewards.shape[-1]
     index = torch.arange(horizon, device=data.rewards.device)
     first = (index * data.episode_start).cummax(-1).values  # where the episode of a step started
-    rewards = torch.where(data.mask > 0, data.rewards, 0).double()
+    rewards = data.rewards.double()
     sums = rewards.cumsum(-1)
     so_far = sums - (sums - rewards).gather(-1, first)
     returns = so_far.masked_fill(~(data.terminated | data.truncated), -torch.inf).flatten(1)
     last = _descending(returns)[:, :size]  # step of the task, N·T, with which an episode ends
     returns = returns.gather(1, last)
     begin = last - last % horizon + first.flatten(1).gather(1, last)
-    exists = returns[..., None].isfinite()
-    at = begin[..., None] + index
-    inside = exists & (at <= last[..., None])
-    rows = torch.where(inside, at, 0).flatten(1)
-    steps = _steps(data).flatten(1, 2)[torch.arange(len(rows), device=rows.device)[:, None], rows]
-    steps = torch.where(inside[..., None], steps.unflatten(1, inside.shape[1:]), 0)
-    start, end = inside & (index == 0), exists & (at == last[..., None])
-    steps = steps.permute(2, 0, 1, 3).contiguous()
-    return Episodes(steps, start.permute(2, 0, 1), end.permute(2, 0, 1), returns)
+    at = index[:, None, None] + begin  # [T, M, B]
+    task = torch.arange(data.tasks, device=index.device)[:, None]
+    steps = _steps(data).flatten(1, 2)[task, at.minimum(last)]
+    return Episodes(steps, at == begin, (at == last) & returns.isfinite(), returns)
 
 
 def _steps(data: Rollouts) -> Tensor:
@@ -165,13 +161,6 @@ class TESP(MAML):
         else:
             state, before = super().inner_step(meta, state, rollouts, create_graph)
         return state._replace(memory=self.remember(state.memory, rollouts[-1])), before
-
-    def inner_tangent(
-        self, meta: Params, direction: Params, state: TaskState, change: TaskState, rollouts: Sequence[Rollouts]
-    ) -> TaskState:
-        if state.memory is None:
-            return change
-        return super().inner_tangent(meta, direction, state, change, rollouts)
 
     def additions(
         self,
