@@ -24,26 +24,23 @@ def policy_gradient(log_probs: Tensor, advantages: Tensor, weights: Tensor) -> T
     return -weighted_sum(log_probs * advantages, weights)
 
 
-def dice(log_probs: Tensor, rollouts: Rollouts, decay: float) -> Tensor:
-    """L = -mean_t[ □_t δ_t ], □_t = exp(Σ_{s ≤ t} decay^(t-s) (log π_s - log π_old,s)) (Foerster et al. 2018).
+def dice(log_probs: Tensor, rollouts: Rollouts) -> Tensor:
+    """L = -mean_t[ (□_t - □_{t-1}) Â_t ], □_t = Π_{s ≤ t} π_s / π_old,s (Foerster et al. 2018; Farquhar et al. 2019).
 
-    The sum is over the episode so far. DiCE's □ stops the gradient of its own exponent where this subtracts that of the
+    The product is over the episode so far. DiCE's □ stops the gradient of its own exponent where this divides by the
     policy that sampled: the same value, 1, and the same derivatives of every order at the sampling parameters, and
-    elsewhere a function that these are the derivatives of. δ_t = Â_t - decay · Â_{t+1} stands for the reward: what of
-    the advantages comes with step t. decay = γ λ; 1 is DiCE on rewards less baseline, less than 1 the decay of Farquhar
-    et al. (2019). The first derivative is that of `policy_gradient`; the second also sees how what was sampled depends
-    on π. log_probs: [M, n].
+    elsewhere a function that these are the derivatives of. Weighing advantages by the differences of □ is weighing
+    rewards by □: Σ_t □_t ρ_t, less what no action decides. At the sampling parameters the first derivative is that of
+    `policy_gradient`; the second also sees how what was sampled depends on π. log_probs: [M, n].
     """
-    advantages = rollouts.advantages
-    following = torch.cat([advantages[..., 1:], torch.zeros_like(advantages[..., :1])], -1)
-    credits = advantages - decay * following.masked_fill(rollouts.episode_end, 0.0)
-    log_ratios = (log_probs - rollouts.flat("log_probs")).view(advantages.shape).unbind(-1)
-    carried = ((~rollouts.episode_start).to(log_probs.dtype) * decay).unbind(-1)
-    exponents = [log_ratios[0]]
-    for log_ratio, share in zip(log_ratios[1:], carried[1:], strict=True):
-        exponents.append(log_ratio + share * exponents[-1])
-    magic_box = torch.stack(exponents, -1).exp()
-    return -weighted_sum((magic_box * credits).flatten(1), rollouts.flat("weights"))
+    log_ratios = (log_probs - rollouts.flat("log_probs")).view(rollouts.rewards.shape).unbind(-1)
+    goes_on = (~rollouts.episode_start).to(log_probs.dtype).unbind(-1)
+    before = [torch.zeros_like(log_ratios[0])]
+    for log_ratio, continues in zip(log_ratios[:-1], goes_on[1:], strict=True):
+        before.append(continues * (before[-1] + log_ratio))
+    exponents, so_far = torch.stack(before, -1), torch.stack(log_ratios, -1)
+    change = (exponents + so_far).exp() - exponents.exp()
+    return -weighted_sum((change * rollouts.advantages).flatten(1), rollouts.flat("weights"))
 
 
 def surrogate(ratio: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:

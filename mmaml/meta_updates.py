@@ -19,7 +19,7 @@ from mmaml.config import Config
 from mmaml.params import ParamSpec
 from mmaml.seeding import generator
 
-# Of conjugate gradients: a residual that ends them, ‖F x - g‖² (Schulman's trpo uses the same).
+# Of conjugate gradients: what is left, ‖F x - g‖² / ‖g‖², when they end.
 SMALLEST_RESIDUAL = 1e-10
 
 Row = dict[str, float]
@@ -194,6 +194,11 @@ class TrustRegion(MetaUpdate):
         config = self.config
         at_start = evaluate("meta_gradient", parameters)
         gradient = torch.from_numpy(at_start["gradient"].mean(0))
+        if not (torch.isfinite(gradient).all() and np.isfinite(at_start["loss"]).all()):
+            raise FloatingPointError(
+                f"the meta-gradient is not finite in iteration {iteration}; lower inner_lr and continue from the last "
+                "checkpoint with --restore_path"
+            )
 
         def fisher(vector: Tensor) -> Tensor:
             product = evaluate("fisher_product", parameters, vector=vector.float())["product"].mean(0)
@@ -226,8 +231,9 @@ def conjugate_gradients(
     x = torch.zeros_like(target)
     residual, direction = target.clone(), target.clone()
     squared = dot_of_blocks(residual, residual, blocks)
+    enough = SMALLEST_RESIDUAL * squared
     for _ in range(iterations):
-        unsolved = squared >= SMALLEST_RESIDUAL
+        unsolved = squared > enough
         if not unsolved.any():
             break
         moved = product(direction)

@@ -22,8 +22,8 @@ def _shifted(data: Rollouts, shift: torch.Tensor) -> Gaussian:
     return Gaussian(mean + shift, log_std)
 
 
-def _loss(data: Rollouts, shift: torch.Tensor, decay: float) -> torch.Tensor:
-    return losses.dice(_shifted(data, shift).log_prob(data.flat("actions")), data, decay)
+def _loss(data: Rollouts, shift: torch.Tensor) -> torch.Tensor:
+    return losses.dice(_shifted(data, shift).log_prob(data.flat("actions")), data)
 
 
 def _episodes(data: Rollouts, task: int) -> list[tuple[int, slice]]:
@@ -37,22 +37,21 @@ def _episodes(data: Rollouts, task: int) -> list[tuple[int, slice]]:
 
 
 @pytest.mark.parametrize("collect", ["lanes", "episodes"])
-@pytest.mark.parametrize("decay", [1.0, 0.9])
-def test_dice_by_its_definition(collect: str, decay: float) -> None:
-    """Each step's share of the advantages times the product of ratios so far, episode by episode."""
+def test_dice_by_its_definition(collect: str) -> None:
+    """Each advantage times what its step adds to the product of ratios so far, episode by episode."""
     data = ragged_rollouts(collect=collect, seed=5)
     shift = torch.tensor([0.05, -0.1], dtype=torch.float64)
-    ours = _loss(data, shift, decay)
+    ours = _loss(data, shift)
     log_ratios = _shifted(data, shift).log_prob(data.flat("actions")).view(data.rewards.shape) - data.log_probs
     for task in range(3):
         total = 0.0
         for lane, steps in _episodes(data, task):
-            advantages = data.advantages[task, lane, steps].tolist()
-            exponent = 0.0
-            for t, advantage in enumerate(advantages):
-                exponent = decay * exponent + float(log_ratios[task, lane, steps][t])
-                following = advantages[t + 1] if t + 1 < len(advantages) else 0.0
-                total += np.exp(exponent) * (advantage - decay * following)
+            product = 1.0
+            for log_ratio, advantage in zip(
+                log_ratios[task, lane, steps], data.advantages[task, lane, steps], strict=True
+            ):
+                total += product * (float(log_ratio.exp()) - 1) * float(advantage)
+                product *= float(log_ratio.exp())
         assert float(ours[task]) == pytest.approx(-total / float(data.mask[task].sum()), rel=1e-12)
 
 
@@ -75,31 +74,35 @@ def test_the_first_derivative_is_the_policy_gradient_and_the_second_is_not() -> 
         log_probs = _shifted(data, x * direction).log_prob(data.flat("actions"))
         return losses.policy_gradient(log_probs, advantages, weights).sum()
 
-    for decay in (1.0, 0.95):
-        ours = _derivatives(lambda x, decay=decay: _loss(data, x * direction, decay).sum(), 2)
-        theirs = _derivatives(plain, 2)
-        torch.testing.assert_close(ours[0], theirs[0], rtol=1e-10, atol=1e-12)
-        assert (ours[1] - theirs[1]).abs() > 0.1
+    ours, theirs = _derivatives(lambda x: _loss(data, x * direction).sum(), 2), _derivatives(plain, 2)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-10, atol=1e-12)
+    assert (ours[1] - theirs[1]).abs() > 0.1
 
 
-def test_all_derivatives_are_those_of_the_expected_return() -> None:
-    """Two steps of one action each, paid a_0 a_1 at the second: E = μ² for a ~ N(μ, 1); d/dμ = 2μ, d²/dμ² = 2.
-
-    The log-likelihood form, differentiated twice, does not give 2.
-    """
-    lanes, mu = 200_000, 0.5
+def _two_steps(lanes: int, mean: float) -> Rollouts:
+    """Episodes of two steps, a_t ~ N(mean, 1); weights that sum to one an episode."""
     g = torch.Generator().manual_seed(0)
-    actions = mu + torch.randn(1, lanes, 2, 1, generator=g, dtype=torch.float64)
     data = ragged_rollouts(tasks=1, lanes=lanes, horizon=2, action_size=1)
-    data.distribution = Gaussian(torch.full_like(actions, mu), torch.zeros(1, 1, 1, 1, dtype=torch.float64))
-    data.actions, data.log_probs = actions, data.distribution.log_prob(actions)
-    paid = actions[..., 0, 0] * actions[..., 1, 0]
-    data.advantages = paid[..., None].expand(1, lanes, 2)
+    data.actions = mean + torch.randn(1, lanes, 2, 1, generator=g, dtype=torch.float64)
+    data.distribution = Gaussian(torch.full_like(data.actions, mean), torch.zeros(1, 1, 1, 1, dtype=torch.float64))
+    data.log_probs = data.distribution.log_prob(data.actions)
     data.episode_start = torch.tensor([True, False]).expand(1, lanes, 2)
     data.episode_end = ~data.episode_start
     data.weights = torch.full((1, lanes, 2), 1 / lanes, dtype=torch.float64)
-    first, second = _derivatives(lambda x: -_loss(data, x[None], 1.0).sum(), 2)
-    assert float(first) == pytest.approx(2 * mu, abs=0.03)
+    return data
+
+
+def test_all_derivatives_are_those_of_the_expected_return() -> None:
+    """Paid a_0 a_1 at the second step: E = μ² for a ~ N(μ, 1); d/dμ = 2μ, d²/dμ² = 2.
+
+    The log-likelihood form, differentiated twice, does not give 2.
+    """
+    mean = 0.5
+    data = _two_steps(200_000, mean)
+    paid = data.actions[..., 0, 0] * data.actions[..., 1, 0]
+    data.advantages = paid[..., None].expand(data.rewards.shape)
+    first, second = _derivatives(lambda x: -_loss(data, x[None]).sum(), 2)
+    assert float(first) == pytest.approx(2 * mean, abs=0.03)
     assert float(second) == pytest.approx(2, abs=0.1)
 
     def log_likelihood(x: torch.Tensor) -> torch.Tensor:
@@ -107,6 +110,15 @@ def test_all_derivatives_are_those_of_the_expected_return() -> None:
         return -losses.policy_gradient(log_probs, data.flat("advantages"), data.flat("weights")).sum()
 
     assert abs(float(_derivatives(log_likelihood, 2)[1]) - 2) > 1
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.5])
+def test_what_no_action_decides_has_no_derivatives(discount: float) -> None:
+    """A constant paid at the second step, whatever the discount."""
+    data = _two_steps(200_000, 0.0)
+    data.advantages = torch.tensor([discount, 1.0], dtype=torch.float64).expand(data.rewards.shape)
+    first, second = _derivatives(lambda x: -_loss(data, x[None]).sum(), 2)
+    assert abs(float(first)) < 0.01 and abs(float(second)) < 0.02
 
 
 def test_the_exploration_term_raises_the_likelihood_of_samples_that_ended_well() -> None:
@@ -142,3 +154,23 @@ def test_tasks_are_credited_by_their_place_in_the_meta_batch() -> None:
     np.testing.assert_array_equal(some, whole[[3, 1]])
     returns = worker.block.evaluate("returns", parameters)["return"]
     np.testing.assert_allclose(returns, statistics["return"])
+
+
+def test_credits_are_the_last_returns_compared_over_tasks() -> None:
+    returns = np.array([[9.0, 9.0, 1.0], [0.0, 5.0, 4.0], [7.0, 2.0, 1.0], [3.0, 3.0, 6.0]])
+    asked: list[tuple[str, torch.Tensor | None]] = []
+
+    def evaluate(function: str, parameters: torch.Tensor, vector: torch.Tensor | None = None, tasks: Any = None) -> Any:
+        asked.append((function, vector))
+        if function == "returns":
+            return {"return": returns}
+        gradient = np.zeros((4, len(parameters)), np.float32)
+        return {"gradient": gradient} | dict.fromkeys(("loss", "kl_0", "kl_1", "kl_outer"), np.zeros(4))
+
+    config = small_config("e_maml", num_inner_grad_steps=2, meta_update="vpg")
+    algo = sampled(config)[0].algorithm
+    algo.update(torch.zeros(algo.spec.total), evaluate, 0)
+    assert [function for function, _ in asked] == ["returns", "meta_gradient", "meta_loss"]
+    for _, credits in asked[1:]:
+        assert credits is not None
+        torch.testing.assert_close(credits, torch.tensor([-2.0, 1.0, -2.0, 3.0]) / np.sqrt(4.5), rtol=1e-6, atol=0)

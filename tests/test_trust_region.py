@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmaml.algorithms import ALGORITHMS
 from mmaml.algorithms.maml import MAML
 from mmaml.config import load_config
 from mmaml.meta_updates import TrustRegion, conjugate_gradients
@@ -157,7 +158,14 @@ def test_damping_is_added_to_the_diagonal() -> None:
     assert cosine == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "e_maml", "dice", "meta_sgd", "promp", "mmaml"])
+def test_a_gradient_that_is_not_finite_ends_the_run() -> None:
+    gradient, fisher = _problem()
+    gradient[2] = np.nan
+    with pytest.raises(FloatingPointError, match="not finite in iteration 0; lower inner_lr"):
+        _update(Quadratic(gradient, fisher))
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 def test_on_sampled_tasks_the_loss_falls_and_the_kl_keeps_to_its_bound(algorithm: str) -> None:
     config = small_config(algorithm, meta_update="trpo", rollouts_per_meta_task=10, max_path_length=20, max_kl=0.005)
     worker, parameters, _ = sampled(config)

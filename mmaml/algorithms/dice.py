@@ -1,6 +1,6 @@
 """DiCE-MAML: MAML with an inner loss that is right in every derivative (Foerster et al. 2018).
 
-    θ_{k+1} = θ_k - α ∘ ∇L_in(θ_k; D_k),  L_in = -mean[ □(Σ_{s ≤ t} log π_θ(a_s|o_s)) δ_t ]             `losses.dice`
+    θ_{k+1} = θ_k - α ∘ ∇L_in(θ_k; D_k),  L_in = -mean[ (□_t - □_{t-1}) Â_t ],  □_t = Π_{s ≤ t} π_θ / π_old   `losses.dice`
 
 VPG-DiCE and TRPO-DiCE are the `meta_update` "vpg" and "trpo".
 """
@@ -19,5 +19,4 @@ class DiCE(MAML):
     """MAML whose inner loss is DiCE's."""
 
     def inner_loss(self, new: Distribution, data: Rollouts) -> Tensor:
-        decay = self.config.discount * self.config.gae_lambda
-        return losses.dice(new.log_prob(data.flat("actions")), data, decay)
+        return losses.dice(new.log_prob(data.flat("actions")), data)

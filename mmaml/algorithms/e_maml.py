@@ -4,8 +4,8 @@
 
 R_i: return after the last inner step, less its mean over the tasks of the meta-batch, over its standard deviation.
 MAML's own gradient, with the log-likelihood in the inner loss, takes D_0 … D_{K-1} as given; this term raises the
-likelihood of those whose adaptation ended well. Standardising over tasks leaves the expected gradient a multiple of
-the paper's, whose R_i is not centred.
+likelihood of those whose adaptation ended well. The paper's R_i is the return itself; comparing tasks takes away what
+all have in common, and makes the term's size independent of the reward's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class EMAML(MAML):
     ) -> dict[str, Tensor]:
         """-R_i · mean_t[ r ] over D_0 … D_{K-1}, r = π_θ_k / π_old,k. vector [M]: R of the meta-batch's tasks.
 
-        The ratio's gradient is that of the log-likelihood where D_k was sampled, and J stays bounded beyond.
+        The ratio's gradient is that of the log-likelihood where D_k was sampled.
         """
         assert vector is not None
         credit = vector[rollouts[0].position]
