@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmaml.policies.distributions import Gaussian
-from mmaml.policies.policy import CONTEXT
+from mmaml.policies.policy import CONTEXT_WEIGHT
 from tests.support import held_out_returns, run, sampled, small_config
 
 CARTPOLE = {"env": "CartPoleMassEnv", "max_path_length": 15}
@@ -17,7 +17,7 @@ CARTPOLE = {"env": "CartPoleMassEnv", "max_path_length": 15}
 
 def plain_policy(meta: dict[str, torch.Tensor], inputs: torch.Tensor) -> Gaussian:
     """An MLP of 2 hidden layers of tanh on [o, c], [M, n, O + C], by torch's own operations."""
-    first = torch.cat([meta["policy.0.weight"], meta[CONTEXT]], 1)
+    first = torch.cat([meta["policy.0.weight"], meta[CONTEXT_WEIGHT]], 1)
     y = torch.tanh(inputs @ first + meta["policy.0.bias"])
     y = torch.tanh(y @ meta["policy.1.weight"] + meta["policy.1.bias"])
     return Gaussian(y @ meta["policy.2.weight"] + meta["policy.2.bias"], meta["policy.log_std"])

@@ -23,11 +23,11 @@ CONTEXT = "context"
 class CAVIA(MAML):
     """MAML that adapts an input of its policy in place of the policy."""
 
-    def shapes(
+    def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
     ) -> dict[str, tuple[int, ...]]:
         self.context_size = config.context_size
-        return super().shapes(config, observation_size, action_size, actions)
+        return super().build_networks(config, observation_size, action_size, actions)
 
     def adapted_shapes(self) -> dict[str, tuple[int, ...]]:
         return {CONTEXT: (1, self.context_size)}

@@ -1,8 +1,8 @@
 """DiCE-MAML: MAML with an inner loss that is right in every derivative (Foerster et al. 2018).
 
-    θ_{k+1} = θ_k - α ∘ ∇L_in(θ_k; D_k),  L_in = -mean[ (□_t - □_{t-1}) Â_t ],  □_t = Π_{s ≤ t} π_θ / π_old   `losses.dice`
+    θ_{k+1} = θ_k - α ∘ ∇L_in(θ_k; D_k),  L_in = -mean[ (□_t - □_{t-1}) Â_t ],  □_t = Π_{s ≤ t} π_θ / π_old
 
-VPG-DiCE and TRPO-DiCE are the `meta_update` "vpg" and "trpo".
+The loss is `losses.dice`. VPG-DiCE and TRPO-DiCE are the `meta_update` "vpg" and "trpo".
 """
 
 from __future__ import annotations

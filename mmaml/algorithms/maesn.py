@@ -45,10 +45,10 @@ class MAESN(MAML):
         learned = replace(config, trainable_inner_step_size=True)
         super().__init__(learned, observation_size, action_size, actions)
 
-    def shapes(
+    def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
     ) -> dict[str, tuple[int, ...]]:
-        return super().shapes(config, observation_size, action_size, actions) | self.tables
+        return super().build_networks(config, observation_size, action_size, actions) | self.tables
 
     def adapted_shapes(self) -> dict[str, tuple[int, ...]]:
         return dict.fromkeys(self.tables, (1, self.config.latent_size))

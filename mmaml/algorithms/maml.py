@@ -57,7 +57,7 @@ class MAML(Algorithm):
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
         self.collections = config.num_inner_grad_steps + 1
-        shapes = self.shapes(config, observation_size, action_size, actions)
+        shapes = self.build_networks(config, observation_size, action_size, actions)
         self.step_sizes = self.adapted_shapes() if config.trainable_inner_step_size else {}
         self.spec = ParamSpec(shapes | {STEP_SIZE + name: shape for name, shape in self.step_sizes.items()})
         self.meta_update = make_update(config, self.spec, self.default_update)
@@ -66,7 +66,7 @@ class MAML(Algorithm):
 
     policy: MLPPolicy
 
-    def shapes(
+    def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
     ) -> dict[str, tuple[int, ...]]:
         """Build the networks; names and shapes of their meta-parameters."""

@@ -31,7 +31,7 @@ class MMAML(ProMP):
     functions = (*ProMP.functions, "embed")
     encoder: TaskEncoder
 
-    def shapes(
+    def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
     ) -> dict[str, tuple[int, ...]]:
         self.encoder = TaskEncoder(
@@ -45,7 +45,7 @@ class MMAML(ProMP):
             config.mlp_after_pool,
             config.encoder_input,
         )
-        return super().shapes(config, observation_size, action_size, actions) | self.encoder.shapes
+        return super().build_networks(config, observation_size, action_size, actions) | self.encoder.shapes
 
     def init_networks(self, rng: np.random.Generator) -> Params:
         return self.policy.init(rng) | self.encoder.init(rng)

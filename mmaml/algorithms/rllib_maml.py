@@ -38,7 +38,7 @@ class RLlibMAML(ProMP):
 
     value_shapes: dict[str, tuple[int, ...]]
 
-    def shapes(
+    def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
     ) -> dict[str, tuple[int, ...]]:
         sizes = (observation_size, *config.hidden_sizes, 1)
@@ -46,7 +46,7 @@ class RLlibMAML(ProMP):
         for layer, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
             self.value_shapes[f"value.{layer}.weight"] = (inputs, outputs)
             self.value_shapes[f"value.{layer}.bias"] = (1, outputs)
-        return super().shapes(config, observation_size, action_size, actions) | self.value_shapes
+        return super().build_networks(config, observation_size, action_size, actions) | self.value_shapes
 
     def adapted_shapes(self) -> dict[str, tuple[int, ...]]:
         return self.policy.shapes | self.value_shapes

@@ -110,7 +110,7 @@ class TESP(MAML):
         learned = replace(config, trainable_inner_step_size=True)
         super().__init__(learned, observation_size, action_size, actions)
 
-    def shapes(
+    def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
     ) -> dict[str, tuple[int, ...]]:
         self.context_size = config.embedding_size
@@ -118,7 +118,7 @@ class TESP(MAML):
             WEIGHT: (config.cell_size, config.embedding_size),
             BIAS: (1, config.embedding_size),
         }
-        return super().shapes(config, observation_size, action_size, actions) | self.encoder_shapes
+        return super().build_networks(config, observation_size, action_size, actions) | self.encoder_shapes
 
     def adapted_shapes(self) -> dict[str, tuple[int, ...]]:
         return self.encoder_shapes

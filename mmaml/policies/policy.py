@@ -16,7 +16,7 @@ from mmaml.policies.mlp import mlp
 from mmaml.taskwise import broadcast_rows, columns, row_product
 
 MIN_LOG_STD = math.log(1e-6)
-CONTEXT = "policy.context"
+CONTEXT_WEIGHT = "policy.context"
 
 
 def glorot_uniform(rng: np.random.Generator, inputs: int, outputs: int) -> Tensor:
@@ -48,17 +48,17 @@ class MLPPolicy(ABC):
             self.shapes[f"policy.{layer}.weight"] = (self._sizes[layer], self._sizes[layer + 1])
             self.shapes[f"policy.{layer}.bias"] = (1, self._sizes[layer + 1])
         if context_size:
-            self.shapes[CONTEXT] = (context_size, self._sizes[1])
+            self.shapes[CONTEXT_WEIGHT] = (context_size, self._sizes[1])
 
     def init(self, rng: np.random.Generator) -> Params:
         """Glorot-uniform weights, zeros otherwise: a standard deviation of 1."""
         params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
         for layer in range(self.depth):
             params[f"policy.{layer}.weight"] = glorot_uniform(rng, *self._sizes[layer : layer + 2])
-        if CONTEXT in params:  # the first layer is one of [o, c]
-            inputs, context = self._sizes[0], len(params[CONTEXT])
+        if CONTEXT_WEIGHT in params:  # the first layer is one of [o, c]
+            inputs, context = self._sizes[0], len(params[CONTEXT_WEIGHT])
             first = glorot_uniform(rng, inputs + context, self._sizes[1])
-            params["policy.0.weight"], params[CONTEXT] = first[:inputs].clone(), first[inputs:].clone()
+            params["policy.0.weight"], params[CONTEXT_WEIGHT] = first[:inputs].clone(), first[inputs:].clone()
         return params
 
     @abstractmethod
@@ -94,7 +94,7 @@ class MLPPolicy(ABC):
         A context that is the same at every step is a change of the first bias. context, spread: [M, 1, C]. With a
         spread, c = context + spread ⊙ ε, and the result is a function of [o, ε]. Differentiable in all.
         """
-        weight = params[CONTEXT]
+        weight = params[CONTEXT_WEIGHT]
         changed = {"policy.0.bias": params["policy.0.bias"] + row_product(context, weight)}
         if spread is not None:
             scaled = weight * columns(spread, weight.shape[2])
