@@ -67,6 +67,11 @@ class Rollouts:
         """The sampling distribution of every step, [M, N·T, A]."""
         return type(self.distribution)(*(value.flatten(1, 2) for value in self.distribution))
 
+    def times(self) -> Tensor:
+        """Steps since the start of the episode that each step belongs to: [M, N, T]."""
+        index = torch.arange(self.rewards.shape[-1], device=self.rewards.device)
+        return index - (index * self.episode_start).cummax(-1).values
+
     def select(self, index: slice | Tensor) -> Rollouts:
         """The rollouts of some tasks."""
         return self._map(lambda value: value[index])

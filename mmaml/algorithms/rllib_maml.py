@@ -5,9 +5,12 @@
     J(θ) = mean over tasks of  -mean[min(r Â, clip(r, 1±ε) Â)] + c_V mean[ (V - V^target)² ] - c_H mean[ H(π) ]
            on D_K at θ_K, + mean over k < K of η_k KL(π_old,k ‖ π_θ_k)
 
-V is an MLP of its own. The V with which a task was adapted so far stands in for the baseline: Â and V^target = V + Â
-come from it. The η_k are ProMP's, by whose rule RLlib adapts them too. RLlib also clips V - V_old at 10; that is left
-out: returns of 100 and more, as CartPole's, would hold V back. RLlib has no trust region; here V has one of its own.
+V is an MLP of its own, of [o, t / T]: the horizon ends a task, so that what is left of it is part of what a state is
+worth; RLlib's V does not see it. The V with which a task was adapted so far stands in for the baseline: Â and
+V^target = V + Â come from it. The η_k are ProMP's, by whose rule RLlib adapts them too. RLlib also clips V - V_old at
+10; that is left out: returns of 100 and more, as CartPole's, would hold V back. RLlib has no trust region; here V has
+one of its own. An inner step of α changes V by about 2 α c_V ‖∇V‖² times its error: where that is above 2, as with wide
+networks and large α, V is thrown off by adaptation, and c_V has to be lowered.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class RLlibMAML(ProMP):
     def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
     ) -> dict[str, tuple[int, ...]]:
-        sizes = (observation_size, *config.hidden_sizes, 1)
+        sizes = (observation_size + 1, *config.hidden_sizes, 1)
         self.value_shapes = {}
         for layer, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
             self.value_shapes[f"value.{layer}.weight"] = (inputs, outputs)
@@ -61,20 +64,28 @@ class RLlibMAML(ProMP):
     def begin(self, meta: Params, identity: Tensor) -> TaskState:
         return TaskState({name: meta[name] for name in self.adapted_shapes()})
 
-    def value(self, params: Params, observations: Tensor) -> Tensor:
-        """V of observations [M, n, O]: [M, n]."""
+    def value(self, params: Params, observations: Tensor, times: Tensor) -> Tensor:
+        """V of observations [M, n, O], times [M, n] steps into their episodes: [M, n]."""
+        share_of_horizon = times[..., None].to(observations.dtype) / self.config.max_path_length
         layers = range(len(self.value_shapes) // 2)
         weights = [params[f"value.{layer}.weight"] for layer in layers]
         biases = [params[f"value.{layer}.bias"] for layer in layers]
-        return mlp(observations, weights, biases, self.config.hidden_nonlinearity).squeeze(-1)
+        inputs = torch.cat([observations, share_of_horizon], dim=-1)
+        return mlp(inputs, weights, biases, self.config.hidden_nonlinearity).squeeze(-1)
+
+    def value_of_steps(self, params: Params, data: Rollouts) -> Tensor:
+        """V of every step of `data`: [M, N·T]."""
+        return self.value(params, data.flat("observations"), data.times().flatten(1))
 
     def values(self, state: TaskState, rollouts: Rollouts) -> Tensor:
         observations = torch.cat([rollouts.observations, rollouts.final_observations[:, :, None]], dim=2)
-        return self.value(state.params, observations.flatten(1, 2)).unflatten(1, observations.shape[1:3])
+        times = rollouts.times()
+        times = torch.cat([times, times[..., -1:] + 1], dim=2)
+        return self.value(state.params, observations.flatten(1, 2), times.flatten(1)).view(times.shape)
 
     def regularisers(self, params: Params, new: Distribution, data: Rollouts) -> dict[str, Tensor]:
         """c_V mean[ (V - V^target)² ] and -c_H mean[ H(π) ] on `data`, [M] each."""
-        error = losses.value_error(self.value(params, data.flat("observations")), data)
+        error = losses.value_error(self.value_of_steps(params, data), data)
         return {
             "value": self.config.vf_loss_coeff * error,
             "entropy": -self.config.entropy_coeff * losses.mean_entropy(new, data),
@@ -97,7 +108,7 @@ class RLlibMAML(ProMP):
 
     def divergence(self, state: TaskState, data: Rollouts) -> Tensor:
         """KL of the policy, and of N(V, σ²), σ² being the mean of (V - V^target)² (Schulman et al. 2016, §5)."""
-        values = self.value(state.params, data.flat("observations"))
+        values = self.value_of_steps(state.params, data)
         variance = losses.value_error(values, data).detach().clamp(min=SMALLEST_VARIANCE)
         moved = weighted_sum((values - values.detach()).square(), data.flat("weights"))
         return super().divergence(state, data) + moved / (2 * variance)
