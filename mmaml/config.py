@@ -41,9 +41,10 @@ def _is_number(value: Any) -> bool:
     return math.isfinite(value) if isinstance(value, float) else _is_int(value) and abs(value) < 2**63
 
 
-def integer(least: int) -> Kind:
-    """A whole number of at least `least`."""
-    return Kind(f"a whole number ≥ {least}", lambda v: _is_int(v) and least <= v < 2**63)
+def integer(least: int, most: int = 2**63 - 1) -> Kind:
+    """A whole number from `least` to `most`."""
+    words = f"a whole number ≥ {least}" + (f" and ≤ {most}" if most < 2**63 - 1 else "")
+    return Kind(words, lambda v: _is_int(v) and least <= v <= most)
 
 
 def number(low: float = -math.inf, high: float = math.inf, open_low: bool = False) -> Kind:
@@ -71,9 +72,12 @@ FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 TEXT = Kind("a non-empty string", lambda v: isinstance(v, str) and bool(v.strip()))
 PATH = Kind("a path, as a non-empty string", lambda v: TEXT.accepts(v) and "\0" not in v)
 OBJECT = Kind("a JSON object", lambda v: isinstance(v, dict) and all(isinstance(k, str) for k in v))
+MOST_LAYERS = 100  # far beyond what trains
 SIZES = Kind(
-    "a list of whole numbers ≥ 1, at least one",
-    lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(_is_int(n) and 1 <= n < 2**31 for n in v),
+    f"a list of whole numbers ≥ 1, at least one and at most {MOST_LAYERS}",
+    lambda v: (
+        isinstance(v, list | tuple) and 1 <= len(v) <= MOST_LAYERS and all(_is_int(n) and 1 <= n < 2**31 for n in v)
+    ),
     tuple,
 )
 RATES = Kind(
@@ -429,14 +433,19 @@ def load_config(
 def build_config(values: Mapping[str, Any]) -> Config:
     """A validated Config from keys and values. Raises ConfigError."""
     for name, value in values.items():
-        if name not in FIELDS:
-            raise ConfigError(_unknown_key(name))
-        kind: Kind = FIELDS[name].metadata["kind"]
-        if not kind.accepts(value):
-            raise ConfigError(f"{name}: expected {kind.expected}, got {_shown(value)}")
+        check_value(name, value)
     config = Config(**{name: FIELDS[name].metadata["kind"].convert(value) for name, value in values.items()})
     _check_together(config)
     return config
+
+
+def check_value(name: str, value: Any, called: str = "") -> None:
+    """Raise ConfigError unless `name` is a key that takes `value`. called: what the error calls the key."""
+    if name not in FIELDS:
+        raise ConfigError(_unknown_key(name))
+    kind: Kind = FIELDS[name].metadata["kind"]
+    if not kind.accepts(value):
+        raise ConfigError(f"{called or name}: expected {kind.expected}, got {_shown(value)}")
 
 
 def read_config_file(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -485,15 +494,20 @@ def parse_object(text: str, source: str) -> dict[str, Any]:
 
 
 def canonical(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Keys and values with `ALIASES` under our names. Raises ConfigError where a key is given under both."""
+    """Keys and values with `ALIASES` under our names.
+
+    Raises ConfigError where a key is given under both, or a value that it does not take under its alias.
+    """
     for alias, name in ALIASES.items():
         if alias in values and name in values:
             raise ConfigError(f"{source}: '{alias}' and '{name}' are one key; keep one")
+        if alias in values:
+            check_value(name, values[alias], called=f"{alias} ({name})")
     return {ALIASES.get(name, name): value for name, value in values.items()}
 
 
 def idle_keys(config: Config, given: Mapping[str, Any], default_update: str) -> list[str]:
-    """Keys that were given and do nothing: legacy ones, and those of another algorithm or meta-update.
+    """Keys that were given and do nothing: legacy ones, and those of another algorithm, meta-update or memory.
 
     default_update: the meta-update of the algorithm unless the configuration names one; "" for one without.
     """
@@ -504,7 +518,8 @@ def idle_keys(config: Config, given: Mapping[str, Any], default_update: str) -> 
         elsewhere = metadata["only"] and config.algorithm not in metadata["only"]
         elsewhere = elsewhere or config.algorithm in metadata["without"]
         other_update = metadata["updates"] and default_update and update not in metadata["updates"]
-        if metadata["group"] == LEGACY or elsewhere or other_update:
+        no_buffer = name == "buffer_size" and config.episodes_kept != "episode_buffer"
+        if metadata["group"] == LEGACY or elsewhere or other_update or no_buffer:
             idle.append(name)
     return idle
 
@@ -540,6 +555,21 @@ def _check_together(config: Config) -> None:
             'num_train_tasks: expected a whole number ≥ 1 with algorithm "maesn", which learns a latent for each '
             "training task, got null; set it, for example to 100"
         )
+    if config.algorithm == "tesp" and config.num_inner_grad_steps == 1:
+        raise ConfigError(
+            'num_inner_grad_steps: expected a whole number ≥ 2 with algorithm "tesp", whose first step only fills the '
+            "memory and adapts nothing, got 1"
+        )
+    if config.algorithm == "e_maml" and config.meta_batch_size == 1:
+        raise ConfigError(
+            'meta_batch_size: expected a whole number ≥ 2 with algorithm "e_maml", which credits a task by comparison '
+            "with others, got 1"
+        )
+    if config.fisher_rollouts is not None and config.fisher_rollouts > config.rollouts_per_meta_task:
+        raise ConfigError(
+            f"fisher_rollouts: expected at most rollouts_per_meta_task = {config.rollouts_per_meta_task}, got "
+            f"{config.fisher_rollouts}"
+        )
     if config.device.startswith("cuda") and config.meta_gradient == "ranks":
         raise ConfigError(
             f'device: expected "auto" or "cpu" with meta_gradient "ranks", which uses no GPU, got "{config.device}"'
@@ -563,7 +593,7 @@ def _check_environment(config: Config) -> None:
 
 
 def _unknown_key(name: str) -> str:
-    near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, [*FIELDS, *ALIASES], n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else "see docs/configuration.md for the keys"
     return f"{name}: unknown key; {hint}"
 

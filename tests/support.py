@@ -28,7 +28,10 @@ SMALL = {
 }
 
 # What a configuration of an algorithm has to say.
-REQUIRED: dict[str, dict[str, Any]] = {"maesn": {"num_train_tasks": 6}}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "maesn": {"num_train_tasks": 6},
+    "tesp": {"num_inner_grad_steps": 2},
+}
 
 
 def small_config(algorithm: str = "mmaml", **overrides: Any) -> Config:

@@ -95,7 +95,11 @@ def test_a_wrong_type_is_refused(name: str) -> None:
         ({"inner_lr": 0}, "inner_lr: expected a number > 0, or a list of such numbers, at least one, got 0"),
         ({"inner_lr": []}, "inner_lr: expected a number > 0, or a list"),
         ({"inner_lr": [0.1, -1]}, "got [0.1, -1]"),
-        ({"hidden_sizes": []}, "hidden_sizes: expected a list of whole numbers ≥ 1, at least one, got []"),
+        (
+            {"hidden_sizes": []},
+            "hidden_sizes: expected a list of whole numbers ≥ 1, at least one and at most 100, got []",
+        ),
+        ({"hidden_sizes": [1] * 101}, "at most 100, got [1, 1"),
         ({"hidden_sizes": [8, 0]}, "got [8, 0]"),
         ({"normalization_scale": 0}, '"family", a number > 0 or null, got 0'),
         ({"device": "gpu"}, 'got "gpu"'),
@@ -109,6 +113,10 @@ def test_a_wrong_type_is_refused(name: str) -> None:
         ({"adaptive_outer_kl_penalty": True}, "init_outer_kl_penalty: expected a number > 0"),
         ({"adaptive_inner_kl_penalty": True, "init_inner_kl_penalty": 0}, "init_inner_kl_penalty: expected"),
         ({"device": "cuda", "meta_gradient": "ranks"}, 'device: expected "auto" or "cpu"'),
+        ({"fisher_rollouts": 21}, "fisher_rollouts: expected at most rollouts_per_meta_task = 20, got 21"),
+        ({"algorithm": "maesn"}, "num_train_tasks: expected a whole number ≥ 1 with algorithm"),
+        ({"algorithm": "tesp"}, "num_inner_grad_steps: expected a whole number ≥ 2 with algorithm"),
+        ({"algorithm": "e_maml", "meta_batch_size": 1}, "meta_batch_size: expected a whole number ≥ 2 with algorithm"),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused(values: dict[str, Any], expected: str) -> None:
@@ -117,11 +125,30 @@ def test_a_value_out_of_range_is_refused(values: dict[str, Any], expected: str) 
 
 @pytest.mark.parametrize(
     ("given", "nearest"),
-    [("n_iter", "n_itr"), ("innerlr", "inner_lr"), ("Env", "env"), ("te_path", "te_save_path")],
+    [
+        ("n_iter", "n_itr"),
+        ("innerlr", "inner_lr"),
+        ("Env", "env"),
+        ("te_path", "te_save_path"),
+        ("maml_optimizer_step", "maml_optimizer_steps"),
+    ],
 )
 def test_an_unknown_key_names_the_nearest(given: str, nearest: str) -> None:
     assert refusal({given: 1}) == f"{given}: unknown key; did you mean '{nearest}'?"
     assert "docs/configuration.md" in refusal({"zzzzzz": 1})
+
+
+def test_the_bounds_of_keys_together_are_accepted() -> None:
+    assert build_config({"fisher_rollouts": 20, "hidden_sizes": [1] * 100}).fisher_rollouts == 20
+    build_config({"algorithm": "tesp", "num_inner_grad_steps": 2})
+    build_config({"algorithm": "e_maml", "meta_batch_size": 2})
+    build_config({"algorithm": "maml", "meta_batch_size": 1, "num_inner_grad_steps": 1})
+
+
+@pytest.mark.parametrize("kept, idle", [("episode_buffer", []), ("last_episodes", ["buffer_size"])])
+def test_a_size_of_no_buffer_is_idle(kept: str, idle: list[str]) -> None:
+    given = {"algorithm": "tesp", "num_inner_grad_steps": 2, "episodes_kept": kept, "buffer_size": 4}
+    assert idle_keys(build_config(given), given, "ppo") == idle
 
 
 @pytest.mark.parametrize(
@@ -208,8 +235,9 @@ def test_keys_have_rllibs_names_too(tmp_path: Path) -> None:
     assert steps(tmp_path / "top.json", {}) == (2, 6)  # whichever name the file beneath it has
     assert steps(tmp_path / "top.json", {"inner_adaptation_steps": 5, "num_promp_steps": 7}) == (5, 7)
     assert parse_object('{"maml_optimizer_steps": 8}', "overrides") == {"num_promp_steps": 8}
-    with pytest.raises(ConfigError, match="num_promp_steps: expected a whole number ≥ 1, got 0"):
+    with pytest.raises(ConfigError) as caught:
         load_config(None, {"maml_optimizer_steps": 0})
+    assert str(caught.value) == "maml_optimizer_steps (num_promp_steps): expected a whole number ≥ 1, got 0"
 
     both = {"inner_adaptation_steps": 1, "num_inner_grad_steps": 1}
     expected = "'inner_adaptation_steps' and 'num_inner_grad_steps' are one key; keep one"

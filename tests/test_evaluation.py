@@ -177,6 +177,13 @@ def test_other_rollouts_and_steps_than_in_training(evaluate: Callable[..., Any])
     assert np.isfinite(_returns(result)).all()
 
 
+def test_fewer_rollouts_than_a_product_with_the_fisher_matrix_took(
+    tmp_path: Path, evaluate: Callable[..., Any]
+) -> None:
+    path = _train(tmp_path / "run", algorithm="maml", fisher_rollouts=3, n_itr=1)
+    assert evaluate(restore_path=path, rollouts_per_task=2)["rollouts_per_task"] == 2
+
+
 def test_other_step_sizes_than_in_training(run: Path, evaluate: Callable[..., Any]) -> None:
     usual = evaluate(num_adapt_steps=2)
     assert usual["inner_lr"] == evaluation.restore(run)[0].inner_lr

@@ -30,7 +30,7 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("maesn", 1, {"num_train_tasks": 3}),
     ("maesn", 3, {"num_train_tasks": 3, "adapt_latent": False, "collect": "episodes"}),
     ("maesn", 2, {"num_train_tasks": 3, "actions": Categorical}),
-    ("tesp", 1, {}),
+    ("tesp", 2, {}),
     ("tesp", 2, {"inner_lr": 2.0, "episodes_kept": "all_episodes"}),
     ("tesp", 3, {"inner_lr": 2.0, "collect": "episodes", "buffer_size": 3}),
 ]

@@ -19,7 +19,7 @@ from mmaml.rollouts import Rollouts
 from mmaml.seeding import generator
 from mmaml.worker import Worker
 from tests.reference import gru
-from tests.support import held_out_returns, progress, run, sampled, small_config
+from tests.support import REQUIRED, held_out_returns, progress, run, sampled, small_config
 from tests.synthetic import ragged_rollouts
 from tests.test_cavia import assert_a_task_alone_has_the_bits_of_one_in_a_block
 from tests.test_meta_gradient import VECTOR, setting
@@ -37,7 +37,8 @@ def _collections(collect: str = "lanes", **options: Any) -> list[Rollouts]:
 
 def _algorithm(**overrides: Any) -> TESP:
     sizes = {"hidden_sizes": [5], "cell_size": 4, "embedding_size": 3, "env": "tests.probes:RandomLengths"}
-    return make_algorithm(load_config(None, sizes | overrides, "tesp"), 3, 2, Gaussian)  # type: ignore[return-value]
+    values = REQUIRED["tesp"] | sizes | overrides
+    return make_algorithm(load_config(None, values, "tesp"), 3, 2, Gaussian)  # type: ignore[return-value]
 
 
 def _memory(algo: TESP, collections: list[Rollouts]) -> Episodes:
