@@ -20,6 +20,7 @@ from mmaml.config import (
     ConfigError,
     Kind,
     build_config,
+    check_value,
     frozen_differences,
     idle_keys,
     integer,
@@ -37,8 +38,9 @@ Values = Mapping[str, Any]
 class Flag:
     """A flag that sets a key of the configuration.
 
-    kind: of its value; None: that of the key. settings: from the value, and the keys and values so far, to those that
-    it sets; None: the value is the key's. text: what --help says of it, "" for what the configuration says of the key.
+    kind: of its value; None: that of the key. settings: from the value, and the keys and values so far (of the run that
+    is continued, of the file, of flags before), to those that it sets; None: the value is the key's. text: what --help
+    says of it, "" for what the configuration says of the key.
     """
 
     key: str
@@ -183,26 +185,38 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     if file is None and overrides.get("restore_path") is None:
         file = script.config_file
     values = {} if file is None else read_config_file(Path(file))
+    restore_path = (values | overrides).get("restore_path")
+    original = None if restore_path is None else restored(restore_path)
+    before = {} if original is None else original.to_dict()
+    given: dict[str, str] = {}
     for name, flag in script.flags.items():
         value = getattr(options, name.lstrip("-").replace("-", "_"))
         if value is None:
             continue
         if flag.key in overrides:
             raise UsageError(f"{name}: sets {flag.key}, which --overrides sets too; keep one of them")
-        values |= {flag.key: value} if flag.settings is None else flag.settings(value, values)
+        given[flag.key] = name
+        values |= {flag.key: value} if flag.settings is None else flag.settings(value, before | values)
     values |= overrides
 
-    config = build_config({"algorithm": algorithm} | values)
-    if config.restore_path is not None:
-        config = continued(values, Path(config.restore_path))
-    elif config.dump_path is None:
+    try:
+        config = build_config({"algorithm": algorithm} | values) if original is None else continued(values, original)
+    except ConfigError as error:
+        key, _, rest = str(error).partition(":")
+        raise ConfigError(f"{given[key]} ({key}):{rest}" if key in given else str(error)) from error
+    if config.dump_path is None:
         config = replace(config, dump_path=str(default_dump_path(config)))
     check_outputs(config)
     return config, values
 
 
-def continued(values: dict[str, Any], restore_path: Path) -> Config:
-    """The configuration of the run that `restore_path` belongs to, changed by `values` where it may be."""
+def restored(path: Any) -> Config:
+    """The configuration of the run at `path`, a directory or a checkpoint, which is its dump_path.
+
+    Raises ConfigError, CheckpointError.
+    """
+    check_value("restore_path", path)
+    restore_path = Path(path)
     try:
         names_a_file = restore_path.is_file()
     except OSError as error:
@@ -211,13 +225,18 @@ def continued(values: dict[str, Any], restore_path: Path) -> Config:
         checkpoint.latest(restore_path)  # raises CheckpointError
     directory = checkpoint.run_directory(restore_path)
     has_params = (directory / PARAMS).is_file()
-    original = build_config(read_params(directory) if has_params else checkpoint.load(restore_path)["config"])
-    config = build_config(original.to_dict() | {"dump_path": str(directory)} | values)
+    values = read_params(directory) if has_params else checkpoint.load(restore_path)["config"]
+    return build_config(values | {"dump_path": str(directory)})
+
+
+def continued(values: Values, original: Config) -> Config:
+    """The configuration of a run, changed by `values` where it may be. Raises ConfigError where it may not."""
+    config = build_config(original.to_dict() | dict(values))
     changed = frozen_differences(config, original)
     if changed:
         raise ConfigError(
-            f"{', '.join(changed)}: expected the values of the run that is continued, '{directory}', got others; drop "
-            "them, or start a new run"
+            f"{', '.join(changed)}: expected the values of the run that is continued, '{original.dump_path}', got "
+            "others; drop them, or start a new run"
         )
     return config
 

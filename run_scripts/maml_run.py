@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmaml.cli import Flag, Script, Values, run
-from mmaml.config import Config, integer
+from mmaml.config import MOST_LAYERS, Config, check_value, integer
 
 # Environments of that program by our names, with its settings: episodes of 200 steps, actions as the body takes them.
 _AS_THERE = {"max_path_length": 200, "normalization_scale": None}
@@ -37,7 +37,9 @@ def _units(size: int, before: Values) -> Values:
 
 
 def _sizes(before: Values) -> list[int]:
-    return list(before.get("hidden_sizes", Config.hidden_sizes))
+    sizes = before.get("hidden_sizes", Config.hidden_sizes)
+    check_value("hidden_sizes", sizes)
+    return list(sizes)
 
 
 SCRIPT = Script(
@@ -46,7 +48,7 @@ SCRIPT = Script(
         "--gamma": Flag("discount"),
         "--tau": Flag("gae_lambda"),
         "--first-order": Flag("first_order"),
-        "--num-layers": Flag("hidden_sizes", integer(1), _layers, "how many hidden layers, of one size"),
+        "--num-layers": Flag("hidden_sizes", integer(1, MOST_LAYERS), _layers, "how many hidden layers, of one size"),
         "--hidden-size": Flag("hidden_sizes", integer(1), _units, "units of each hidden layer"),
         "--fast-batch-size": Flag("rollouts_per_meta_task"),
         "--fast-lr": Flag("inner_lr"),

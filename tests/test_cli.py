@@ -96,6 +96,7 @@ def alone(*arguments: str) -> None:
     [
         (["--overrides", '{"n_iter": 5}'], "n_iter: unknown key; did you mean 'n_itr'?"),
         (["--overrides", '{"n_itr": "5"}'], 'n_itr: expected a whole number ≥ 1, got "5"'),
+        (["--overrides", '{"algorithm": "tesp"}'], "num_inner_grad_steps: expected a whole number ≥ 2 with"),
         (["--overrides", '{"discount": 2}'], "discount: expected a number ≥ 0 and ≤ 1, got 2"),
         (["--overrides", '{"env": "MetaPointEnvMomentum4Modes"}'], "did you mean 'MetaPointEnvMomentum"),
         (["--overrides", '{"env_kwargs": {"nois": 1}}'], "env_kwargs"),
@@ -255,6 +256,7 @@ def test_a_run_continues_where_it_was(refused: Refused) -> None:
         "--restore_path", "run", "--overrides", '{"seed": 2, "learning_rate": 1}'
     )
     assert "dump_path: expected" in refused("--restore_path", "run", "--dump_path", "whole")
+    assert "restore_path: expected a path" in refused("--overrides", '{"restore_path": 3}')
 
     alone(
         "--restore_path",

@@ -156,7 +156,9 @@ def test_overrides_win_over_what_a_flag_brings_with_it() -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("--num-layers 0", "--num-layers: expected a whole number ≥ 1, got 0"),
+        ("--num-layers 0", "--num-layers: expected a whole number ≥ 1 and ≤ 100, got 0"),
+        ("--num-layers 99999999999", "--num-layers: expected a whole number ≥ 1 and ≤ 100, got 99999999999"),
+        ("--hidden-size 99999999999", "--hidden-size (hidden_sizes): expected a list of whole numbers ≥ 1"),
         ("--hidden-size x", "--hidden-size: expected a whole number ≥ 1, got x"),
         ("--num-workers 0", "--num-workers: expected a whole number ≥ 1, got 0"),
         ("--num-workers 2.5", "--num-workers: expected a whole number ≥ 1, got 2.5"),
@@ -168,6 +170,7 @@ def test_overrides_win_over_what_a_flag_brings_with_it() -> None:
         ("--ls-backtrack-ratio 1", "--ls-backtrack-ratio: expected a number > 0 and < 1, got 1"),
         ("--device gpu", "--device: expected"),
         ("--env-name ''", "--env-name: expected a non-empty string, got nothing"),
+        ("--env-name AntVel-v1", "error: --env-name (env): expected a task family"),
         ("--env-name AntVel-v1", "did you mean 'AntRandVelEnv'?"),
         ("--fast-rate 0.1", "--fast-rate"),
         ("--max-kl", "--max-kl"),
@@ -177,6 +180,17 @@ def test_overrides_win_over_what_a_flag_brings_with_it() -> None:
 )
 def test_bad_input_is_one_line_that_names_the_flag(line: str, expected: str, refused: Callable[..., str]) -> None:
     assert expected in refused(*shlex.split(line))
+
+
+@pytest.mark.parametrize("sizes", [100, [], "100", None])
+@pytest.mark.parametrize("flag", ["--num-layers", "--hidden-size"])
+def test_a_flag_of_layers_refuses_sizes_of_the_file_that_are_none(
+    flag: str, sizes: Any, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    (tmp_path / "file.json").write_text(json.dumps({"hidden_sizes": sizes}))
+    told = refused("--config_file", "file.json", flag, "50")
+    assert told.startswith("error: hidden_sizes: expected a list of whole numbers ≥ 1")
+    assert told.endswith(f"got {json.dumps(sizes)}\n")
 
 
 def test_workers_are_those_that_mpirun_started(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,3 +209,19 @@ def test_it_trains_and_continues_from_what_it_left() -> None:
     params = ["--restore_path", "run", "--num-batches", "3", *parallel]
     assert cli.run("maml", params, SCRIPT) == 0
     assert checkpoint.load("run")["iteration"] == 3
+
+
+def test_a_run_continues_by_its_own_command(refused: Callable[..., str]) -> None:
+    """What is left out has the run's values, also those that a flag starts from."""
+    one_flag = ["--num-layers 2", "--num-layers 3", "--hidden-size 5", "--hidden-size 5 --env-name HalfCheetahVel-v1"]
+    for number, line in enumerate(one_flag):
+        command = f"--num-workers 1 --fast-batch-size 2 --meta-batch-size 2 --num-batches 1 {line} --dump_path {number}"
+        overrides = ("--overrides", SHORT)
+        started = configured(command, *overrides)
+        run = Path(str(number))
+        checkpoint.save(run / checkpoint.FOLDER, 1, {}, keep=1)
+        (run / "params.json").write_text(json.dumps(started.to_dict()))
+        again = configured(f"{command} --restore_path {number}", *overrides)
+        assert again.to_dict() == started.to_dict() | {"restore_path": str(number)}
+    told = refused("--restore_path", "0", "--num-layers", "3")
+    assert told.startswith("error: --num-layers (hidden_sizes): expected the values of the run that is continued, '0'")
