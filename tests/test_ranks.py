@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmaml import checkpoint
-from mmaml.algorithms import ALGORITHMS
+from mmaml.algorithms import ALGORITHMS, algorithm_class
 from mmaml.comm import connect, partition
 from mmaml.config import load_config
 from mmaml.worker import TaskBlock
@@ -98,9 +98,14 @@ FAMILIES: dict[str, Values] = {
     "published sizes": {"n_itr": 1, "num_inner_grad_steps": 2, "num_promp_steps": 2, "inner_lr": 0.01},
 }
 
-# Every algorithm, and the meta-updates that are no algorithm's own but MAML takes as well.
+# Every algorithm, and other ways of the meta-gradient and the meta-update than its own.
 VARIANTS: dict[str, Values] = {name: {"algorithm": name} | REQUIRED.get(name, {}) for name in sorted(ALGORITHMS)}
 VARIANTS |= {f"maml, {update}": {"algorithm": "maml", "meta_update": update} for update in ("ppo", "vpg")}
+VARIANTS |= {
+    "maml, first order": {"algorithm": "maml", "first_order": True},
+    "mmaml, trpo": {"algorithm": "mmaml", "meta_update": "trpo", "cg_iters": 2},
+    "tesp, trpo": VARIANTS["tesp"] | {"meta_update": "trpo", "fisher_rollouts": 2, "cg_iters": 2},
+}
 # 5 tasks are blocks of 5, of 3 and 2, and of 2, 2 and 1, on 1, 2 and 3 ranks.
 FEW = ODD | {"n_itr": 2, "meta_batch_size": 5, "eval_interval": 0, "cg_iters": 4, "env": "tests.probes:RandomLengths"}
 RUNS = FAMILIES | {name: FEW | values for name, values in VARIANTS.items()}
@@ -143,8 +148,13 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(variant: str, 
     } | VARIANTS[variant]
     whole = run(small_config(n_itr=4, dump_path=str(tmp_path / "whole"), **common))
     path = str(tmp_path / "cut")
-    cut = run(small_config(n_itr=3, dump_path=path, **common))
-    assert cut["algorithm"].get("kl_coefficients") != [5e-4]
+    config = small_config(n_itr=3, dump_path=path, **common)
+    cut = run(config)
+    update = algorithm_class(config.algorithm).default_update if config.meta_update == "auto" else config.meta_update
+    outlives = {"trpo": set(), "vpg": {"optimizer"}, "ppo": {"optimizer", "kl_coefficients", "outer_kl_coefficient"}}
+    assert set(cut["algorithm"]) == outlives[update]
+    if update == "ppo":
+        assert 5e-4 not in cut["algorithm"]["kl_coefficients"]
     # As if it had died in its third iteration: the newest checkpoint is of the second.
     checkpoint.latest(path).unlink()
     resumed = run(small_config(n_itr=4, dump_path=path, restore_path=path, **common))
@@ -177,7 +187,7 @@ def test_master_and_ranks_agree_on_the_gradient(variant: str, by_home: dict[tupl
 
 def assert_devices_agree(values: Values, device: str) -> None:
     """Of the algorithm's functions on the CPU and on another device, away from where the tasks were sampled."""
-    config = small_config(**values, meta_batch_size=6, hidden_sizes=[64, 64], num_inner_grad_steps=2)
+    config = small_config(**values | {"meta_batch_size": 6, "hidden_sizes": [64, 64], "num_inner_grad_steps": 2})
     worker, parameters, _ = sampled(config)
     assert worker.block is not None
     on_device = TaskBlock(worker.algorithm, worker.block.rollouts, device)
@@ -185,13 +195,18 @@ def assert_devices_agree(values: Values, device: str) -> None:
     moved = parameters + 0.01 * torch.randn(parameters.shape, generator=random)
     options = {"clip": True, "clip_eps": 0.1, "kl_coefficients": [5e-4, 5e-4]}
     credits, direction = (torch.randn(size, generator=random) for size in (6, len(parameters)))
-    functions = [("meta_gradient", "gradient", {"vector": credits} | options)]
-    if "trpo" in (config.meta_update, worker.algorithm.default_update):
-        functions.append(("fisher_product", "product", {"vector": direction}))
-    for function, part, arguments in functions:
-        expected, found = (block.evaluate(function, moved, **arguments)[part] for block in (worker.block, on_device))
+    arguments: dict[str, tuple[str, dict[str, Any]]] = {
+        "meta_gradient": ("gradient", {"vector": credits} | options),
+        "meta_loss": ("loss", {"vector": credits} | options),
+        "fisher_product": ("product", {"vector": direction}),
+        "returns": ("return", {}),
+        "embed": ("embedding", {}),
+    }
+    for function in worker.algorithm.functions:
+        part, given = arguments[function]
+        expected, found = (block.evaluate(function, moved, **given)[part] for block in (worker.block, on_device))
         difference, norm = torch.from_numpy(found - expected).norm(), torch.from_numpy(expected).norm()
-        assert difference < 1e-5 * norm, function
+        assert 0 < norm < torch.inf and difference < 1e-5 * norm, function
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
