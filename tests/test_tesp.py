@@ -295,3 +295,12 @@ def test_embeddings_are_those_of_the_first_collection(tmp_path: Path) -> None:
     warm = algo.adapt(meta, algo.begin(meta, rollouts[0].identity), rollouts[:1])
     expected = algo.embedding(warm.params, warm.memory).squeeze(1)
     torch.testing.assert_close(algo.embed(flat, rollouts)["embedding"], expected)
+
+
+def test_rates_are_counted_from_the_first_step_that_adapts() -> None:
+    algo = _algorithm(inner_lr=[0.4, 0.2], num_inner_grad_steps=3)
+    meta = {name: value[None] for name, value in algo.init(np.random.default_rng(0)).items()}
+    rates = [algo.step_size(meta, step) for step in range(4)]
+    assert [float(rate[name].mean()) for rate in rates for name in list(rate)[:1]] == pytest.approx(
+        [0.4, 0.4, 0.2, 0.2]
+    )

@@ -162,6 +162,10 @@ class TESP(MAML):
             state, before = super().inner_step(meta, state, rollouts, create_graph)
         return state._replace(memory=self.remember(state.memory, rollouts[-1])), before
 
+    def step_size(self, meta: Params, step: int) -> float | Params:
+        """The first rate is that of the first step that adapts, after the one that only fills the memory."""
+        return super().step_size(meta, max(step - 1, 0))
+
     def additions(
         self,
         meta: Params,
