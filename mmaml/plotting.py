@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours: told apart also by the colour-blind.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#000000", "#8C6D31", "#6A3D9A", "#B5BD00", "#9B2335", "#7F8FA9"),
+)
 _INK = "#333333"
 _STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
