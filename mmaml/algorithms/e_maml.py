@@ -10,7 +10,6 @@ all have in common, and makes the term's size independent of the reward's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -18,34 +17,24 @@ from torch import Tensor
 
 from mmaml import losses
 from mmaml.algorithms.base import Evaluate
-from mmaml.algorithms.maml import MAML, TaskState
-from mmaml.params import Params
-from mmaml.policies.distributions import Distribution
-from mmaml.rollouts import Rollouts
+from mmaml.algorithms.maml import MAML, Trial
 
 
 class EMAML(MAML):
     """MAML with the exploration term."""
 
-    def additions(
-        self,
-        meta: Params,
-        state: TaskState,
-        rollouts: Sequence[Rollouts],
-        before: Sequence[Distribution],
-        new: Distribution,
-        vector: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def additions(self, trial: Trial) -> dict[str, Tensor]:
         """-R_i · mean_t[ r ] over D_0 … D_{K-1}, r = π_θ_k / π_old,k. vector [M]: R of the meta-batch's tasks.
 
         The ratio's gradient is that of the log-likelihood where D_k was sampled.
         """
-        assert vector is not None
-        credit = vector[rollouts[0].position]
-        ratios = [losses.likelihood_ratio(start, data) for start, data in zip(before, rollouts, strict=False)]
+        assert trial.vector is not None
+        *collections, _ = trial.rollouts
+        credit = trial.vector[collections[0].position]
+        ratios = [losses.likelihood_ratio(start, data) for start, data in zip(trial.before, collections, strict=True)]
         terms = [
             losses.surrogate(ratio, credit[:, None].expand_as(ratio), data.flat("weights"))
-            for ratio, data in zip(ratios, rollouts, strict=False)
+            for ratio, data in zip(ratios, collections, strict=True)
         ]
         return {"exploration": sum(terms[1:], start=terms[0]) / len(terms)}
 

@@ -18,14 +18,13 @@ latents are learned by the meta-update alone; held-out tasks adapt, with the ste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.algorithms.maml import MAML, TaskState
+from mmaml.algorithms.maml import MAML, TaskState, Trial
 from mmaml.config import Config
 from mmaml.params import Params
 from mmaml.policies.distributions import Distribution, Gaussian
@@ -88,17 +87,9 @@ class MAESN(MAML):
             loss = torch.where(data.identity < 0, loss, torch.zeros_like(loss))
         return loss, new
 
-    def additions(
-        self,
-        meta: Params,
-        state: TaskState,
-        rollouts: Sequence[Rollouts],
-        before: Sequence[Distribution],
-        new: Distribution,
-        vector: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def additions(self, trial: Trial) -> dict[str, Tensor]:
         """β KL(N(μ_0, σ_0²) ‖ N(0, I))."""
-        start = self.begin(meta, rollouts[0].identity).params
+        start = self.begin(trial.meta, trial.rollouts[0].identity).params
         prior = Gaussian(torch.zeros_like(start[MEAN]), torch.zeros_like(start[LOG_STD]))
         divergence = Gaussian(start[MEAN], start[LOG_STD]).kl(prior).flatten()
         return {"latent_kl": self.config.latent_kl_penalty * divergence}

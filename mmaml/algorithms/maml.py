@@ -47,6 +47,21 @@ class TaskState(NamedTuple):
     memory: Any = None
 
 
+class Trial(NamedTuple):
+    """M tasks after all inner steps, as the meta-objective sees them.
+
+    meta: the meta-parameters; rollouts: all K+1 collections; state: that of the last. before, new: π at the start of
+    every inner step, on its collection, and after the last. vector: what the update gave with the parameters.
+    """
+
+    meta: Params
+    rollouts: Sequence[Rollouts]
+    state: TaskState
+    before: Sequence[Distribution]
+    new: Distribution
+    vector: Tensor | None
+
+
 class MAML(Algorithm):
     """See the module's docstring."""
 
@@ -179,23 +194,12 @@ class MAML(Algorithm):
         for k, eta in enumerate(kl_coefficients):
             if eta:  # 0 times a gradient costs as much as any other
                 parts["loss"] = parts["loss"] + eta / len(kl_coefficients) * parts[f"kl_{k}"]
-        additions = self.additions(meta, state, rollouts, before, new, vector)
+        additions = self.additions(Trial(meta, rollouts, state, before, new, vector))
         parts["loss"] = sum(additions.values(), start=parts["loss"])
         return parts | {f"added_{name}": value for name, value in additions.items()}
 
-    def additions(
-        self,
-        meta: Params,
-        state: TaskState,
-        rollouts: Sequence[Rollouts],
-        before: Sequence[Distribution],
-        new: Distribution,
-        vector: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """What the algorithm adds to J, by name, [M] each.
-
-        state: after all inner steps; before, new: π at the start of every inner step, and after the last.
-        """
+    def additions(self, trial: Trial) -> dict[str, Tensor]:
+        """What the algorithm adds to J, by name, [M] each."""
         return {}
 
     def meta_gradient(

@@ -15,15 +15,13 @@ networks and large α, V is thrown off by adaptation, and c_V has to be lowered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmaml import losses
 from mmaml.algorithms.base import Evaluate
-from mmaml.algorithms.maml import TaskState
+from mmaml.algorithms.maml import TaskState, Trial
 from mmaml.algorithms.promp import ProMP
 from mmaml.config import Config
 from mmaml.params import Params
@@ -95,16 +93,8 @@ class RLlibMAML(ProMP):
         loss, new = super().step_loss(state, data, params)
         return sum(self.regularisers(params, new, data).values(), start=loss), new
 
-    def additions(
-        self,
-        meta: Params,
-        state: TaskState,
-        rollouts: Sequence[Rollouts],
-        before: Sequence[Distribution],
-        new: Distribution,
-        vector: Tensor | None,
-    ) -> dict[str, Tensor]:
-        return self.regularisers(state.params, new, rollouts[-1])
+    def additions(self, trial: Trial) -> dict[str, Tensor]:
+        return self.regularisers(trial.state.params, trial.new, trial.rollouts[-1])
 
     def divergence(self, state: TaskState, data: Rollouts) -> Tensor:
         """KL of the policy, and of N(V, σ²), σ² being the mean of (V - V^target)² (Schulman et al. 2016, §5)."""

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.algorithms.maml import MAML, TaskState
+from mmaml.algorithms.maml import MAML, TaskState, Trial
 from mmaml.config import Config
 from mmaml.params import Params
 from mmaml.policies.distributions import Distribution
@@ -166,17 +166,9 @@ class TESP(MAML):
         """The first rate is that of the first step that adapts, after the one that only fills the memory."""
         return super().step_size(meta, max(step - 1, 0))
 
-    def additions(
-        self,
-        meta: Params,
-        state: TaskState,
-        rollouts: Sequence[Rollouts],
-        before: Sequence[Distribution],
-        new: Distribution,
-        vector: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def additions(self, trial: Trial) -> dict[str, Tensor]:
         """c mean(e_K²)."""
-        squared = self.embedding(state.params, state.memory).square()
+        squared = self.embedding(trial.state.params, trial.state.memory).square()
         return {"embedding": self.config.embedding_penalty * squared.flatten(1).mean(1)}
 
     def embed(
