@@ -399,6 +399,49 @@ class Config:
         "Output", 100, integer(1), "tasks whose embeddings are written", ("mmaml", "tesp"), resumable=True
     )
 
+    rank_timeout: float = _key(
+        "Reliability",
+        600.0,
+        number(0, open_low=True),
+        "seconds without an answer, from when the master itself has nothing left to do, after which a rank is lost",
+        resumable=True,
+    )
+    shutdown_seconds: float = _key(
+        "Reliability",
+        60.0,
+        number(0, open_low=True),
+        "seconds to finish the iteration and write a checkpoint after SIGTERM or SIGINT, or else to abandon it",
+        resumable=True,
+    )
+    resume: str = _key(
+        "Reliability",
+        "never",
+        choice("never", "auto"),
+        '"auto": continue from the newest valid checkpoint in dump_path, if there is one',
+        resumable=True,
+    )
+    max_failed_saves: int = _key(
+        "Reliability",
+        3,
+        integer(0),
+        "checkpoints in a row that may fail to be written before the run stops",
+        resumable=True,
+    )
+    max_bad_updates: int = _key(
+        "Reliability",
+        3,
+        integer(0),
+        "updates in a row that may be skipped for NaN or infinity before the run stops",
+        resumable=True,
+    )
+    max_failed_tasks: int = _key(
+        "Reliability",
+        10,
+        integer(0),
+        "tasks that may be dropped, over the whole run, because their environment raised, before the run stops",
+        resumable=True,
+    )
+
     step_size: float | None = _key(LEGACY, None, optional(number()), "accepted for older files; has no effect")
     exploration: bool | None = _key(LEGACY, None, optional(FLAG), "accepted for older files; has no effect")
 
