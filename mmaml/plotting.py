@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmaml.config import FIELDS
+from mmaml.keys import FIELDS
 from mmaml.logging import PROGRESS, read_params
 from mmaml.usage import UsageError
 

@@ -14,7 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmaml.cli import Flag, Script, Values, run
-from mmaml.config import MOST_LAYERS, Config, check_value, integer
+from mmaml.config import Config, check_value
+from mmaml.kinds import MOST_LAYERS, integer
 
 # Environments of that program by our names, with its settings: episodes of 200 steps, actions as the body takes them.
 _AS_THERE = {"max_path_length": 200, "normalization_scale": None}

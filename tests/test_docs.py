@@ -21,7 +21,9 @@ import mmaml.algorithms
 from envs.registry import FAMILIES
 from mmaml import cli
 from mmaml.algorithms import ALGORITHMS
-from mmaml.config import ALIASES, EXTENDS, FIELDS, build_config, choice, parse_object, read_config_file
+from mmaml.config import EXTENDS, build_config, parse_object, read_config_file
+from mmaml.keys import ALIASES, FIELDS
+from mmaml.kinds import choice
 from mmaml.worker import Worker
 from tests.support import SMALL, progress, run, sampled, small_config
 

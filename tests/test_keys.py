@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmaml.config import FIELDS, LEGACY, ConfigError
+from mmaml.config import ConfigError
+from mmaml.keys import FIELDS, LEGACY
 from tests.support import progress, run, small_config
 
 RAGGED = {"env": "tests.probes:RandomLengths"}
