@@ -25,6 +25,11 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (--help lists the arguments)")
 
 
+def is_first_rank() -> bool:
+    """Whether this process is rank 0, or alone, by what its launcher says: before MPI has started."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
+
+
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
     """`main` with UsageError turned into one line on stderr, from one rank only, and exit code 2."""
 
@@ -33,7 +38,7 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
         try:
             return main(argv)
         except UsageError as error:
-            if all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES):
+            if is_first_rank():
                 print(f"error: {error}", file=sys.stderr)
             return 2
 
