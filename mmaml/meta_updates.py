@@ -87,7 +87,7 @@ class PolicyGradient(MetaUpdate):
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * config.learning_rate_anneal**iteration
         first_losses, gradients = [], []
         for epoch in range(self.epochs):
-            for tasks in self._minibatches(iteration, epoch):
+            for tasks in self._minibatches(evaluate.tasks, iteration, epoch):
                 result = evaluate("meta_gradient", parameters, tasks=tasks, **options)
                 gradients.append(torch.from_numpy(result["gradient"].mean(0)))
                 parameters = self._adam_step(parameters, gradients[-1])
@@ -96,12 +96,11 @@ class PolicyGradient(MetaUpdate):
         after = evaluate("meta_loss", parameters, **options)
         return parameters, self.row(np.concatenate(first_losses), after, gradients, options)
 
-    def _minibatches(self, iteration: int, epoch: int) -> list[list[int]]:
-        """The tasks of each minibatch; all tasks are in one of them."""
-        tasks, parts = self.config.meta_batch_size, self.config.num_minibatches
-        order = np.arange(tasks)
+    def _minibatches(self, tasks: Sequence[int], iteration: int, epoch: int) -> list[list[int]]:
+        """The tasks of each minibatch: each task is in one of them, and none is empty."""
+        order, parts = np.array(tasks), min(self.config.num_minibatches, len(tasks))
         if parts > 1:
-            order = generator(self.config.seed, "minibatches", iteration, epoch).permutation(tasks)
+            order = generator(self.config.seed, "minibatches", iteration, epoch).permutation(order)
         return [sorted(part.tolist()) for part in np.array_split(order, parts)]
 
     def _adam_step(self, parameters: Tensor, gradient: Tensor) -> Tensor:

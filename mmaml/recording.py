@@ -79,10 +79,10 @@ class _RecordingWorker(Worker):
 
     recorded: Sequence[list[np.ndarray]] = ()
 
-    def _block_env(self, tasks: Sequence[Task]) -> TaskVectorEnv:
-        recorder = _Recorder(cast(MujocoFamily, super()._block_env(tasks)))
+    def _sample(self, env: TaskVectorEnv, *arguments: Any) -> tuple[list[Rollouts], np.ndarray]:
+        recorder = _Recorder(cast(MujocoFamily, env))
         self.recorded = recorder.recorded
-        return cast(TaskVectorEnv, recorder)
+        return super()._sample(cast(TaskVectorEnv, recorder), *arguments)
 
 
 class _Recorder:

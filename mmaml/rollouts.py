@@ -7,7 +7,7 @@ A task has N lanes of T steps. `collect: "lanes"`: where an episode terminates, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,6 +94,14 @@ class Rollouts:
         """Every tensor by name; the distribution's under names of its own."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return values | values.pop("distribution")._asdict()
+
+    @staticmethod
+    def concatenate(blocks: Sequence[Rollouts]) -> Rollouts:
+        """The tasks of several blocks, in their order."""
+        if len(blocks) == 1:
+            return blocks[0]
+        fields = [block.fields() for block in blocks]
+        return Rollouts.from_fields({name: torch.cat([each[name] for each in fields]) for name in fields[0]})
 
     @staticmethod
     def from_fields(fields: Mapping[str, Tensor]) -> Rollouts:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from envs.base import Task, TaskVectorEnv
 from envs.registry import make_family
 from mmaml.algorithms import make_algorithm
-from mmaml.algorithms.base import Algorithm
+from mmaml.algorithms.base import Algorithm, Evaluate
 from mmaml.config import Config
 from mmaml.policies.distributions import distribution_over
 from mmaml.processing import advantages, episode_statistics
@@ -43,7 +44,7 @@ class TaskBlock:
         tasks: Sequence[int] | None = None,
         **options: Any,
     ) -> dict[str, np.ndarray]:
-        """`algorithm.function` on the given tasks of the block (all when None): {name: [tasks, …]}."""
+        """`algorithm.function` on tasks of the block: {name: [tasks, …]}. tasks: their rows; all when None."""
         if function not in self.algorithm.functions:
             raise ValueError(f"function: expected one of {self.algorithm.functions}, got {function!r}")
         tasks = range(self.rollouts[0].tasks) if tasks is None else tasks
@@ -58,12 +59,35 @@ class TaskBlock:
             results.append(getattr(self.algorithm, function)(parameters, rollouts, vector, **options))
         return {name: torch.cat([result[name] for result in results]).cpu().numpy() for name in results[0]}
 
+    def evaluator(self) -> Evaluate:
+        """`evaluate` for a meta-update, which knows tasks by their positions in the meta-batch."""
+        return _ByPosition(self)
 
-def _index(tasks: Sequence[int]) -> slice | Tensor:
-    """Consecutive tasks as a slice, which needs no copy of their rollouts."""
-    if tasks[-1] - tasks[0] == len(tasks) - 1:
-        return slice(tasks[0], tasks[-1] + 1)
-    return torch.tensor(tasks)
+
+class _ByPosition:
+    """A block's `evaluate`, given positions in place of rows."""
+
+    def __init__(self, block: TaskBlock) -> None:
+        self._evaluate = block.evaluate
+        self._rows = {position: row for row, position in enumerate(block.rollouts[0].position.tolist())}
+        self.tasks = sorted(self._rows)
+
+    def __call__(
+        self,
+        function: str,
+        parameters: Tensor,
+        vector: Tensor | None = None,
+        tasks: Sequence[int] | None = None,
+        **options: Any,
+    ) -> dict[str, np.ndarray]:
+        rows = [self._rows[position] for position in (self.tasks if tasks is None else tasks)]
+        return self._evaluate(function, parameters, vector, rows, **options)
+
+
+def _index(rows: Sequence[int]) -> slice | Tensor:
+    """Consecutive rows as a slice, which needs no copy of their rollouts."""
+    consecutive = range(rows[0], rows[0] + len(rows))
+    return slice(rows[0], rows[0] + len(rows)) if list(rows) == list(consecutive) else torch.tensor(rows)
 
 
 class Worker:
@@ -80,6 +104,7 @@ class Worker:
         self.actions, self.action_size = distribution_over(self.family.single_action_space)
         self.algorithm = make_algorithm(config, observations.shape[0], self.action_size, self.actions)
         self.block: TaskBlock | None = None
+        self._collected: tuple[int, str] | None = None  # of the block: iteration and purpose
         self._train_tasks: list[Task] = []
         self._env: TaskVectorEnv | None = None
 
@@ -109,18 +134,40 @@ class Worker:
         iteration: int,
         purpose: str = "train",
         collections: int | None = None,
+        extend: bool = False,
     ) -> dict[str, np.ndarray]:
         """Sample and adapt to every task: `collections` times sampled, adapted in between.
 
-        items: (position in the meta-batch, task). collections: the algorithm's own number when None.
+        items: (position in the meta-batch, task). collections: the algorithm's own number when None. extend: the
+        tasks come after those that are already held of this iteration and purpose, in place of which they would
+        come otherwise; the results are of the new ones alone. If this raises, nothing is held but what is to be
+        extended.
         Returns statistics of the whole episodes [m, collections] (return, return_std, return_min,
         return_max, episodes, success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank
         spent on rolling out, processing and adapting. The rollouts stay here for `evaluate`.
         """
+        extends = extend and self._collected == (iteration, purpose)
+        held = self.block = self.block if extends else None
+        collections = collections or self.algorithm.collections
+        with self._environment([task for _, task in items], lasting=held is None) as env:
+            rollouts, seconds = self._sample(env, parameters, items, iteration, purpose, collections)
+        blocks = [rollouts] if held is None else [held.rollouts, rollouts]
+        every = [Rollouts.concatenate(parts) for parts in zip(*blocks, strict=True)]
+        self.block, self._collected = TaskBlock(self.algorithm, every), (iteration, purpose)
+        return _statistics(rollouts, [task for _, task in items], seconds)
+
+    def _sample(
+        self,
+        env: TaskVectorEnv,
+        parameters: Tensor,
+        items: Sequence[tuple[int, Task]],
+        iteration: int,
+        purpose: str,
+        collections: int,
+    ) -> tuple[list[Rollouts], np.ndarray]:
+        """All collections of some tasks, and the seconds [3] spent on rolling out, processing and adapting."""
         positions, tasks = zip(*items, strict=True)
         config, seconds = self.config, np.zeros(3)
-        collections = collections or self.algorithm.collections
-        env = self._block_env(tasks)
         with torch.no_grad():
             meta = {
                 name: value.expand(len(tasks), *value.shape)
@@ -162,8 +209,7 @@ class Worker:
             if step < collections - 1:
                 state = self.algorithm.adapt(meta, state, rollouts)
             seconds[2] += time.perf_counter() - clock
-        self.block = TaskBlock(self.algorithm, rollouts)
-        return _statistics(rollouts, tasks, seconds)
+        return rollouts, seconds
 
     def evaluate(
         self, parameters: Tensor, vector: Tensor | None, items: Sequence[int], function: str, **options: Any
@@ -173,12 +219,15 @@ class Worker:
         return self.block.evaluate(function, parameters, vector, items, **options)
 
     def rollouts(self, parameters: Tensor | None, vector: Tensor | None, items: Sequence[int]) -> dict[str, np.ndarray]:
-        """All rollouts of this rank, "collection/field" -> [m, …]: for a master that takes them to its device."""
+        """Rollouts of tasks of this rank's block, "collection/field" -> [m, …]: for a master with a device of its own.
+
+        items: as in `evaluate`.
+        """
         assert self.block is not None
         return {
             f"{step}/{name}": np.ascontiguousarray(value.numpy())
             for step, collection in enumerate(self.block.rollouts)
-            for name, value in collection.fields().items()
+            for name, value in collection.select(_index(items)).fields().items()
         }
 
     def _noise(self, keys: Sequence[tuple[int, int, int]], purpose: str) -> Tensor:
@@ -207,13 +256,27 @@ class Worker:
         config = self.config
         return make_family(config.env, tasks, config.rollouts_per_meta_task, **config.env_kwargs)
 
-    def _block_env(self, tasks: Sequence[Task]) -> TaskVectorEnv:
-        if self._env is None or self._env.num_tasks != len(tasks):
-            if self._env is not None:
-                self._env.close()
-            self._env = self._make_family(len(tasks))
-        self._env.set_tasks(tasks)
-        return self._env
+    @contextmanager
+    def _environment(self, tasks: Sequence[Task], lasting: bool) -> Iterator[TaskVectorEnv]:
+        """An environment that holds the tasks. lasting: kept, to serve again where there are as many tasks."""
+        env = self._env
+        if env is None or env.num_tasks != len(tasks):
+            env = self._make_family(len(tasks))
+            if lasting:
+                if self._env is not None:
+                    self._env.close()
+                self._env = env
+        try:
+            env.set_tasks(tasks)
+            yield env
+        except Exception:
+            if env is self._env:  # it may be in any state
+                self._env = None
+            with suppress(Exception):
+                env.close()
+            raise
+        if env is not self._env:
+            env.close()
 
 
 def _statistics(rollouts: Sequence[Rollouts], tasks: Sequence[Task], seconds: np.ndarray) -> dict[str, np.ndarray]:

@@ -167,6 +167,7 @@ def test_credits_are_the_last_returns_compared_over_tasks() -> None:
         gradient = np.zeros((4, len(parameters)), np.float32)
         return {"gradient": gradient} | dict.fromkeys(("loss", "kl_0", "kl_1", "kl_outer"), np.zeros(4))
 
+    evaluate.tasks = range(4)  # type: ignore[attr-defined]
     config = small_config("e_maml", num_inner_grad_steps=2, meta_update="vpg")
     algo = sampled(config)[0].algorithm
     algo.update(torch.zeros(algo.spec.total), evaluate, 0)

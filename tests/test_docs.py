@@ -110,7 +110,7 @@ def test_the_readmes_algorithm_is_what_it_says(reptile: str) -> None:
     expected = config.inner_lr * algorithm.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
     found = torch.from_numpy(worker.block.evaluate("displacement", parameters)["displacement"])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
-    updated, _ = algorithm.update(parameters, worker.block.evaluate, 0)
+    updated, _ = algorithm.update(parameters, worker.block.evaluator(), 0)
     torch.testing.assert_close(updated, parameters + 0.5 * found.mean(0))
 
 

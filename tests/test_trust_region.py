@@ -72,6 +72,8 @@ def test_conjugate_gradients_of_nothing_are_nothing() -> None:
 class Quadratic:
     """J = gᵀθ + c ‖θ‖², KL = θᵀ F θ / 2 around θ = 0, of every one of three tasks."""
 
+    tasks = (0, 1, 2)
+
     def __init__(self, gradient: np.ndarray, fisher: np.ndarray, bend: float = 0.0, kl_factor: float = 1.0) -> None:
         self.gradient, self.fisher, self.bend, self.kl_factor = gradient, fisher, bend, kl_factor
         self.tried: list[np.ndarray] = []
@@ -170,7 +172,7 @@ def test_on_sampled_tasks_the_loss_falls_and_the_kl_keeps_to_its_bound(algorithm
     config = small_config(algorithm, meta_update="trpo", rollouts_per_meta_task=10, max_path_length=20, max_kl=0.005)
     worker, parameters, _ = sampled(config)
     assert worker.block is not None
-    updated, row = worker.algorithm.update(parameters, worker.block.evaluate, 0)
+    updated, row = worker.algorithm.update(parameters, worker.block.evaluator(), 0)
     assert not torch.equal(updated, parameters)
     assert row["LossAfter"] < row["LossBefore"]
     assert 1e-4 < row["KLOuter"] <= 0.005

@@ -23,6 +23,8 @@ LOW, RIGHT, HIGH = 0.01, 0.02, 0.04  # a KL below, about and above the target
 class FakeEvaluate:
     """Records its calls; made-up gradients, the KLs of the last call differing from those of the gradients."""
 
+    tasks = range(TASKS)
+
     def __init__(self, gradients: np.ndarray, kls: tuple[float, float], kl_outer: float) -> None:
         self.gradients = gradients
         self.after = {"kl_0": kls[0], "kl_1": kls[1], "kl_outer": kl_outer}

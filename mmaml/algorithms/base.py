@@ -22,6 +22,10 @@ from mmaml.sampling import Actor
 class Evaluate(Protocol):
     """Evaluate a named function of an algorithm on tasks of the meta-batch, wherever their rollouts are."""
 
+    @property
+    def tasks(self) -> Sequence[int]:
+        """Positions in the meta-batch of the tasks that were sampled, ascending: all, unless environments failed."""
+
     def __call__(
         self,
         function: str,
@@ -30,7 +34,7 @@ class Evaluate(Protocol):
         tasks: Sequence[int] | None = None,
         **options: Any,
     ) -> dict[str, np.ndarray]:
-        """Results by name, one entry a task, in task order: [M, …]. tasks: which, in order; all when None."""
+        """Results by name, one entry a task: [M, …]. tasks: the their positions, in order; all if None."""
 
 
 class Algorithm(ABC):

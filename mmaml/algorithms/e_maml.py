@@ -10,8 +10,10 @@ all have in common, and makes the term's size independent of the reward's.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ class EMAML(MAML):
     """MAML with the exploration term."""
 
     def additions(self, trial: Trial) -> dict[str, Tensor]:
-        """-R_i · mean_t[ r ] over D_0 … D_{K-1}, r = π_θ_k / π_old,k. vector [M]: R of the meta-batch's tasks.
+        """-R_i · mean_t[ r ] over D_0 … D_{K-1}, r = π_θ_k / π_old,k. vector: R by position in the meta-batch.
 
         The ratio's gradient is that of the log-likelihood where D_k was sampled.
         """
@@ -40,5 +42,24 @@ class EMAML(MAML):
 
     def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
         returns = evaluate("returns", parameters)["return"][:, -1]
-        credits = torch.from_numpy((returns - returns.mean()) / (returns.std() + 1e-8)).float()
-        return self.meta_update(parameters, partial(evaluate, vector=credits), iteration)
+        credits = np.zeros(self.config.meta_batch_size)
+        credits[evaluate.tasks] = (returns - returns.mean()) / (returns.std() + 1e-8)
+        return self.meta_update(parameters, _Credited(evaluate, torch.from_numpy(credits).float()), iteration)
+
+
+class _Credited:
+    """An `Evaluate` that gives the credits to every function which is given no other vector."""
+
+    def __init__(self, evaluate: Evaluate, credits: Tensor) -> None:
+        self._evaluate, self._credits = evaluate, credits
+        self.tasks = evaluate.tasks
+
+    def __call__(
+        self,
+        function: str,
+        parameters: Tensor,
+        vector: Tensor | None = None,
+        tasks: Sequence[int] | None = None,
+        **options: Any,
+    ) -> dict[str, np.ndarray]:
+        return self._evaluate(function, parameters, self._credits if vector is None else vector, tasks, **options)
