@@ -1,0 +1,77 @@
+"""A run's checkpoints as the disk allows: a write that fails is told, and ends the run only when it keeps failing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mmaml import checkpoint
+from mmaml.faults import RunStopped
+
+
+class Saver:
+    """Writes checkpoints into `directory` and deletes old ones, as `checkpoint.write` and `checkpoint.prune` do.
+
+    max_failed_saves: writes in a row that may fail. warn: told in a line of each that does. Nothing is deleted unless
+    the new file is safely on the disk, so that the checkpoint before a failed one stays as it is.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keep: int,
+        keep_every_hours: float,
+        max_failed_saves: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.directory = directory
+        self.keep, self.keep_every_hours = keep, keep_every_hours
+        self.max_failed_saves = max_failed_saves
+        self.warn = warn
+        self.failures = 0  # in a row
+
+    def save(self, iteration: int, state: dict[str, Any], last: bool = False) -> None:
+        """Write the checkpoint of `iteration`, or warn that it could not be written.
+
+        last: no other follows, so that a failure is not to be waited out.
+
+        Raises RunStopped when more than `max_failed_saves` in a row have failed, or the last.
+        """
+        try:
+            checkpoint.write(self.directory, iteration, state)
+        except OSError as error:
+            self._failed(iteration, reason(error), last)
+            return
+        self.failures = 0
+        try:
+            checkpoint.prune(self.directory, iteration, keep=self.keep, keep_every_hours=self.keep_every_hours)
+        except OSError as error:
+            self.warn(f"old checkpoints in '{self.directory}' could not be deleted ({reason(error)})")
+
+    def _failed(self, iteration: int, why: str, last: bool) -> None:
+        self.failures += 1
+        before = self._before(iteration)
+        there = "there is none before it" if before is None else f"that of iteration {before} stays"
+        told = f"the checkpoint of iteration {iteration} could not be written ({why}); {there}"
+        if not last and self.failures <= self.max_failed_saves:
+            self.warn(f"{told}; {self.failures} of at most {self.max_failed_saves} failures in a row")
+            return
+        count = "the last of the run" if last else f"{self.failures} failures in a row, max_failed_saves being "
+        count += "" if last else str(self.max_failed_saves)
+        remedy = "start again" if before is None else f"continue with --restore_path {self.directory.parent}"
+        raise RunStopped(f"{told}; {count}; make room and {remedy}")
+
+    def _before(self, iteration: int) -> int | None:
+        """The iteration of the newest checkpoint up to `iteration`, None where there is none to be seen."""
+        with suppress(OSError):
+            there = [number for number, _ in checkpoint.by_iteration(self.directory) if number <= iteration]
+            return there[-1] if there else None
+        return None
+
+
+def reason(error: OSError) -> str:
+    """Why the disk refused, in the system's words."""
+    return error.strerror or (os.strerror(error.errno) if error.errno else str(error))
