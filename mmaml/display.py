@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -60,12 +62,18 @@ class Display:
         """Recent iterations' median time, so that a slow first one or a checkpoint does not distort it."""
         return median(self._durations[-20:]) * (self.iterations - self.done)
 
+    def warn(self, text: str) -> None:
+        """A line that stays, on stderr."""
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
     def emit(self, text: str) -> None:
         encoding = self.stream.encoding or "utf-8"
         if not _encodes("→·█▏…▁", encoding):
             text = text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
-        self.stream.write(text)
-        self.stream.flush()
+        with suppress(OSError):  # a log file on a full disk, a pipe that nobody reads: no reason to end the run
+            self.stream.write(text)
+            self.stream.flush()
 
 
 class LiveDisplay(Display):
@@ -74,7 +82,7 @@ class LiveDisplay(Display):
     def __init__(self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO) -> None:
         codes = ("", "", "", "") if os.environ.get("NO_COLOR") else ("\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[0m")
         self._bold, self._dim, self._green, self._plain = codes
-        self._height = 0
+        self._lines: list[str] = []
         self._history: list[float] = []
         self._held_out = ""
         super().__init__(config, dump_path, first_iteration, stream)
@@ -114,13 +122,17 @@ class LiveDisplay(Display):
             f"{self._plain}{self._dim}{'·' * (40 - filled)}{self._plain} {100 * share:.0f}%"
         )
 
-    def _redraw(self, lines: list[str]) -> None:
-        # Up to the first of the old lines, clear all below; wrapping is off meanwhile, so that a narrow
+    def warn(self, text: str) -> None:
+        """A line that stays, above the panel."""
+        self._redraw(self._lines, above=f"{text}\n")
+
+    def _redraw(self, lines: list[str], above: str = "") -> None:
+        # Up to the first of the old lines, clear all below; wrapping is off in the panel, so that a narrow
         # terminal cuts a line instead of making two of it.
-        up = f"\x1b[{self._height}A" if self._height else ""
+        up = f"\x1b[{len(self._lines)}A" if self._lines else ""
         body = "".join(f"{line}\n" for line in lines)
-        self.emit(f"\x1b[?7l{up}\r\x1b[J{body}\x1b[?7h")
-        self._height = len(lines)
+        self.emit(f"{up}\r\x1b[J{above}\x1b[?7l{body}\x1b[?7h")
+        self._lines = lines
 
 
 def make_display(config: Config, dump_path: Path, first_iteration: int, stream: TextIO) -> Display:

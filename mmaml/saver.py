@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from mmaml import checkpoint
 from mmaml.faults import RunStopped
+from mmaml.usage import disk_reason
 
 
 class Saver:
@@ -33,8 +33,8 @@ class Saver:
         self.warn = warn
         self.failures = 0  # in a row
 
-    def save(self, iteration: int, state: dict[str, Any], last: bool = False) -> None:
-        """Write the checkpoint of `iteration`, or warn that it could not be written.
+    def save(self, iteration: int, state: dict[str, Any], last: bool = False) -> bool:
+        """Write the checkpoint of `iteration`, or warn that it could not be written; whether it was.
 
         last: no other follows, so that a failure is not to be waited out.
 
@@ -43,26 +43,26 @@ class Saver:
         try:
             checkpoint.write(self.directory, iteration, state)
         except OSError as error:
-            self._failed(iteration, reason(error), last)
-            return
+            self._failed(iteration, disk_reason(error), last)
+            return False
         self.failures = 0
         try:
             checkpoint.prune(self.directory, iteration, keep=self.keep, keep_every_hours=self.keep_every_hours)
         except OSError as error:
-            self.warn(f"old checkpoints in '{self.directory}' could not be deleted ({reason(error)})")
+            self.warn(f"warning: old checkpoints in '{self.directory}' could not be deleted ({disk_reason(error)})")
+        return True
 
-    def _failed(self, iteration: int, why: str, last: bool) -> None:
+    def _failed(self, iteration: int, reason: str, last: bool) -> None:
         self.failures += 1
         before = self._before(iteration)
         there = "there is none before it" if before is None else f"that of iteration {before} stays"
-        told = f"the checkpoint of iteration {iteration} could not be written ({why}); {there}"
-        if not last and self.failures <= self.max_failed_saves:
-            self.warn(f"{told}; {self.failures} of at most {self.max_failed_saves} failures in a row")
-            return
-        count = "the last of the run" if last else f"{self.failures} failures in a row, max_failed_saves being "
-        count += "" if last else str(self.max_failed_saves)
-        remedy = "start again" if before is None else f"continue with --restore_path {self.directory.parent}"
-        raise RunStopped(f"{told}; {count}; make room and {remedy}")
+        told = f"the checkpoint of iteration {iteration} could not be written ({reason}); {there}"
+        allowed = self.max_failed_saves
+        if last:
+            raise RunStopped(f"stopped: {told}; it is the run's last; make room")
+        if self.failures > allowed:
+            raise RunStopped(f"stopped: {told}; {self.failures} failures in a row, max_failed_saves {allowed}; make room")
+        self.warn(f"warning: {told}; {self.failures} of at most {allowed} failures in a row")
 
     def _before(self, iteration: int) -> int | None:
         """The iteration of the newest checkpoint up to `iteration`, None where there is none to be seen."""
@@ -70,8 +70,3 @@ class Saver:
             there = [number for number, _ in checkpoint.by_iteration(self.directory) if number <= iteration]
             return there[-1] if there else None
         return None
-
-
-def reason(error: OSError) -> str:
-    """Why the disk refused, in the system's words."""
-    return error.strerror or (os.strerror(error.errno) if error.errno else str(error))

@@ -45,6 +45,11 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
     return guarded
 
 
+def disk_reason(error: OSError) -> str:
+    """Why the disk refused, in the system's words."""
+    return error.strerror or str(error) or type(error).__name__
+
+
 def add_inner_lr(parser: argparse.ArgumentParser) -> None:
     """The flag --inner_lr of scripts that adapt a trained policy: None, or a list of step sizes."""
     parser.add_argument(
