@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import os
+import stat
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmaml import memory
 from mmaml.keys import ALIASES, FIELDS, LEGACY, Config
-from mmaml.kinds import FLAG, Kind, integer
+from mmaml.kinds import FLAG, LARGEST, PATH, UNPRINTABLE, Kind, integer
 from mmaml.usage import UsageError
 
 __all__ = [
@@ -33,10 +39,18 @@ __all__ = [
 ]
 
 EXTENDS = "extends"
+MOST_BYTES = 1_000_000  # of a file: those that exist have a few hundred
+MOST_SHOWN = 80  # characters of a value in an error
+LONGEST_LINE = 1500  # of an error: as long as the one that lists every family
 
 
 class ConfigError(UsageError):
-    """What is wrong with the user's configuration, in one line."""
+    """What is wrong with the user's configuration, in one line whatever the user's text in it holds."""
+
+    def __init__(self, text: str) -> None:
+        line = "".join(repr(c)[1:-1] if unicodedata.category(c) in UNPRINTABLE else c for c in text)
+        half = LONGEST_LINE // 2
+        super().__init__(line if len(line) <= LONGEST_LINE else f"{line[:half]} … {line[-half:]}")
 
 
 def load_config(
@@ -51,12 +65,23 @@ def load_config(
     return build_config({**default, **file, **canonical(overrides or {}, "overrides")})
 
 
-def build_config(values: Mapping[str, Any]) -> Config:
-    """A validated Config from keys and values. Raises ConfigError."""
+def build_config(values: Mapping[str, Any], trains: bool = True) -> Config:
+    """A validated Config from keys and values. Raises ConfigError.
+
+    trains: refuse a run that does not fit into memory; false for one that is only looked at.
+    """
     for name, value in values.items():
         check_value(name, value)
     config = Config(**{name: FIELDS[name].metadata["kind"].convert(value) for name, value in values.items()})
-    _check_together(config)
+    _check_penalties(config)
+    _check_sizes(config)
+    if config.device.startswith("cuda") and config.meta_gradient == "ranks":
+        raise ConfigError(
+            f'device: expected "auto" or "cpu" with meta_gradient "ranks", which uses no GPU, got "{config.device}"'
+        )
+    action_size = _action_size(config)
+    if trains and (text := memory.shortage(memory.training(config, action_size))):
+        raise ConfigError(text)
     return config
 
 
@@ -66,36 +91,52 @@ def check_value(name: str, value: Any, called: str = "") -> None:
         raise ConfigError(_unknown_key(name))
     kind: Kind = FIELDS[name].metadata["kind"]
     if not kind.accepts(value):
-        raise ConfigError(f"{called or name}: expected {kind.expected}, got {_shown(value)}")
+        raise ConfigError(f"{called or name}: expected {kind.expected}{_limit(value)}, got {_shown(value)}")
 
 
-def read_config_file(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_config_file(path: Path) -> dict[str, Any]:
     """Keys and values of a JSON file, laid over those of the file it "extends" (a path from its own folder)."""
-    if path.resolve() in seen:
-        raise ConfigError(f"extends: expected no circle, but '{path}' extends itself")
+    values: dict[str, Any] = {}
+    seen: set[str] = set()
+    while True:
+        layer = parse_object(_read_text(path), f"config_file '{path}'")
+        seen.add(os.path.realpath(path))
+        parent = layer.pop(EXTENDS, None)
+        values = layer | values
+        if parent is None:
+            return values
+        if not PATH.accepts(parent):
+            raise ConfigError(f"extends: expected the path of a config file, got {_shown(parent)} in '{path}'")
+        path = path.parent / parent
+        if os.path.realpath(path) in seen:
+            raise ConfigError(f"extends: expected no circle, but '{path}' extends itself")
+
+
+def _read_text(path: Path) -> str:
+    """A regular file's text. Pipes and devices, which may never end or never begin, are refused unread."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(0, "not a regular file")
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            content = file.read(MOST_BYTES + 1) or b""
+        if len(content) > MOST_BYTES:
+            raise OSError(0, f"more than {MOST_BYTES:,} bytes")
+        return content.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "not a path"  # but with a NUL, say
+        reason = str(error.strerror) if isinstance(error, OSError) else reason
         raise ConfigError(f"config_file: cannot read '{path}' ({reason}); check the path") from error
-    values = parse_object(text, f"config_file '{path}'")
-    parent = values.pop(EXTENDS, None)
-    if parent is None:
-        return values
-    if not isinstance(parent, str):
-        raise ConfigError(f"extends: expected the path of a config file, got {_shown(parent)} in '{path}'")
-    return read_config_file(path.parent / parent, (*seen, path.resolve())) | values
 
 
 def parse_object(text: str, source: str) -> dict[str, Any]:
     """A JSON object without repeated keys. source: what to call the text in an error."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        repeated = next((name for name in names if names.count(name) > 1), None)
-        if repeated is not None:
-            raise ConfigError(f"{source}: key '{repeated}' is given twice; keep one")
-        return dict(pairs)
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            repeated, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+            raise ConfigError(f"{source}: key '{_clipped(repeated)}' is given twice; keep one")
+        return values
 
     try:
         value = json.loads(text, object_pairs_hook=unique)
@@ -104,10 +145,7 @@ def parse_object(text: str, source: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ConfigError(f"{source}: expected JSON, got a text that is none ({error.msg} at {place})") from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a number of thousands of digits, brackets nested as deeply
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested as deeply
         raise ConfigError(f"{source}: expected JSON of a reasonable size ({error})") from error
     if not isinstance(value, dict):
         raise ConfigError(f'{source}: expected a JSON object {{"key": value, …}}, got {_shown(value)}')
@@ -151,25 +189,25 @@ def frozen_differences(config: Config, original: Config) -> list[str]:
     return [name for name, f in FIELDS.items() if not f.metadata["resumable"] and ours[name] != theirs[name]]
 
 
-def _check_together(config: Config) -> None:
-    if config.num_minibatches > config.meta_batch_size:
-        raise ConfigError(
-            f"num_minibatches: expected at most meta_batch_size = {config.meta_batch_size}, since minibatches are of "
-            f"tasks, got {config.num_minibatches}"
-        )
-    for target, adaptive in (
-        ("target_inner_step", config.adaptive_inner_kl_penalty),
-        ("target_outer_step", config.adaptive_outer_kl_penalty),
-    ):
-        if adaptive and getattr(config, target) == 0:
+def _check_penalties(config: Config) -> None:
+    for penalty, adaptive in (("inner", config.adaptive_inner_kl_penalty), ("outer", config.adaptive_outer_kl_penalty)):
+        if not adaptive:
+            continue
+        target, start = f"target_{penalty}_step", f"init_{penalty}_kl_penalty"
+        if getattr(config, target) == 0:
             raise ConfigError(f"{target}: expected a number > 0 with an adaptive penalty, got 0")
-    if config.adaptive_outer_kl_penalty and config.init_outer_kl_penalty == 0:
+        if getattr(config, start) == 0:
+            raise ConfigError(
+                f"{start}: expected a number > 0 with adaptive_{penalty}_kl_penalty, since 0 doubled is 0, got 0"
+            )
+
+
+def _check_sizes(config: Config) -> None:
+    tasks, rollouts = config.meta_batch_size, config.rollouts_per_meta_task
+    if config.num_minibatches > tasks:
         raise ConfigError(
-            "init_outer_kl_penalty: expected a number > 0 with adaptive_outer_kl_penalty, since 0 doubled is 0, got 0"
-        )
-    if config.adaptive_inner_kl_penalty and config.init_inner_kl_penalty == 0:
-        raise ConfigError(
-            "init_inner_kl_penalty: expected a number > 0 with adaptive_inner_kl_penalty, since 0 doubled is 0, got 0"
+            f"num_minibatches: expected at most meta_batch_size = {tasks}, since minibatches are of tasks, got "
+            f"{config.num_minibatches}"
         )
     if config.algorithm == "maesn" and config.num_train_tasks is None:
         raise ConfigError(
@@ -181,24 +219,19 @@ def _check_together(config: Config) -> None:
             'num_inner_grad_steps: expected a whole number ≥ 2 with algorithm "tesp", whose first step only fills the '
             "memory and adapts nothing, got 1"
         )
-    if config.algorithm == "e_maml" and config.meta_batch_size == 1:
+    if config.algorithm == "e_maml" and tasks == 1:
         raise ConfigError(
             'meta_batch_size: expected a whole number ≥ 2 with algorithm "e_maml", which credits a task by comparison '
             "with others, got 1"
         )
-    if config.fisher_rollouts is not None and config.fisher_rollouts > config.rollouts_per_meta_task:
+    if config.fisher_rollouts is not None and config.fisher_rollouts > rollouts:
         raise ConfigError(
-            f"fisher_rollouts: expected at most rollouts_per_meta_task = {config.rollouts_per_meta_task}, got "
-            f"{config.fisher_rollouts}"
+            f"fisher_rollouts: expected at most rollouts_per_meta_task = {rollouts}, got {config.fisher_rollouts}"
         )
-    if config.device.startswith("cuda") and config.meta_gradient == "ranks":
-        raise ConfigError(
-            f'device: expected "auto" or "cpu" with meta_gradient "ranks", which uses no GPU, got "{config.device}"'
-        )
-    _check_environment(config)
 
 
-def _check_environment(config: Config) -> None:
+def _action_size(config: Config) -> int:
+    """Entries of the family's actions. Raises ConfigError where the family cannot be built or does not fit."""
     from gymnasium.spaces import Discrete
 
     from envs.registry import check_family
@@ -209,16 +242,38 @@ def _check_environment(config: Config) -> None:
         text = " ".join(str(error).split())
         names_its_key = text.startswith(("env:", "env_kwargs:", "normalization_scale:"))
         raise ConfigError(text if names_its_key else f"env_kwargs: {text}") from error
-    if isinstance(actions, Discrete) and not config.learn_std:
-        raise ConfigError("learn_std: expected true for discrete actions, which have no log-std, got false")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's module may even call sys.exit
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"env: '{config.env}' cannot be loaded ({reason}); put its module right") from error
+    if isinstance(actions, Discrete):
+        if not config.learn_std:
+            raise ConfigError("learn_std: expected true for discrete actions, which have no log-std, got false")
+        return int(actions.n)
+    assert actions.shape is not None  # of a Box
+    return actions.shape[0]
 
 
 def _unknown_key(name: str) -> str:
     near = difflib.get_close_matches(name, [*FIELDS, *ALIASES], n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else "see docs/configuration.md for the keys"
-    return f"{name}: unknown key; {hint}"
+    return f"{_clipped(name)}: unknown key; {hint}"
+
+
+def _limit(value: Any) -> str:
+    """What every number keeps below, where a value does not."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return " (below 2^63)"
+    return f" (at most {LARGEST:g})" if isinstance(value, float) and LARGEST < abs(value) < math.inf else ""
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=repr)
-    return text if len(text) <= 80 else text[:77] + "..."
+    try:
+        return _clipped(json.dumps(value, default=repr))
+    except (ValueError, TypeError, RecursionError):  # what JSON cannot hold, and only a caller in Python can give
+        return f"a {type(value).__name__}"
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."

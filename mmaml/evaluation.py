@@ -32,7 +32,7 @@ def restore(path: str | Path) -> tuple[Config, dict[str, Any]]:
     """
     state = checkpoint.load(path)
     try:
-        return build_config(state["config"]), state
+        return build_config(state["config"], trains=False), state
     except ConfigError as error:
         raise UsageError(f"restore_path: the configuration in '{path}' cannot be used here: {error}") from error
 

@@ -10,7 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmaml.algorithms import ALGORITHMS
-from mmaml.kinds import DEVICE, FLAG, OBJECT, PATH, RATES, SCALE, SIZES, TEXT, Kind, choice, integer, number, optional
+from mmaml.kinds import (
+    DEVICE,
+    FLAG,
+    MOST_SECONDS,
+    MOST_STEPS,
+    OBJECT,
+    PATH,
+    RATES,
+    SCALE,
+    SIZES,
+    TEXT,
+    Kind,
+    choice,
+    integer,
+    number,
+    optional,
+)
 
 BASELINES = ("LinearFeatureBaseline", "LinearTimeBaseline", "ZeroBaseline")
 LEGACY = "legacy"
@@ -115,7 +131,7 @@ class Config:
         "Policy", True, FLAG, "adapt and meta-learn the log-std; false: it stays 0 (std 1); discrete actions have none"
     )
 
-    num_inner_grad_steps: int = _key("Adaptation", 1, integer(1), "K, inner steps")
+    num_inner_grad_steps: int = _key("Adaptation", 1, integer(1, MOST_STEPS), "K, inner steps")
     inner_lr: float | tuple[float, ...] = _key(
         "Adaptation",
         0.1,
@@ -148,7 +164,9 @@ class Config:
         "the step size is multiplied by learning_rate_anneal^iteration",
         updates=ADAM,
     )
-    num_promp_steps: int = _key("Meta-update", 5, integer(1), "E, epochs on the data of an iteration", updates=("ppo",))
+    num_promp_steps: int = _key(
+        "Meta-update", 5, integer(1, MOST_STEPS), "E, epochs on the data of an iteration", updates=("ppo",)
+    )
     num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch", updates=ADAM)
     clip_eps: float = _key(
         "Meta-update", 0.3, number(0, open_low=True), "ε of the clipped likelihood ratio", updates=("ppo",)
@@ -186,7 +204,7 @@ class Config:
     max_kl: float = _key(
         "Meta-update", 0.01, number(0, open_low=True), "δ, KL that bounds a step of the trust region", updates=("trpo",)
     )
-    cg_iters: int = _key("Meta-update", 10, integer(1), "conjugate gradient steps", updates=("trpo",))
+    cg_iters: int = _key("Meta-update", 10, integer(1, MOST_STEPS), "conjugate gradient steps", updates=("trpo",))
     fisher_rollouts: int | None = _key(
         "Meta-update",
         None,
@@ -197,7 +215,9 @@ class Config:
     cg_damping: float = _key(
         "Meta-update", 1e-5, number(0), "added to the diagonal of the Fisher matrix", updates=("trpo",)
     )
-    ls_max_steps: int = _key("Meta-update", 15, integer(1), "steps that a line search tries", updates=("trpo",))
+    ls_max_steps: int = _key(
+        "Meta-update", 15, integer(1, MOST_STEPS), "steps that a line search tries", updates=("trpo",)
+    )
     ls_backtrack_ratio: float = _key(
         "Meta-update",
         0.8,
@@ -312,14 +332,14 @@ class Config:
     rank_timeout: float = _key(
         "Reliability",
         600.0,
-        number(0, open_low=True),
+        number(0, MOST_SECONDS, open_low=True),
         "seconds without an answer, from when the master itself has nothing left to do, after which a rank is lost",
         resumable=True,
     )
     shutdown_seconds: float = _key(
         "Reliability",
         60.0,
-        number(0, open_low=True),
+        number(0, MOST_SECONDS, open_low=True),
         "seconds to finish the iteration and write a checkpoint after SIGTERM or SIGINT, or else to abandon it",
         resumable=True,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +19,32 @@ class Kind:
     convert: Callable[[Any], Any] = lambda value: value
 
 
+LARGEST = 1e38  # of the numbers that single precision, in which runs calculate, can hold
+MOST_NESTED = 50
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates, line and paragraph separators
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
-    return math.isfinite(value) if isinstance(value, float) else _is_int(value) and abs(value) < 2**63
+    return abs(value) <= LARGEST if isinstance(value, float) else _is_int(value) and abs(value) < 2**63
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text of one line that files and terminals can hold."""
+    return isinstance(value, str) and not any(unicodedata.category(character) in UNPRINTABLE for character in value)
+
+
+def _is_json(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, dict | list | tuple):
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        keys_fit = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
+        return depth < MOST_NESTED and keys_fit and all(_is_json(item, depth + 1) for item in inner)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, bool | str) or _is_number(value)
 
 
 def integer(least: int, most: int = 2**63 - 1) -> Kind:
@@ -55,10 +77,16 @@ def optional(kind: Kind) -> Kind:
 
 
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
-TEXT = Kind("a non-empty string", lambda v: isinstance(v, str) and bool(v.strip()))
-PATH = Kind("a path, as a non-empty string", lambda v: TEXT.accepts(v) and "\0" not in v)
-OBJECT = Kind("a JSON object", lambda v: isinstance(v, dict) and all(isinstance(k, str) for k in v))
-MOST_LAYERS = 100  # far beyond what trains
+TEXT = Kind("a non-empty string of printable characters", lambda v: _is_text(v) and bool(v.strip()))
+PATH = Kind("a path, as a non-empty string of printable characters", TEXT.accepts)
+OBJECT = Kind(
+    f"a JSON object of finite numbers, strings, lists and the like, nested at most {MOST_NESTED} deep",
+    lambda v: isinstance(v, dict) and _is_json(v),
+)
+# Far beyond what trains.
+MOST_LAYERS = 100
+MOST_STEPS = 10_000
+MOST_SECONDS = 1e9
 SIZES = Kind(
     f"a list of whole numbers ≥ 1, at least one and at most {MOST_LAYERS}",
     lambda v: (
@@ -83,7 +111,6 @@ SCALE = Kind(
 DEVICE = Kind(
     '"auto", "cpu", "cuda" or "cuda:0", "cuda:1", …',
     lambda v: (
-        isinstance(v, str)
-        and (v in ("auto", "cpu", "cuda") or (v.startswith("cuda:") and v[5:].isascii() and v[5:].isdecimal()))
+        isinstance(v, str) and (v in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d{1,3}", v, re.ASCII) is not None)
     ),
 )

@@ -237,7 +237,7 @@ def test_keys_have_rllibs_names_too(tmp_path: Path) -> None:
     assert parse_object('{"maml_optimizer_steps": 8}', "overrides") == {"num_promp_steps": 8}
     with pytest.raises(ConfigError) as caught:
         load_config(None, {"maml_optimizer_steps": 0})
-    assert str(caught.value) == "maml_optimizer_steps (num_promp_steps): expected a whole number ≥ 1, got 0"
+    assert str(caught.value) == "maml_optimizer_steps (num_promp_steps): expected a whole number ≥ 1 and ≤ 10000, got 0"
 
     both = {"inner_adaptation_steps": 1, "num_inner_grad_steps": 1}
     expected = "'inner_adaptation_steps' and 'num_inner_grad_steps' are one key; keep one"

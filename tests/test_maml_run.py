@@ -169,7 +169,7 @@ def test_overrides_win_over_what_a_flag_brings_with_it() -> None:
         ("--num-batches 1e2", "--num-batches: expected a whole number ≥ 1, got 1e2"),
         ("--ls-backtrack-ratio 1", "--ls-backtrack-ratio: expected a number > 0 and < 1, got 1"),
         ("--device gpu", "--device: expected"),
-        ("--env-name ''", "--env-name: expected a non-empty string, got nothing"),
+        ("--env-name ''", "--env-name: expected a non-empty string of printable characters, got nothing"),
         ("--env-name AntVel-v1", "error: --env-name (env): expected a task family"),
         ("--env-name AntVel-v1", "did you mean 'AntRandVelEnv'?"),
         ("--fast-rate 0.1", "--fast-rate"),
