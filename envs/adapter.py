@@ -131,7 +131,7 @@ class GymTaskAdapter(TaskVectorEnv):
 
     def _failure(self, method: str, lane: int, error: Exception) -> TaskError:
         task, rollout = divmod(int(lane), self.rollouts_per_task)
-        where = f"{self._class.__name__}.{method}, in rollout {rollout} of task {task} of its block"
+        where = f"{self._class.__name__}.{method}, in rollout {rollout} of its task"
         return TaskError(f"{where}: {type(error).__name__}: {error}", task)
 
 

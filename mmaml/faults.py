@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import traceback
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from envs.base import TaskError
+
+LONGEST_ERROR = 300  # characters of an environment's error that are told in a line
 
 
 class RunStopped(RuntimeError):
@@ -35,3 +41,72 @@ class TasksFailed(RuntimeError):
     def __init__(self, failures: Sequence[Failure]) -> None:
         super().__init__(list(failures))
         self.failures = list(failures)
+
+
+class EnvironmentFailed(RuntimeError):
+    """An environment raised, or returned what it may not: this error's cause. task: index in the block, if known.
+
+    given: what of the policy's step was not finite, an `mmaml.guards.Finding`, so that it is none of the
+    environment's fault.
+    """
+
+    def __init__(self, task: int | None) -> None:
+        super().__init__("an environment failed")
+        self.task = task
+        self.given: Any = None
+
+
+class FromEnvironment:
+    """A context in which environments are called: what they raise becomes EnvironmentFailed.
+
+    Left alone are exits, interrupts, and memory that ran out, which says nothing about a task.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        if not any(isinstance(one, MemoryError) for one in (error, error.__cause__)):
+            raise EnvironmentFailed(error.task if isinstance(error, TaskError) else None) from error
+
+
+def failing_tasks(sample: Callable[[list[Any]], Any], items: Sequence[Any], error: EnvironmentFailed) -> list[Failure]:
+    """Which of the items of a block that failed fail by themselves, in their order.
+
+    sample: samples a block of some of the items. A task that its environment names is left out and the rest tried
+    again; where none is named, halves of the block are. Numbers that are not finite are no failure of a task.
+    """
+    return sorted(_failures(sample, list(enumerate(items)), error))
+
+
+def _failures(
+    sample: Callable[[list[Any]], Any], numbered: list[tuple[int, Any]], error: EnvironmentFailed | None = None
+) -> list[Failure]:
+    if error is None and numbered:
+        try:
+            sample([item for _, item in numbered])
+        except EnvironmentFailed as found:
+            error = found
+        except NotFinite:
+            return []
+    if error is None:
+        return []
+    named = error.task if error.task is not None and error.task < len(numbered) else None
+    if named is None and len(numbered) > 1:
+        half = len(numbered) // 2
+        return _failures(sample, numbered[:half]) + _failures(sample, numbered[half:])
+    rest = [one for k, one in enumerate(numbered) if k != (named or 0)]
+    return [_failure(numbered[named or 0][0], error), *_failures(sample, rest)]
+
+
+def _failure(item: int, error: EnvironmentFailed) -> Failure:
+    cause = error.__cause__
+    assert cause is not None
+    kind = "" if isinstance(cause, TaskError) else f"{type(cause).__name__}: "
+    text = kind + " ".join(str(cause).split())
+    shown = text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
+    return Failure(item, shown, "".join(traceback.format_exception(cause)))

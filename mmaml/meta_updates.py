@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmaml.algorithms.base import Evaluate
 from mmaml.config import Config
+from mmaml.faults import NotFinite
 from mmaml.params import ParamSpec
 from mmaml.seeding import generator
 
@@ -193,11 +194,8 @@ class TrustRegion(MetaUpdate):
         config = self.config
         at_start = evaluate("meta_gradient", parameters)
         gradient = torch.from_numpy(at_start["gradient"].mean(0))
-        if not (torch.isfinite(gradient).all() and np.isfinite(at_start["loss"]).all()):
-            raise FloatingPointError(
-                f"the meta-gradient is not finite in iteration {iteration}; lower inner_lr and continue from the last "
-                "checkpoint with --restore_path"
-            )
+        if not torch.isfinite(gradient).all():
+            raise NotFinite("the mean of the tasks' meta-gradients is not finite")
 
         def fisher(vector: Tensor) -> Tensor:
             product = evaluate("fisher_product", parameters, vector=vector.float())["product"].mean(0)
@@ -211,8 +209,9 @@ class TrustRegion(MetaUpdate):
         for j in range(config.ls_max_steps if longest.any() else 0):
             candidate = parameters - (config.ls_backtrack_ratio**j * longest).float()
             result = evaluate("meta_loss", candidate)
-            # A comparison with NaN is false, so that what is not finite is refused too.
-            if result["loss"].mean() < at_start["loss"].mean() and result["kl_outer"].mean() <= config.max_kl:
+            # A comparison with NaN is false, so that it is refused too.
+            falls = -np.inf < result["loss"].mean() < at_start["loss"].mean()
+            if falls and result["kl_outer"].mean() <= config.max_kl:
                 best, after, fraction = candidate, result, config.ls_backtrack_ratio**j
                 break
         row = self.row(at_start["loss"], after, [gradient], {})

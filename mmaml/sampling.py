@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from envs.base import Task, TaskVectorEnv, to_environment
+from envs.base import StepResult, Task, TaskVectorEnv, to_environment
+from mmaml import guards
+from mmaml.faults import EnvironmentFailed, FromEnvironment
 from mmaml.policies.distributions import Distribution
 from mmaml.rollouts import Rollouts
 
@@ -47,6 +49,7 @@ def rollout(
     actor: the policy of all tasks at once. noise [M, T, N, A]: the randomness of the actions, of which
     task m reads noise[m] alone. seeds: one a task, for resets and whatever else the environment draws.
     episode_noise [M, T, N, L]: its entry t is that of an episode which starts at t; none when None.
+    Raises EnvironmentFailed for what the environment raises, and where it returns other arrays than it should.
     """
     if episode_noise is None:
         episode_noise = noise.new_empty(*noise.shape[:3], 0)
@@ -60,13 +63,17 @@ def rollout(
         torch.ones(tasks, lanes, dtype=torch.bool),
         episode_noise[:, 0],
     )
-    observation, _ = env.reset(seed=list(seeds))
+    observation = _reset(env, seed=list(seeds))
     for t in range(horizon):
         step = step._replace(observation=torch.from_numpy(observation).view(tasks, lanes, -1))
         distribution = actor(step)
         action = distribution.sample(noise[:, t])
         env_action = to_environment(action.flatten(0, 1).numpy(), env.single_action_space, normalization_scale)
-        observation, reward, terminated, truncated, infos = env.step(env_action)
+        try:
+            observation, reward, terminated, truncated, infos = _step(env, env_action)
+        except EnvironmentFailed as error:
+            error.given = guards.finding_of_step(step.observation, distribution, action, t)
+            raise
         record.append(step, action, distribution, reward, terminated, truncated, infos)
 
         done = terminated | truncated
@@ -79,11 +86,44 @@ def rollout(
             step.episode_noise,
         )
         if any_done and t < horizon - 1:
-            observation, _ = env.reset(options={"reset_mask": done})
+            observation = _reset(env, options={"reset_mask": done})
             step = step._replace(
                 episode_noise=torch.where(step.episode_start[..., None], episode_noise[:, t + 1], step.episode_noise)
             )
     return record.finish(observation, collect, env.tasks)
+
+
+def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
+    """The observations of `env.reset`."""
+    with FromEnvironment():
+        observation, _ = env.reset(**arguments)
+        _check_returned("observations", observation, _observations_of(env), np.float32)
+    return observation
+
+
+def _step(env: TaskVectorEnv, actions: np.ndarray) -> StepResult:
+    """`env.step`."""
+    with FromEnvironment():
+        observation, reward, terminated, truncated, infos = env.step(actions)
+        lanes = (env.num_envs,)
+        _check_returned("observations", observation, _observations_of(env), np.float32)
+        _check_returned("rewards", reward, lanes, np.float32)
+        _check_returned("terminated", terminated, lanes, np.bool_)
+        _check_returned("truncated", truncated, lanes, np.bool_)
+        for name in ("success", "blow_up"):
+            if name in infos:
+                _check_returned(name, infos[name], lanes, np.bool_)
+    return observation, reward, terminated, truncated, infos
+
+
+def _observations_of(env: TaskVectorEnv) -> tuple[int, ...]:
+    return (env.num_envs, *env.single_observation_space.shape)  # type: ignore[misc]
+
+
+def _check_returned(name: str, value: Any, shape: tuple[int, ...], kind: type) -> None:
+    if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != kind:
+        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)
+        raise ValueError(f"{name}: expected from the environment {kind.__name__} {list(shape)}, got {got}")
 
 
 class _Record:

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from envs.base import Task, TaskVectorEnv
 from envs.registry import make_family
+from mmaml import guards
 from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.base import Algorithm, Evaluate
 from mmaml.config import Config
+from mmaml.faults import EnvironmentFailed, FromEnvironment, TasksFailed, failing_tasks
 from mmaml.policies.distributions import distribution_over
 from mmaml.processing import advantages, episode_statistics
 from mmaml.rollouts import Rollouts
@@ -142,6 +144,8 @@ class Worker:
         tasks come after those that are already held of this iteration and purpose, in place of which they would
         come otherwise; the results are of the new ones alone. If this raises, nothing is held but what is to be
         extended.
+        Raises TasksFailed if environments of some tasks raise, what they raise if no task fails by itself, and
+        NotFinite for NaN or infinity in what was sampled or adapted.
         Returns statistics of the whole episodes [m, collections] (return, return_std, return_min,
         return_max, episodes, success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank
         spent on rolling out, processing and adapting. The rollouts stay here for `evaluate`.
@@ -149,8 +153,18 @@ class Worker:
         extends = extend and self._collected == (iteration, purpose)
         held = self.block = self.block if extends else None
         collections = collections or self.algorithm.collections
-        with self._environment([task for _, task in items], lasting=held is None) as env:
-            rollouts, seconds = self._sample(env, parameters, items, iteration, purpose, collections)
+
+        def sample(items: Sequence[tuple[int, Task]], lasting: bool = False) -> tuple[list[Rollouts], np.ndarray]:
+            with self._environment([task for _, task in items], lasting) as env:
+                return self._sample(env, parameters, items, iteration, purpose, collections)
+
+        try:
+            rollouts, seconds = sample(items, lasting=held is None)
+        except EnvironmentFailed as error:
+            if failures := failing_tasks(sample, items, error):
+                raise TasksFailed(failures) from None
+            assert error.__cause__ is not None
+            raise error.__cause__ from error.__cause__.__cause__
         blocks = [rollouts] if held is None else [held.rollouts, rollouts]
         every = [Rollouts.concatenate(parts) for parts in zip(*blocks, strict=True)]
         self.block, self._collected = TaskBlock(self.algorithm, every), (iteration, purpose)
@@ -167,7 +181,7 @@ class Worker:
     ) -> tuple[list[Rollouts], np.ndarray]:
         """All collections of some tasks, and the seconds [3] spent on rolling out, processing and adapting."""
         positions, tasks = zip(*items, strict=True)
-        config, seconds = self.config, np.zeros(3)
+        seconds = np.zeros(3)
         with torch.no_grad():
             meta = {
                 name: value.expand(len(tasks), *value.shape)
@@ -177,23 +191,50 @@ class Worker:
         rollouts: list[Rollouts] = []
         for step in range(collections):
             clock = time.perf_counter()
-            with torch.no_grad():
-                actor = self.algorithm.actor(state)
-            keys = [(iteration, position, step) for position in positions]
-            data = rollout(
-                env,
-                actor,
-                self._noise(keys, purpose),
-                [integer(config.seed, "environment", *key, purpose=purpose) for key in keys],
-                self._normalization_scale(),
-                config.collect,
-                self._episode_noise(keys, purpose),
-            )
-            data.position = torch.tensor(positions)
+            data = self._roll_out(env, state, items, (iteration, step), purpose)
+            guards.check_rollouts(data, tasks, step, guards.SAMPLED)
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
-            with torch.no_grad():
-                values = self.algorithm.values(state, data)
+            self._process(state, data)
+            guards.check_rollouts(data, tasks, step, guards.PROCESSED)
+            rollouts.append(data)
+            seconds[1] += time.perf_counter() - clock
+            clock = time.perf_counter()
+            if step < collections - 1:
+                state = self.algorithm.adapt(meta, state, rollouts)
+                guards.check_adapted(getattr(state, "params", {}), positions, tasks, step)
+            seconds[2] += time.perf_counter() - clock
+        return rollouts, seconds
+
+    @torch.no_grad()
+    def _roll_out(
+        self, env: TaskVectorEnv, state: Any, items: Sequence[tuple[int, Task]], when: tuple[int, int], purpose: str
+    ) -> Rollouts:
+        """One collection of some tasks, without advantages. when: the iteration and the number of the collection."""
+        (iteration, step), (positions, tasks) = when, zip(*items, strict=True)
+        keys = [(iteration, position, step) for position in positions]
+        try:
+            data = rollout(
+                env,
+                self.algorithm.actor(state),
+                self._noise(keys, purpose),
+                [integer(self.config.seed, "environment", *key, purpose=purpose) for key in keys],
+                self._normalization_scale(),
+                self.config.collect,
+                self._episode_noise(keys, purpose),
+            )
+        except EnvironmentFailed as error:
+            if error.given is not None:
+                raise guards.not_finite_given(error.given, positions, tasks, step) from error
+            raise
+        data.position = torch.tensor(positions)
+        return data
+
+    @torch.no_grad()
+    def _process(self, state: Any, data: Rollouts) -> None:
+        """Fill in advantages and value targets."""
+        config, values = self.config, self.algorithm.values(state, data)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is found, and told, afterwards
             data.advantages, data.value_targets = advantages(
                 data,
                 config.baseline,
@@ -203,13 +244,6 @@ class Worker:
                 config.positive_adv,
                 None if values is None else values.numpy(),
             )
-            rollouts.append(data)
-            seconds[1] += time.perf_counter() - clock
-            clock = time.perf_counter()
-            if step < collections - 1:
-                state = self.algorithm.adapt(meta, state, rollouts)
-            seconds[2] += time.perf_counter() - clock
-        return rollouts, seconds
 
     def evaluate(
         self, parameters: Tensor, vector: Tensor | None, items: Sequence[int], function: str, **options: Any
@@ -267,7 +301,8 @@ class Worker:
                     self._env.close()
                 self._env = env
         try:
-            env.set_tasks(tasks)
+            with FromEnvironment():
+                env.set_tasks(tasks)
             yield env
         except Exception:
             if env is self._env:  # it may be in any state

@@ -154,7 +154,7 @@ def test_a_tasks_lanes_do_not_depend_on_the_block() -> None:
 def test_failures_name_the_task_and_keep_their_cause(method: str) -> None:
     family = adapter(3, 2, fail=method)
     with pytest.raises(
-        TaskError, match=rf"Walk\.{method}, in rollout 0 of task 1 .*ZeroDivisionError: as asked"
+        TaskError, match=rf"Walk\.{method}, in rollout 0 of its task: ZeroDivisionError: as asked"
     ) as error:
         family.set_tasks(tasks(family, 1.0, 2.5, 2.6))
         family.reset(seed=0)
@@ -184,7 +184,7 @@ class LateSuccess(Walk):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("OldStep", "OldStep.step, in rollout 0 of task 0 .* values to unpack"),
+        ("OldStep", "OldStep.step, in rollout 0 of its task: .* values to unpack"),
         ("WrongShape", r"WrongShape.reset, .* observation: expected shape \(2,\), as its space says, got \(3,\)"),
         ("LateSuccess", r"LateSuccess.step, .* info\['success'\]: expected at every step or at none"),
     ],

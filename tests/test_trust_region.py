@@ -11,6 +11,7 @@ import torch
 from mmaml.algorithms import ALGORITHMS
 from mmaml.algorithms.maml import MAML
 from mmaml.config import load_config
+from mmaml.faults import NotFinite
 from mmaml.meta_updates import TrustRegion, conjugate_gradients
 from mmaml.policies.distributions import Gaussian
 from tests.support import sampled, small_config
@@ -163,7 +164,7 @@ def test_damping_is_added_to_the_diagonal() -> None:
 def test_a_gradient_that_is_not_finite_ends_the_run() -> None:
     gradient, fisher = _problem()
     gradient[2] = np.nan
-    with pytest.raises(FloatingPointError, match="not finite in iteration 0; lower inner_lr"):
+    with pytest.raises(NotFinite, match="the mean of the tasks' meta-gradients is not finite"):
         _update(Quadratic(gradient, fisher))
 
 
