@@ -152,22 +152,17 @@ def by_iteration(directory: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def candidates(run: str | Path) -> list[Path]:
+def candidates(run: str | Path, key: str = "restore_path") -> list[Path]:
     """What is named as a checkpoint in a run's directory, or in its `checkpoints` directory; the newest first.
 
-    Raises CheckpointError if there is none.
+    Raises CheckpointError, naming `key`, if that cannot be read.
     """
     run = Path(run)
-    directory = run / FOLDER if (run / FOLDER).is_dir() else run
     try:
+        directory = run / FOLDER if (run / FOLDER).is_dir() else run
         found = by_iteration(directory) if directory.is_dir() else []
     except OSError as error:
-        raise CheckpointError(f"restore_path: cannot read '{directory}' ({error.strerror}); check the path") from error
-    if not found:
-        raise CheckpointError(
-            f"restore_path: expected a checkpoint or the directory of a run with {FOLDER}/itr_*.pt, "
-            f"got '{run}'{', which holds none' if run.is_dir() else ', which does not exist'}"
-        )
+        raise CheckpointError(f"{key}: cannot read '{run}' ({error.strerror}); check the path") from error
     return [path for _, path in reversed(found)]
 
 
@@ -176,7 +171,13 @@ def latest(run: str | Path) -> Path:
 
     Raises CheckpointError if there is none.
     """
-    return candidates(run)[0]
+    found = candidates(run)
+    if not found:
+        raise CheckpointError(
+            f"restore_path: expected a checkpoint or the directory of a run with {FOLDER}/itr_*.pt, "
+            f"got '{run}'{', which holds none' if Path(run).is_dir() else ', which does not exist'}"
+        )
+    return found[0]
 
 
 def run_directory(path: str | Path) -> Path:
@@ -205,8 +206,9 @@ def newest(path: str | Path, notice: Callable[[str], None] = _to_stderr) -> tupl
     program.
     """
     path = Path(path)
-    if _is_file(path):
+    if is_file(path):
         return path, _read(path)
+    latest(path)  # raises CheckpointError if there is none
     damaged: list[str] = []
     for file in candidates(path):
         try:
@@ -221,7 +223,8 @@ def newest(path: str | Path, notice: Callable[[str], None] = _to_stderr) -> tupl
     raise CheckpointError(damaged[0] + more)
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether `path` names a file. Raises CheckpointError where that cannot be told."""
     try:
         return path.is_file()
     except OSError as error:

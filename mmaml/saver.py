@@ -61,7 +61,9 @@ class Saver:
         if last:
             raise RunStopped(f"stopped: {told}; it is the run's last; make room")
         if self.failures > allowed:
-            raise RunStopped(f"stopped: {told}; {self.failures} failures in a row, max_failed_saves {allowed}; make room")
+            raise RunStopped(
+                f"stopped: {told}; {self.failures} failures in a row, max_failed_saves {allowed}; make room"
+            )
         self.warn(f"warning: {told}; {self.failures} of at most {allowed} failures in a row")
 
     def _before(self, iteration: int) -> int | None:
