@@ -78,29 +78,37 @@ def failing_tasks(sample: Callable[[list[Any]], Any], items: Sequence[Any], erro
     """Which of the items of a block that failed fail by themselves, in their order.
 
     sample: samples a block of some of the items. A task that its environment names is left out and the rest tried
-    again; where none is named, halves of the block are. Numbers that are not finite are no failure of a task.
+    again; where none is named, halves of the block are. Raises NotFinite, the least, if numbers of others are not.
     """
-    return sorted(_failures(sample, list(enumerate(items)), error))
+    not_finite: list[NotFinite] = []
+    found = sorted(_failures(sample, list(enumerate(items)), error, not_finite))
+    if not_finite:
+        raise min(not_finite, key=lambda finding: finding.order)
+    return found
 
 
 def _failures(
-    sample: Callable[[list[Any]], Any], numbered: list[tuple[int, Any]], error: EnvironmentFailed | None = None
+    sample: Callable[[list[Any]], Any],
+    numbered: list[tuple[int, Any]],
+    error: EnvironmentFailed | None,
+    not_finite: list[NotFinite],
 ) -> list[Failure]:
+    """Failures among some items. error: what sampling them raised, None if that is to be seen."""
     if error is None and numbered:
         try:
             sample([item for _, item in numbered])
         except EnvironmentFailed as found:
             error = found
-        except NotFinite:
-            return []
+        except NotFinite as finding:
+            not_finite.append(finding)
     if error is None:
         return []
     named = error.task if error.task is not None and error.task < len(numbered) else None
     if named is None and len(numbered) > 1:
         half = len(numbered) // 2
-        return _failures(sample, numbered[:half]) + _failures(sample, numbered[half:])
-    rest = [one for k, one in enumerate(numbered) if k != (named or 0)]
-    return [_failure(numbered[named or 0][0], error), *_failures(sample, rest)]
+        return [one for part in (numbered[:half], numbered[half:]) for one in _failures(sample, part, None, not_finite)]
+    failed, rest = numbered[named or 0], [one for k, one in enumerate(numbered) if k != (named or 0)]
+    return [_failure(failed[0], error), *_failures(sample, rest, None, not_finite)]
 
 
 def _failure(item: int, error: EnvironmentFailed) -> Failure:

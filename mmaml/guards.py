@@ -194,21 +194,31 @@ class Checked:
     ) -> dict[str, np.ndarray]:
         result = self._evaluate(function, parameters, vector, tasks, **options)
         self.evaluations += 1
-        for name, values in result.items():
-            of_parameters = values.ndim == 2 and values.shape[1] == self._spec.total
-            if of_parameters or (function == "meta_gradient" and name == "loss"):
-                self._check(function, name, values, self.tasks if tasks is None else tasks, of_parameters)
+        chosen = self.tasks if tasks is None else tasks
+        if found := not_finite_results(self._spec, function, self.evaluations, chosen, result):
+            raise NotFinite(found[0])
         return result
 
-    def _check(self, function: str, name: str, values: np.ndarray, tasks: Sequence[int], of_parameters: bool) -> None:
-        if np.isfinite(values.sum()):
-            return
-        for position, row in sorted(zip(tasks, values, strict=True), key=lambda pair: pair[0]):
-            if not np.isfinite(row).all():
-                what = f"{name} is {row}"
-                if of_parameters:
-                    what = f"{name} of {first_of_vector(self._spec, torch.from_numpy(row))}"
-                raise NotFinite(f"task {position}, {function}, evaluation {self.evaluations} of the update: {what}")
+
+def not_finite_results(
+    spec: ParamSpec, function: str, evaluation: int, tasks: Sequence[int], result: Mapping[str, np.ndarray]
+) -> list[str]:
+    """A line for each task and tensor that is not finite, by position of the task, of what `Checked` looks at.
+
+    evaluation: of the update, counted from 1. tasks: positions, of the rows of the result.
+    """
+    found: list[tuple[int, str]] = []
+    for name, values in result.items():
+        of_parameters = values.ndim == 2 and values.shape[1] == spec.total
+        looked_at = of_parameters or (function, name) == ("meta_gradient", "loss")
+        if looked_at and not np.isfinite(values.sum()):
+            for position, row in zip(tasks, torch.from_numpy(values), strict=True):
+                parts = spec.unflatten(row) if of_parameters else {"": row}
+                texts = {of: _first(part) for of, part in parts.items()}
+                what = f"{name} of " if of_parameters else name
+                found += [(position, f"{what}{of}{text}") for of, text in texts.items() if text is not None]
+    found.sort(key=lambda one: one[0])
+    return [f"task {position}, {function}, evaluation {evaluation} of the update: {text}" for position, text in found]
 
 
 def checked(evaluate: Evaluate, spec: ParamSpec) -> Evaluate:
@@ -226,4 +236,4 @@ def _first(values: Tensor) -> str | None:
     if not bad.any():
         return None
     index = bad.nonzero()[0].tolist()
-    return f"{index} is {values[tuple(index)].item()}"
+    return f"{index or ''} is {values[tuple(index)].item()}"

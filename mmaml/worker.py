@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -192,11 +192,11 @@ class Worker:
         for step in range(collections):
             clock = time.perf_counter()
             data = self._roll_out(env, state, items, (iteration, step), purpose)
-            guards.check_rollouts(data, tasks, step, guards.SAMPLED)
+            self.look_at(data, tasks, step, guards.SAMPLED)
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
             self._process(state, data)
-            guards.check_rollouts(data, tasks, step, guards.PROCESSED)
+            self.look_at(data, tasks, step, guards.PROCESSED)
             rollouts.append(data)
             seconds[1] += time.perf_counter() - clock
             clock = time.perf_counter()
@@ -205,6 +205,10 @@ class Worker:
                 guards.check_adapted(getattr(state, "params", {}), positions, tasks, step)
             seconds[2] += time.perf_counter() - clock
         return rollouts, seconds
+
+    def look_at(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
+        """Raise NotFinite for what is not, of the tensors of those names."""
+        guards.check_rollouts(data, tasks, collection, names)
 
     @torch.no_grad()
     def _roll_out(
