@@ -23,8 +23,10 @@ import io
 import json
 import math
 import os
+import pickle
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -248,7 +250,8 @@ def _read(path: Path) -> dict[str, Any]:
         with _opened(path) as file:
             size = _check_bytes(file)
             file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of torch, at what a damaged file asks for
+                state = torch.load(file, map_location="cpu", weights_only=True)
         _check_entries(state, size)
     except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
         raise CheckpointError(f"restore_path: '{path}' cannot be read as a checkpoint ({_reason(error)})") from error
@@ -262,11 +265,14 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _reason(error: Exception) -> str:
-    """One line; of torch's many, the one that says what was wrong with the file rather than what to do."""
+    """One line that says what is wrong with the file."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if line.startswith("WeightsUnpickler error:")), lines[0])[:300]
+    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run the file's code after all
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return f"it asks for {wanted[1]}, but no code is run for a file" if wanted else "its values are no plain ones"
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0][:300] if " " in lines[0] else "its values are damaged"
 
 
 # The bytes of a file.
