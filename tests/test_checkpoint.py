@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +182,119 @@ def test_what_cannot_be_restored_is_named_in_one_line(tmp_path: Path, make: Any)
     assert message.startswith("restore_path: ") and str(path) in message and "\n" not in message
 
 
+# Damage.
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_file_ends_with_its_digest(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, _state(1), keep=1)
+    content = path.read_bytes()
+    assert content.endswith(b"sha256:" + hashlib.sha256(content[:-64]).hexdigest().encode())
+    assert zipfile.ZipFile(path).comment == content[-71:] and zipfile.ZipFile(path).testzip() is None
+    assert checkpoint.damage(path) == ""
+    _flip(path)
+    assert "digest does not match" in checkpoint.damage(path)
+
+
+def test_damaged_checkpoints_are_passed_over_and_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    paths = [checkpoint.save(folder, iteration, _state(iteration), keep=0) for iteration in (10, 20, 30, 40)]
+    _flip(paths[3])
+    paths[2].write_bytes(paths[2].read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in paths}
+    notices: list[str] = []
+    path, state = checkpoint.newest(tmp_path, notices.append)
+    assert path == paths[1] and state["iteration"] == 20
+    for path, text in zip([paths[3], paths[2]], notices, strict=True):
+        assert str(path) in text and "'itr_000020.pt' is used in its place" in text
+    assert not any("\n" in text for text in notices)
+    with pytest.raises(checkpoint.CheckpointError, match=r"itr_000040\.pt' cannot be read .*digest does not match"):
+        checkpoint.load(paths[3])
+    for path in paths[:2]:
+        _flip(path)
+    before |= {path: path.read_bytes() for path in paths[:2]}
+    with pytest.raises(checkpoint.CheckpointError, match=r"itr_000040\.pt' cannot be read .*; nor can the 3 before it"):
+        checkpoint.load(tmp_path, pytest.fail)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_damaged_file_is_told_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for iteration in (1, 2):
+        checkpoint.save(tmp_path, iteration, _state(iteration), keep=0)
+    _flip(tmp_path / "itr_000002.pt")
+    checkpoint.load(tmp_path)
+    captured = capsys.readouterr()
+    assert captured.err.startswith("notice: restore_path: ") and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_damaged_files_are_pruned_like_others_once_a_later_state_is_safe(tmp_path: Path) -> None:
+    # A checkpoint for each hour of training; that of hour 1 is damaged, and so is what lies ahead of the restored run.
+    for iteration in range(4):
+        checkpoint.save(tmp_path, iteration, _state(iteration, 3600.0 * iteration), keep=0)
+    for iteration in (1, 3):
+        _flip(tmp_path / f"itr_{iteration:06d}.pt")
+    assert checkpoint.load(tmp_path, lambda _: None)["iteration"] == 2
+    checkpoint.write(tmp_path, 3, _state(3))
+    _flip(tmp_path / "itr_000003.pt")
+    for iteration in (4, 5):
+        checkpoint.save(tmp_path, iteration, _state(iteration, 1e5), keep=2, keep_every_hours=1)
+    assert _names(tmp_path) == [f"itr_{iteration:06d}.pt" for iteration in (2, 4, 5)]
+    checkpoint.write(tmp_path, 9, _state(9))
+    _flip(tmp_path / "itr_000009.pt")
+    checkpoint.save(tmp_path, 6, _state(6, 1e5), keep=1)
+    assert _names(tmp_path) == ["itr_000006.pt"]
+
+
+# The order in which things reach the disk.
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What was asked of the system, in order, and of which file or folder."""
+    seen: list[tuple[str, str]] = []
+
+    def watch(name: str, path_of: Any) -> None:
+        original = getattr(os, name)
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            seen.append((name, path_of(*arguments)))
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(os, name, watched)
+
+    watch("fsync", lambda descriptor: os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+    watch("replace", lambda old, new: os.path.basename(new))
+    watch("mkdir", lambda path, *mode: os.path.basename(path))
+    watch("unlink", lambda path: os.path.basename(path))
+    return seen
+
+
+def test_a_name_is_taken_after_the_bytes_are_on_the_disk(tmp_path: Path, steps: list[tuple[str, str]]) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    checkpoint.save(folder, 1, _state(1), keep=1)
+    named = [
+        ("fsync", ".itr_000001.pt.unfinished"),
+        ("replace", "itr_000001.pt"),
+        ("fsync", "checkpoints"),
+        ("unlink", ".itr_000001.pt.unfinished"),  # it is not there any more
+    ]
+    made = [("mkdir", "run"), ("fsync", tmp_path.name), ("mkdir", "checkpoints"), ("fsync", "run")]
+    assert steps == made + named
+    steps.clear()
+    checkpoint.save(folder, 2, _state(2), keep=1)
+    again = [(step, name.replace("1", "2")) for step, name in named]
+    assert steps == [*again, ("unlink", "itr_000001.pt"), ("fsync", "checkpoints")]
+
+
 def test_looking_for_a_checkpoint_does_not_load_torch(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, _state(1), keep=1)
     program = (
-        "import sys; from mmaml import checkpoint; checkpoint.latest(sys.argv[1])\nassert 'torch' not in sys.modules"
+        "import sys; from mmaml import checkpoint; path = checkpoint.latest(sys.argv[1])\n"
+        "assert checkpoint.damage(path) == '' and 'torch' not in sys.modules"
     )
     assert _python(program, tmp_path) == 0
