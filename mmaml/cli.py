@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,8 +29,8 @@ from mmaml.config import (
     parse_object,
     read_config_file,
 )
-from mmaml.logging import PARAMS, read_params
-from mmaml.usage import Parser, UsageError, one_line_errors
+from mmaml.restoring import ended_early, may_start, restored, resumed
+from mmaml.usage import Parser, UsageError, disk_reason, one_line_errors
 
 PATHS = ("dump_path", "restore_path", "te_save_path")
 Values = Mapping[str, Any]
@@ -103,6 +105,8 @@ def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
             check_given_ranks(config, options.ranks, ranks.size, options.ranks_flag)
             if idle := idle_keys(config, given, algorithm_class(config.algorithm).default_update):
                 print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
+            if config.resume == "auto" and ended_early(Path(str(config.dump_path))):
+                print(f"notice: '{config.dump_path}' has no checkpoint yet; its run starts over", file=sys.stderr)
             return config
 
         config = ranks.agree(settle)
@@ -110,7 +114,10 @@ def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
     if ranks.rank == 0:
         from mmaml.pictures import draw_run
 
-        draw_run(Path(str(config.dump_path)))
+        try:
+            draw_run(Path(str(config.dump_path)))
+        except OSError as error:  # of a full disk; the run itself is safe
+            print(f"warning: the run's pictures could not be written ({disk_reason(error)})", file=sys.stderr)
     return 0
 
 
@@ -129,6 +136,7 @@ def parse(argv: list[str], script: Script = PLAIN) -> argparse.Namespace:
     add("--config_file", metavar="FILE", help=f"JSON file of the run's configuration{start}")
     add("--dump_path", metavar="DIR", help="new directory of the run (default: in data/<script>)")
     add("--restore_path", metavar="PATH", help="run directory or checkpoint to continue from")
+    add("--resume", action="store_true", help="continue the run in --dump_path where there is one; else start it")
     add(
         "--overrides",
         metavar="JSON",
@@ -180,13 +188,17 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     overrides |= {name: getattr(options, name) for name in PATHS if getattr(options, name) is not None}
     if options.log_grad_norm:
         overrides["log_grad_norm"] = True
+    if options.resume:
+        overrides["resume"] = "auto"
 
     file = options.config_file
     if file is None and overrides.get("restore_path") is None:
         file = script.config_file
     values = {} if file is None else read_config_file(Path(file))
-    restore_path = (values | overrides).get("restore_path")
-    original = None if restore_path is None else restored(restore_path)
+    original, automatic = run_to_continue(values | overrides)
+    if automatic:
+        overrides |= automatic
+        values = {"algorithm": algorithm} | (values if options.config_file is not None else {})
     before = {} if original is None else original.to_dict()
     given: dict[str, str] = {}
     for name, flag in script.flags.items():
@@ -210,23 +222,14 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     return config, values
 
 
-def restored(path: Any) -> Config:
-    """The configuration of the run at `path`, a directory or a checkpoint, which is its dump_path.
-
-    Raises ConfigError, CheckpointError.
-    """
-    check_value("restore_path", path)
-    restore_path = Path(path)
-    try:
-        names_a_file = restore_path.is_file()
-    except OSError as error:
-        raise ConfigError(f"restore_path: cannot read '{restore_path}' ({error.strerror}); check the path") from error
-    if not names_a_file:
-        checkpoint.latest(restore_path)  # raises CheckpointError
-    directory = checkpoint.run_directory(restore_path)
-    has_params = (directory / PARAMS).is_file()
-    values = read_params(directory) if has_params else checkpoint.load(restore_path)["config"]
-    return build_config(values | {"dump_path": str(directory)})
+def run_to_continue(values: Values) -> tuple[Config | None, dict[str, Any]]:
+    """The configuration of the run that `values` continue, None for a new run, and what "resume" adds to them."""
+    check_value("resume", values.get("resume", Config.resume))
+    if values.get("resume") == "auto":
+        original, restore_path = resumed(values)
+        return original, {} if original is None else {"restore_path": restore_path}
+    restore_path = values.get("restore_path")
+    return (None if restore_path is None else restored(restore_path)), {}
 
 
 def continued(values: Values, original: Config) -> Config:
@@ -257,7 +260,8 @@ def check_outputs(config: Config) -> None:
     continues = config.restore_path is not None and os.path.realpath(dump_path) == os.path.realpath(
         checkpoint.run_directory(config.restore_path)
     )
-    if os.path.lexists(dump_path) and not continues:
+    starts_over = config.resume == "auto" and may_start(dump_path)
+    if os.path.lexists(dump_path) and not (continues or starts_over):
         raise ConfigError(
             f"dump_path: expected a directory that does not exist yet, got '{dump_path}', which does; give another, or "
             f"continue the run in it with --restore_path {dump_path}"
@@ -275,14 +279,21 @@ def check_outputs(config: Config) -> None:
 
 
 def _check_writable(name: str, path: Path) -> None:
+    """Raise ConfigError unless a file can be made where `path` is to be; none is there afterwards."""
     try:
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not existing.is_dir() and existing != path:
+            raise NotADirectoryError(errno.ENOTDIR, f"'{existing}' is not a directory")
+        longest = os.statvfs(existing).f_namemax
+        if any(len(os.fsencode(part)) > longest for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        # Permission bits do not tell of a file system that takes no files. The probe has no name where that can be.
+        with tempfile.TemporaryFile(dir=existing if existing.is_dir() else existing.parent):
+            pass
     except OSError as error:
-        raise ConfigError(f"{name}: expected a place that can be written, got '{path}' ({error.strerror})") from error
-    kind_fits = existing.is_dir() or existing == path
-    if not (kind_fits and os.access(existing, os.W_OK)):
-        reason = "is not writable" if kind_fits else "is not a directory"
-        raise ConfigError(f"{name}: expected a place that can be written, got '{path}', but '{existing}' {reason}")
+        raise ConfigError(
+            f"{name}: expected a place that can be written, got '{path}' ({disk_reason(error)}); give another"
+        ) from error
 
 
 def rank_count(config: Config, given: int | None) -> int:
