@@ -72,7 +72,9 @@ class GymTaskAdapter(TaskVectorEnv):
         infos = []
         for lane, env in enumerate(self._envs):
             try:
-                observation, rewards[lane], terminated[lane], truncated[lane], info = env.step(actions[lane])
+                observation, reward, ended, cut, info = env.step(actions[lane])
+                _check_numbers(reward=reward, terminated=ended, truncated=cut)
+                rewards[lane], terminated[lane], truncated[lane] = reward, ended, cut
                 self._observe_lane(lane, observation)
                 self._check_success(info)
             except Exception as error:
@@ -142,6 +144,13 @@ def _wrapped(task: Any) -> UserTask:
     if not isinstance(mode, int | np.integer):
         raise ValueError(f"sample_tasks: expected a task's mode to be an integer from 0, got {mode!r}")
     return UserTask(int(mode), task if mapping else {"task": task}, task)
+
+
+def _check_numbers(**values: Any) -> None:
+    """Raise TypeError for what NumPy would take for a number, None and text."""
+    for name, value in values.items():
+        if value is None or isinstance(value, str):
+            raise TypeError(f"{name}: expected a number, got {value!r}")
 
 
 def _collected(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

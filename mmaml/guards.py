@@ -211,12 +211,13 @@ def not_finite_results(
     for name, values in result.items():
         of_parameters = values.ndim == 2 and values.shape[1] == spec.total
         looked_at = of_parameters or (function, name) == ("meta_gradient", "loss")
-        if looked_at and not np.isfinite(values.sum()):
-            for position, row in zip(tasks, torch.from_numpy(values), strict=True):
-                parts = spec.unflatten(row) if of_parameters else {"": row}
-                texts = {of: _first(part) for of, part in parts.items()}
-                what = f"{name} of " if of_parameters else name
-                found += [(position, f"{what}{of}{text}") for of, text in texts.items() if text is not None]
+        if not looked_at or _numpy_sum_is_finite(values):
+            continue
+        for position, row in zip(tasks, torch.from_numpy(values), strict=True):
+            parts = spec.unflatten(row) if of_parameters else {"": row}
+            texts = {of: _first(part) for of, part in parts.items()}
+            what = f"{name} of " if of_parameters else name
+            found += [(position, f"{what}{of}{text}") for of, text in texts.items() if text is not None]
     found.sort(key=lambda one: one[0])
     return [f"task {position}, {function}, evaluation {evaluation} of the update: {text}" for position, text in found]
 
@@ -228,6 +229,11 @@ def checked(evaluate: Evaluate, spec: ParamSpec) -> Evaluate:
 
 def _sum_is_finite(values: Tensor) -> bool:
     return math.isfinite(values.sum().item())
+
+
+def _numpy_sum_is_finite(values: np.ndarray) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum()))
 
 
 def _first(values: Tensor) -> str | None:

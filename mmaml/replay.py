@@ -22,9 +22,10 @@ from envs.base import Task
 from mmaml import checkpoint, guards, losses
 from mmaml.algorithms.base import Algorithm, Evaluate
 from mmaml.algorithms.maml import MAML
-from mmaml.config import Config
+from mmaml.config import Config, ConfigError, build_config
 from mmaml.faults import NotFinite, TasksFailed
 from mmaml.params import ParamSpec
+from mmaml.restoring import check_fits
 from mmaml.rollouts import Rollouts
 from mmaml.usage import UsageError
 from mmaml.worker import TaskBlock, Worker
@@ -73,17 +74,21 @@ class Report(NamedTuple):
     stored: bool = False
 
 
-def replay(config: Config, state: Mapping[str, Any]) -> Report:
-    """Repeat the iteration of a dump, in this process. Raises UsageError if the dump is not whole."""
-    stored = _stored_rollouts(state)
+def replay(path: Path, config: Config, state: Mapping[str, Any]) -> Report:
+    """Repeat the iteration of the dump at `path`, in this process; config, state: as `load_dump` gives them.
+
+    Raises UsageError where the state is not of the configuration.
+    """
     torch.set_num_threads(1)  # as every rank of a run has, for the same bits
     worker = _Witness(config)
+    check_fits(state, path, config, worker.algorithm)
     try:
         fresh = _from_environment(worker, state)
     finally:
         worker.close()
-    if fresh.findings or stored is None:
+    if fresh.findings or worker.block is None or ROLLOUTS not in state:
         return fresh
+    stored = _stored_rollouts(state[ROLLOUTS], worker.block.rollouts, config)
     again = _updated(worker.algorithm, state, TaskBlock(worker.algorithm, stored))
     return again._replace(stored=True) if again.findings else fresh
 
@@ -206,7 +211,7 @@ def _largest_ratios(algorithm: Algorithm, parameters: Tensor, rollouts: Sequence
 
 def _of_tasks(values: Tensor, data: Rollouts) -> str:
     """The largest of [M, N, T] on real steps, and the task that has it."""
-    of_task = torch.where(data.mask > 0, values, 0.0).flatten(1).nan_to_num(math.inf).amax(1)
+    of_task = torch.where(data.mask > 0, values, 0.0).flatten(1).nan_to_num(nan=math.inf, posinf=math.inf).amax(1)
     row = int(of_task.argmax())
     return f"{of_task[row]:.4g} (task {int(data.position[row])})"
 
@@ -223,20 +228,30 @@ def _largest_entries(algorithm: Algorithm, what: str, vectors: Tensor) -> list[s
 # The file.
 
 
-def load_dump(path: Path) -> dict[str, Any]:
-    """The state in a dump. Raises UsageError if there is none at `path`, or if it is damaged."""
+def load_dump(path: Path) -> tuple[Config, dict[str, Any]]:
+    """The configuration and state in a dump. Raises UsageError if there is none at `path`, or if it is damaged."""
     if not checkpoint.is_file(path):
         raise UsageError(f"PATH: expected a file bad_update_*.pt that a run has written, got '{path}'; check the path")
     state = checkpoint.load(path)
     if not isinstance(state.get(FINDING), str):
         raise UsageError(f"PATH: expected a file bad_update_*.pt, got '{path}', a checkpoint of an ordinary iteration")
-    return state
-
-
-def _stored_rollouts(state: Mapping[str, Any]) -> list[Rollouts] | None:
-    if ROLLOUTS not in state:
-        return None
     try:
-        return [Rollouts.from_fields(fields) for fields in state[ROLLOUTS]]
-    except (AttributeError, RuntimeError, StopIteration, TypeError) as error:
-        raise UsageError(f"PATH: expected rollouts as a run writes them ({type(error).__name__}: {error})") from error
+        return build_config(state["config"]), state
+    except ConfigError as error:
+        raise UsageError(f"PATH: the configuration in '{path}' cannot be used here: {error}") from error
+
+
+def _stored_rollouts(stored: Any, like: Sequence[Rollouts], config: Config) -> list[Rollouts]:
+    """Rollouts of the form of others. Raises UsageError."""
+    try:
+        collections = [Rollouts.from_fields(fields) for fields in stored]
+        for ours, theirs in zip(collections, like, strict=True):
+            expected = {name: (value.shape[1:], value.dtype) for name, value in theirs.fields().items()}
+            if {name: (value.shape[1:], value.dtype) for name, value in ours.fields().items()} != expected:
+                raise ValueError("tensors of other shapes or types")
+            if not set(ours.position.tolist()) <= set(range(config.meta_batch_size)):
+                raise ValueError("tasks that are not in the meta-batch")
+    except (AttributeError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"PATH: expected rollouts as a run writes them, got others ({reason})") from error
+    return collections

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.usage import Parser, UsageError, one_line_errors
+from mmaml.usage import Parser, one_line_errors
 
 
 @one_line_errors
@@ -23,15 +23,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, metavar="PATH", help="a file bad_update_*.pt in a run's directory")
     path = parser.parse_args(argv).path
-    from mmaml.config import ConfigError, build_config  # these load torch: after the arguments are known to be good
-    from mmaml.replay import FINDING, load_dump, replay
+    from mmaml.replay import FINDING, load_dump, replay  # loads torch: after the arguments are known to be good
 
-    state = load_dump(path)
-    try:
-        config = build_config(state["config"])
-    except ConfigError as error:
-        raise UsageError(f"PATH: the configuration in '{path}' cannot be used here: {error}") from error
-    report = replay(config, state)
+    config, state = load_dump(path)
+    report = replay(path, config, state)
     print(f"iteration {state['iteration']} of {config.algorithm} on {config.env}; the run met\n  {state[FINDING]}")
     if report.stored:
         print("repeated on the stored rollouts, since the environment did not do the same again,")

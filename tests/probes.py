@@ -127,6 +127,100 @@ class RandomLengths(TaskVectorEnv):
         return self._clock.astype(np.float32)
 
 
+class GoesWrong(TargetAction):
+    """`TargetAction` in which some tasks go wrong at one step of one collection, in one lane where that can be said.
+
+    fault: "reward" or "observation", which become `value`; "rewards", all of them at any time; "error", which names
+    its task, "nameless error", "exit", "interrupt", "memory"; "shape", "type" or "nothing": what a step returns. An
+    observation of step 0 is that of the reset. tasks: places among the drawn tasks of those that go wrong, all when
+    None, and of these only a share, drawn anew in each iteration. length: of episodes. refuses: raise when an action
+    is not finite. crowd: how many tasks a block has to have for anything to go wrong.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int = 1,
+        rollouts_per_task: int = 1,
+        *,
+        fault: str = "reward",
+        value: str = "nan",
+        tasks: Sequence[int] | None = None,
+        share: float = 1.0,
+        collection: int = 0,
+        step: int = 0,
+        lane: int = 0,
+        length: int = 1000,
+        refuses: bool = False,
+        crowd: int = 1,
+    ) -> None:
+        super().__init__(num_tasks, rollouts_per_task, modes=2)
+        self.fault, self.value, self.bad_tasks, self.share = fault, float(value), tasks, share
+        self.place = (collection, step)
+        self.lane, self.length, self.refuses, self.crowd = lane, length, refuses, crowd
+        self._bad: list[bool] = []
+        self._now = [-1, 0]
+        self._age = np.zeros(self.num_envs)
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        if options is None:
+            self._now = [self._now[0] + 1, 0]
+        return super().reset(seed=seed, options=options)
+
+    def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        if self.refuses and not np.isfinite(actions).all():
+            raise ValueError("the probe refuses actions that are not finite")
+        wrong = self._wrong_lanes()
+        _, reward, _, never, _ = super().step(np.nan_to_num(actions))
+        if self.fault == "reward":
+            reward[wrong] = self.value
+        elif self.fault == "rewards":
+            reward[np.repeat(self._bad, self.rollouts_per_task)] = self.value
+        elif len(wrong):
+            self._fail(int(wrong[0]) // self.rollouts_per_task)
+        self._now[1] += 1
+        self._age += 1
+        observations: Any = self._observe()
+        if len(wrong) and self.fault in ("shape", "type", "nothing"):
+            observations = {"shape": observations[:, :0], "type": observations.astype(np.float64)}.get(self.fault)
+        return observations, reward, self._age >= self.length, never, {}
+
+    def _wrong_lanes(self) -> np.ndarray:
+        """Lanes that go wrong now."""
+        if tuple(self._now) != self.place or self.num_tasks < self.crowd:
+            return np.zeros(0, int)
+        return np.flatnonzero(self._bad) * self.rollouts_per_task + self.lane
+
+    def _fail(self, task: int) -> None:
+        if self.fault == "error":
+            raise TaskError("the probe fails as asked", task)
+        errors = {"nameless error": RuntimeError, "exit": SystemExit, "interrupt": KeyboardInterrupt}
+        errors["memory"] = MemoryError
+        if self.fault in errors:
+            raise errors[self.fault]("the probe fails\nas asked")
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        chosen = range(n) if self.bad_tasks is None else self.bad_tasks
+        drawn = rng.random(n) < self.share
+        tasks = super()._draw_tasks(n, rng, split)
+        return [Task(task.mode, {**task.values, "bad": bool(k in chosen and drawn[k])}) for k, task in enumerate(tasks)]
+
+    def _set_tasks(self, tasks: Sequence[Task]) -> None:
+        super()._set_tasks(tasks)
+        self._bad = [task.values["bad"] for task in tasks]
+        self._now = [-1, 0]
+
+    def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
+        self._age[lanes] = 0
+
+    def _observe(self) -> np.ndarray:
+        observations = super()._observe()
+        if self.fault == "observation":
+            observations[self._wrong_lanes()] = self.value
+        return observations
+
+
 class RightChoice(gym.Env):
     """One of four actions, numbered from 5, is paid 1 a step, the others nothing: the answer is 7."""
 

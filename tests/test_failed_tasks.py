@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from mmaml.algorithms import ALGORITHMS
+from mmaml.faults import NotFinite, TasksFailed
 from mmaml.rollouts import Rollouts
 from mmaml.seeding import generator
 from mmaml.worker import Worker
@@ -108,3 +111,190 @@ def test_the_credits_compare_the_tasks_that_are_left() -> None:
         gradients.append(evaluate("meta_gradient", parameters, credits, [1, 3])["loss"])
     np.testing.assert_array_equal(*gradients)
     assert row["LossBefore"] == float(gradients[0].mean())
+
+
+# Environments that fail.
+
+PROBE = {"env": "tests.probes:GoesWrong", "num_inner_grad_steps": 1}
+
+
+def collect(positions: Any, algorithm: str = "promp", **env_kwargs: Any) -> Worker:
+    """A worker that has collected some tasks of a meta-batch of `GoesWrong`."""
+    worker, parameters, items = new_worker(algorithm, **PROBE, env_kwargs=env_kwargs)
+    worker.collect(parameters, None, [items[k] for k in positions], 0)
+    return worker
+
+
+@pytest.mark.parametrize("fault", ["error", "nameless error"])
+@pytest.mark.parametrize("blocks", [[range(5)], [[0, 1], [2, 3, 4]], [[k] for k in range(5)]])
+def test_tasks_whose_environment_fails_are_found_on_any_division_into_blocks(fault: str, blocks: list[Any]) -> None:
+    found, traces = [], set()
+    for block in blocks:
+        try:
+            collect(block, fault=fault, tasks=[1, 3, 4], collection=1, step=2)
+        except TasksFailed as error:
+            assert [one.item for one in error.failures] == sorted({one.item for one in error.failures})
+            found += [(block[one.item], one.error) for one in error.failures]
+            traces |= {one.trace for one in error.failures}
+    text = "the probe fails as asked"
+    assert found == [(k, text if fault == "error" else f"RuntimeError: {text}") for k in (1, 3, 4)]
+    (trace,) = traces
+    assert trace.startswith("Traceback") and "in _fail" in trace
+
+
+def test_the_tasks_that_are_left_have_the_bits_of_a_block_without_failures() -> None:
+    kwargs = {"fault": "error", "tasks": [1, 3], "step": 2}
+    worker, parameters, items = new_worker("mmaml", **PROBE, env_kwargs=kwargs)
+    with pytest.raises(TasksFailed):
+        worker.collect(parameters, None, items, 0)
+    assert worker.block is None
+    worker.collect(parameters, None, [items[0]], 0)
+    before = worker.block
+    with pytest.raises(TasksFailed) as error:
+        worker.collect(parameters, None, items[1:4], 0, extend=True)
+    assert [one.item for one in error.value.failures] == [0, 2] and worker.block is before
+    worker.collect(parameters, None, [items[2], items[4]], 0, extend=True)
+    expected = collect(range(5), "mmaml", fault="error", tasks=[]).block
+    assert worker.block is not None and expected is not None
+    for ours, theirs in zip(worker.block.rollouts, expected.rollouts, strict=True):
+        assert_same_fields(ours, theirs.select(torch.tensor([0, 2, 4])))
+
+
+def test_which_tasks_fail_may_change_from_one_iteration_to_the_next() -> None:
+    worker, parameters, _ = new_worker("promp", **PROBE, env_kwargs={"fault": "error", "share": 0.4})
+    failed = set()
+    for iteration in range(4):
+        items = list(enumerate(worker.sample_tasks(TASKS, iteration)))
+        expected = [k for k, task in items if task.values["bad"]]
+        found: list[int] = []
+        try:
+            worker.collect(parameters, None, items, iteration)
+        except TasksFailed as error:
+            found = [one.item for one in error.failures]
+        assert found == expected
+        failed.add(tuple(found))
+    assert len(failed) > 1
+
+
+def test_an_error_that_no_task_meets_alone_is_raised_as_it_is() -> None:
+    """It is told where it arose, with nothing of the search."""
+    with pytest.raises(RuntimeError, match=r"^the probe fails\nas asked$") as error:
+        collect(range(5), fault="nameless error", crowd=5)
+    assert type(error.value) is RuntimeError
+    assert error.value.__cause__ is None and "_fail" in str(error.traceback[-1])
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"), [("exit", SystemExit), ("interrupt", KeyboardInterrupt), ("memory", MemoryError)]
+)
+def test_what_says_nothing_of_a_task_ends_the_collection(fault: str, kind: type[BaseException]) -> None:
+    with pytest.raises(kind):
+        collect(range(5), fault=fault, tasks=[2])
+
+
+def test_our_own_errors_are_no_failures_of_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, parameters, items = new_worker("promp", **PROBE, env_kwargs={"tasks": []})
+
+    def adapt(*_: Any) -> None:
+        raise RuntimeError("a fault of the algorithm")
+
+    monkeypatch.setattr(worker.algorithm, "adapt", adapt)
+    with pytest.raises(RuntimeError, match=r"^a fault of the algorithm$"):
+        worker.collect(parameters, None, items, 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("shape", "ValueError: observations: expected from the environment float32 [3, 1], got float32 [3, 0]"),
+        ("type", "ValueError: observations: expected from the environment float32 [3, 1], got float64 [3, 1]"),
+        ("nothing", "ValueError: observations: expected from the environment float32 [3, 1], got None"),
+    ],
+)
+def test_arrays_that_are_not_as_agreed_are_failures(fault: str, text: str) -> None:
+    with pytest.raises(TasksFailed) as error:
+        collect(range(5), fault=fault, tasks=[2])
+    (failure,) = error.value.failures
+    assert (failure.item, failure.error) == (2, text)
+
+
+def test_numbers_that_are_not_finite_are_told_before_failures() -> None:
+    """On one rank as on several, of which one finds the number and another the failure."""
+    worker, parameters, items = new_worker("promp", **PROBE, env_kwargs={"fault": "nameless error", "tasks": [4]})
+    look_at, looked = worker.look_at, []
+
+    def find(data: Rollouts, tasks: Any, *arguments: Any) -> None:
+        looked.append(data.position.tolist())
+        if 1 in looked[-1]:
+            data.rewards[looked[-1].index(1), 0, 0] = np.nan
+        look_at(data, tasks, *arguments)
+
+    worker.look_at = find  # type: ignore[method-assign]
+    with pytest.raises(NotFinite, match=r"^task 1 "):
+        worker.collect(parameters, None, items, 0)
+    assert [0, 1] in looked
+
+
+class Returns(gym.Env):
+    """Pays what it is told to, once."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    returns: ClassVar[tuple[Any, ...]] = ()
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> list[int]:
+        return list(range(n))
+
+    def set_task(self, task: int) -> None:
+        self.task = task
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        good = (np.zeros(2), 1.0, False, False, {})
+        return self.returns if self.task == 3 else good
+
+
+@pytest.mark.parametrize(
+    ("returns", "text"),
+    [
+        ((np.zeros(3), 1.0, False, False, {}), r"ValueError: observation: expected shape \(2,\), .* got \(3,\)"),
+        ((None, 1.0, False, False, {}), r"ValueError: observation: expected shape \(2,\), .* got \(\)"),
+        ((["a", "b"], 1.0, False, False, {}), "ValueError: could not convert string to float: .*"),
+        ((np.zeros(2), None, False, False, {}), "TypeError: reward: expected a number, got None"),
+        ((np.zeros(2), "1", False, False, {}), "TypeError: reward: expected a number, got '1'"),
+        ((np.zeros(2), [1.0, 2.0], False, False, {}), "ValueError: setting an array element with a sequence.*"),
+        ((np.zeros(2), 1.0, None, False, {}), "TypeError: terminated: expected a number, got None"),
+        ((np.zeros(2), 1.0, False, "no", {}), "TypeError: truncated: expected a number, got 'no'"),
+        ((np.zeros(2), 1.0, False, False, None), "TypeError: argument of type 'NoneType' is not iterable"),
+        ((np.zeros(2), 1.0, False, False), "ValueError: not enough values to unpack .*"),
+        (None, "TypeError: cannot unpack non-iterable NoneType object"),
+    ],
+)
+def test_what_a_users_environment_may_not_return_is_told_with_its_task(
+    returns: Any, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Returns, "returns", returns)
+    worker, parameters, items = new_worker("promp", env="tests.test_failed_tasks:Returns")
+    with pytest.raises(TasksFailed) as error:
+        worker.collect(parameters, None, items, 0)
+    (failure,) = error.value.failures
+    assert failure.item == 3
+    assert re.fullmatch(rf"Returns\.step, in rollout 0 of its task: {text}", failure.error)
+
+
+@pytest.mark.parametrize(
+    ("returns", "text"),
+    [
+        ((np.array([0, np.nan]), 1.0, False, False, {}), "step 1 of rollout 0: observation[1] is nan"),
+        (([None, 0.0], 1.0, False, False, {}), "step 1 of rollout 0: observation[0] is nan"),
+        ((np.zeros(2), -np.inf, False, False, {}), "step 0 of rollout 0: reward is -inf"),
+    ],
+)
+def test_a_users_numbers_that_are_not_finite_are_told(returns: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Returns, "returns", returns)
+    worker, parameters, items = new_worker("promp", env="tests.test_failed_tasks:Returns")
+    with pytest.raises(NotFinite) as error:
+        worker.collect(parameters, None, items, 0)
+    assert str(error.value) == f"task 3 (mode 0), collection 0, {text}"
