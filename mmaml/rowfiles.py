@@ -101,7 +101,7 @@ class ProgressFile:
         self._file: AppendedFile | None = None
         if resume_iteration is not None and path.exists():
             columns, rows = self._read()
-            rows = [row for row in rows if row.get("Itr", "").isdecimal() and int(row["Itr"]) < resume_iteration]
+            rows = [row for row in rows if row["Itr"].isdecimal() and int(row["Itr"]) < resume_iteration]
             self._rewrite(columns, rows)
 
     def write(self, rows: list[Row]) -> None:
@@ -123,6 +123,8 @@ class ProgressFile:
         """Columns, and the whole rows: not one that a crash has cut short, in the middle or before its end."""
         lines = self._path.read_bytes().decode(errors="replace").split("\r\n")[:-1]
         columns, *rows = [line.split(",") for line in lines] or [[]]
+        if "Itr" not in columns:
+            return [], []
         return columns, [dict(zip(columns, row, strict=True)) for row in rows if len(row) == len(columns)]
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:

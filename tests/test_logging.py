@@ -89,11 +89,27 @@ def test_a_restored_run_reads_as_if_never_interrupted(tmp_path: Path) -> None:
     rows = [_row(i) for i in range(6)]
     _write(tmp_path / "whole", rows)
     _write(tmp_path / "restored", [*rows[:2], *(_row(i, ItrTime=9.0) for i in range(2, 5))])
+    whole_row = (tmp_path / "whole" / "progress.csv").read_text().splitlines()[2]
     with open(tmp_path / "restored" / "progress.csv", "a") as file:
-        file.write("5,144")  # a crash in the middle of a row
+        file.write(whole_row[:-2])  # a crash in the middle of a row, here of its last number
     _write(tmp_path / "restored", rows[2:], resume=2)
     assert progress(tmp_path / "restored") == progress(tmp_path / "whole")
     assert _events(tmp_path / "restored") == _events(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 500, b"Itr,Time\r\nnonsense\r\n7\r\nx,1\r\n", b"\xff\xfe,\r\n1,2\r\n"])
+def test_a_log_in_ruins_does_not_end_the_run_that_continues(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "progress.csv").write_bytes(damage)
+    _write(tmp_path, [_row(3), _row(4)], resume=3)
+    assert [row["Itr"] for row in progress(tmp_path)] == ["3", "4"] and "nonsense" not in str(progress(tmp_path))
+
+
+def test_a_run_starts_over_in_place(tmp_path: Path) -> None:
+    _write(tmp_path / "run", [_row(i, ItrTime=9.0) for i in range(4)])
+    _write(tmp_path / "run", [_row(0), _row(1)], resume=0)
+    _write(tmp_path / "once", [_row(0), _row(1)])
+    assert progress(tmp_path / "run") == progress(tmp_path / "once")
+    assert _events(tmp_path / "run") == _events(tmp_path / "once")
 
 
 def test_restoring_into_a_new_directory_begins_a_new_file(tmp_path: Path) -> None:
@@ -164,6 +180,24 @@ def test_an_output_without_unicode_gets_ascii(tmp_path: Path) -> None:
     assert "return -1234 > -800.7" in raw.getvalue().decode("ascii")
 
 
+def test_a_warning_is_a_line_on_stderr_and_in_the_log_of_messages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = RunLogger(_config(), tmp_path, 3, stream=sys.stdout)
+    logger.warn("warning: before the first iteration")
+    logger.log(_row(3))
+    logger.warn("warning: rank 2 was lost")
+    logger.close()
+    RunLogger(_config(), tmp_path, 4, stream=io.StringIO()).warn("warning: of the run that continues")
+    lines = (tmp_path / "messages.log").read_text().splitlines()
+    texts = ["before the first iteration", "rank 2 was lost", "of the run that continues"]
+    for line, iteration, text in zip(lines, (3, 4, 4), texts, strict=True):
+        assert re.fullmatch(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d iteration {iteration}: warning: {text}", line)
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [f"warning: {text}" for text in texts]
+    assert "rank 2" not in captured.out
+
+
 class _Screen:
     """As much of a terminal as the display uses: lines, cursor up, clear below, colours, no wrapping."""
 
@@ -193,7 +227,8 @@ class _Screen:
             if self.row == len(self.lines):
                 self.lines.append("")
         elif character != "\r":
-            assert not self.wraps, "a long line would wrap, and the panel be one line longer than it thinks"
+            if self.wraps and len(self.lines[self.row]) == self.columns:
+                self._put("\n")
             self.lines[self.row] = (self.lines[self.row] + character)[: self.columns]
 
 
@@ -240,6 +275,25 @@ def test_a_terminal_shows_one_panel_that_is_redrawn(tmp_path: Path) -> None:
 def test_a_narrow_terminal_cuts_lines(tmp_path: Path) -> None:
     _, screen = _on_a_terminal(tmp_path, 30, [_row(i) for i in range(5)])
     assert len(screen) == 6 and max(map(len, screen)) <= 30
+
+
+@pytest.mark.usefixtures("_ordinary_terminal")
+def test_a_warning_stays_above_the_panel(tmp_path: Path) -> None:
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    screen = _Screen(60)
+    with open(terminal, "w", encoding="utf-8") as stream:
+        logger = RunLogger(_config(), tmp_path, None, stream=stream)
+        for iteration in range(6):
+            if iteration in (0, 3):
+                logger.warn(f"warning {iteration}: " + "long " * 20)
+            logger.log(_row(iteration))
+            screen.feed(os.read(controller, 65536).decode())
+    os.close(controller)
+    text = "".join(line.ljust(60) for line in screen.lines)
+    assert text.startswith("warning 0: " + "long " * 20)
+    assert screen.lines[2].startswith("warning 3: ") and VALUES["env"] in screen.lines[4]
+    assert len(screen.lines) == 2 + 2 + 5 + 1  # the warnings, wrapped, and one panel below them
 
 
 @pytest.mark.usefixtures("_ordinary_terminal")
