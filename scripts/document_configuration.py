@@ -24,9 +24,9 @@ HEAD = """\
 <!-- Written by scripts/document_configuration.py from mmaml/keys.py: edit that, then run the script. -->
 
 A run is configured by a JSON object: a file given with `--config_file`, on which `--overrides '{"key": value}'`
-and the flags `--dump_path`, `--restore_path`, `--te_save_path` and `--log_grad_norm` are laid, in this order. What
-none of them sets has the default below. A file may start from another one, named by its path from the file's own
-folder:
+and the flags `--dump_path`, `--restore_path`, `--te_save_path`, `--log_grad_norm` and `--resume` (`resume`: `"auto"`)
+are laid, in this order. What none of them sets has the default below. A file may start from another one, named by its
+path from the file's own folder:
 
 ```json
 {
