@@ -29,7 +29,9 @@ from mmaml.config import (
     parse_object,
     read_config_file,
 )
+from mmaml.faults import RunStopped
 from mmaml.restoring import ended_early, may_start, restored, resumed
+from mmaml.shutdown import Interrupted, shutdown
 from mmaml.usage import Parser, UsageError, disk_reason, one_line_errors
 
 PATHS = ("dump_path", "restore_path", "te_save_path")
@@ -76,10 +78,14 @@ def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN) -
     rank works and with nothing written.
     """
     try:
-        return one_line_errors(partial(_run, algorithm, script))(argv)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        with shutdown.heeded():
+            return one_line_errors(partial(_run, algorithm, script))(argv)
+    except RunStopped:
+        return 1  # the log has told why
+    except Interrupted as interrupted:
+        if not interrupted.told:
+            print(interrupted, file=sys.stderr)
+        return interrupted.exit_code
 
 
 def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:

@@ -1,34 +1,41 @@
-"""All of MPI.
+"""The ranks of a run: dealing work to them, and going on without those that are lost.
 
-One primitive carries everything: rank 0 calls a named method of every rank's worker with flat parameters, an
-optional flat vector and that rank's items; the results come back as arrays in the order of the items. Items
-are dealt in consecutive blocks, so item i of one call and item i of the next meet on the same rank.
+One primitive carries everything: the master, rank 0, calls a named method of every rank's worker with flat
+parameters, an optional flat vector and that rank's items; the results come back as arrays in the order of the items.
+Items are dealt in consecutive blocks; what a worker makes of an item stays with it, for later calls on that item.
 
-Per call: one small broadcast (what to do), one broadcast of each flat vector, one scatter of the items, one
-small gather (what came out), one gather of each result, without copies, straight into task order.
+Messages (`mmaml.links`) go between the master and one other rank, never among others. So the loss of a rank is
+seen by the master alone: it deals the lost items to the ranks that are left, and asks them for what the lost one was
+asked. Results do not depend on who computed them, so the run ends as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
-import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from mmaml.faults import Failure, NotFinite, RunStopped, TasksFailed
+from mmaml.links import Link, Process, RankLost, all_lost
+from mmaml.shutdown import Interrupted
+
 Result = TypeVar("Result")
+Arrays = dict[str, np.ndarray]
 
 SECONDS_BEFORE_HIGHER_RANK = 0.3
-
-MPI.pickle.__init__(cloudpickle.dumps, cloudpickle.loads)  # type: ignore[misc]
+# Until the configuration says how long a rank may take to answer.
+FIRST_PATIENCE = 600.0
+# The master works alone now and then: a rank waits so many times longer for it than it for a rank.
+PATIENCE_WITH_MASTER = 5
 
 
 def connect(parallel: bool = True) -> Ranks:
@@ -44,61 +51,194 @@ def partition(items: int, ranks: int) -> list[range]:
     return [range(a, b) for a, b in zip(starts, starts[1:], strict=False)]
 
 
+class MasterLost(Exception):
+    """Rank 0 is gone, or has said nothing for long."""
+
+
+class WorkerError(RuntimeError):
+    """A rank's worker failed; the text is its traceback."""
+
+
+class Released(NamedTuple):
+    """What the master says last. others_lost: whether there are ranks that MPI would wait for at its end."""
+
+    others_lost: bool
+
+
+class Request(NamedTuple):
+    """What a worker is asked: a method, flat parameters and vector, and further arguments."""
+
+    method: str
+    parameters: Tensor | None = None
+    vector: Tensor | None = None
+    options: Mapping[str, Any] = {}
+
+    @property
+    def phase(self) -> str:
+        """What a rank does that answers it."""
+        return str(self.options.get("function", self.method))
+
+
+class Asked(NamedTuple):
+    """A request to one rank, as it travels; flats: whether parameters and vector travel beside it."""
+
+    method: str
+    flats: tuple[bool, bool]
+    options: Mapping[str, Any]
+    items: Sequence[Any]
+
+
+class Answer(NamedTuple):
+    """What came of a rank's items: arrays with an entry an item, or why there are none; and the seconds it took."""
+
+    result: Arrays
+    fault: Exception | None
+    seconds: float
+
+
+class Part(NamedTuple):
+    """Results of some items, by their places among all."""
+
+    places: list[int]
+    result: Arrays
+
+
+@dataclass
+class Dealt:
+    """The items dealt last, to whom (rank -> places of its items, in its own order), and what was asked of them."""
+
+    request: Request
+    items: Sequence[Any] = ()
+    held: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def places(self) -> list[int]:
+        """Of the items that a rank holds: all but those of failed environments, in order."""
+        return sorted(place for places in self.held.values() for place in places)
+
+
+class Evaluator:
+    """`algorithms.base.Evaluate` on the rollouts where they were sampled: on all ranks."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self.tasks = ranks.places
+
+    def __call__(
+        self,
+        function: str,
+        parameters: Tensor,
+        vector: Tensor | None = None,
+        tasks: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Arrays:
+        chosen = self.tasks if tasks is None else tasks
+        return self._ranks.call("evaluate", (), parameters, vector, chosen, function=function, **options)
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fail(place: int, failure: Failure) -> NoReturn:
+    raise WorkerError(f"the environment of task {place} failed:\n{failure.trace}")
+
+
 class Ranks:
-    """The ranks of a run. rank: which this is; size: how many; seconds_busy: of the slowest rank in all calls."""
+    """The ranks of a run.
+
+    rank: which this is; size: how many were started; seconds_busy: of the slowest rank in all calls; seconds_lost:
+    that were spent on doing again what lost ranks had done. rank_timeout: seconds without an answer after which a
+    rank is lost. report: told of a loss, in a line. task_failed: told of a task, by its place among the items, whose
+    environment raised; the others go on without it unless this raises. remedy: what to do when the master is lost.
+    """
 
     def __init__(self, comm: MPI.Comm) -> None:
         self._comm = comm
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        self.seconds_busy = 0.0
+        self.seconds_busy = self.seconds_lost = 0.0
+        self.rank_timeout = FIRST_PATIENCE
+        self.report: Callable[[str], None] = _to_stderr
+        self.task_failed: Callable[[int, Failure], None] = _fail
+        self.remedy = "start again"
+        self._links = {peer: Link(comm, peer) for peer in (range(1, self.size) if self.rank == 0 else [0])}
+        self._gone: list[Link] = []
+        self._working: set[int] = set()  # ranks that owe an answer
+        self._losses: list[tuple[str, float]] = []  # of the present call: what to say, seconds waited
+        self._lost_since: float | None = None
         self._worker: Any = None
         self._agreed_failure: Exception | None = None
         self._master_works = True
-        self._blocks: list[range] = []
+        self._dealt = Dealt(Request(""))
 
     def __enter__(self) -> Ranks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        """Release the ranks that serve; if this rank failed, end all of them."""
-        if error is not None and error is not self._agreed_failure and self.size > 1:
+        """Release the ranks that serve; end all of them if this one failed, those at work if it leaves before."""
+        if isinstance(error, MasterLost):
+            self._leave(error)
+        in_order = (
+            error is None or error is self._agreed_failure or isinstance(error, RunStopped | Interrupted | SystemExit)
+        )
+        if error is not None and self.size > 1 and not in_order:
             self._abort(error)
-        if self.rank == 0 and self._worker is not None:
-            self._comm.bcast(None)
+        if self.rank == 0:
+            for rank in self._working:
+                self._gone.append(self._links.pop(rank))
+                self._gone[-1].give_up()
+            self._send_each({rank: (Released(RankLost.ever), ()) for rank in self._links}, "the end")
 
     def agree(self, function: Callable[[], Result]) -> Result:
         """`function()` of rank 0 on every rank; what it raises is raised on every rank."""
-        outcome: tuple[Any, Exception | None] = (None, None)
+        outcome: Any
         if self.rank == 0:
             try:
                 outcome = (function(), None)
             except Exception as error:
                 outcome = (None, error)
-        result, failure = self._comm.bcast(outcome)
+            self._send_each(dict.fromkeys(self._links, (outcome, ())), "the start")
+            self._report_losses()
+        else:
+            outcome, _ = self._from_master()
+        if isinstance(outcome, Released):
+            raise SystemExit(1)  # interrupted, as the master says
+        result, failure = outcome
         if failure is not None:
             self._agreed_failure = failure
             raise failure
         return result
 
-    @staticmethod
-    def workers(size: int, master_works: bool) -> int:
-        """How many of `size` ranks sample."""
-        return size if master_works or size == 1 else size - 1
+    @property
+    def places(self) -> list[int]:
+        """Places, in order, of the items of the last call that dealt some, but those whose environments failed."""
+        return self._dealt.places
+
+    def evaluator(self) -> Evaluator:
+        """`algorithms.base.Evaluate` on the items dealt last."""
+        return Evaluator(self)
 
     def serve(self, worker: Any, master_works: bool = True) -> bool:
         """Offer `worker` to the master's calls. Rank 0 returns True at once, the others False at the end.
 
         master_works: rank 0 takes a share of the items too (always, when it is alone).
         """
-        self._worker = worker
-        self._master_works = master_works or self.size == 1
-        self._warn_of_mixed_processors()
+        self._worker, self._master_works = worker, master_works
         if self.rank == 0:
+            self._meet_ranks()
             return True
-        while (request := self._comm.bcast(None)) is not None:
-            self._answer(*request)
+        self._to_master(Process.this())
+        while not isinstance((message := self._from_master())[0], Released):
+            asked, arrays = message
+            flats = map(torch.from_numpy, arrays)
+            parameters, vector = (next(flats) if given else None for given in asked.flats)
+            answer = self._work(Request(asked.method, parameters, vector, asked.options), asked.items)
+            self._to_master((list(answer.result), answer.fault, answer.seconds), answer.result.values())
+        RankLost.ever |= message[0].others_lost
         return False
+
+    # The master's side of a call.
 
     def call(
         self,
@@ -108,117 +248,209 @@ class Ranks:
         vector: Tensor | None = None,
         subset: Sequence[int] | None = None,
         **options: Any,
-    ) -> dict[str, np.ndarray]:
+    ) -> Arrays:
         """worker.method(parameters, vector, its items, **options) on every rank; results [items, …] in order.
 
-        subset: positions, ascending, into the items of the last call without one. Each rank is then given
-        those of its own block, counted from the block's start, in place of items. Only rank 0 calls this.
+        subset: places, ascending, of items of the last call without one. Each rank is then given those that it
+        holds, counted from its own first, in place of items. Only rank 0 calls this.
+
+        Items whose environment failed (the worker raised TasksFailed) are told to `task_failed` and left out, now and
+        later. Ranks that are lost are told to `report`; others are dealt their items, with `extend=True` in the
+        options where they hold some already. Raises NotFinite, of those that workers raised the least, or WorkerError.
         """
+        flats = [None if v is None else v.detach().to("cpu", torch.float32).contiguous() for v in (parameters, vector)]
+        request = Request(method, flats[0], flats[1], options)
         if subset is None:
-            workers = self.workers(self.size, self._master_works)
-            self._blocks = partition(len(items), workers)
-            if workers < self.size:
-                self._blocks.insert(0, range(0))
-            shares = [(0, [items[i] for i in block]) for block in self._blocks]
+            self._dealt = Dealt(request, items, {rank: [] for rank in self._samplers()})
+            parts = self._deal(range(len(items)))
         else:
-            shares = [(block.start, [i - block.start for i in subset if i in block]) for block in self._blocks]
-        lengths = [None if value is None else value.numel() for value in (parameters, vector)]
-        self._comm.bcast((method, lengths, options))
-        return self._answer(method, lengths, options, [parameters, vector], shares)
+            parts = self._ask(request, subset)
+        self._report_losses()
+        return _in_order(parts)
 
-    def evaluator(self) -> Callable[..., dict[str, np.ndarray]]:
-        """`algorithms.base.Evaluate` on the rollouts where they were sampled: on all ranks."""
+    def _deal(self, places: Iterable[int]) -> list[Part]:
+        """Deal items that no rank holds; their results."""
+        dealt, parts, left = self._dealt, [], list(places)
+        while left:
+            ranks = self._samplers()
+            blocks = zip(ranks, partition(len(left), len(ranks)), strict=True)
+            shares = {rank: [left[i] for i in block] for rank, block in blocks if block}
+            answers = self._exchange(
+                {
+                    rank: (_extending(dealt.request, bool(dealt.held.get(rank))), [dealt.items[i] for i in share])
+                    for rank, share in shares.items()
+                }
+            )
+            left = []
+            for rank, share in shares.items():
+                if rank not in answers:
+                    left += share + dealt.held.pop(rank, [])
+                elif isinstance(fault := answers[rank].fault, TasksFailed):
+                    for failure in fault.failures:
+                        self.task_failed(share[failure.item], failure)
+                    left += [place for i, place in enumerate(share) if i not in {f.item for f in fault.failures}]
+                else:
+                    dealt.held.setdefault(rank, []).extend(share)
+                    parts.append(Part(share, answers[rank].result))
+            left.sort()
+        return parts
 
-        def evaluate(
-            function: str,
-            parameters: Tensor,
-            vector: Tensor | None = None,
-            tasks: Sequence[int] | None = None,
-            **options: Any,
-        ) -> dict[str, np.ndarray]:
-            every = range(self._blocks[-1].stop)
-            chosen = every if tasks is None else tasks
-            return self.call("evaluate", (), parameters, vector, chosen, function=function, **options)
+    def _ask(self, request: Request, subset: Collection[int]) -> list[Part]:
+        """What the ranks that hold the items say of them; the items of a lost rank are dealt again first."""
+        held, parts, left = self._dealt.held, [], set(subset)
+        while left:
+            shares = {rank: [i for i, place in enumerate(places) if place in left] for rank, places in held.items()}
+            answers = self._exchange({rank: (request, share) for rank, share in shares.items() if share})
+            for rank in answers:
+                places = [held[rank][i] for i in shares[rank]]
+                parts.append(Part(places, answers[rank].result))
+                left.difference_update(places)
+            if left:
+                self._deal(
+                    sorted(place for rank in [*held] if rank and rank not in self._links for place in held.pop(rank))
+                )
+            left.intersection_update(self._dealt.places)
+        return parts
 
-        return evaluate
+    def _exchange(self, messages: Mapping[int, tuple[Request, list[Any]]]) -> dict[int, Answer]:
+        """Ask ranks, and wait for all answers; those of lost ranks are missing. Raises what workers raised."""
+        others = {rank: message for rank, message in messages.items() if rank}
+        self._working |= others.keys()
+        self._send_each(
+            {rank: _travelling(*message) for rank, message in others.items()},
+            next(iter(messages.values()))[0].phase,
+        )
+        answers = {0: self._work(*messages[0])} if 0 in messages else {}
+        for rank, (request, _) in others.items():
+            if (message := self._attempt(rank, request.phase, "receive")) is not None:
+                (names, fault, seconds), arrays = message
+                answers[rank] = Answer(dict(zip(names, arrays, strict=True)), fault, seconds)
+        self._working.clear()
+        if self._losses and self._lost_since is None:
+            self._lost_since = time.perf_counter()
+        self.seconds_busy += max((answer.seconds for answer in answers.values()), default=0.0)
+        faults = [answer.fault for answer in answers.values() if answer.fault is not None]
+        if errors := [fault for fault in faults if not isinstance(fault, NotFinite | TasksFailed)]:
+            raise errors[0]
+        if findings := [fault for fault in faults if isinstance(fault, NotFinite)]:
+            raise min(findings, key=lambda finding: finding.order)
+        return answers
 
-    def _answer(
-        self,
-        method: str,
-        lengths: list[int | None],
-        options: dict[str, Any],
-        flats: Sequence[Tensor | None] = (None, None),
-        shares: list[tuple[int, list[Any]]] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Every rank's part in a call. shares: per rank, where its block starts and its items."""
-        received = [self._broadcast(flat, length) for flat, length in zip(flats, lengths, strict=True)]
-        first, items = self._comm.scatter(shares)
+    def _samplers(self) -> list[int]:
+        """The ranks that take items."""
+        return [0, *self._links] if self._master_works or not self._links else [*self._links]
+
+    # Ranks, and their loss.
+
+    def _work(self, request: Request, items: Sequence[Any]) -> Answer:
+        """This rank's part in a call."""
         clock = time.perf_counter()
-        result: dict[str, np.ndarray] = {}
-        if items:
-            try:
-                result = getattr(self._worker, method)(*received, items, **options)
-            except Exception as error:
-                error.add_note(self._place(method, items, first, error))
-                if self.size > 1:
-                    self._abort(error)
-                raise
-        return self._gather(result, len(items), time.perf_counter() - clock)
+        try:
+            result = getattr(self._worker, request.method)(request.parameters, request.vector, items, **request.options)
+            return Answer(result, None, time.perf_counter() - clock)
+        except (TasksFailed, NotFinite) as fault:
+            return Answer({}, fault, time.perf_counter() - clock)
+        except Exception as error:
+            trace = "".join(traceback.format_exception(error))
+            text = f"rank {self.rank} of {self.size} failed in {request.phase}:\n{trace}"
+            return Answer({}, WorkerError(text), time.perf_counter() - clock)
 
-    def _broadcast(self, flat: Tensor | None, length: int | None) -> Tensor | None:
-        if length is None:
+    def _meet_ranks(self) -> None:
+        """Learn where the other ranks are. Equal bits are promised on equal processors: unlike ones are told."""
+        processes = [Process.this()]
+        for rank, link in [*self._links.items()]:
+            if (message := self._attempt(rank, "the start", "receive")) is not None:
+                link.process = message[0]
+                processes.append(message[0])
+        self._report_losses()
+        capabilities = {str(process.capability) for process in processes}
+        if len(capabilities) > 1:
+            self.report(
+                f"warning: ranks run on unlike processors {sorted(capabilities)}; results may differ in the last bits "
+                "from those on another number of ranks"
+            )
+
+    def _send_each(self, messages: Mapping[int, tuple[Any, Iterable[np.ndarray]]], phase: str) -> None:
+        for rank, message in messages.items():
+            self._attempt(rank, phase, "send", *message)
+        for rank in messages:
+            self._attempt(rank, phase, "finish_sending")
+
+    def _attempt(self, rank: int, phase: str, action: str, *arguments: Any) -> Any:
+        """`action` of the link to a rank; None if the rank is, or was, lost."""
+        if rank not in self._links:
             return None
-        buffer = torch.empty(length) if flat is None else flat.detach().to("cpu", torch.float32).contiguous()
-        self._comm.Bcast(buffer.numpy())
-        return buffer
+        patience = () if action == "send" else (self.rank_timeout,)
+        try:
+            return getattr(self._links[rank], action)(*arguments, *patience)
+        except RankLost as loss:
+            self._gone.append(link := self._links.pop(rank))
+            self._working.discard(rank)
+            where = f" ({link.give_up()})" if loss.waited else ""
+            self._losses.append((f"rank {rank} of {self.size} was lost in {phase}: {loss}{where}", loss.waited))
+            return None
 
-    def _gather(self, result: dict[str, np.ndarray], items: int, seconds: float) -> dict[str, np.ndarray]:
-        layout = {name: (value.shape[1:], value.dtype) for name, value in result.items()}
-        reports = self._comm.allgather((items, layout, seconds))
-        self.seconds_busy += max(report[2] for report in reports)
-        counts = [report[0] for report in reports]
-        layout = next((report[1] for report in reports if report[0]), {})
-        return {name: self._gather_one(result.get(name), *layout[name], counts) for name in layout}
+    def _report_losses(self) -> None:
+        """Tell of the ranks that were lost in this call, and what that cost."""
+        again = 0.0 if self._lost_since is None else time.perf_counter() - self._lost_since
+        for text, waited in self._losses:
+            self.report(
+                f"warning: {text}; its work was dealt again to {len(self._samplers())} of {self.size} ranks, "
+                f"{waited + again:.2f} s"
+            )
+            self.seconds_lost += waited
+        self.seconds_lost += again
+        self._losses, self._lost_since = [], None
 
-    def _gather_one(
-        self, own: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype, counts: list[int]
-    ) -> np.ndarray:
-        """One result of all ranks, in the order of the items, on rank 0; elsewhere this rank's part."""
-        part = np.empty((0, *shape), dtype) if own is None else np.ascontiguousarray(own)
-        if self.size == 1:
-            return part
-        each = int(np.prod(shape, dtype=np.int64))
-        gathered = np.empty((sum(counts), *shape), dtype) if self.rank == 0 else None
-        receive = None if gathered is None else [gathered, [count * each for count in counts]]
-        self._comm.Gatherv(part, receive)
-        return part if gathered is None else gathered
+    def _from_master(self) -> tuple[Any, list[np.ndarray]]:
+        try:
+            return self._links[0].receive(PATIENCE_WITH_MASTER * self.rank_timeout)
+        except RankLost as loss:
+            raise MasterLost(str(loss)) from loss
 
-    def _place(self, method: str, items: Sequence[Any], first: int, error: Exception) -> str:
-        """Where it happened, for a reader of the traceback: rank, and task if the environment told."""
-        tasks = [item[0] if isinstance(item, tuple) else first + item for item in items]
-        if (failed := getattr(error, "task", None)) is not None:
-            tasks = [tasks[failed]]
-        which = f"task {tasks[0]}" if len(tasks) == 1 else f"tasks {tasks[0]} to {tasks[-1]}"
-        return f"On rank {self.rank} of {self.size}, in {method} of {which}."
+    def _to_master(self, content: Any, arrays: Iterable[np.ndarray] = ()) -> None:
+        try:
+            self._links[0].send(content, arrays)
+            self._links[0].finish_sending(PATIENCE_WITH_MASTER * self.rank_timeout)
+        except RankLost as loss:
+            raise MasterLost(str(loss)) from loss
 
-    def _abort(self, error: BaseException) -> None:
+    def _leave(self, error: MasterLost) -> NoReturn:
+        """End this rank; the lowest that is left says why."""
+        if all_lost(self._comm, range(1, self.rank)):
+            _to_stderr(f"error: the master, rank 0 of {self.size}, was lost: {error}; {self.remedy}")
+        os._exit(1)  # MPI's own end would wait for the lost
+
+    def _abort(self, error: BaseException) -> NoReturn:
         """Print this rank's traceback and end every rank.
 
         What fails on all ranks is told by the lowest: the others give it the time to end them first.
         """
-        time.sleep(SECONDS_BEFORE_HIGHER_RANK * min(self.rank, 10))
         sys.stdout.flush()
-        sys.stderr.write(f"rank {self.rank} of {self.size} failed:\n" + "".join(traceback.format_exception(error)))
-        sys.stderr.flush()
+        time.sleep(SECONDS_BEFORE_HIGHER_RANK * min(self.rank, 10))
+        trace = f"rank {self.rank} of {self.size} failed:\n" + "".join(traceback.format_exception(error))
+        _to_stderr(str(error) if isinstance(error, WorkerError) else trace)
         MPI.COMM_WORLD.Abort(1)
+        raise SystemExit(1)
 
-    def _warn_of_mixed_processors(self) -> None:
-        """Equal bits are promised on equal processors."""
-        capability = (platform.machine(), torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR"))
-        capabilities = self._comm.gather(capability)
-        if capabilities is not None and len(set(capabilities)) > 1:
-            print(
-                f"warning: ranks run on unlike processors {sorted(set(map(str, capabilities)))}; results may "
-                "differ in the last bits from those on another number of ranks",
-                file=sys.stderr,
-            )
+
+def _extending(request: Request, extend: bool) -> Request:
+    return request._replace(options={**request.options, "extend": True}) if extend else request
+
+
+def _travelling(request: Request, items: Sequence[Any]) -> tuple[Asked, list[np.ndarray]]:
+    parameters, vector = request.parameters, request.vector
+    asked = Asked(request.method, (parameters is not None, vector is not None), request.options, items)
+    return asked, [flat.numpy() for flat in (parameters, vector) if flat is not None]
+
+
+def _in_order(parts: Sequence[Part]) -> Arrays:
+    """The results of all parts, by the places of the items. An item of two parts: of a rank lost after it answered."""
+    if not parts:
+        return {}
+    joined = parts[0].result
+    if len(parts) > 1:
+        joined = {name: np.concatenate([part.result[name] for part in parts]) for name in joined}
+    rows = {place: row for row, place in enumerate(place for part in parts for place in part.places)}
+    order = [rows[place] for place in sorted(rows)]
+    return joined if order == list(range(len(order))) else {name: value[order] for name, value in joined.items()}

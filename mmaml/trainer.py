@@ -1,22 +1,25 @@
-"""Meta-training: read `train` to see the whole of it."""
+"""Meta-training: read `train` and `one_iteration` to see the whole of it."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmaml import checkpoint
-from mmaml.algorithms.base import Evaluate
+from mmaml.algorithms.base import Algorithm, Evaluate
 from mmaml.comm import Ranks
 from mmaml.config import Config, ConfigError
+from mmaml.faults import NotFinite
+from mmaml.guards import check_parameters, checked
 from mmaml.launch import check_rank_count
-from mmaml.logging import RunLogger
+from mmaml.replay import by_collection
 from mmaml.reports import evaluation_row, returns_row, write_embeddings
+from mmaml.restoring import check_fits
 from mmaml.rollouts import Rollouts
-from mmaml.seeding import generator
+from mmaml.run import Run
+from mmaml.shutdown import shutdown
 from mmaml.worker import TaskBlock, Worker, collect
 
 
@@ -24,118 +27,80 @@ def train(config: Config, ranks: Ranks) -> None:
     """Meta-train by `config` on all `ranks`, writing into `config.dump_path`.
 
     Raises ConfigError (more ranks than tasks, a device that is not there) or CheckpointError on every
-    rank, before any work.
+    rank, before any work; on rank 0, with a checkpoint written, Interrupted if a signal asked to stop, and RunStopped
+    if more went wrong than the configuration allows.
     """
     device = ranks.agree(lambda: check_ranks_and_device(config, ranks))
-    state = ranks.agree(lambda: restored_state(config))
     worker = Worker(config)
+    state = ranks.agree(lambda: restored_state(config, worker.algorithm))
+    ranks.rank_timeout, ranks.remedy = config.rank_timeout, f"continue with --restore_path {config.dump_path}"
     if not ranks.serve(worker, config.master_samples):
         return  # the master has finished
-    run = Run(config, worker, state)
-    for iteration in range(run.iteration, config.n_itr):
-        clock = time.perf_counter()
-        ranks.seconds_busy = 0.0
-        tasks = worker.sample_tasks(config.meta_batch_size, iteration)
-        sampled = collect(ranks, worker, run.parameters, tasks, iteration)
-        sampling_seconds = time.perf_counter() - clock
-
-        evaluate = meta_batch(config, ranks, worker, device)
-        run.parameters, updated = worker.algorithm.update(run.parameters, evaluate, iteration)
-        update_seconds = time.perf_counter() - clock - sampling_seconds
-        waiting = sampling_seconds + update_seconds - ranks.seconds_busy
-
-        run.env_steps += int(sampled["env_steps"].sum())
-        row: dict[str, float] = {"Itr": iteration, "n_timesteps": run.env_steps}
-        row |= returns_row(sampled) | updated
-        row |= evaluation_row(config, ranks, worker, run.parameters, iteration)
-        rollout, processing, inner = sampled["seconds"].max(0)
-        row |= {
-            "Time-Sampling": sampling_seconds,
-            "Time-Rollout": rollout,
-            "Time-SampleProc": processing,
-            "Time-InnerStep": inner,
-            "Time-OuterStep": update_seconds,
-            "Time-Communication": waiting if device == "cpu" else float("nan"),
-            "ItrTime": time.perf_counter() - clock,
-            "EnvStepsPerSecond": sampled["env_steps"].sum() / sampling_seconds,
-        }
-        run.finish_iteration(iteration, row)
+    run = Run(config, ranks, worker, state)
+    with run.finishing():
+        for iteration in range(run.iteration, config.n_itr):
+            with shutdown.abandonable():
+                row = one_iteration(run, ranks, device, iteration)
+            run.finish_iteration(iteration, row)
+            shutdown.check()
     write_embeddings(config, ranks, worker, run.parameters)
     run.close()
 
 
-class Run:
-    """What the master carries from iteration to iteration, and where it goes: log and checkpoints."""
+def one_iteration(run: Run, ranks: Ranks, device: str, iteration: int) -> dict[str, float]:
+    """Sample and adapt, update, evaluate; the iteration's row of the log."""
+    config, worker = run.config, run.worker
+    row: dict[str, float] = {"Itr": iteration}
+    ranks.seconds_busy = ranks.seconds_lost = 0.0
+    clock = sampled_at = time.perf_counter()
+    try:
+        tasks = worker.sample_tasks(config.meta_batch_size, iteration)
+        sampled = collect(ranks, worker, run.parameters, tasks, iteration)
+        sampled_at = time.perf_counter()
+        run.env_steps += int(sampled["env_steps"].sum())
+        row |= returns_row(sampled) | sampling_times(sampled, sampled_at - clock)
 
-    def __init__(self, config: Config, worker: Worker, state: dict[str, Any] | None) -> None:
-        assert config.dump_path is not None
-        self.config = config
-        self.dump_path = Path(config.dump_path)
-        self.worker = worker
-        self.iteration = 0
-        self.env_steps = 0
-        self.seconds = 0.0
-        spec = worker.algorithm.spec
-        if state is None:
-            self.parameters = spec.flatten(worker.algorithm.init(generator(config.seed, "parameters")))
-        else:
-            self.parameters = spec.flatten(state["parameters"])
-            worker.algorithm.load_state_dict(state["algorithm"])
-            self.iteration, self.env_steps = state["iteration"], state["env_steps"]
-            self.seconds = state["seconds"]
-        self._clock = time.perf_counter() - self.seconds
-        restored = config.restore_path and checkpoint.run_directory(config.restore_path)
-        continues = restored and Path(restored).resolve() == self.dump_path.resolve()
-        self.logger = RunLogger(config, self.dump_path, self.iteration if continues else None)
+        evaluate = checked(meta_batch(config, ranks, worker, device), worker.algorithm.spec)
+        parameters, updated = worker.algorithm.update(run.parameters, evaluate, iteration)
+        check_parameters(worker.algorithm.spec, parameters)
+        run.accept(parameters)
+        row |= updated
+    except NotFinite as finding:
+        run.skip_update(finding, iteration)
+    update_seconds = time.perf_counter() - sampled_at
+    waiting = sampled_at - clock + update_seconds - ranks.seconds_busy
+    row |= {"n_timesteps": run.env_steps, **run.counts}
+    row |= evaluation_row(config, ranks, worker, run.parameters, iteration)
+    return row | {
+        "Time-OuterStep": update_seconds,
+        "Time-Communication": waiting if device == "cpu" else float("nan"),
+        "Time-Recovery": ranks.seconds_lost,
+        "ItrTime": time.perf_counter() - clock,
+    }
 
-    def finish_iteration(self, iteration: int, row: dict[str, float]) -> None:
-        """Log the iteration and, when it is due, write a checkpoint."""
-        if not torch.isfinite(self.parameters).all():
-            raise FloatingPointError(
-                f"parameters are not finite after iteration {iteration}; lower learning_rate or inner_lr and "
-                "continue from the last checkpoint with --restore_path"
-            )
-        self.iteration = iteration + 1
-        self.seconds = time.perf_counter() - self._clock
-        self.logger.log(row | {"Time": self.seconds})
-        if self.iteration % self.config.save_steps == 0 or self.iteration == self.config.n_itr:
-            self.save()
 
-    def save(self) -> None:
-        """Write a checkpoint of everything that the next iteration depends on."""
-        checkpoint.save(
-            self.dump_path / "checkpoints",
-            self.iteration,
-            {
-                "iteration": self.iteration,
-                "env_steps": self.env_steps,
-                "seconds": self.seconds,
-                "parameters": {k: v.clone() for k, v in self.worker.algorithm.spec.unflatten(self.parameters).items()},
-                "algorithm": self.worker.algorithm.state_dict(),
-                "config": self.config.to_dict(),
-                "rng": {"seed": self.config.seed, "iteration": self.iteration},
-            },
-            keep=self.config.max_checkpoints_to_keep,
-            keep_every_hours=self.config.keep_checkpoint_every_n_hours,
-        )
-
-    def close(self) -> None:
-        """Close files and environments."""
-        self.logger.close()
-        self.worker.close()
+def sampling_times(sampled: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Columns of the log: seconds of the slowest rank in each part of sampling."""
+    rollout, processing, inner = sampled["seconds"].max(0)
+    return {
+        "Time-Sampling": seconds,
+        "Time-Rollout": rollout,
+        "Time-SampleProc": processing,
+        "Time-InnerStep": inner,
+        "EnvStepsPerSecond": sampled["env_steps"].sum() / seconds,
+    }
 
 
 def meta_batch(config: Config, ranks: Ranks, worker: Worker, device: str) -> Evaluate:
     """Where the meta-objective is evaluated: on the ranks that sampled, or on the master's device."""
     if meta_gradient_home(config, device) == "ranks":
         return ranks.evaluator()
-    fields = ranks.call("rollouts", (), subset=range(config.meta_batch_size))
-    collections = [
-        {name.split("/")[1]: torch.from_numpy(value) for name, value in fields.items() if name.startswith(f"{k}/")}
-        for k in range(worker.algorithm.collections)
+    fields = ranks.call("rollouts", (), subset=ranks.places)
+    rollouts = [
+        Rollouts.from_fields({name: torch.from_numpy(value) for name, value in collection.items()})
+        for collection in by_collection(fields)
     ]
-    rollouts = [Rollouts.from_fields(collection) for collection in collections]
-    return TaskBlock(worker.algorithm, rollouts, device).evaluate
+    return TaskBlock(worker.algorithm, rollouts, device).evaluator()
 
 
 def meta_gradient_home(config: Config, device: str) -> str:
@@ -157,6 +122,10 @@ def check_ranks_and_device(config: Config, ranks: Ranks) -> str:
     return device
 
 
-def restored_state(config: Config) -> dict[str, Any] | None:
-    """The checkpoint to continue from, or None for a new run."""
-    return None if config.restore_path is None else checkpoint.load(config.restore_path)
+def restored_state(config: Config, algorithm: Algorithm) -> dict[str, Any] | None:
+    """The checkpoint to continue from, or None for a new run. Raises CheckpointError."""
+    if config.restore_path is None:
+        return None
+    path, state = checkpoint.newest(config.restore_path)
+    check_fits(state, path, config, algorithm)
+    return state

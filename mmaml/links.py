@@ -1,0 +1,187 @@
+"""Messages between two ranks, and noticing that the other is gone: all calls of MPI are here."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cloudpickle  # type: ignore[import-untyped]
+import mpi4py
+import numpy as np
+import torch
+
+from mmaml.launch import announced_ranks
+
+mpi4py.rc.finalize = False  # `_finalize` does it, unless it would wait for ever
+if announced_ranks() is None:
+    os.environ.setdefault("OMPI_MCA_btl", "self")  # alone, and Open MPI would leave shared memory behind
+from mpi4py import MPI  # noqa: E402
+
+# Seconds between two looks at a message that has not come: a rank that waits leaves its core to those that work.
+PAUSE = 5e-5
+# Of the time between two looks no more than this counts as waiting: this rank may have been stopped itself.
+LONGEST_PAUSE = 1.0
+# Seconds between two looks at the other's process: MPI is not told of one that exits with an error.
+SECONDS_BETWEEN_CHECKS = 1.0
+ENDED = "its process ended"
+
+
+class RankLost(Exception):
+    """A rank is gone, or says nothing. waited: the seconds that went by in waiting for it, 0 if MPI told.
+
+    ever: whether this process has met with one.
+    """
+
+    ever = False
+
+    def __init__(self, reason: str, waited: float = 0.0) -> None:
+        super().__init__(reason)
+        self.waited = waited
+        RankLost.ever = True
+
+
+@atexit.register
+def _finalize() -> None:
+    """End MPI, which waits for all ranks: not where some are lost."""
+    if not RankLost.ever:
+        MPI.Finalize()
+
+
+class Link:
+    """Messages between this rank and another: an object, and arrays beside it, which are not copied.
+
+    A link on which something was lost is not used again, but kept: MPI may still write into its buffers.
+    process: of the other rank, once it is known.
+    """
+
+    def __init__(self, comm: MPI.Comm, peer: int) -> None:
+        self._comm, self._peer = comm, peer
+        self.process: Process | None = None
+        self._sending: tuple[list[MPI.Request], list[np.ndarray]] = ([], [])
+        self._receiving: tuple[list[MPI.Request], list[np.ndarray]] = ([], [])
+
+    def send(self, content: Any, arrays: Iterable[np.ndarray] = ()) -> None:
+        """Begin to send; `finish_sending` before long work, or nothing may leave. Raises RankLost."""
+        arrays = [np.ascontiguousarray(array) for array in arrays]
+        layout = [(array.shape, array.dtype) for array in arrays]
+        text = np.frombuffer(cloudpickle.dumps((content, layout)), np.uint8)
+        buffers = [np.array([text.size]), text, *arrays]
+        try:
+            self._sending = ([self._comm.Isend(buffer, self._peer) for buffer in buffers], buffers)
+        except MPI.Exception as error:
+            raise self._lost(error) from error
+
+    def finish_sending(self, patience: float) -> None:
+        """Wait until all is sent, at most `patience` seconds. Raises RankLost."""
+        self._wait(self._sending[0], patience)
+
+    def receive(self, patience: float) -> tuple[Any, list[np.ndarray]]:
+        """The next message, and the arrays beside it. patience: seconds to wait for it. Raises RankLost."""
+        length = np.empty(1, np.int64)
+        self._receive_into([length], patience)
+        text = np.empty(length[0], np.uint8)
+        self._receive_into([text], patience)
+        content, layout = cloudpickle.loads(text)
+        arrays = [np.empty(shape, dtype) for shape, dtype in layout]
+        self._receive_into(arrays, patience)
+        return content, arrays
+
+    def give_up(self) -> str:
+        """Expect no more of the other rank, and end its process if it is on this machine; in words, what it did."""
+        RankLost.ever = True
+        return "of which nothing is known" if self.process is None else self.process.kill()
+
+    def _receive_into(self, buffers: list[np.ndarray], patience: float) -> None:
+        try:
+            self._receiving = ([self._comm.Irecv(buffer, self._peer) for buffer in buffers], buffers)
+        except MPI.Exception as error:
+            raise self._lost(error) from error
+        self._wait(self._receiving[0], patience)
+
+    def _wait(self, requests: list[MPI.Request], patience: float) -> None:
+        waited, last, next_check = 0.0, time.monotonic(), SECONDS_BETWEEN_CHECKS
+        try:
+            while not MPI.Request.Testall(requests):
+                time.sleep(PAUSE)
+                now = time.monotonic()
+                waited, last = waited + min(now - last, LONGEST_PAUSE), now
+                if waited > patience:
+                    raise RankLost(f"no answer for {patience:g} s", waited)
+                if waited > next_check:
+                    next_check += SECONDS_BETWEEN_CHECKS
+                    if self.process is not None and self.process.has_ended() and not MPI.Request.Testall(requests):
+                        raise RankLost(ENDED)
+        except MPI.Exception as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: MPI.Exception) -> RankLost:
+        return RankLost(ENDED if all_lost(self._comm, [self._peer]) else str(error))
+
+
+def all_lost(comm: MPI.Comm, ranks: Iterable[int]) -> bool:
+    """Whether MPI knows all of `ranks` to be gone."""
+    ranks = list(ranks)
+    if not ranks:
+        return True
+    try:
+        failed = comm.Get_failed()
+    except (MPI.Exception, NotImplementedError):
+        return False  # an MPI that tells of no losses
+    return MPI.UNDEFINED not in comm.Get_group().Translate_ranks(ranks, failed)
+
+
+class Process(NamedTuple):
+    """That of a rank: on which machine, and what the processor can do."""
+
+    pid: int
+    host: str
+    machine: tuple[str, ...]
+    capability: tuple[str | None, ...]
+
+    @staticmethod
+    def this() -> Process:
+        """This process."""
+        boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+        machine = (
+            platform.node(),
+            boot.read_text() if boot.exists() else "",
+            os.readlink(namespace) if namespace.is_symlink() else "",
+        )
+        capability = (platform.machine(), torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR"))
+        return Process(os.getpid(), platform.node(), machine, capability)
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it is on this machine."""
+        return self.machine == Process.this().machine
+
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended."""
+        return self.is_near and _state(self.pid) in ("gone", "Z", "X")
+
+    def kill(self) -> str:
+        """End it if it is on this machine; what it was doing, or why it goes on, in words."""
+        if not self.is_near:
+            return f"on host {self.host}, where it cannot be killed from here"
+        doing = {"R": "running", "T": "stopped", "D": "waiting for a disk"}.get(_state(self.pid), "sleeping")
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except OSError as error:
+            return f"process {self.pid}, which cannot be killed ({error.strerror})"
+        return f"process {self.pid}, {doing}, killed"
+
+
+def _state(pid: int) -> str:
+    """The letter by which Linux tells what a process does; "gone" if there is none, "" where nobody tells."""
+    if not Path("/proc/self/stat").exists():
+        return ""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "gone"

@@ -1,0 +1,112 @@
+"""SIGTERM and SIGINT: the master finishes what is worth finishing, the other ranks leave it to the master.
+
+The launcher passes SIGTERM on as SIGUSR1 and SIGINT as SIGUSR2, so all four are taken here. The first asks the run to
+stop: it finishes its iteration or, after most of `shutdown_seconds`, abandons it. Where nothing is worth finishing, or
+with a second signal, it ends at once.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from mmaml.usage import is_first_rank
+
+MEANING = {
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGUSR1: signal.SIGTERM,
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGUSR2: signal.SIGINT,
+}
+# Launcher and scheduler may both tell a process of the same thing.
+SECONDS_OF_ONE_SIGNAL = 1.0
+# What of `shutdown_seconds` an iteration may take; the rest is for the checkpoint.
+SHARE_OF_ITERATION = 0.7
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop; exit_code: 128 + the signal; told: whether the log has said so."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+        self.told = False
+
+
+class Shutdown:
+    """Whether this process was asked to stop. requested: by which signal, None while it was not."""
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self._asked_at = 0.0
+        self._seconds: float | None = None  # to finish in; None: nothing is worth finishing
+        self._abandonable = False
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """While this lasts, rank 0 takes the signals; other ranks end when it says so or is gone."""
+        self.requested = None
+        handlers = dict.fromkeys(MEANING, self._on_signal if is_first_rank() else signal.SIG_IGN)
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_alarm)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def finishing(self, seconds: float) -> Iterator[None]:
+        """While this lasts, a signal only asks to stop, for `check` and `abandonable` to heed within `seconds`."""
+        self._seconds = seconds
+        try:
+            yield
+        finally:
+            self._seconds = None
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            faulthandler.cancel_dump_traceback_later()
+
+    @contextmanager
+    def abandonable(self) -> Iterator[None]:
+        """While this lasts, Interrupted is raised once there is no more time to finish."""
+        self._abandonable = True
+        try:
+            yield
+        finally:
+            self._abandonable = False
+
+    def check(self) -> None:
+        """Raise Interrupted if the process was asked to stop."""
+        if self.requested is not None:
+            raise Interrupted(self.requested)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now, meaning = time.monotonic(), MEANING[signal.Signals(number)]
+        if self.requested is not None:
+            if now - self._asked_at > SECONDS_OF_ONE_SIGNAL:
+                os._exit(128 + meaning)
+            return
+        self.requested, self._asked_at = int(meaning), now
+        if self._seconds is None:
+            raise Interrupted(self.requested)
+        os.write(
+            sys.stderr.fileno(),
+            f"{meaning.name}: finishing the iteration, or what of it takes {self._seconds:g} s, and a checkpoint; "
+            "once more to end at once\n".encode(),
+        )
+        signal.setitimer(signal.ITIMER_REAL, SHARE_OF_ITERATION * self._seconds)
+        # Whatever holds the interpreter then, and where, is told, and the process ends.
+        faulthandler.dump_traceback_later(self._seconds, exit=True)
+
+    def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        if self._abandonable:
+            self.check()
+
+
+shutdown = Shutdown()
