@@ -8,6 +8,7 @@ A checkpoint is a dictionary of plain values (numbers, strings, lists, dictionar
     parameters  name -> tensor
     algorithm   optimiser state, KL coefficients, ...
     config      the resolved configuration
+    counts      failed tasks and skipped updates so far
     rng         the seed; random numbers are keyed by it and the iteration, so that nothing else is needed
 
 `torch.load(path, weights_only=True)` reads it. The file is the zip archive that torch writes, with the SHA-256 of
@@ -342,9 +343,14 @@ def _check_entries(state: Any, size: int) -> None:
         if not fits:
             raise ValueError(f"{key}: expected {expected}, got another value")
 
-    for key in ("iteration", "env_steps"):
-        value = state[key]
-        demand(key, type(value) is int and 0 <= value < 2**63, "a whole number ≥ 0")
+    def is_count(value: Any) -> bool:
+        return type(value) is int and 0 <= value < 2**63
+
+    for key in ("iteration", "env_steps", "bad_in_a_row"):
+        demand(key, is_count(state.get(key, 0)), "a whole number ≥ 0")
+    counts = state.get("counts", {})
+    counted = isinstance(counts, dict) and all(isinstance(name, str) and is_count(counts[name]) for name in counts)
+    demand("counts", counted, "whole numbers ≥ 0 by name")
     seconds, parameters, config = state["seconds"], state["parameters"], state["config"]
     demand("seconds", type(seconds) in (int, float) and 0 <= seconds < math.inf, "a number ≥ 0")
     named = isinstance(parameters, dict) and all(

@@ -97,15 +97,6 @@ def _same(a: str | Path, b: str | Path) -> bool:
 # The state in a checkpoint.
 
 
-def restored_state(config: Config, algorithm: Algorithm) -> dict[str, Any] | None:
-    """The state to continue from, None for a new run. Raises CheckpointError where there is none that fits."""
-    if config.restore_path is None:
-        return None
-    path, state = checkpoint.newest(config.restore_path)
-    check_fits(state, path, config, algorithm)
-    return state
-
-
 def check_fits(state: Mapping[str, Any], path: Path, config: Config, algorithm: Algorithm) -> None:
     """Raise CheckpointError, naming what differs, unless the run of `config` can go on from `state`.
 

@@ -51,7 +51,8 @@ class Run:
             self.bad_in_a_row = state.get("bad_in_a_row", 0)
         self._clock = time.perf_counter() - self.seconds
         restored = config.restore_path and checkpoint.run_directory(config.restore_path)
-        continues = restored and Path(restored).resolve() == self.dump_path.resolve()
+        # With "resume", the run that is there, if any, goes on or starts over.
+        continues = config.resume == "auto" or (restored and Path(restored).resolve() == self.dump_path.resolve())
         self.logger = RunLogger(config, self.dump_path, self.iteration if continues else None)
         self.saver = Saver(
             self.dump_path / checkpoint.FOLDER,
