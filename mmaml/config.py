@@ -10,7 +10,6 @@ import json
 import math
 import os
 import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any
 
 from mmaml import memory
 from mmaml.keys import ALIASES, FIELDS, LEGACY, Config
-from mmaml.kinds import FLAG, LARGEST, PATH, UNPRINTABLE, Kind, integer
+from mmaml.kinds import FLAG, LARGEST, PATH, Kind, integer
+from mmaml.terminal import one_line
 from mmaml.usage import UsageError
 
 __all__ = [
@@ -41,16 +41,13 @@ __all__ = [
 EXTENDS = "extends"
 MOST_BYTES = 1_000_000  # of a file: those that exist have a few hundred
 MOST_SHOWN = 80  # characters of a value in an error
-LONGEST_LINE = 1500  # of an error: as long as the one that lists every family
 
 
 class ConfigError(UsageError):
     """What is wrong with the user's configuration, in one line whatever the user's text in it holds."""
 
     def __init__(self, text: str) -> None:
-        line = "".join(repr(c)[1:-1] if unicodedata.category(c) in UNPRINTABLE else c for c in text)
-        half = LONGEST_LINE // 2
-        super().__init__(line if len(line) <= LONGEST_LINE else f"{line[:half]} … {line[-half:]}")
+        super().__init__(one_line(text))
 
 
 def load_config(

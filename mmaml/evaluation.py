@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import flatdim
 
 from envs.base import Task
 from envs.point_mass import PointMass
 from envs.registry import make_family
-from mmaml import checkpoint
+from mmaml import checkpoint, memory
 from mmaml.comm import Ranks
-from mmaml.config import Config, ConfigError, build_config
+from mmaml.config import Config, ConfigError, build_config, check_value
 from mmaml.plotting import Trajectories
+from mmaml.restoring import check_parameters
 from mmaml.usage import UsageError
 from mmaml.worker import Worker, collect
 
@@ -28,13 +30,19 @@ FRESH = 1 << 30
 def restore(path: str | Path) -> tuple[Config, dict[str, Any]]:
     """The configuration and state in a checkpoint, or in the newest one of a run's directory.
 
-    Raises UsageError if there is none, or if its environment is not to be found here.
+    Raises UsageError if there is none, if its environment is not to be found here, or if its parameters are others
+    than its configuration asks for.
     """
+    check_value("restore_path", str(path))
     state = checkpoint.load(path)
     try:
-        return build_config(state["config"], trains=False), state
+        config = build_config(state["config"], trains=False)
     except ConfigError as error:
         raise UsageError(f"restore_path: the configuration in '{path}' cannot be used here: {error}") from error
+    worker = Worker(replace(config, rollouts_per_meta_task=1))
+    worker.close()
+    check_parameters(state["parameters"], path, worker.algorithm.spec.shapes)
+    return config, state
 
 
 def check_split(config: Config, split: str) -> None:
@@ -43,6 +51,15 @@ def check_split(config: Config, split: str) -> None:
     family.close()
     if split not in family.splits:
         raise UsageError(f"--split: '{config.env}' has {family.splits}, got '{split}'")
+
+
+def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequence[str]) -> None:
+    """Raise UsageError, naming the keys, if the rollouts of an evaluation, N of each task, cannot fit into memory."""
+    family = make_family(config.env, 1, 1, **config.env_kwargs)
+    family.close()
+    action_size = flatdim(family.single_action_space)
+    if text := memory.shortage([memory.rollouts(config, num_tasks, adapt_steps, action_size, keys)]):
+        raise UsageError(text)
 
 
 def evaluate(

@@ -20,6 +20,7 @@ class Kind:
 
 
 LARGEST = 1e30  # far beyond what trains, and within single precision even when divided by a small number
+LARGEST_INTEGER = 2**63 - 1
 MOST_NESTED = 50
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates, line and paragraph separators
 
@@ -45,9 +46,9 @@ def _is_json(value: Any, depth: int = 0) -> bool:
     return value is None or isinstance(value, bool | str) or _is_number(value)
 
 
-def integer(least: int, most: int = 2**63 - 1) -> Kind:
+def integer(least: int, most: int = LARGEST_INTEGER) -> Kind:
     """A whole number from `least` to `most`."""
-    words = f"a whole number ≥ {least}" + (f" and ≤ {most}" if most < 2**63 - 1 else "")
+    words = f"a whole number ≥ {least}" + (f" and ≤ {most}" if most < LARGEST_INTEGER else "")
     return Kind(words, lambda v: _is_int(v) and least <= v <= most)
 
 

@@ -33,7 +33,7 @@ def shortage(needs: Iterable[Need]) -> str:
         if need.bytes > there:
             return (
                 f"{', '.join(need.keys)}: expected what fits into the memory, {there / GIB:.3g} GiB, got {need.what}, "
-                f"which take {need.bytes / GIB:.3g} GiB or more; lower {'one of them' if need.keys[1:] else 'it'}"
+                f"which take {need.bytes / GIB:.3g} GiB or more; change {'one of them' if need.keys[1:] else 'it'}"
             )
     return ""
 

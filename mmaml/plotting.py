@@ -44,6 +44,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.color": "#666666",
     "ytick.color": "#666666",
     "legend.frameon": False,
+    "text.parse_math": False,  # a dollar sign in a label is one
 }
 # Keys that say where a run is kept, how it is watched or how long it lasts, not what it learns.
 _NOT_AN_EXPERIMENT = {name for name, field in FIELDS.items() if field.metadata["resumable"]} | {
@@ -74,10 +75,13 @@ def read_table(path: Path) -> tuple[dict[str, np.ndarray], int]:
     Raises UsageError if the file is missing or has no row of numbers.
     """
     try:
-        with open(path, newline="") as file:
+        if path.exists() and not path.is_file():
+            raise OSError(0, "not a regular file")  # a pipe or a device may never end
+        with open(path, newline="", encoding="utf-8") as file:
             names, *lines = list(csv.reader(file)) or [[]]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"'{path}': expected a CSV file with a header, got an unreadable one ({error})") from error
+    except (OSError, ValueError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"'{path}': expected a CSV file with a header, got an unreadable one ({reason})") from error
     rows = [row for line in lines if (row := _numbers(line)) is not None and len(row) == len(names)]
     if not rows:
         raise UsageError(f"'{path}': expected a CSV file with a header and rows of numbers, got none")

@@ -18,7 +18,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.usage import Parser, UsageError, add_inner_lr, one_line_errors
+from mmaml.arguments import check_file, check_integers, writing
+from mmaml.kinds import LARGEST_INTEGER, MOST_STEPS
+from mmaml.usage import Parser, add_inner_lr, one_line_errors
+
+SIZES = ("--num_tasks", "--rollouts_per_task", "max_path_length", "--num_adapt_steps")
+RANGES = {
+    "num_tasks": (1, LARGEST_INTEGER),
+    "rollouts_per_task": (1, LARGEST_INTEGER),
+    "num_adapt_steps": (0, MOST_STEPS),
+    "seed": (0, LARGEST_INTEGER),
+}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -38,10 +48,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of tasks and randomness (default: the run's)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: evaluation.json in the run's directory")
     arguments = parser.parse_args(argv)
-    for name, least in (("num_tasks", 1), ("rollouts_per_task", 1), ("num_adapt_steps", 0), ("seed", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name}: expected an integer of at least {least}, got {value}")
+    check_integers(arguments, RANGES)
+    if arguments.output is not None:
+        check_file("--output", arguments.output)
     return arguments
 
 
@@ -49,29 +58,33 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Evaluate on all ranks; rank 0 reports."""
     arguments = parse(argv)
+    from mmaml.checkpoint import run_directory
     from mmaml.comm import connect  # these load torch: after the arguments are known to be good
     from mmaml.config import Config
-    from mmaml.evaluation import check_split, evaluate, restore, table
+    from mmaml.evaluation import check_memory, check_split, evaluate, restore, table
     from mmaml.launch import check_launcher
     from mmaml.worker import Worker
 
+    output = arguments.output or run_directory(arguments.restore_path) / "evaluation.json"
     ranks = connect()
     check_launcher(ranks.size)
     with ranks:  # ends every rank if one fails
 
-        def prepare() -> tuple[Config, dict[str, Any]]:
+        def prepare() -> tuple[Config, dict[str, Any], int]:
             config, state = restore(arguments.restore_path)
             check_split(config, arguments.split)
-            return config, state
+            config = replace(
+                config,
+                seed=config.seed if arguments.seed is None else arguments.seed,
+                rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
+                inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
+            )
+            steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+            check_memory(config, arguments.num_tasks, steps, SIZES)
+            check_file("--output", output)
+            return config, state, steps
 
-        config, state = ranks.agree(prepare)
-        config = replace(
-            config,
-            seed=config.seed if arguments.seed is None else arguments.seed,
-            rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
-            inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
-        )
-        steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+        config, state, steps = ranks.agree(prepare)
         worker = Worker(config)
         if not ranks.serve(worker):
             return 0
@@ -90,13 +103,13 @@ def main(argv: list[str] | None = None) -> int:
         "num_adapt_steps": steps,
         "inner_lr": config.inner_lr,
     }
-    report(about, summary, table(summary), arguments.output)
+    report(about, summary, table(summary), output)
     return 0
 
 
-def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Path | None) -> None:
+def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Path) -> None:
     """Print the table and write the JSON file."""
-    from mmaml.checkpoint import atomic_file, run_directory
+    from mmaml.checkpoint import atomic_file
 
     print(
         f"{about['algorithm']} on {about['env']} after {about['iteration']} iterations, "
@@ -105,11 +118,11 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
         f"rollouts a collection: {about['rollouts_per_task']}, steps at most: {about['max_path_length']}\n\n"
         f"{text}\n"
     )
-    path = output or run_directory(about["restore_path"]) / "evaluation.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        file.write((json.dumps({**about, **summary}, indent=2) + "\n").encode())
-    print(path)
+    with writing("--output", output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(output) as file:
+            file.write((json.dumps({**about, **summary}, indent=2) + "\n").encode())
+    print(output)
 
 
 if __name__ == "__main__":

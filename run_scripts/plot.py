@@ -11,14 +11,20 @@ them into the directory that --output names.
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmaml import plotting
+from mmaml.arguments import check_folder, check_integers, check_path, check_text, writing
+from mmaml.kinds import LARGEST, LARGEST_INTEGER
 from mmaml.pictures import CURVES, TRAJECTORIES, draw_trajectories
 from mmaml.usage import Parser, UsageError, labelled, one_line_errors
+
+MOST_ROLLOUTS = 1000  # in a panel, where no more can be told apart
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -47,9 +53,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no_trajectories", action="store_true", help="learning curves only")
     parser.add_argument("--rollouts_per_task", type=int, default=20, metavar="N", help="trajectories drawn in a panel")
     arguments = parser.parse_args(argv)
-    for name in ("smooth", "rollouts_per_task"):
-        if getattr(arguments, name) < 1:
-            raise UsageError(f"--{name}: expected a positive integer, got {getattr(arguments, name)}")
+    check_integers(arguments, {"smooth": (1, LARGEST_INTEGER), "rollouts_per_task": (1, MOST_ROLLOUTS)})
+    if arguments.env_steps_per_iteration is not None and not 0 < arguments.env_steps_per_iteration <= LARGEST:
+        raise UsageError(f"--env_steps_per_iteration: expected a number > 0, got {arguments.env_steps_per_iteration}")
+    low, high = arguments.limits or (0, 1)
+    if not -LARGEST <= low < high <= LARGEST:
+        raise UsageError(f"--limits: expected two numbers, LOW < HIGH, got {low} {high}")
+    if arguments.title is not None:
+        check_text("--title", arguments.title)
+    if arguments.output is not None:
+        check_folder("--output", arguments.output)
     return arguments
 
 
@@ -71,16 +84,22 @@ def main(argv: list[str] | None = None) -> int:
             file = TRAJECTORIES
             if arguments.output and len(runs) > 1:
                 file = f"trajectories_{name if names.count(name) == 1 else f'{name}_{number}'}.png"
-            draw_trajectories(run, (arguments.output or run) / file, arguments.rollouts_per_task)
+            folder = arguments.output or run
+            check_folder("--output", folder)
+            with writing("--output", folder):
+                draw_trajectories(run, folder / file, arguments.rollouts_per_task)
     return 0
 
 
 def _run(text: str) -> tuple[str, Path]:
     """A run's label, empty unless given, and directory."""
-    if "=" in text and not Path(text).exists():
+    if "=" in text and not os.path.lexists(text):
         label, path = labelled("RUN", text)
-        return label, Path(path)
-    return "", Path(text)
+        check_text("RUN", label)
+    else:
+        label, path = "", text
+    check_path("RUN", path)
+    return label, Path(path)
 
 
 def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> list[plotting.Curve]:
@@ -91,27 +110,36 @@ def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> 
     curves = plotting.group_runs(read)
     for text in arguments.overlay:
         label, file = labelled("--overlay", text)
+        check_text("--overlay", label)
+        check_path("--overlay", file)
         curves.append(plotting.read_external(label, Path(file), per_iteration))
     references = []
     for text in arguments.reference:
         label, value = labelled("--reference", text)
+        check_text("--reference", label)
         references.append((label, _number("--reference", value)))
     title = arguments.title
     if title is None:
         title = ", ".join(dict.fromkeys(str(config.get("env")) for config, _ in read))
-    path = (arguments.output or runs[0][1]) / CURVES
-    plotting.plot_curves(
-        curves, path, title=title, smooth=arguments.smooth, references=references, limits=arguments.limits
-    )
+    folder = arguments.output or runs[0][1]
+    check_folder("--output", folder)
+    path = folder / CURVES
+    with writing("--output", path):
+        plotting.plot_curves(
+            curves, path, title=title, smooth=arguments.smooth, references=references, limits=arguments.limits
+        )
     print(path)
     return curves
 
 
 def _number(name: str, text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise UsageError(f"{name}: expected LABEL=NUMBER, got '{text}' after the =") from None
+        number = math.nan
+    if not abs(number) <= LARGEST:
+        raise UsageError(f"{name}: expected LABEL=NUMBER, got '{text}' after the =")
+    return number
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmaml.arguments import check_folder, check_integers, writing
+from mmaml.kinds import LARGEST_INTEGER, MOST_STEPS
 from mmaml.usage import Parser, UsageError, add_inner_lr, one_line_errors
 
 if TYPE_CHECKING:
@@ -26,7 +28,15 @@ if TYPE_CHECKING:
     from mmaml.panels import Panels
 
 RENDERERS = ("auto", "mujoco", "drawing")
-LEAST = {"num_adapt_steps": 0, "rollouts_per_task": 1, "every": 1, "fps": 1, "width": 100, "seed": 0}
+RANGES = {
+    "num_adapt_steps": (0, MOST_STEPS),
+    "rollouts_per_task": (1, LARGEST_INTEGER),
+    "every": (1, LARGEST_INTEGER),
+    "fps": (1, 1000),
+    "width": (100, 4000),
+    "seed": (0, LARGEST_INTEGER),
+}
+LARGEST_SIDE = 16_000  # pixels of a film: as far as H.264 goes
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -50,12 +60,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fps", type=int, default=20, metavar="N", help="frames a second (default: 20)")
     parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where to write (default: the run's own)")
     arguments = parser.parse_args(argv)
-    for name, least in LEAST.items():
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name}: expected an integer of at least {least}, got {value}")
-    if arguments.output is not None and arguments.output.exists() and not arguments.output.is_dir():
-        raise UsageError(f"--output: expected a directory, got the file '{arguments.output}'")
+    check_integers(arguments, RANGES)
+    if arguments.output is not None:
+        check_folder("--output", arguments.output)
     return arguments
 
 
@@ -65,31 +72,54 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     from mmaml import video  # these load torch and more: after the arguments are known to be good
     from mmaml.checkpoint import run_directory
-    from mmaml.evaluation import check_split, restore
+    from mmaml.evaluation import check_memory, check_split, restore
 
     config, state = restore(arguments.restore_path)
     check_split(config, arguments.split)
+    folder = arguments.output or run_directory(arguments.restore_path)
+    check_folder("--output", folder)
     config = replace(
         config,
         seed=config.seed if arguments.seed is None else arguments.seed,
         rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
         inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
     )
-    panels = make_panels(config, state, arguments)
+    steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+    check_memory(config, 1, steps, ("--rollouts_per_task", "max_path_length", "--num_adapt_steps"))
+    panels = make_panels(config, state, steps, arguments)
     title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
-    folder = arguments.output or run_directory(arguments.restore_path)
-    folder.mkdir(parents=True, exist_ok=True)
     gif, mp4, sheet = (folder / f"policy.{kind}" for kind in ("gif", "mp4", "png"))
     with closing(panels):
-        video.contact_sheet(panels, title).save(sheet)
-        frames = [video.frame(panels, time, title) for time in video.frame_times(panels, arguments.every)]
-    video.write_gif(frames, gif, arguments.fps)
-    video.write_mp4(frames, mp4, arguments.fps)
+        times = video.frame_times(panels, arguments.every)
+        check_sizes(panels, len(times))
+        contact_sheet = video.contact_sheet(panels, title)
+        frames = [video.frame(panels, time, title) for time in times]
+    with writing("--output", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        contact_sheet.save(sheet)
+        video.write_gif(frames, gif, arguments.fps)
+        video.write_mp4(frames, mp4, arguments.fps)
     print(gif, mp4, sheet, sep="\n")
     return 0
 
 
-def make_panels(config: Config, state: dict[str, Any], arguments: argparse.Namespace) -> Panels:
+def check_sizes(panels: Panels, frames: int) -> None:
+    """Raise UsageError if a film of these panels had more pixels than films may have, or than fit into memory."""
+    from mmaml.memory import Need, shortage
+
+    tasks, collections = panels.lengths.shape
+    width, height = collections * panels.width, tasks * panels.height
+    if max(width, height) > LARGEST_SIDE:
+        raise UsageError(
+            f"--width: expected a film of at most {LARGEST_SIDE} pixels a side, got {width} × {height} in its panels; "
+            "lower --width or --num_adapt_steps"
+        )
+    what = f"{frames} pictures of {width} × {height} pixels"
+    if text := shortage([Need(3 * frames * width * height, what, ("--width", "--num_adapt_steps", "--every"))]):
+        raise UsageError(text)
+
+
+def make_panels(config: Config, state: dict[str, Any], steps: int, arguments: argparse.Namespace) -> Panels:
     """The rollouts of the policy, ready to be drawn; raises UsageError for a family that cannot be."""
     from envs.mujoco.base import MujocoFamily
     from envs.registry import make_family
@@ -98,7 +128,6 @@ def make_panels(config: Config, state: dict[str, Any], arguments: argparse.Names
     from mmaml.panels import PointMassPanels
     from mmaml.recording import record
 
-    steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
     family = make_family(config.env, 1, 1, **config.env_kwargs)
     family.close()
     if isinstance(family, MujocoFamily):

@@ -1,0 +1,76 @@
+"""Checks of what a script is given on its command line, made before any work is done."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmaml.kinds import PATH, TEXT
+from mmaml.usage import UsageError, disk_reason
+
+MOST_LETTERS = 200  # on a line of a figure
+
+
+def check_integers(arguments: argparse.Namespace, ranges: Mapping[str, tuple[int, int]]) -> None:
+    """Raise UsageError for an argument, by name, that is given and not from the least to the most it may be."""
+    for name, (least, most) in ranges.items():
+        value = getattr(arguments, name)
+        if value is not None and not least <= value <= most:
+            expected = f"of at least {least}" if value < least else f"of at most {most}"
+            raise UsageError(f"--{name}: expected an integer {expected}, got {value}")
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise UsageError for a text that cannot be written on a figure."""
+    if not TEXT.accepts(text) or len(text) > MOST_LETTERS:
+        shown = text if len(text) <= MOST_LETTERS else f"{len(text)} characters"
+        raise UsageError(f"{name}: expected {TEXT.expected}, at most {MOST_LETTERS}, got {shown!r}")
+
+
+def check_path(name: str, path: Path | str) -> None:
+    """Raise UsageError, naming the argument, for a path that no file could have."""
+    if not PATH.accepts(str(path)):
+        raise UsageError(f"{name}: expected {PATH.expected}, got {str(path)!r}")
+
+
+def check_file(name: str, path: Path) -> None:
+    """Raise UsageError unless a file can be written at `path`, in place of one or in a folder still to be made."""
+    check_path(name, path)
+    with writing(name, path):
+        if path.is_dir():
+            raise UsageError(f"{name}: expected a file, got the directory '{path}'")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{name}: expected a file, got '{path}', which is none")
+        _probe(path.parent, path.name)
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Raise UsageError unless files can be written in the directory `path`, there or still to be made."""
+    check_path(name, path)
+    with writing(name, path):
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{name}: expected a directory, got the file '{path}'")
+        _probe(path)
+
+
+@contextmanager
+def writing(name: str, path: Path) -> Iterator[None]:
+    """Turns what the system says of a path or a disk into UsageError, naming the argument."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{name}: expected a place that can be written, got '{path}' ({disk_reason(error)}); give another"
+        ) from error
+
+
+def _probe(folder: Path, *names: str) -> None:
+    """Make a nameless file where a folder is or will be; raises OSError where that, or a name, is not possible."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    for name in (*folder.parts, *names):
+        (existing / name).exists()  # a name that is too long
+    with tempfile.TemporaryFile(dir=existing):
+        pass

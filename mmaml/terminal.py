@@ -1,0 +1,58 @@
+"""The standard streams of a script, whatever the shell has made of them."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import unicodedata
+
+from mmaml.kinds import UNPRINTABLE
+
+LONGEST_LINE = 1500  # of an error: as long as the one that lists every family
+SIGPIPE_EXIT = 141  # what a shell reports of a program whose reader went away
+
+
+def one_line(text: str) -> str:
+    """`text` as a line: control characters and the like as escapes, the middle left out where it is very long."""
+    line = "".join(repr(c)[1:-1] if unicodedata.category(c) in UNPRINTABLE else c for c in text)
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} … {line[-half:]}"
+
+
+def prepare() -> None:
+    """Make every stream one that can be written to, in letters that it has.
+
+    The numbers of streams that were closed (`>&-`) would else be given to the next files opened, and what a library
+    prints would be written into these.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            _discard(number)
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (open as long as the process)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def finish() -> None:
+    """Write out what is left of standard output. Raises BrokenPipeError if nobody reads it any more."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def reader_left() -> int:
+    """Write no more to standard output, also not at exit; the exit code of a program whose reader went away."""
+    _discard(1)
+    return SIGPIPE_EXIT
+
+
+def _discard(number: int) -> None:
+    """Have a stream's number lead nowhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
