@@ -44,15 +44,16 @@ class TasksFailed(RuntimeError):
 
 
 class EnvironmentFailed(RuntimeError):
-    """An environment raised, or returned what it may not: this error's cause. task: index in the block, if known.
+    """An environment raised `error`, or returned what it may not. task: index in the block of its task, if known.
 
     given: what of the policy's step was not finite, an `mmaml.guards.Finding`, so that it is none of the
     environment's fault.
     """
 
-    def __init__(self, task: int | None) -> None:
+    def __init__(self, error: Exception) -> None:
         super().__init__("an environment failed")
-        self.task = task
+        self.error = error
+        self.task: int | None = error.task if isinstance(error, TaskError) else None
         self.given: Any = None
 
 
@@ -71,7 +72,7 @@ class FromEnvironment:
         if error is None or not isinstance(error, Exception):
             return
         if not any(isinstance(one, MemoryError) for one in (error, error.__cause__)):
-            raise EnvironmentFailed(error.task if isinstance(error, TaskError) else None) from error
+            raise EnvironmentFailed(error) from error
 
 
 def failing_tasks(sample: Callable[[list[Any]], Any], items: Sequence[Any], error: EnvironmentFailed) -> list[Failure]:
@@ -103,7 +104,7 @@ def _failures(
             not_finite.append(finding)
     if error is None:
         return []
-    named = error.task if error.task is not None and error.task < len(numbered) else None
+    named = error.task if error.task in range(len(numbered)) else None
     if named is None and len(numbered) > 1:
         half = len(numbered) // 2
         return [one for part in (numbered[:half], numbered[half:]) for one in _failures(sample, part, None, not_finite)]
@@ -112,9 +113,7 @@ def _failures(
 
 
 def _failure(item: int, error: EnvironmentFailed) -> Failure:
-    cause = error.__cause__
-    assert cause is not None
-    kind = "" if isinstance(cause, TaskError) else f"{type(cause).__name__}: "
-    text = kind + " ".join(str(cause).split())
+    kind = "" if isinstance(error.error, TaskError) else f"{type(error.error).__name__}: "
+    text = kind + " ".join(str(error.error).split())
     shown = text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
-    return Failure(item, shown, "".join(traceback.format_exception(cause)))
+    return Failure(item, shown, "".join(traceback.format_exception(error.error)))

@@ -158,13 +158,15 @@ class Worker:
             with self._environment([task for _, task in items], lasting) as env:
                 return self._sample(env, parameters, items, iteration, purpose, collections)
 
+        failed: EnvironmentFailed | None = None
         try:
             rollouts, seconds = sample(items, lasting=held is None)
         except EnvironmentFailed as error:
-            if failures := failing_tasks(sample, items, error):
-                raise TasksFailed(failures) from None
-            assert error.__cause__ is not None
-            raise error.__cause__ from error.__cause__.__cause__
+            failed = error
+        if failed is not None:  # no longer handled, so that no later error tells of it too
+            if failures := failing_tasks(sample, items, failed):
+                raise TasksFailed(failures)
+            raise failed.error
         blocks = [rollouts] if held is None else [held.rollouts, rollouts]
         every = [Rollouts.concatenate(parts) for parts in zip(*blocks, strict=True)]
         self.block, self._collected = TaskBlock(self.algorithm, every), (iteration, purpose)

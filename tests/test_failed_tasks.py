@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from envs.base import TaskError
 from mmaml.algorithms import ALGORITHMS
-from mmaml.faults import NotFinite, TasksFailed
+from mmaml.faults import EnvironmentFailed, NotFinite, TasksFailed, failing_tasks
 from mmaml.rollouts import Rollouts
 from mmaml.seeding import generator
 from mmaml.worker import Worker
@@ -140,6 +141,17 @@ def test_tasks_whose_environment_fails_are_found_on_any_division_into_blocks(fau
     assert found == [(k, text if fault == "error" else f"RuntimeError: {text}") for k in (1, 3, 4)]
     (trace,) = traces
     assert trace.startswith("Traceback") and "in _fail" in trace
+
+
+@pytest.mark.parametrize("index", [-1, 5, None])
+def test_a_task_that_is_named_wrongly_is_found_all_the_same(index: Any) -> None:
+    def sample(items: list[str]) -> None:
+        if "bad" in items:
+            raise EnvironmentFailed(TaskError("as asked", index))
+
+    with pytest.raises(EnvironmentFailed) as error:
+        sample(["bad"])
+    assert [one.item for one in failing_tasks(sample, ["good", "bad", "good", "bad", "good"], error.value)] == [1, 3]
 
 
 def test_the_tasks_that_are_left_have_the_bits_of_a_block_without_failures() -> None:
