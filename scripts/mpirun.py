@@ -3,47 +3,93 @@
 Started by `.venv/bin/mpirun` with the path of Open MPI's own mpirun and the user's arguments. What can be
 said in Open MPI's parameter files is said there, by set_up_mpi.py; here is what depends on the machine and
 the moment. A variable or argument that the user gives wins over what is set here.
+
+Three processes, each of which can be killed without leaving anything of the job behind: this one, which the
+user sees, passes signals on and filters messages; its child supervises; that one's child is Open MPI's.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
-import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # which python -I leaves out
+
+from scripts import mpirun_job as job
+from scripts.mpirun_messages import CONTINUE, copy_filtered, say
+from scripts.mpirun_supervisor import TAKEN, Supervisor
 
 SHARED_MEMORY = "/dev/shm"
 SEGMENT_BYTES = 16 << 20  # Open MPI's default of btl_sm_segment_size, per rank
-
-# Open MPI frames its messages with this line. These tell of a rank that ended the run on purpose, after it
-# had said why itself; a rank that was killed says nothing, so that message stays.
-RULE = b"-" * 74
-OPENINGS = (
-    b"prterun detected that one or more processes exited",
-    b"prterun has exited",
-    b"MPI_ABORT was invoked",
-)
-REDUNDANT = re.compile(
-    rb"prterun detected that one or more processes exited with non-zero status"
-    rb'|prterun has exited due to process rank .* calling "abort"'
-    rb"|MPI_ABORT was invoked"
-)
-# On every abrupt end: the launcher cannot tell a process that has just gone.
-NOISE = re.compile(rb"\[.*\] PMIX ERROR: PMIX_ERR_UNREACH in file ")
+FAULT_TOLERANCE = "--with-ft"
+SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"  # Open MPI's files, on this machine only
 
 
 def main(mpirun: str, arguments: list[str]) -> None:
-    """Become Open MPI's mpirun, with its messages filtered."""
+    """Run Open MPI's mpirun, supervised and with its messages filtered, and exit as the run did."""
+    arguments = fault_tolerant(arguments)
+    folder, lock = make_folder()
+    set_environment(arguments, folder)
+    message_end, messages = os.pipe()
+    life_end, life = os.pipe()  # its other end closes when the supervisor ends, however it ends
+    strangers = job.children()  # of the program that became this one
+    relayed = [number for number in TAKEN if signal.getsignal(number) is not signal.SIG_IGN]  # nohup, sh's &
+    signal.pthread_sigmask(signal.SIG_BLOCK, relayed)
+    job.adopt_orphans()
+    front = os.getpid()
+    supervisor = os.fork()
+    if supervisor == 0:
+        os.close(message_end)
+        os.close(life_end)
+        os.dup2(messages, 2)
+        os.close(messages)
+        job.adopt_orphans()
+        job.die_with_parent(front, signal.SIGQUIT)
+        ulfm = FAULT_TOLERANCE in arguments
+        os._exit(Supervisor([mpirun, *arguments], folder, set(relayed), ulfm).run())
+    os.close(messages)
+    os.close(life)
+    relay(relayed, supervisor)
+    copy_filtered(message_end, life_end, 2)
+    status = os.waitstatus_to_exitcode(os.waitpid(supervisor, 0)[1])
+    if status < 0:
+        job.kill_descendants(strangers)
+        job.remove(folder)
+        say(f"error: the supervisor of mpirun was killed, and the run with it; {CONTINUE}")
+        status = 128 - status
+    os.close(lock)
+    sys.exit(status)
+
+
+def fault_tolerant(arguments: list[str]) -> list[str]:
+    """The arguments with Open MPI's handling of lost ranks; without it for `--with-ft none`, which is ours."""
+    if FAULT_TOLERANCE not in arguments:
+        return [FAULT_TOLERANCE, "ulfm", *arguments]
+    option = arguments.index(FAULT_TOLERANCE)
+    return arguments[:option] + arguments[option + 2 :] if arguments[option + 1 : option + 2] == ["none"] else arguments
+
+
+def make_folder() -> tuple[str, int]:
+    """The job's folder and its lock; exits if there can be none."""
+    try:
+        return job.make_folder()
+    except OSError as error:
+        sys.exit(f"error: TMPDIR: expected a folder that can be written, got '{job.temporary()}' ({error.strerror})")
+
+
+def set_environment(arguments: list[str], folder: str) -> None:
+    """Set what Open MPI and the ranks read, where the user has not."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     for launcher in ("OMPI", "PRTE"):
         os.environ.setdefault(f"{launcher}_ALLOW_RUN_AS_ROOT", "1")
         os.environ.setdefault(f"{launcher}_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
     if not shared_memory_suffices(rank_count(arguments)):
-        os.environ.setdefault("OMPI_MCA_btl_sm_backing_directory", tempfile.gettempdir())
-    filter_errors()
-    os.execv(mpirun, [mpirun, *arguments])
+        os.environ.setdefault("OMPI_MCA_btl_sm_backing_directory", job.temporary())
+    if not any("tmpdir_base" in word for word in (*os.environ, *arguments)):
+        os.environ[SESSION_FOLDER] = folder
+    os.environ[job.FOLDER_VARIABLE] = folder
 
 
 def rank_count(arguments: list[str]) -> int:
@@ -63,60 +109,17 @@ def shared_memory_suffices(ranks: int) -> bool:
     return os.access(SHARED_MEMORY, os.W_OK) and room.f_bavail * room.f_frsize >= ranks * SEGMENT_BYTES
 
 
-def filter_errors() -> None:
-    """Put a process that drops redundant messages between this one's stderr and where it went."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child:
-        os.waitpid(child, 0)  # its own child filters: mpirun is to have no child that it did not start
-        os.dup2(write_end, 2)
-        os.close(read_end)
-        os.close(write_end)
-        return
-    if os.fork() == 0:
-        # It ends when the last writer has: an interrupt at the keyboard is not to lose the last words.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        os.close(write_end)
-        copy_filtered(read_end, 2)
-    os._exit(0)
+def relay(signals: list[signal.Signals], supervisor: int) -> None:
+    """From now on pass `signals` on to the supervisor; what stops a process at the keyboard stops this one too."""
 
+    def pass_on(number: int, _: object) -> None:
+        os.kill(supervisor, number)
+        if number == signal.SIGTSTP:
+            os.kill(os.getpid(), signal.SIGSTOP)
 
-def copy_filtered(source: int, target: int) -> None:
-    """Copy bytes between file descriptors until the end, without redundant messages, holding back nothing else."""
-    pending = b""  # not yet written: an unfinished line that may open a message, or a message
-    while True:
-        chunk = os.read(source, 1 << 16)
-        output, pending = filtered(pending + chunk, final=not chunk)
-        while output:
-            output = output[os.write(target, output) :]
-        if not chunk:
-            return
-
-
-def filtered(text: bytes, final: bool = False) -> tuple[bytes, bytes]:
-    """(what to write, what to keep until more has come) of `text`, which starts at the start of a line."""
-    output = b""
-    while text:
-        line, newline, rest = text.partition(b"\n")
-        if line == RULE and newline:
-            message, closing, after = rest.partition(RULE + b"\n")
-            if closing and REDUNDANT.match(b" ".join(message.split())):
-                text = after
-                continue
-            if not closing and not final and any(begin_alike(message, opening) for opening in OPENINGS):
-                return output, text
-        elif not newline and not final and RULE.startswith(line):
-            return output, text
-        if newline and NOISE.match(line):
-            line = newline = b""
-        output, text = output + line + newline, rest
-    return output, b""
-
-
-def begin_alike(text: bytes, opening: bytes) -> bool:
-    """Whether `text` begins with `opening`, or may once it is complete."""
-    return text.startswith(opening) or opening.startswith(text)
+    for number in signals:
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 if __name__ == "__main__":

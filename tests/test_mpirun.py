@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import mpirun
+from scripts import mpirun, mpirun_messages
 
 PROGRAM = Path(sys.executable).with_name("mpirun")
-RULE = mpirun.RULE + b"\n"
+RULE = mpirun_messages.RULE + b"\n"
 EXITED = (
     RULE
     + b"prterun detected that one or more processes exited with non-zero status,\n"
@@ -28,9 +28,9 @@ KILLED = RULE + b"prterun noticed that process rank 1 exited on\nsignal 9 (Kille
 def in_pieces(text: bytes, size: int) -> bytes:
     output, pending = b"", b""
     for start in range(0, len(text), size):
-        written, pending = mpirun.filtered(pending + text[start : start + size])
+        written, pending = mpirun_messages.filtered(pending + text[start : start + size])
         output += written
-    return output + mpirun.filtered(pending, final=True)[0]
+    return output + mpirun_messages.filtered(pending, final=True)[0]
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 80, 10_000])
@@ -44,7 +44,7 @@ def test_only_redundant_messages_are_dropped(size: int) -> None:
 
 def test_what_is_no_message_is_not_held_back() -> None:
     for text in (b"50%\r", RULE + b"a table", b"password: "):
-        assert mpirun.filtered(text) == (text, b"")
+        assert mpirun_messages.filtered(text) == (text, b"")
 
 
 def test_ranks_are_counted_and_shared_memory_measured(monkeypatch: pytest.MonkeyPatch) -> None:

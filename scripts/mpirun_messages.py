@@ -1,0 +1,80 @@
+"""What mpirun says: Open MPI's messages without those that repeat what a rank has said, and lines of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+
+CONTINUE = "--restore_path with the run's folder continues from its last checkpoint"
+
+# Open MPI frames its messages with this line. These tell of a rank that ended the run on purpose, after it
+# had said why itself; a rank that was killed says nothing, so that message stays.
+RULE = b"-" * 74
+OPENINGS = (
+    b"prterun detected that one or more processes exited",
+    b"prterun has exited",
+    b"MPI_ABORT was invoked",
+)
+REDUNDANT = re.compile(
+    rb"prterun detected that one or more processes exited with non-zero status"
+    rb'|prterun has exited due to process rank .* calling "abort"'
+    rb"|MPI_ABORT was invoked"
+)
+# On every abrupt end: the launcher cannot tell a process that has just gone, or polls a pipe that has.
+NOISE = re.compile(rb"\[.*\] PMIX ERROR: PMIX_ERR_UNREACH in file |\[warn\] Epoll MOD")
+
+SECONDS_OF_SILENCE = 1.0  # after which nothing more is expected of a job that has ended
+
+
+def say(line: str) -> None:
+    """One line to the user, who may be gone."""
+    with contextlib.suppress(OSError):
+        os.write(2, line.encode() + b"\n")
+
+
+def copy_filtered(source: int, life: int, target: int) -> None:
+    """Copy bytes between file descriptors without redundant messages, holding back nothing else.
+
+    Until `source` ends, or is silent after the end of `life`.
+    """
+    pending = b""  # not yet written: an unfinished line that may open a message, or a message
+    alive = True
+    while True:
+        watched, patience = ([source, life], None) if alive else ([source], SECONDS_OF_SILENCE)
+        readable = select.select(watched, [], [], patience)[0]
+        chunk = os.read(source, 1 << 16) if source in readable else b""
+        ended = not chunk and (source in readable or not alive)
+        alive = alive and life not in readable
+        output, pending = filtered(pending + chunk, final=ended)
+        with contextlib.suppress(OSError):  # nobody reads any more: the run goes on
+            while output:
+                output = output[os.write(target, output) :]
+        if ended:
+            return
+
+
+def filtered(text: bytes, final: bool = False) -> tuple[bytes, bytes]:
+    """(what to write, what to keep until more has come) of `text`, which starts at the start of a line."""
+    output = b""
+    while text:
+        line, newline, rest = text.partition(b"\n")
+        if line == RULE and newline:
+            message, closing, after = rest.partition(RULE + b"\n")
+            if closing and REDUNDANT.match(b" ".join(message.split())):
+                text = after
+                continue
+            if not closing and not final and any(begin_alike(message, opening) for opening in OPENINGS):
+                return output, text
+        elif not newline and not final and RULE.startswith(line):
+            return output, text
+        if newline and NOISE.match(line):
+            line = newline = b""
+        output, text = output + line + newline, rest
+    return output, b""
+
+
+def begin_alike(text: bytes, opening: bytes) -> bool:
+    """Whether `text` begins with `opening`, or may once it is complete."""
+    return text.startswith(opening) or opening.startswith(text)

@@ -1,0 +1,82 @@
+"""The ranks on this machine, seen from outside: which there are, which are lost, what they report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from scripts import mpirun_job as job
+
+SECONDS_TO_APPEAR = 60.0  # the ranks, after mpirun's start
+
+# Files in the job's folder, made by mmaml/launch.py: any rank is about to join the others; rank 0 has joined them
+# all; rank 0 is done, with this exit code.
+STARTING, STARTED, ENDED = "starting", "started", "ended."
+
+
+class Ranks:
+    """The children of Open MPI's `mpirun` that it started as ranks, reporting in `folder`."""
+
+    def __init__(self, mpirun: int, folder: str) -> None:
+        self._mpirun = mpirun
+        self._folder = folder
+        self._limit = time.monotonic() + SECONDS_TO_APPEAR
+        self._found: dict[int, tuple[int, job.Process]] = {}  # rank → process id, what it was then
+        self._here = 0  # how many there should be
+        self._all_here = False  # none is on another machine
+        self._segments_noted = False
+
+    def find(self) -> None:
+        """Look for ranks not found yet, and for their shared memory; cheap once all is known."""
+        if time.monotonic() > self._limit:
+            return
+        if not self._found or len(self._found) < self._here:
+            for pid, process in job.processes().items():
+                if process.parent == self._mpirun:
+                    self._add(pid, process)
+        if self._found and not self._segments_noted:
+            pid, _ = next(iter(self._found.values()))
+            self._segments_noted = job.note_segments(self._folder, pid)
+
+    def _add(self, pid: int, process: job.Process) -> None:
+        values = job.environment(pid)
+        with contextlib.suppress(KeyError):  # not a rank, or not yet
+            rank, self._here, size = (int(values[f"OMPI_COMM_WORLD_{name}"]) for name in ("RANK", "LOCAL_SIZE", "SIZE"))
+            self._found[rank] = (pid, process)
+            self._all_here = self._here == size
+
+    def lost(self) -> list[int]:
+        """Those that were here, or should be, and are not."""
+        expected = range(self._here) if self._all_here else self._found
+        return [rank for rank in expected if rank not in self.living()]
+
+    def living(self) -> list[int]:
+        """Those that are here."""
+        return [rank for rank, (pid, before) in self._found.items() if self._same(job.process(pid), before)]
+
+    @staticmethod
+    def _same(process: job.Process | None, before: job.Process) -> bool:
+        return process is not None and process.started == before.started and process.state not in "ZX"
+
+    def reports(self) -> set[str]:
+        """What they have reported; nothing if the program is not one that reports."""
+        with contextlib.suppress(OSError):
+            return set(os.listdir(self._folder))
+        return set()
+
+    def hopeless(self) -> bool:
+        """Whether the run has ended, or lost rank 0, or any rank in the start, for which the others would wait."""
+        reports = self.reports()
+        if ended(reports) is not None:
+            return True
+        if STARTING not in reports:
+            return False
+        lost = self.lost()
+        return 0 in lost or (bool(lost) and self._all_here and STARTED not in reports)
+
+
+def ended(reports: set[str]) -> int | None:
+    """The exit code that rank 0 reported; None before."""
+    codes = [int(report.removeprefix(ENDED)) for report in reports if report.startswith(ENDED)]
+    return codes[0] if codes else None

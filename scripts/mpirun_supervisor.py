@@ -1,0 +1,112 @@
+"""The supervision of Open MPI's mpirun, as its parent: which signals it gets, when a run is over, what remains."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from scripts import mpirun_job as job
+from scripts.mpirun_messages import CONTINUE, say
+from scripts.mpirun_ranks import STARTED, Ranks, ended
+
+# Signals to stop, at which mpirun would kill the ranks at once, and those in their place that it passes on.
+STOPS = {signal.SIGTERM: signal.SIGUSR1, signal.SIGHUP: signal.SIGUSR1, signal.SIGINT: signal.SIGUSR2}
+PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT)
+TAKEN = (*STOPS, signal.SIGQUIT, *PASSED_ON)
+
+SECONDS_SAME_SIGNAL = 1.0  # a terminal, a shell and a scheduler may each send one and the same
+SECONDS_TO_END = 5.0  # what remains of a run after its end, or after a loss that it cannot survive
+SECONDS_TICK = 0.5
+
+
+class Supervisor:
+    """Runs `command`. folder: the job's; signals: those to take, which are blocked; ulfm: a lost rank is survived."""
+
+    def __init__(self, command: list[str], folder: str, signals: set[signal.Signals], ulfm: bool) -> None:
+        self._command = command
+        self._folder = folder
+        self._signals = signals
+        self._ulfm = ulfm
+        self._asked: signal.Signals | None = None  # the first signal to stop
+        self._asked_at = 0.0
+
+    def run(self) -> int:
+        """The exit code of the run, once nothing of it is left."""
+        self._mpirun = self._start()
+        self._ranks = Ranks(self._mpirun, self._folder)
+        job.remove_dead()
+        code, at_once = self._wait()
+        if code is not None and code >= 0:  # ended by itself: so may what it started
+            job.wait_for_children(SECONDS_TO_END)
+        lost, living = self._ranks.lost(), self._ranks.living()
+        job.kill_descendants()
+        reports = self._ranks.reports()
+        job.remove(self._folder)
+        if self._asked is not None:
+            return 0 if not at_once and 0 in (code, ended(reports)) else 128 + self._asked
+        return self._judge(code, reports, lost, living)
+
+    def _start(self) -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        supervisor = os.getpid()
+        mpirun = os.fork()
+        if mpirun == 0:
+            # It keeps those blocked at which it would kill the ranks, and unblocks them in the ranks.
+            signal.pthread_sigmask(signal.SIG_SETMASK, {*STOPS, signal.SIGQUIT})
+            job.die_with_parent(supervisor, signal.SIGKILL)
+            os.execv(self._command[0], self._command)
+        return mpirun
+
+    def _wait(self) -> tuple[int | None, bool]:
+        """(mpirun's exit code, None while it lives; whether a signal is to end everything at once)."""
+        hopeless_since = None
+        while hopeless_since is None or time.monotonic() - hopeless_since < SECONDS_TO_END:
+            arrived = signal.sigtimedwait({*self._signals, signal.SIGCHLD}, SECONDS_TICK)
+            if (code := job.reap().get(self._mpirun)) is not None:
+                return code, False
+            if arrived is not None and self._take(signal.Signals(arrived.si_signo)):
+                return None, True
+            self._ranks.find()
+            hopeless_since = (hopeless_since or time.monotonic()) if self._ranks.hopeless() else None
+        return None, False
+
+    def _take(self, number: signal.Signals) -> bool:
+        """Act on a signal; whether it is to end everything at once."""
+        if number in PASSED_ON:
+            os.kill(self._mpirun, number)
+        elif number in STOPS and self._asked is None:
+            self._asked = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+            self._asked_at = time.monotonic()
+            os.kill(self._mpirun, STOPS[number])
+        elif number in STOPS:
+            return time.monotonic() - self._asked_at > SECONDS_SAME_SIGNAL
+        elif number == signal.SIGQUIT:
+            self._asked = self._asked or number
+            return True
+        return False
+
+    def _judge(self, code: int | None, reports: set[str], lost: list[int], living: list[int]) -> int:
+        """The exit code of a run that nobody stopped, and a line on what the ranks have not said themselves.
+
+        code: mpirun's, None if it had to be killed; lost, living: ranks, when it ended.
+        """
+        end = ended(reports)
+        if code is not None and code < 0:
+            say(f"error: Open MPI's mpirun was killed, and the run with it; {CONTINUE}")
+            return end if end is not None else 128 - code
+        if end is not None:
+            if code is None and (others := [rank for rank in living if rank]):
+                say(f"warning: {named(others)} did not end with the run; killed")
+            return end
+        if code is None and STARTED not in reports:
+            say(f"error: {named(lost)} was lost before all had started; start the run again")
+        elif STARTED in reports:
+            cause = "rank 0, the master, was lost" if self._ulfm else "a rank was lost, and without ULFM the run"
+            say(f"error: {cause}; {CONTINUE}")
+        return code if code or (code == 0 and STARTED not in reports) else 1
+
+
+def named(ranks: list[int]) -> str:
+    """Ranks, as in a sentence."""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

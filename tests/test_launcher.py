@@ -1,0 +1,244 @@
+"""The environment's mpirun as a supervisor: signals, losses, exit codes, and that nothing of a job remains."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import mpirun_job, mpirun_supervisor
+
+PROGRAM = Path(sys.executable).with_name("mpirun")
+RANKS = Path(__file__).with_name("launched.py")
+SECONDS = 60.0  # no test takes as long, unless something hangs
+
+
+class Launch:
+    """A started mpirun with `ranks` ranks of launched.py."""
+
+    def __init__(self, folder: Path, *ways: str, ranks: int = 2, options: tuple[str, ...] = (), **streams: Any) -> None:
+        self.folder = folder
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+        command = [str(PROGRAM), *options, "-n", str(ranks), sys.executable, str(RANKS), str(folder), *ways]
+        self.process = subprocess.Popen(command, text=True, **streams)
+        self.size = ranks
+        self.facts: list[dict[str, Any]] = []
+
+    def ready(self) -> Launch:
+        """Wait for all ranks to have joined each other."""
+        files = [self.folder / f"rank{rank}" for rank in range(self.size)]
+        wait_until(lambda: all(file.exists() for file in files))
+        self.facts = [json.loads(file.read_text()) for file in files]
+        wait_until((Path(self.facts[0]["folder"]) / mpirun_job.SEGMENTS).exists)
+        return self
+
+    def pid(self, rank: int) -> int:
+        return self.facts[rank]["pid"]
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr), after a look for what remains of the job."""
+        output, errors = self.process.communicate(timeout=SECONDS)
+        self.check_nothing_remains()
+        return self.process.returncode, output or "", errors or ""
+
+    def check_nothing_remains(self) -> None:
+        assert self.facts[0]["segments"]
+        for facts in self.facts:
+            marker = f"{mpirun_job.FOLDER_VARIABLE}={facts['folder']}".encode()
+            assert not [pid for pid in mpirun_job.processes() if marker in environment(pid)]
+            assert not [path for path in (facts["folder"], *facts["segments"]) if os.path.exists(path)]
+
+
+def environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+def parent(pid: int) -> int:
+    process = mpirun_job.process(pid)
+    assert process is not None
+    return process.parent
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+    launched: list[Launch] = []
+
+    def start(*arguments: Any, **options: Any) -> Launch:
+        launched.append(Launch(tmp_path, *arguments, **options))
+        return launched[-1].ready()
+
+    yield start
+    for left in launched:
+        if left.process.poll() is None:
+            left.process.kill()
+            left.process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "code"),
+    [
+        (signal.SIGTERM, signal.SIGUSR1, 143),
+        (signal.SIGHUP, signal.SIGUSR1, 143),
+        (signal.SIGINT, signal.SIGUSR2, 130),
+    ],
+)
+def test_a_signal_lets_the_ranks_stop_in_their_own_time(launch: Any, sent: int, received: int, code: int) -> None:
+    job = launch()
+    job.signal(sent)
+    time.sleep(0.2)
+    job.signal(sent)  # the same once more, as from a terminal and a shell
+    assert job.end() == (code, f"asked {int(received)}\n", "")
+
+
+def test_a_run_that_ends_well_after_a_signal_has_ended_well(launch: Any) -> None:
+    job = launch("end-well")
+    job.signal(signal.SIGTERM)
+    assert job.end()[0] == 0
+
+
+def test_the_second_signal_ends_everything_at_once(launch: Any) -> None:
+    job = launch("deaf")
+    os.kill(job.pid(1), signal.SIGSTOP)
+    job.signal(signal.SIGTERM)
+    time.sleep(mpirun_supervisor.SECONDS_SAME_SIGNAL + 0.2)
+    assert job.process.poll() is None
+    job.signal(signal.SIGINT)
+    assert job.end() == (143, "", "")
+
+
+def test_signals_to_every_process_of_the_job_but_the_ranks_are_one(launch: Any) -> None:
+    job = launch()
+    for pid in (job.process.pid, mpirun := parent(job.pid(0)), parent(mpirun)):
+        os.kill(pid, signal.SIGTERM)
+    assert job.end() == (143, f"asked {int(signal.SIGUSR1)}\n", "")
+
+
+def test_a_worker_that_hangs_does_not_keep_a_finished_run_alive(launch: Any, tmp_path: Path) -> None:
+    job = launch("no-messages")
+    os.kill(job.pid(1), signal.SIGSTOP)
+    (tmp_path / "stop").touch()
+    code, _, errors = job.end()
+    assert (code, errors) == (0, "warning: rank 1 did not end with the run; killed\n")
+
+
+def test_the_loss_of_the_master_ends_the_run(launch: Any) -> None:
+    job = launch("loop", "no-messages", ranks=3)
+    os.kill(job.pid(0), signal.SIGKILL)
+    code, _, errors = job.end()
+    assert code == 1
+    assert errors.startswith("error: rank 0, the master, was lost; --restore_path")
+    assert errors.count("\n") == 1
+
+
+def test_the_loss_of_a_worker_is_the_masters_business(launch: Any, tmp_path: Path) -> None:
+    job = launch("no-messages")
+    os.kill(job.pid(1), signal.SIGKILL)
+    time.sleep(1.0)
+    assert job.process.poll() is None
+    (tmp_path / "stop").touch()
+    assert job.end() == (0, "asked\n", "")
+
+
+def test_without_ulfm_the_loss_of_a_rank_ends_the_run(launch: Any) -> None:
+    job = launch(options=("--with-ft", "none"), ranks=3)
+    os.kill(job.pid(2), signal.SIGSTOP)
+    os.kill(job.pid(1), signal.SIGKILL)
+    code, _, errors = job.end()
+    assert code > 0
+    assert "exited on\nsignal 9" in errors
+    assert errors.splitlines()[-1].startswith("error: a rank was lost, and without ULFM the run; --restore_path")
+
+
+def test_a_rank_lost_before_all_have_started_ends_the_run(tmp_path: Path) -> None:
+    job = Launch(tmp_path, "lost-in-start", ranks=3)
+    output, errors = job.process.communicate(timeout=SECONDS)
+    assert (job.process.returncode, output) == (1, "")
+    assert errors == "error: rank 1 was lost before all had started; start the run again\n"
+
+
+@pytest.mark.parametrize("which", ["front", "supervisor", "mpirun"])
+def test_whichever_process_is_killed_nothing_remains(launch: Any, which: str) -> None:
+    job = launch("loop", ranks=3)
+    os.kill(job.pid(2), signal.SIGSTOP)
+    mpirun = parent(job.pid(0))
+    os.kill({"front": job.process.pid, "supervisor": parent(mpirun), "mpirun": mpirun}[which], signal.SIGKILL)
+    output, errors = job.process.communicate(timeout=SECONDS)
+    if which == "front":  # its child has yet to clear up
+        assert job.process.returncode == -signal.SIGKILL
+        wait_until(lambda: not os.path.exists(job.facts[0]["folder"]))
+    else:
+        assert (job.process.returncode, output) == (128 + signal.SIGKILL, "")
+        assert errors.startswith("error: ") and "--restore_path" in errors and errors.count("\n") == 1
+    job.check_nothing_remains()
+
+
+def test_a_program_that_reports_nothing_is_not_judged() -> None:
+    script = "sleep $OMPI_COMM_WORLD_RANK; exit $((3 * OMPI_COMM_WORLD_RANK))"
+    command = [str(PROGRAM), "-n", "2", "sh", "-c", script]
+    assert subprocess.run(command, timeout=SECONDS).returncode == 3
+
+
+def test_at_a_terminal(launch: Any) -> None:
+    """Ranks see the terminal's size; Ctrl-Z stops them and fg goes on; Ctrl-C asks them to stop."""
+    terminal, end = pty.openpty()
+    import fcntl
+    import termios
+
+    fcntl.ioctl(end, termios.TIOCSWINSZ, b"\x18\x00\x50\x00\0\0\0\0")
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    job = launch(stdin=end, stdout=end, stderr=end, preexec_fn=take_terminal)
+    assert job.facts[0]["terminal"] == 80
+    os.write(terminal, b"\x1a")
+    wait_until(
+        lambda: all(mpirun_job.processes()[pid].state == "T" for pid in (job.pid(0), job.pid(1), job.process.pid))
+    )
+    os.killpg(job.process.pid, signal.SIGCONT)
+    wait_until(
+        lambda: all(mpirun_job.processes()[pid].state != "T" for pid in (job.pid(0), job.pid(1), job.process.pid))
+    )
+    os.write(terminal, b"\x03")
+    assert job.end()[0] == 130
+
+
+def test_what_killed_jobs_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "another").mkdir()
+    folders, locks = zip(*(mpirun_job.make_folder() for _ in range(3)), strict=True)
+    living, dead, new = folders
+    for folder in (living, dead):
+        (tmp_path / f"{Path(folder).name}.0").touch()
+        Path(folder, "session").mkdir()
+        Path(folder, mpirun_job.SEGMENTS).write_text(f"{folder}.")
+        os.utime(folder, (0, 0))
+    for lock in locks[1:]:
+        os.close(lock)
+    mpirun_job.remove_dead()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"another", Path(living).name, f"{Path(living).name}.0", Path(new).name}
+    os.close(locks[0])
