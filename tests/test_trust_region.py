@@ -161,7 +161,26 @@ def test_damping_is_added_to_the_diagonal() -> None:
     assert cosine == pytest.approx(1, abs=1e-5)
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run() -> None:
+@pytest.mark.parametrize("value", [-np.inf, np.inf, np.nan])
+def test_a_loss_that_is_not_finite_is_refused(value: float) -> None:
+    """Also one below all others, such as where a likelihood ratio overflows: the next shorter step is taken."""
+    evaluate = Quadratic(*_problem())
+    ask = Quadratic.__call__
+
+    class Overflows(Quadratic):
+        def __call__(self, function: str, *arguments: Any, **options: Any) -> dict[str, np.ndarray]:
+            result = ask(self, function, *arguments, **options)
+            if function == "meta_loss" and len(self.tried) == 1:
+                result["loss"][1] = value
+                result["kl_outer"][:] = 0.0
+            return result
+
+    usual, row = _update(evaluate)
+    shorter, other = _update(Overflows(*_problem()))
+    assert row["LineSearchStep"] == 1.0 and 0 < other["LineSearchStep"] < 1 and shorter.norm() < usual.norm()
+
+
+def test_a_mean_gradient_that_is_not_finite_is_told() -> None:
     gradient, fisher = _problem()
     gradient[2] = np.nan
     with pytest.raises(NotFinite, match="the mean of the tasks' meta-gradients is not finite"):
