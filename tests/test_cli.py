@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -295,8 +296,8 @@ def test_default_directories_do_not_collide(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_interrupt_ends_quietly(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(cli, "resolve", interrupted)
     assert cli.run("mmaml", []) == 130
-    assert capfd.readouterr().err == "interrupted\n"
+    assert capfd.readouterr().err == "stopped by SIGINT\n"

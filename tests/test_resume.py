@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from mmaml.restoring import check_fits
 from mmaml.seeding import generator
 from mmaml.worker import Worker
 from tests.support import SMALL, progress, run, small_config
-from tests.test_cli import everything_in
+from tests.test_cli import PROMP_SCRIPT, everything_in
 
 Refused = Callable[..., str]
 RESUME = ("--dump_path", "run", "--resume")
@@ -312,3 +314,27 @@ def test_a_foreign_checkpoint_in_the_folder_is_refused(refused: Refused) -> None
     alone = ("--overrides", '{"parallel": false}')
     assert "is of another run than 'run': expected seed 1, got 2" in refused(*RESUME, *alone)
     assert "expected seed 1, got 2" in refused("--restore_path", "run", "--dump_path", "new", *alone)
+
+
+def test_ranks_resume_too_and_a_checkpoint_that_does_not_fit_ends_them_in_one_line() -> None:
+    def launched(**changes: Any) -> subprocess.CompletedProcess[str]:
+        values = {name: value for name, value in SMALL.items() if name not in ("parallel", "cell_size")}
+        overrides = json.dumps(values | {"save_steps": 1, "algorithm": "promp"} | changes)
+        arguments = [*RESUME, "--ranks", "2", "--overrides", overrides]
+        program = [sys.executable, str(PROMP_SCRIPT), *arguments]
+        return subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+
+    assert launched(n_itr=2).returncode == 0
+    flip(Path("run/checkpoints/itr_000002.pt"))
+    again = launched(n_itr=3)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("\n") == 1 and "'itr_000001.pt' is used in its place" in again.stderr
+    assert [row["Itr"] for row in progress("run")] == ["0", "1", "2"]
+    foreign = checkpoint.load("run")
+    foreign["parameters"]["policy.log_std"] = torch.zeros(3)
+    checkpoint.write(Path("run/checkpoints"), 4, foreign)
+    before = everything_in(Path("run"))
+    refused = launched(n_itr=5)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.count("\n") == 1 and "policy.log_std [1, 2], got [3]" in refused.stderr
+    assert everything_in(Path("run")) == before
