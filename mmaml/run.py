@@ -17,7 +17,7 @@ from mmaml.config import Config
 from mmaml.faults import Failure, NotFinite, RunStopped
 from mmaml.logging import RunLogger
 from mmaml.replay import write_dump
-from mmaml.saver import Saver
+from mmaml.saver import NotSaved, Saver
 from mmaml.seeding import generator
 from mmaml.shutdown import Interrupted, shutdown
 from mmaml.worker import Worker
@@ -72,8 +72,11 @@ class Run:
             try:
                 yield
             except BaseException as reason:
-                with suppress(RunStopped):  # of a disk that is full; said already
+                try:
                     self.save(last=True)
+                except NotSaved as unsaved:
+                    if not isinstance(reason, NotSaved):
+                        self.logger.warn(str(unsaved))
                 if isinstance(reason, Interrupted | RunStopped):
                     again = f"continue with --restore_path {self.dump_path}"
                     self.logger.warn(f"{reason}, after {self.iteration} iterations; {again}")

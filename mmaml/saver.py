@@ -12,6 +12,10 @@ from mmaml.faults import RunStopped
 from mmaml.usage import disk_reason
 
 
+class NotSaved(RunStopped):
+    """The run ends because its checkpoints cannot be written, or without the last of them."""
+
+
 class Saver:
     """Writes checkpoints into `directory` and deletes old ones, as `checkpoint.write` and `checkpoint.prune` do.
 
@@ -38,7 +42,7 @@ class Saver:
 
         last: no other follows, so that a failure is not to be waited out.
 
-        Raises RunStopped when more than `max_failed_saves` in a row have failed, or the last.
+        Raises NotSaved when more than `max_failed_saves` in a row have failed, or the last.
         """
         try:
             checkpoint.write(self.directory, iteration, state)
@@ -59,7 +63,7 @@ class Saver:
         told = f"the checkpoint of iteration {iteration} could not be written ({reason}); {there}"
         allowed = self.max_failed_saves
         if last:
-            raise RunStopped(f"stopped: {told}; it is the run's last; make room")
+            raise NotSaved(f"stopped: {told}; it is the run's last; make room")
         if self.failures > allowed:
             raise RunStopped(
                 f"stopped: {told}; {self.failures} failures in a row, max_failed_saves {allowed}; make room"

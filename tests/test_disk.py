@@ -325,6 +325,27 @@ def test_a_run_on_a_full_disk_goes_on_and_ends_with_the_same_bits(
     assert "that of iteration 2 stays" in told[0]
 
 
+def test_a_run_that_is_asked_to_stop_says_that_its_last_checkpoint_is_missing(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RunLogger.log
+
+    def fill_and_stop(logger: RunLogger, row: dict[str, float]) -> None:
+        log(logger, row)
+        if row["Itr"] == 2:
+            disk.fill()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunLogger, "log", fill_and_stop)
+    told: list[str] = []
+    monkeypatch.setattr(RunLogger, "warn", lambda logger, text: told.append(text))
+    with pytest.raises(KeyboardInterrupt):
+        run(small_config("promp", dump_path=str(disk.folder / "run"), n_itr=8, save_steps=2))
+    (line,) = [line for line in told if "could not be written" in line]
+    assert "the checkpoint of iteration 3" in line and "that of iteration 2 stays; it is the run's last" in line
+    assert checkpoint.load(disk.folder / "run")["iteration"] == 2
+
+
 def test_a_run_whose_saves_keep_failing_stops_in_order(tmp_path: Path) -> None:
     # A limit on the size of files, which is there for anyone: rows fit, checkpoints do not.
     overrides = SMALL | {"hidden_sizes": [64, 64], "n_itr": 50, "save_steps": 2, "max_failed_saves": 1}

@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from mmaml import checkpoint, cli, launch
 from mmaml.config import Config, load_config, read_config_file
+from mmaml.shutdown import Interrupted
 from tests.support import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +66,7 @@ def test_the_published_command_starts_the_ranks_and_the_run_it_names(monkeypatch
 
     def execv(program: str, command: list[str]) -> None:
         started.extend(command)
-        raise KeyboardInterrupt
+        raise Interrupted(signal.SIGINT)
 
     monkeypatch.setattr(os, "execv", execv)
     assert cli.run("maml", shlex.split(PUBLISHED), SCRIPT) == 130
