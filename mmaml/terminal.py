@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -39,15 +40,22 @@ def prepare() -> None:
 
 
 def finish() -> None:
-    """Write out what is left of standard output. Raises BrokenPipeError if nobody reads it any more."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    """Write out what is left of standard output. Raises OSError if nobody reads it any more, or its disk is full."""
+    sys.stdout.flush()
 
 
-def reader_left() -> int:
-    """Write no more to standard output, also not at exit; the exit code of a program whose reader went away."""
+def is_of_stdout(error: OSError) -> bool:
+    """Whether an error may have come of printing: files that scripts write tell of theirs themselves."""
+    return error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC)
+
+
+def refused(error: OSError) -> int:
+    """Write no more to standard output, also not at exit, once it has refused; the exit code."""
     _discard(1)
-    return SIGPIPE_EXIT
+    if isinstance(error, BrokenPipeError):
+        return SIGPIPE_EXIT
+    print(f"error: standard output: expected a place that can be written ({error.strerror})", file=sys.stderr)
+    return 1
 
 
 def _discard(number: int) -> None:

@@ -20,8 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmaml.arguments import check_file, check_integers, writing
 from mmaml.kinds import LARGEST_INTEGER, MOST_STEPS
-from mmaml.usage import Parser, add_inner_lr, one_line_errors
+from mmaml.usage import Parser, UsageError, add_inner_lr, one_line_errors
 
+# How an evaluation's file is told from others: within what it starts with, a key that no other has.
+EVALUATION, MOST_ABOUT = b'"num_adapt_steps"', 20_000
 SIZES = ("--num_tasks", "--rollouts_per_task", "max_path_length", "--num_adapt_steps")
 RANGES = {
     "num_tasks": (1, LARGEST_INTEGER),
@@ -50,8 +52,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     check_integers(arguments, RANGES)
     if arguments.output is not None:
-        check_file("--output", arguments.output)
+        check_output(arguments.output)
     return arguments
+
+
+def check_output(path: Path) -> None:
+    """Raise UsageError unless `path` can be written and is new, or an earlier evaluation, which is replaced."""
+    check_file("--output", path)
+    with writing("--output", path):
+        start = path.read_bytes()[:MOST_ABOUT] if path.exists() else EVALUATION
+    if EVALUATION not in start:
+        raise UsageError(f"--output: expected a new file or an earlier evaluation, got '{path}', which is another")
 
 
 @one_line_errors
@@ -81,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
             )
             steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
             check_memory(config, arguments.num_tasks, steps, SIZES)
-            check_file("--output", output)
+            check_output(output)
             return config, state, steps
 
         config, state, steps = ranks.agree(prepare)
@@ -108,21 +119,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Path) -> None:
-    """Print the table and write the JSON file."""
+    """Write the JSON file and print the table."""
     from mmaml.checkpoint import atomic_file
 
+    with writing("--output", output):  # first: what is printed may find no reader
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(output) as file:
+            file.write((json.dumps({**about, **summary}, indent=2) + "\n").encode())
     print(
         f"{about['algorithm']} on {about['env']} after {about['iteration']} iterations, "
         f"{about['env_steps']:,} env steps\n"
         f"return per episode on {about['split']} tasks before and after each adaptation step, over tasks;\n"
         f"rollouts a collection: {about['rollouts_per_task']}, steps at most: {about['max_path_length']}\n\n"
-        f"{text}\n"
+        f"{text}\n\n{output}"
     )
-    with writing("--output", output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(output) as file:
-            file.write((json.dumps({**about, **summary}, indent=2) + "\n").encode())
-    print(output)
 
 
 if __name__ == "__main__":
