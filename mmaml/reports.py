@@ -13,6 +13,7 @@ from torch import Tensor
 from mmaml.checkpoint import atomic_file
 from mmaml.comm import Ranks
 from mmaml.config import Config
+from mmaml.faults import NotFinite
 from mmaml.worker import Worker, collect
 
 Statistics = dict[str, np.ndarray]
@@ -42,14 +43,19 @@ def returns_row(sampled: Statistics, prefix: str = "") -> dict[str, float]:
 def evaluation_row(
     config: Config, ranks: Ranks, worker: Worker, parameters: Tensor, iteration: int
 ) -> dict[str, float]:
-    """Returns on held-out tasks, the same tasks each time; NaN in iterations without an evaluation."""
+    """Returns on held-out tasks, the same tasks each time; NaN in iterations without an evaluation, or a bad one."""
     if config.eval_interval == 0:
         return {}
     names = [f"Eval-Step_{step}-AverageReturn" for step in range(worker.algorithm.collections)]
+    unknown = dict.fromkeys(names, float("nan"))
     if (iteration + 1) % config.eval_interval and iteration + 1 < config.n_itr:
-        return dict.fromkeys(names, float("nan"))
+        return unknown
     tasks = worker.sample_tasks(config.eval_num_tasks, 0, purpose="test")
-    row = returns_row(collect(ranks, worker, parameters, tasks, iteration, purpose="test"), "Eval-")
+    try:
+        row = returns_row(collect(ranks, worker, parameters, tasks, iteration, purpose="test"), "Eval-")
+    except NotFinite as finding:
+        ranks.report(f"warning: iteration {iteration}: no evaluation, since on held-out tasks, {finding}")
+        return unknown
     return {name: row[name] for name in names}
 
 
@@ -61,8 +67,9 @@ def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: T
     """
     if config.te_save_path is None or "embed" not in worker.algorithm.functions:
         return
-    tasks = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
-    collect(ranks, worker, parameters, tasks, 0, purpose="test", collections=1)
+    drawn = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
+    collect(ranks, worker, parameters, drawn, 0, purpose="test", collections=1)
+    tasks = [drawn[place] for place in ranks.places]
     arrays: dict[str, Any] = {name: _stacked([task.values[name] for task in tasks]) for name in tasks[0].values}
     arrays |= {"mode": np.array([task.mode for task in tasks])} | ranks.evaluator()("embed", parameters)
     path = Path(config.te_save_path)

@@ -50,7 +50,7 @@ def train(config: Config, ranks: Ranks) -> None:
 def one_iteration(run: Run, ranks: Ranks, device: str, iteration: int) -> dict[str, float]:
     """Sample and adapt, update, evaluate; the iteration's row of the log."""
     config, worker = run.config, run.worker
-    row: dict[str, float] = {"Itr": iteration}
+    row: dict[str, float] = {"Itr": iteration, "EnvStepsPerSecond": float("nan")}
     ranks.seconds_busy = ranks.seconds_lost = 0.0
     clock = sampled_at = time.perf_counter()
     try:

@@ -19,7 +19,7 @@ from mmaml import guards
 from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.base import Algorithm, Evaluate
 from mmaml.config import Config
-from mmaml.faults import EnvironmentFailed, FromEnvironment, TasksFailed, failing_tasks
+from mmaml.faults import EnvironmentFailed, FromEnvironment, RunStopped, TasksFailed, failing_tasks
 from mmaml.policies.distributions import distribution_over
 from mmaml.processing import advantages, episode_statistics
 from mmaml.rollouts import Rollouts
@@ -336,5 +336,13 @@ def _statistics(rollouts: Sequence[Rollouts], tasks: Sequence[Task], seconds: np
 def collect(
     ranks: Any, worker: Worker, parameters: Tensor, tasks: Sequence[Task], iteration: int, **options: Any
 ) -> dict[str, np.ndarray]:
-    """`Worker.collect` of a whole meta-batch, on all ranks; results in task order."""
-    return ranks.call("collect", list(enumerate(tasks)), parameters, iteration=iteration, **options)
+    """`Worker.collect` of a whole meta-batch, on all ranks; results in task order.
+
+    Raises NotFinite, and RunStopped where the environments of all tasks failed.
+    """
+    result: dict[str, np.ndarray] = ranks.call(
+        "collect", list(enumerate(tasks)), parameters, iteration=iteration, **options
+    )
+    if not result:
+        raise RunStopped(f"stopped: the environments of all {len(tasks)} tasks failed; mend them")
+    return result
