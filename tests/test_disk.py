@@ -59,7 +59,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     if mounted.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     yield Disk(folder)
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a test that failed may have files open
 
 
 def _state(iteration: int, size: int = 1000) -> dict[str, Any]:
