@@ -23,14 +23,18 @@ from scripts.mpirun_supervisor import TAKEN, Supervisor
 SHARED_MEMORY = "/dev/shm"
 SEGMENT_BYTES = 16 << 20  # Open MPI's default of btl_sm_segment_size, per rank
 FAULT_TOLERANCE = "--with-ft"
+REMOTE_SHELL = "plm_ssh_agent"
 SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"  # Open MPI's files, on this machine only
 
 
 def main(mpirun: str, arguments: list[str]) -> None:
     """Run Open MPI's mpirun, supervised and with its messages filtered, and exit as the run did."""
     arguments = fault_tolerant(arguments)
+    ulfm = FAULT_TOLERANCE in arguments
     folder, lock = make_folder()
     set_environment(arguments, folder)
+    if ulfm:
+        arguments = reach_through_relay(arguments)
     message_end, messages = os.pipe()
     life_end, life = os.pipe()  # its other end closes when the supervisor ends, however it ends
     strangers = job.children()  # of the program that became this one
@@ -46,7 +50,6 @@ def main(mpirun: str, arguments: list[str]) -> None:
         os.close(messages)
         job.adopt_orphans()
         job.die_with_parent(front, signal.SIGQUIT)
-        ulfm = FAULT_TOLERANCE in arguments
         os._exit(Supervisor([mpirun, *arguments], folder, set(relayed), ulfm).run())
     os.close(messages)
     os.close(life)
@@ -90,6 +93,17 @@ def set_environment(arguments: list[str], folder: str) -> None:
     if not any("tmpdir_base" in word for word in (*os.environ, *arguments)):
         os.environ[SESSION_FOLDER] = folder
     os.environ[job.FOLDER_VARIABLE] = folder
+
+
+def reach_through_relay(arguments: list[str]) -> list[str]:
+    """Have the remote shell, ssh unless the user says otherwise, started by mpirun_remote.py."""
+    relay = f"{sys.executable} -I -S {os.path.join(os.path.dirname(os.path.abspath(__file__)), 'mpirun_remote.py')}"
+    variable = f"PRTE_MCA_{REMOTE_SHELL}"
+    if relay.count(" ") == 3 and ":" not in relay:  # Open MPI splits there
+        os.environ[variable] = f"{relay} {os.environ.get(variable, 'ssh')}"
+        given = [place + 1 for place, word in enumerate(arguments[:-1]) if word == REMOTE_SHELL]
+        return [f"{relay} {word}" if place in given else word for place, word in enumerate(arguments)]
+    return arguments
 
 
 def rank_count(arguments: list[str]) -> int:

@@ -22,8 +22,8 @@ REDUNDANT = re.compile(
     rb'|prterun has exited due to process rank .* calling "abort"'
     rb"|MPI_ABORT was invoked"
 )
-# On every abrupt end: the launcher cannot tell a process that has just gone, or polls a pipe that has.
-NOISE = re.compile(rb"\[.*\] PMIX ERROR: PMIX_ERR_UNREACH in file |\[warn\] Epoll MOD")
+# On abrupt ends, of a process that has just gone or a pipe that has; at the start on several machines.
+NOISE = re.compile(rb"\[.*\] PMIX ERROR: PMIX_ERR_UNREACH in file |\[warn\] Epoll MOD|\[.*\] plm:ssh: Warning: setpgid")
 
 SECONDS_OF_SILENCE = 1.0  # after which nothing more is expected of a job that has ended
 

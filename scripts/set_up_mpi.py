@@ -31,11 +31,16 @@ mpi_yield_when_idle = 1
 LAUNCHER_PARAMETERS = """\
 # Written by scripts/set_up_mpi.py. Override with PRTE_MCA_<name>, --map-by or --bind-to.
 
-# More ranks than cores are allowed.
-rmaps_default_mapping_policy = :oversubscribe
+# As many ranks on a machine as it has slots, machine after machine; more ranks than cores are allowed.
+rmaps_default_mapping_policy = slot:oversubscribe
 
 # Bound ranks of two runs on one machine would share the same first cores.
 hwloc_default_binding_policy = none
+
+# A daemon that is cut off from the first machine ends after two minutes, and with it the ranks that it started.
+oob_tcp_keepalive_time = 60
+oob_tcp_keepalive_intvl = 10
+oob_tcp_keepalive_probes = 6
 """
 
 

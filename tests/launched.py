@@ -17,14 +17,15 @@ from pathlib import Path
 FOLDER = Path(sys.argv[1])
 WAYS = sys.argv[2:]
 RANK = int(os.environ["OMPI_COMM_WORLD_RANK"])
+LAUNCHER = os.environ.get("MMAML_LAUNCHER")  # on the first machine only
 CODES = {signal.SIGUSR1: 143, signal.SIGUSR2: 130}
 
 asked: list[int] = []
 
 
 def report(state: str) -> None:
-    if "foreign" not in WAYS:
-        Path(os.environ["MMAML_LAUNCHER"], state).touch()
+    if LAUNCHER is not None:
+        Path(LAUNCHER, state).touch()
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
 def present_oneself() -> None:
     """What the test looks for after the end, and with it the news that this rank is ready."""
     segments = sorted(set(re.findall(r"/\S*/sm_segment\S*", Path("/proc/self/maps").read_text())))
-    facts = {"pid": os.getpid(), "folder": os.environ["MMAML_LAUNCHER"], "segments": segments}
+    facts = {"pid": os.getpid(), "host": os.uname().nodename, "folder": LAUNCHER, "segments": segments}
     if sys.stdout.isatty():
         facts["terminal"] = os.get_terminal_size(1).columns
     (FOLDER / "writing").mkdir(exist_ok=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import pty
 import signal
 import subprocess
-import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,69 +16,7 @@ from typing import Any
 import pytest
 
 from scripts import mpirun_job, mpirun_supervisor
-
-PROGRAM = Path(sys.executable).with_name("mpirun")
-RANKS = Path(__file__).with_name("launched.py")
-SECONDS = 60.0  # no test takes as long, unless something hangs
-
-
-class Launch:
-    """A started mpirun with `ranks` ranks of launched.py."""
-
-    def __init__(self, folder: Path, *ways: str, ranks: int = 2, options: tuple[str, ...] = (), **streams: Any) -> None:
-        self.folder = folder
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
-        command = [str(PROGRAM), *options, "-n", str(ranks), sys.executable, str(RANKS), str(folder), *ways]
-        self.process = subprocess.Popen(command, text=True, **streams)
-        self.size = ranks
-        self.facts: list[dict[str, Any]] = []
-
-    def ready(self) -> Launch:
-        """Wait for all ranks to have joined each other."""
-        files = [self.folder / f"rank{rank}" for rank in range(self.size)]
-        wait_until(lambda: all(file.exists() for file in files))
-        self.facts = [json.loads(file.read_text()) for file in files]
-        wait_until((Path(self.facts[0]["folder"]) / mpirun_job.SEGMENTS).exists)
-        return self
-
-    def pid(self, rank: int) -> int:
-        return self.facts[rank]["pid"]
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def end(self) -> tuple[int, str, str]:
-        """(exit code, stdout, stderr), after a look for what remains of the job."""
-        output, errors = self.process.communicate(timeout=SECONDS)
-        self.check_nothing_remains()
-        return self.process.returncode, output or "", errors or ""
-
-    def check_nothing_remains(self) -> None:
-        assert self.facts[0]["segments"]
-        for facts in self.facts:
-            marker = f"{mpirun_job.FOLDER_VARIABLE}={facts['folder']}".encode()
-            assert not [pid for pid in mpirun_job.processes() if marker in environment(pid)]
-            assert not [path for path in (facts["folder"], *facts["segments"]) if os.path.exists(path)]
-
-
-def environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.02)
-
-
-def parent(pid: int) -> int:
-    process = mpirun_job.process(pid)
-    assert process is not None
-    return process.parent
+from tests.launching import PROGRAM, SECONDS, Launch, parent, wait_until
 
 
 @pytest.fixture
@@ -203,9 +141,6 @@ def test_a_program_that_reports_nothing_is_not_judged() -> None:
 def test_at_a_terminal(launch: Any) -> None:
     """Ranks see the terminal's size; Ctrl-Z stops them and fg goes on; Ctrl-C asks them to stop."""
     terminal, end = pty.openpty()
-    import fcntl
-    import termios
-
     fcntl.ioctl(end, termios.TIOCSWINSZ, b"\x18\x00\x50\x00\0\0\0\0")
 
     def take_terminal() -> None:

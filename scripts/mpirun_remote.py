@@ -1,0 +1,116 @@
+"""What Open MPI's mpirun starts in place of ssh: reaches another machine, and keeps a run alive that loses it.
+
+mpirun ends a run as soon as a connection to one of its daemons on other machines ends. So the daemon is told to
+connect to this process, which passes all on in both directions; when a run that has started loses the daemon, mpirun's
+end of the connection stays open. The ranks of that machine are lost then, which the master has to notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import socket
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # which python -I leaves out
+
+from scripts.mpirun_job import FOLDER_VARIABLE, reap
+from scripts.mpirun_ranks import STARTED, ended
+
+# Where a daemon is told to connect to: "…;tcp://<address>,<address>:<port>:<netmask>,<netmask>".
+URI_PARAMETERS = ("prte_hnp_uri", "prte_parent_uri")
+ADDRESS = re.compile(r"(;tcp://([\d.]+)[\d.,]*):(\d+):")
+
+SECONDS_TO_CONNECT = 10.0
+SECONDS_TICK = 0.5
+SECONDS_UNANSWERED = 60  # after which another machine counts as lost
+
+
+def main(words: list[str]) -> int:
+    """Run the remote shell `words`: its exit code if it fails before the daemon has connected, else 0."""
+    listener = socket.create_server(("", 0))
+    uris = [place + 1 for place, word in enumerate(words[:-1]) if word in URI_PARAMETERS]
+    addresses = {(found[2], int(found[3])) for uri in uris if (found := ADDRESS.search(words[uri]))}
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if (
+        folder is None or len(addresses) != 1
+    ):  # a machine after the first, among very many, starts the daemons of others
+        os.execvp(words[0], words)
+    for uri in uris:
+        words[uri] = ADDRESS.sub(rf"\1:{listener.getsockname()[1]}:", words[uri])
+    shell = os.posix_spawnp(words[0], words, os.environ)
+    try:
+        return Relay(listener, addresses.pop(), folder).run(shell)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(shell, signal.SIGTERM)
+
+
+class Relay:
+    """Connects whoever connects to `listener` with mpirun, which listens at `address`. folder: the job's."""
+
+    def __init__(self, listener: socket.socket, address: tuple[str, int], folder: str) -> None:
+        self._listener = listener
+        self._address = address
+        self._folder = folder
+        self._others: dict[socket.socket, socket.socket | None] = {}  # the other end; None once it is lost
+        self._daemons: set[socket.socket] = set()
+
+    def run(self, shell: int) -> int:
+        """Pass on until mpirun closes the connection; the exit code for it."""
+        connected = False
+        while self._others or not connected:
+            readable, _, _ = select.select([self._listener, *self._others], [], [], SECONDS_TICK)
+            for end in readable:
+                if end is self._listener:
+                    self._connect()
+                    connected = True
+                elif end in self._others:
+                    self._pass_on(end)
+            if not connected and (code := reap().get(shell, 0)):
+                return code if code > 0 else 128 - code
+        return 0
+
+    def _connect(self) -> None:
+        daemon = self._listener.accept()[0]
+        mpirun = socket.create_connection(self._address, SECONDS_TO_CONNECT)
+        mpirun.settimeout(None)
+        daemon.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SECONDS_UNANSWERED * 1000)
+        for end in (daemon, mpirun):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._others |= {daemon: mpirun, mpirun: daemon}
+        self._daemons.add(daemon)
+
+    def _pass_on(self, end: socket.socket) -> None:
+        other = self._others[end]
+        try:
+            data = end.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            self._close(end)
+        elif other is not None:
+            try:
+                other.sendall(data)
+            except OSError:
+                self._close(other)
+
+    def _close(self, end: socket.socket) -> None:
+        """`end` has ended: so does the other, unless a running run has lost its daemon."""
+        other = self._others.pop(end)
+        end.close()
+        if other is None:
+            return
+        reports = set(os.listdir(self._folder)) if os.path.isdir(self._folder) else set()
+        if end in self._daemons and STARTED in reports and ended(reports) is None:
+            self._others[other] = None
+        else:
+            del self._others[other]
+            other.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""Starting the environment's mpirun on launched.py, and looking for what remains of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts import mpirun_job
+
+PROGRAM = Path(sys.executable).with_name("mpirun")
+RANKS = Path(__file__).with_name("launched.py")
+SECONDS = 60.0  # no test takes as long, unless something hangs
+
+
+class Launch:
+    """A started mpirun with `ranks` ranks of launched.py. place: a command that runs it elsewhere."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *ways: str,
+        ranks: int = 2,
+        options: Sequence[str] = (),
+        place: Sequence[str] = (),
+        **streams: Any,
+    ) -> None:
+        self.folder = folder
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+        command = [*place, str(PROGRAM), *options, "-n", str(ranks), sys.executable, str(RANKS), str(folder), *ways]
+        self.process = subprocess.Popen(command, text=True, **streams)
+        self.size = ranks
+        self.facts: list[dict[str, Any]] = []
+
+    def ready(self) -> Launch:
+        """Wait for all ranks to have joined each other."""
+        files = [self.folder / f"rank{rank}" for rank in range(self.size)]
+        wait_until(lambda: all(file.exists() for file in files))
+        self.facts = [json.loads(file.read_text()) for file in files]
+        noted = Path(self.facts[0]["folder"], mpirun_job.SEGMENTS)
+        wait_until(lambda: noted.exists() and noted.read_text() != "")
+        return self
+
+    def pid(self, rank: int) -> int:
+        return self.facts[rank]["pid"]
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr), after a look for what remains of the job."""
+        output, errors = self.process.communicate(timeout=SECONDS)
+        self.check_nothing_remains()
+        return self.process.returncode, output or "", errors or ""
+
+    def check_nothing_remains(self) -> None:
+        assert self.facts[0]["segments"]
+        for facts in self.facts:
+            marker = f"{mpirun_job.FOLDER_VARIABLE}={facts['folder']}".encode()
+            assert not [pid for pid in mpirun_job.processes() if marker in environment(pid)]
+            assert not [path for path in (facts["folder"], *facts["segments"]) if os.path.exists(path)]
+
+
+def environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+def parent(pid: int) -> int:
+    process = mpirun_job.process(pid)
+    assert process is not None
+    return process.parent

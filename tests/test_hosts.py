@@ -1,0 +1,59 @@
+"""Ranks on several machines, which are namespaces of this one: started, stopped, cut off."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import Hosts, HostsRefusedError
+from tests.launching import Launch, wait_until
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """Three hosts. The daemons of Open MPI give up a silent connection after three seconds."""
+    try:
+        made = Hosts(tmp_path, 3)
+    except HostsRefusedError as refusal:
+        pytest.skip(f"several hosts: {refusal}")
+    with made:
+        yield made
+
+
+def launch(hosts: Hosts, folder: Path, *ways: str) -> Launch:
+    keepalive = {"time": 1, "intvl": 1, "probes": 2}
+    options = [
+        word for name, value in keepalive.items() for word in ("--prtemca", f"oob_tcp_keepalive_{name}", str(value))
+    ]
+    job = Launch(folder, *ways, ranks=6, options=[*options, *hosts.options(slots=2)], place=hosts.enter(0)).ready()
+    assert [facts["host"] for facts in job.facts] == [f"node{rank // 2}" for rank in range(6)]
+    return job
+
+
+def test_a_signal_stops_ranks_everywhere_and_nothing_remains(hosts: Hosts, tmp_path: Path) -> None:
+    job = launch(hosts, tmp_path)
+    assert all(hosts.files(host) for host in range(3))
+    job.signal(signal.SIGTERM)
+    output, errors = job.process.communicate(timeout=60)
+    assert (job.process.returncode, output, errors) == (143, f"asked {int(signal.SIGUSR1)}\n", "")
+    assert not os.path.exists(job.facts[0]["folder"])
+    wait_until(lambda: not any(hosts.processes(host) for host in (1, 2)))
+    assert not any(hosts.files(host) for host in range(3))
+
+
+def test_hosts_that_are_lost_do_not_end_the_run(hosts: Hosts, tmp_path: Path) -> None:
+    """One is cut off, the daemon of the other is killed."""
+    job = launch(hosts, tmp_path, "no-messages")
+    hosts.cut(1)
+    hosts.run(2, "pkill", "-KILL", "prted")
+    wait_until(lambda: not any(hosts.processes(host) for host in (1, 2)))  # they do not stay behind either
+    assert job.process.poll() is None
+    (tmp_path / "stop").touch()
+    output, errors = job.process.communicate(timeout=60)
+    assert (job.process.returncode, output, errors) == (0, "asked\n", "")
+    assert not os.path.exists(job.facts[0]["folder"])
+    assert not hosts.files(0)
