@@ -18,7 +18,6 @@ from typing import Any
 from mmaml import memory
 from mmaml.keys import ALIASES, FIELDS, LEGACY, Config
 from mmaml.kinds import FLAG, LARGEST, PATH, Kind, integer
-from mmaml.terminal import one_line
 from mmaml.usage import UsageError
 
 __all__ = [
@@ -44,10 +43,7 @@ MOST_SHOWN = 80  # characters of a value in an error
 
 
 class ConfigError(UsageError):
-    """What is wrong with the user's configuration, in one line whatever the user's text in it holds."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(one_line(text))
+    """What is wrong with the user's configuration."""
 
 
 def load_config(

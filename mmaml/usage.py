@@ -10,12 +10,17 @@ from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn
 
+from mmaml import terminal
+
 # Where launchers tell a process its rank: of Open MPI 5, of its predecessors, of MPICH, of Slurm.
 _RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
 class UsageError(ValueError):
     """What the user asked for cannot be done. Its text is one line: what, expected, given, remedy."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(terminal.one_line(text))  # whatever names and values of the user's are in it
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,18 +36,39 @@ def is_first_rank() -> bool:
 
 
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
-    """`main` with UsageError turned into one line on stderr, from one rank only, and exit code 2."""
+    """`main` with UsageError turned into one line on stderr, from one rank only, and exit code 2.
+
+    Ends quietly when nobody reads its output any more, as programs of a pipe do.
+    """
 
     @wraps(main)
     def guarded(argv: list[str] | None = None) -> int:
+        terminal.prepare()
         try:
-            return main(argv)
+            try:
+                _check_working_directory()
+                return main(argv)
+            finally:
+                terminal.finish()
+        except OSError as error:
+            if not terminal.is_of_stdout(error):
+                raise
+            return terminal.refused(error)
         except UsageError as error:
             if is_first_rank():
                 print(f"error: {error}", file=sys.stderr)
             return 2
 
     return guarded
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            "working directory: expected one that exists, got one that was removed; change to another"
+        ) from error
 
 
 def disk_reason(error: OSError) -> str:

@@ -26,7 +26,7 @@ NAMES = st.one_of(st.sampled_from([*FIELDS, *ALIASES, "extends"]), TEXTS)
 OBJECTS = st.dictionaries(NAMES, ANYTHING, max_size=4)
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=250)
 @given(st.sampled_from(list(FIELDS)), ANYTHING)
 def test_a_value_is_taken_as_it_is_or_refused_by_its_key(name: str, value: Any) -> None:
     text = refusal(ConfigError, lambda: build_config({name: value}))
@@ -49,7 +49,7 @@ def test_an_object_is_taken_or_refused(values: dict[str, Any], source: str) -> N
     refusal(ConfigError, use)
 
 
-@settings(FUZZ, max_examples=300)
+@settings(FUZZ, max_examples=200)
 @given(st.one_of(TEXTS, st.binary(max_size=40).map(lambda raw: raw.decode("latin-1")), st.text('{}[]",:019.eE-+ ntu')))
 @example('{"a": ' * 100_000)
 @example('{"env_kwargs": ' + '{"a": ' * 500 + "1" + "}" * 501)
@@ -201,7 +201,7 @@ def arguments(name: str) -> list[str]:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", CLASSES.values())
-@settings(FUZZ, max_examples=25)
+@settings(FUZZ, max_examples=20)
 @given(data=st.data())
 def test_arguments_of_a_family_are_usable_or_refused(name: str, data: st.DataObject) -> None:
     values = st.one_of(NUMBERS, PAIRS, WORDS, PAIRS.map(lambda pairs: (pairs or [[]])[0]), ANYTHING)
