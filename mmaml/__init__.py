@@ -17,11 +17,6 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 # MKL's products otherwise depend on where in memory a matrix lies, hence on a task's place in its batch.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
-# A process that mpirun did not start finds no MPI parameter file, and would probe every network at start.
-if "OMPI_COMM_WORLD_SIZE" not in os.environ:
-    os.environ.setdefault("OMPI_MCA_pml", "ob1")
-    os.environ.setdefault("OMPI_MCA_btl", "self,sm,tcp")
-
 if sys.platform == "linux":
     # mallopt(3): M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD. A libc without it (musl) is left as it is.
     _mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

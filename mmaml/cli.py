@@ -79,13 +79,14 @@ def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN) -
     """
     try:
         with shutdown.heeded():
-            return one_line_errors(partial(_run, algorithm, script))(argv)
+            code = one_line_errors(partial(_run, algorithm, script))(argv)
     except RunStopped:
-        return 1  # the log has told why
+        code = 1  # the log has told why
     except Interrupted as interrupted:
         if not interrupted.told:
             print(interrupted, file=sys.stderr)
-        return interrupted.exit_code
+        code = interrupted.exit_code
+    return launch.ended(code)
 
 
 def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:

@@ -25,6 +25,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from mmaml.faults import Failure, NotFinite, RunStopped, TasksFailed
+from mmaml.launch import report
 from mmaml.links import Link, Process, RankLost, all_lost
 from mmaml.shutdown import Interrupted
 
@@ -150,7 +151,7 @@ class Ranks:
     rank: which this is; size: how many were started; seconds_busy: of the slowest rank in all calls; seconds_lost:
     that were spent on doing again what lost ranks had done. rank_timeout: seconds without an answer after which a
     rank is lost. report: told of a loss, in a line. task_failed: told of a task, by its place among the items, whose
-    environment raised; the others go on without it unless this raises. remedy: what to do when the master is lost.
+    environment raised; the others go on without it unless this raises.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -161,7 +162,7 @@ class Ranks:
         self.rank_timeout = FIRST_PATIENCE
         self.report: Callable[[str], None] = _to_stderr
         self.task_failed: Callable[[int, Failure], None] = _fail
-        self.remedy = "start again"
+        self._remedy = "start again"
         self._links = {peer: Link(comm, peer) for peer in (range(1, self.size) if self.rank == 0 else [0])}
         self._gone: list[Link] = []
         self._working: set[int] = set()  # ranks that owe an answer
@@ -209,6 +210,12 @@ class Ranks:
             self._agreed_failure = failure
             raise failure
         return result
+
+    def patience(self, rank_timeout: float, remedy: str) -> None:
+        """How long a rank may take to answer, in seconds, and what a user is to do when the master is lost."""
+        self.rank_timeout, self._remedy = rank_timeout, remedy
+        if self.rank == 0:
+            report("remedy", remedy)
 
     @property
     def places(self) -> list[int]:
@@ -416,9 +423,9 @@ class Ranks:
             raise MasterLost(str(loss)) from loss
 
     def _leave(self, error: MasterLost) -> NoReturn:
-        """End this rank; the lowest that is left says why."""
-        if all_lost(self._comm, range(1, self.rank)):
-            _to_stderr(f"error: the master, rank 0 of {self.size}, was lost: {error}; {self.remedy}")
+        """End this rank; if our mpirun does not say why, the lowest that is left does."""
+        if not report("lost") and all_lost(self._comm, range(1, self.rank)):
+            _to_stderr(f"error: the master, rank 0 of {self.size}, was lost: {error}; {self._remedy}")
         os._exit(1)  # MPI's own end would wait for the lost
 
     def _abort(self, error: BaseException) -> NoReturn:
@@ -430,6 +437,7 @@ class Ranks:
         time.sleep(SECONDS_BEFORE_HIGHER_RANK * min(self.rank, 10))
         trace = f"rank {self.rank} of {self.size} failed:\n" + "".join(traceback.format_exception(error))
         _to_stderr(str(error) if isinstance(error, WorkerError) else trace)
+        report("ended.1")
         MPI.COMM_WORLD.Abort(1)
         raise SystemExit(1)
 

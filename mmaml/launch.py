@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmaml.config import Config, ConfigError
+from mmaml.usage import is_first_rank
 
 # Where launchers tell a process how many it started: Open MPI's mpirun, MPICH's and its kin, Slurm's srun.
 # The first one set is that of the innermost launcher: our mpirun inside a Slurm job, not the reverse.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
+
+# Where this project's mpirun is told how far the run is: scripts/mpirun_job.py.
+LAUNCHER_FOLDER = "MMAML_LAUNCHER"
 
 CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 CGROUP = Path("/sys/fs/cgroup")
@@ -26,6 +30,29 @@ def announced_ranks() -> int | None:
         if size.isdecimal():
             return int(size)
     return None
+
+
+def report(state: str, text: str = "") -> bool:
+    """Tell this project's mpirun how far the run is, for it to end what cannot end by itself; whether it is there.
+
+    state: "starting", by every rank, before MPI is; "started", by rank 0, once it is; "remedy", with a text: what to do
+    should rank 0 be lost; "ended.<exit code>".
+    """
+    folder = os.environ.get(LAUNCHER_FOLDER)
+    if folder is None:
+        return False
+    try:
+        Path(folder, state).write_text(text)
+    except OSError:
+        return False  # on another machine
+    return True
+
+
+def ended(code: int) -> int:
+    """Report, as rank 0's last act, that the run has ended with this exit code, which is given back."""
+    if is_first_rank():
+        report(f"ended.{code}")
+    return code
 
 
 def check_launcher(connected: int) -> None:

@@ -16,12 +16,22 @@ import mpi4py
 import numpy as np
 import torch
 
-from mmaml.launch import announced_ranks
+from mmaml.launch import announced_ranks, report
+
+# A process that mpirun did not start finds no MPI parameter file, would probe every network at start, and leave shared
+# memory behind at its end. What it starts itself is not to inherit this.
+ALONE = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self"} if announced_ranks() is None else {}
+ALONE = {name: value for name, value in ALONE.items() if name not in os.environ}
+os.environ.update(ALONE)
+report("starting")
 
 mpi4py.rc.finalize = False  # `_finalize` does it, unless it would wait for ever
-if announced_ranks() is None:
-    os.environ.setdefault("OMPI_MCA_btl", "self")  # alone, and Open MPI would leave shared memory behind
 from mpi4py import MPI  # noqa: E402
+
+for _name in ALONE:
+    del os.environ[_name]
+if MPI.COMM_WORLD.Get_rank() == 0:
+    report("started")
 
 # Seconds between two looks at a message that has not come: a rank that waits leaves its core to those that work.
 PAUSE = 5e-5

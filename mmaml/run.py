@@ -79,7 +79,7 @@ class Run:
                         self.logger.warn(str(unsaved))
                 if isinstance(reason, Interrupted | RunStopped):
                     again = f"continue with --restore_path {self.dump_path}"
-                    self.logger.warn(f"{reason}, after {self.iteration} iterations; {again}")
+                    self.logger.warn(f"{reason} (after {self.iteration} iterations; {again})")
                 if isinstance(reason, Interrupted):
                     reason.told = True
                 self.close()

@@ -33,7 +33,7 @@ def train(config: Config, ranks: Ranks) -> None:
     device = ranks.agree(lambda: check_ranks_and_device(config, ranks))
     worker = Worker(config)
     state = ranks.agree(lambda: restored_state(config, worker.algorithm))
-    ranks.rank_timeout, ranks.remedy = config.rank_timeout, f"continue with --restore_path {config.dump_path}"
+    ranks.patience(config.rank_timeout, remedy=f"continue with --restore_path {config.dump_path}")
     if not ranks.serve(worker, config.master_samples):
         return  # the master has finished
     run = Run(config, ranks, worker, state)

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmaml.arguments import check_file, check_integers, writing
 from mmaml.kinds import LARGEST_INTEGER, MOST_STEPS
+from mmaml.launch import ended
 from mmaml.usage import Parser, UsageError, add_inner_lr, one_line_errors
 
 # How an evaluation's file is told from others: within what it starts with, a key that no other has.
@@ -136,4 +137,4 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main()))

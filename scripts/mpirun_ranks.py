@@ -7,12 +7,13 @@ import os
 import time
 
 from scripts import mpirun_job as job
+from scripts.mpirun_messages import CONTINUE
 
 SECONDS_TO_APPEAR = 60.0  # the ranks, after mpirun's start
 
 # Files in the job's folder, made by mmaml/launch.py: any rank is about to join the others; rank 0 has joined them
-# all; rank 0 is done, with this exit code.
-STARTING, STARTED, ENDED = "starting", "started", "ended."
+# all; rank 0 is done, with this exit code; what a user is to do should rank 0 be lost.
+STARTING, STARTED, ENDED, REMEDY = "starting", "started", "ended.", "remedy"
 
 
 class Ranks:
@@ -64,6 +65,12 @@ class Ranks:
         with contextlib.suppress(OSError):
             return set(os.listdir(self._folder))
         return set()
+
+    def remedy(self) -> str:
+        """How to go on when the run is lost: as rank 0 has told, or in general."""
+        with contextlib.suppress(OSError), open(os.path.join(self._folder, REMEDY)) as file:
+            return file.read()
+        return CONTINUE
 
     def hopeless(self) -> bool:
         """Whether the run has ended, or lost rank 0, or any rank in the start, for which the others would wait."""

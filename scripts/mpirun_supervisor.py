@@ -7,7 +7,7 @@ import signal
 import time
 
 from scripts import mpirun_job as job
-from scripts.mpirun_messages import CONTINUE, say
+from scripts.mpirun_messages import say
 from scripts.mpirun_ranks import STARTED, Ranks, ended
 
 # Signals to stop, at which mpirun would kill the ranks at once, and those in their place that it passes on.
@@ -41,7 +41,7 @@ class Supervisor:
             job.wait_for_children(SECONDS_TO_END)
         lost, living = self._ranks.lost(), self._ranks.living()
         job.kill_descendants()
-        reports = self._ranks.reports()
+        reports, self._remedy = self._ranks.reports(), self._ranks.remedy()
         job.remove(self._folder)
         if self._asked is not None:
             return 0 if not at_once and 0 in (code, ended(reports)) else 128 + self._asked
@@ -93,7 +93,7 @@ class Supervisor:
         """
         end = ended(reports)
         if code is not None and code < 0:
-            say(f"error: Open MPI's mpirun was killed, and the run with it; {CONTINUE}")
+            say(f"error: Open MPI's mpirun was killed, and the run with it; {self._remedy}")
             return end if end is not None else 128 - code
         if end is not None:
             if code is None and (others := [rank for rank in living if rank]):
@@ -103,7 +103,7 @@ class Supervisor:
             say(f"error: {named(lost)} was lost before all had started; start the run again")
         elif STARTED in reports:
             cause = "rank 0, the master, was lost" if self._ulfm else "a rank was lost, and without ULFM the run"
-            say(f"error: {cause}; {CONTINUE}")
+            say(f"error: {cause}; {self._remedy}")
         return code if code or (code == 0 and STARTED not in reports) else 1
 
 

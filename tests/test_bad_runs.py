@@ -1,0 +1,147 @@
+"""Whole runs in which numbers or environments go bad: what is skipped, left out, counted, told, and kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmaml import checkpoint, cli
+from mmaml.algorithms.promp import ProMP
+from mmaml.faults import RunStopped
+from tests.faults import finished, messages, result, started
+from tests.support import progress, run, small_config
+
+ROOT = Path(__file__).parents[1]
+PROBE = "tests.probes:GoesWrong"
+
+
+def _config(tmp_path: Path, wrong: dict[str, Any], **values: Any) -> Any:
+    # Of 4 tasks those at the odd places, each in some iterations.
+    wrong = {"tasks": [1, 3], "share": 0.3} | wrong
+    values = {"n_itr": 8, "save_steps": 1, "max_bad_updates": 5, "max_failed_tasks": 99} | values
+    return small_config("promp", env=PROBE, env_kwargs=wrong, dump_path=str(tmp_path / "run"), **values)
+
+
+def _parameters(path: Path) -> list[dict[str, torch.Tensor]]:
+    """Of every checkpoint, in order."""
+    files = sorted((path / "checkpoints").iterdir())
+    return [checkpoint.load(file)["parameters"] for file in files]
+
+
+def _same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_an_update_on_bad_numbers_is_skipped_counted_and_named(tmp_path: Path) -> None:
+    state = run(_config(tmp_path, {"collection": 1, "step": 4, "lane": 2}))
+    bad = [int(row["BadUpdates"]) for row in progress(tmp_path / "run")]
+    skipped = [now > before for before, now in zip(bad, bad[1:], strict=False)]
+    assert any(skipped) and not all(skipped) and state["counts"]["BadUpdates"] == bad[-1]
+    saved = _parameters(tmp_path / "run")
+    assert [_same(ours, theirs) for ours, theirs in zip(saved, saved[1:], strict=False)] == skipped
+    told = [line for line in messages(str(tmp_path / "run")) if "its update is skipped" in line]
+    assert len(told) == bad[-1]
+    assert all(f"task {1}" in line or f"task {3}" in line for line in told)
+    assert all("collection 1, step 4" in line and "reward is nan" in line for line in told)
+    # What follows a skipped update is what would follow if there had been none: the optimiser's state is put back.
+    assert all(torch.isfinite(value).all() for value in state["parameters"].values())
+
+
+def test_a_bad_gradient_takes_back_the_whole_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the second epoch: Adam has made a step by then."""
+    meta_gradient, calls = ProMP.meta_gradient, [0]
+
+    def poisoned(self: ProMP, *arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+        found = meta_gradient(self, *arguments, **options)
+        calls[0] += 1
+        if calls[0] == 4:  # two epochs an iteration
+            found["gradient"][2, 5] = torch.inf
+        return found
+
+    values: dict[str, Any] = {"n_itr": 3, "save_steps": 1, "num_promp_steps": 2}
+    monkeypatch.setattr(ProMP, "meta_gradient", poisoned)
+    state = run(small_config("promp", dump_path=str(tmp_path / "poisoned"), **values))
+    first, second, third = _parameters(tmp_path / "poisoned")
+    assert _same(first, second) and not _same(second, third)
+    assert state["algorithm"]["optimizer"]["state"][0]["step"] == 4
+    (told,) = messages(str(tmp_path / "poisoned"))
+    assert "iteration 1: " in told and "task 2" in told and "policy.0.weight" in told
+
+
+def test_too_many_bad_updates_in_a_row_end_the_run_with_its_last_good_state_and_a_replay(tmp_path: Path) -> None:
+    config = _config(tmp_path, {"share": 1.0, "collection": 1}, max_bad_updates=3, save_steps=50)
+    with pytest.raises(RunStopped):
+        run(config)
+    path = tmp_path / "run"
+    state = checkpoint.load(path)
+    assert state["iteration"] == 2 and state["bad_in_a_row"] == 2
+    fresh = run(small_config("promp", env=PROBE, env_kwargs={"share": 0.0}, n_itr=1, dump_path=str(tmp_path / "fresh")))
+    assert {name: value.shape for name, value in state["parameters"].items()} == {
+        name: value.shape for name, value in fresh["parameters"].items()
+    }
+    (dump,) = path.glob("bad_update_*.pt")
+    assert f"replay.py {dump}" in messages(str(path))[-1]
+    replayed = subprocess.run(
+        [sys.executable, "run_scripts/replay.py", str(dump)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert replayed.returncode == 0 and "reward" in replayed.stdout
+    with pytest.raises(RunStopped):  # one more in a row is enough
+        run(_config(tmp_path, {"share": 1.0, "collection": 1}, max_bad_updates=3, restore_path=str(path)))
+
+
+def test_a_run_that_ends_itself_says_why_in_a_line_with_exit_code_1(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(tmp_path, {"share": 1.0}, max_bad_updates=1)
+    values = {key: value for key, value in config.to_dict().items() if value is not None}
+    assert cli.run("promp", ["--overrides", json.dumps(values)]) == 1
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors and errors.count("stopped: ") == 1
+    assert f"continue with --restore_path {config.dump_path}" in errors
+
+
+def test_tasks_of_failing_environments_are_left_out_counted_and_told_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state = run(_config(tmp_path, {"fault": "error"}))
+    rows = progress(tmp_path / "run")
+    failed = [int(row["FailedTasks"]) for row in rows]
+    assert failed[-1] == state["counts"]["FailedTasks"] > 0
+    new = [now - before for before, now in zip([0, *failed], failed, strict=False)]
+    assert {0, 1} <= set(new)
+    whole = max(int(float(row["Step_0-NumEpisodes"])) for row in rows)
+    assert [float(row["Step_0-NumEpisodes"]) for row in rows] == [whole * (4 - left_out) / 4 for left_out in new]
+    told = [line for line in messages(str(tmp_path / "run")) if "environment of task" in line]
+    assert len(told) == failed[-1]
+    assert capfd.readouterr().err.count("Traceback") == 1
+
+
+def test_too_many_failed_tasks_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RunStopped, match="environments of 2 tasks failed"):
+        run(_config(tmp_path, {"fault": "nameless error", "share": 1.0}, max_failed_tasks=2))
+    assert checkpoint.load(tmp_path / "run")["iteration"] == 0
+    with pytest.raises(RunStopped, match="environments of all 4 tasks failed"):
+        run(_config(tmp_path / "all", {"fault": "error", "share": 1.0, "tasks": None}))
+
+
+@pytest.mark.parametrize("wrong", [{"fault": "error"}, {"fault": "nameless error", "collection": 1}, {"collection": 1}])
+def test_what_goes_wrong_does_so_alike_on_any_number_of_ranks(wrong: dict[str, Any], tmp_path: Path) -> None:
+    results, told = [], []
+    for ranks in (0, 3):
+        config = _config(tmp_path / str(ranks), wrong, num_minibatches=2, parallel=ranks > 0)
+        with started(config.to_dict(), ranks) as process:
+            ended = finished(process)
+        assert ended.returncode == 0, ended.stderr
+        results.append(result(str(config.dump_path)))
+        told.append([line.partition("warning: ")[2] for line in messages(str(config.dump_path))])
+    (ours, our_rows), (theirs, their_rows) = results
+    assert _same(ours, theirs) and our_rows == their_rows
+    assert told[0] == told[1] and told[0]
