@@ -353,22 +353,22 @@ class Config:
     max_failed_saves: int = _key(
         "Reliability",
         3,
-        integer(0),
-        "checkpoints in a row that may fail to be written before the run stops",
+        integer(1),
+        "checkpoints in a row that could not be written, after which the run stops",
         resumable=True,
     )
     max_bad_updates: int = _key(
         "Reliability",
         3,
-        integer(0),
-        "updates in a row that may be skipped for NaN or infinity before the run stops",
+        integer(1),
+        "updates in a row that were skipped for NaN or infinity, after which the run stops",
         resumable=True,
     )
     max_failed_tasks: int = _key(
         "Reliability",
         10,
-        integer(0),
-        "tasks that may be dropped, over the whole run, because their environment raised, before the run stops",
+        integer(1),
+        "tasks that were dropped, in the whole run, because their environment raised, after which the run stops",
         resumable=True,
     )
 

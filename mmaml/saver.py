@@ -19,8 +19,9 @@ class NotSaved(RunStopped):
 class Saver:
     """Writes checkpoints into `directory` and deletes old ones, as `checkpoint.write` and `checkpoint.prune` do.
 
-    max_failed_saves: writes in a row that may fail. warn: told in a line of each that does. Nothing is deleted unless
-    the new file is safely on the disk, so that the checkpoint before a failed one stays as it is.
+    max_failed_saves: writes in a row that fail before the run ends. warn: told in a line of each before the last.
+    Nothing is deleted unless the new file is safely on the disk, so that the checkpoint before a failed one stays as
+    it is.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Saver:
 
         last: no other follows, so that a failure is not to be waited out.
 
-        Raises NotSaved when more than `max_failed_saves` in a row have failed, or the last.
+        Raises NotSaved when `max_failed_saves` in a row have failed, or the last.
         """
         try:
             checkpoint.write(self.directory, iteration, state)
@@ -64,11 +65,9 @@ class Saver:
         allowed = self.max_failed_saves
         if last:
             raise NotSaved(f"stopped: {told}; it is the run's last; make room")
-        if self.failures > allowed:
-            raise RunStopped(
-                f"stopped: {told}; {self.failures} failures in a row, max_failed_saves {allowed}; make room"
-            )
-        self.warn(f"warning: {told}; {self.failures} of at most {allowed} failures in a row")
+        if self.failures >= allowed:
+            raise NotSaved(f"stopped: {told} ({self.failures} in a row failed); make room, or raise max_failed_saves")
+        self.warn(f"warning: {told} ({self.failures} in a row failed, {allowed} end the run)")
 
     def _before(self, iteration: int) -> int | None:
         """The iteration of the newest checkpoint up to `iteration`, None where there is none to be seen."""

@@ -100,7 +100,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def test_a_save_that_fails_leaves_what_was_there(disk: Disk) -> None:
     folder = disk.folder / "checkpoints"
     told: list[str] = []
-    saver = Saver(folder, keep=1, keep_every_hours=0, max_failed_saves=2, warn=told.append)
+    saver = Saver(folder, keep=1, keep_every_hours=0, max_failed_saves=3, warn=told.append)
     assert saver.save(10, _state(10))
     before = _files(folder)
     for leave in (0, 8192):  # not even a file can be made; half of one can
@@ -110,14 +110,14 @@ def test_a_save_that_fails_leaves_what_was_there(disk: Disk) -> None:
         disk.free()
     assert told == [
         "warning: the checkpoint of iteration 20 could not be written (No space left on device); that of iteration 10 "
-        f"stays; {count} of at most 2 failures in a row"
+        f"stays ({count} in a row failed, 3 end the run)"
         for count in (1, 2)
     ]
     assert saver.save(30, _state(30)) and list(_files(folder)) == ["itr_000030.pt"]
     disk.fill()
     for iteration in (40, 50):  # counted anew
         assert not saver.save(iteration, _state(iteration))
-    with pytest.raises(RunStopped, match=r"iteration 60 .*No space.*iteration 30 stays; 3 failures in a row"):
+    with pytest.raises(RunStopped, match=r"iteration 60 .*No space.*iteration 30 stays \(3 in a row failed\)"):
         saver.save(60, _state(60))
     assert checkpoint.load(folder)["iteration"] == 30
 
@@ -126,7 +126,7 @@ def test_a_save_that_fails_leaves_what_was_there(disk: Disk) -> None:
 @pytest.mark.parametrize("call", ["open", "fsync", "replace", "mkdir"])
 def test_whatever_the_disk_refuses(tmp_path: Path, call: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    saver = Saver(tmp_path / "a" / "checkpoints", 1, 0, 0, told.append)
+    saver = Saver(tmp_path / "a" / "checkpoints", 1, 0, 1, told.append)
 
     def refuse(*arguments: Any, **options: Any) -> None:
         raise OSError(number, os.strerror(number))
@@ -136,7 +136,8 @@ def test_whatever_the_disk_refuses(tmp_path: Path, call: str, number: int, monke
             patched.setattr(checkpoint, "open", refuse, raising=False)
         else:
             patched.setattr(os, call, refuse)
-        with pytest.raises(RunStopped, match=f"iteration 1 .*{os.strerror(number)}.*there is none before it; 1 fail"):
+        text = rf"iteration 1 .*{os.strerror(number)}.*there is none before it \(1 in a row failed"
+        with pytest.raises(RunStopped, match=text):
             saver.save(1, _state(1))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()] and not told
     assert saver.save(2, _state(2))
@@ -151,7 +152,7 @@ def test_the_last_checkpoint_of_a_run_may_not_fail(tmp_path: Path) -> None:
 
 def test_old_checkpoints_that_cannot_be_deleted_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    saver = Saver(tmp_path, keep=1, keep_every_hours=0, max_failed_saves=0, warn=told.append)
+    saver = Saver(tmp_path, keep=1, keep_every_hours=0, max_failed_saves=1, warn=told.append)
     saver.save(1, _state(1))
 
     def unlink(path: Path, missing_ok: bool = False) -> None:
@@ -304,7 +305,7 @@ def test_an_output_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
 def test_a_run_on_a_full_disk_goes_on_and_ends_with_the_same_bits(
     disk: Disk, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"n_itr": 8, "save_steps": 1, "max_checkpoints_to_keep": 2, "max_failed_saves": 3}
+    settings = {"n_itr": 8, "save_steps": 1, "max_checkpoints_to_keep": 2, "max_failed_saves": 4}
     undisturbed = run(small_config("promp", dump_path=str(tmp_path / "whole"), **settings))
 
     log = RunLogger.log
@@ -321,7 +322,7 @@ def test_a_run_on_a_full_disk_goes_on_and_ends_with_the_same_bits(
     assert names == ["itr_000008.pt", "itr_000007.pt"]
     assert [row["Itr"] for row in progress(disk.folder / "run")] == [str(i) for i in range(8)]
     told = [line for line in capsys.readouterr().err.splitlines() if "could not be written" in line]
-    assert [line.split("; ")[-1] for line in told] == [f"{n} of at most 3 failures in a row" for n in (1, 2, 3)]
+    assert [line.split("(")[-1] for line in told] == [f"{n} in a row failed, 4 end the run)" for n in (1, 2, 3)]
     assert "that of iteration 2 stays" in told[0]
 
 
@@ -348,7 +349,7 @@ def test_a_run_that_is_asked_to_stop_says_that_its_last_checkpoint_is_missing(
 
 def test_a_run_whose_saves_keep_failing_stops_in_order(tmp_path: Path) -> None:
     # A limit on the size of files, which is there for anyone: rows fit, checkpoints do not.
-    overrides = SMALL | {"hidden_sizes": [64, 64], "n_itr": 50, "save_steps": 2, "max_failed_saves": 1}
+    overrides = SMALL | {"hidden_sizes": [64, 64], "n_itr": 50, "save_steps": 2, "max_failed_saves": 2}
     program = (
         "import resource, sys; from mmaml.cli import run\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))\n"
@@ -360,7 +361,7 @@ def test_a_run_whose_saves_keep_failing_stops_in_order(tmp_path: Path) -> None:
     )
     assert finished.returncode == 1, finished.stderr
     warned, stopped = [line for line in finished.stderr.splitlines() if "could not be written" in line]
-    assert "iteration 2 could not be written (File too large); there is none before it; 1 of at most 1" in warned
+    assert "iteration 2 could not be written (File too large); there is none before it (1 in a row failed" in warned
     assert stopped.startswith("stopped: ") and "iteration 4 could not be written (File too large)" in stopped
     assert "Traceback" not in finished.stderr
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

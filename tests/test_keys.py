@@ -92,6 +92,12 @@ SHOWN_ELSEWHERE = {
     "restore_path": "test_ranks: a resumed run",
     "max_checkpoints_to_keep": "test_checkpoint",
     "keep_checkpoint_every_n_hours": "test_checkpoint",
+    "rank_timeout": "test_lost_ranks",
+    "shutdown_seconds": "test_shutdown",
+    "resume": "test_resume",
+    "max_failed_saves": "test_disk",
+    "max_bad_updates": "test_bad_runs",
+    "max_failed_tasks": "test_bad_runs",
 }
 SHOWN_BELOW = {
     "meta_gradient",
