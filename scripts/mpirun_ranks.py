@@ -12,8 +12,9 @@ from scripts.mpirun_messages import CONTINUE
 SECONDS_TO_APPEAR = 60.0  # the ranks, after mpirun's start
 
 # Files in the job's folder, made by mmaml/launch.py: any rank is about to join the others; rank 0 has joined them
-# all; rank 0 is done, with this exit code; what a user is to do should rank 0 be lost.
-STARTING, STARTED, ENDED, REMEDY = "starting", "started", "ended.", "remedy"
+# all; rank 0 is done, with the exit code that follows after a point, or one that mpirun knows; what a user is to do
+# should rank 0 be lost.
+STARTING, STARTED, ENDED, REMEDY = "starting", "started", "ended", "remedy"
 
 
 class Ranks:
@@ -75,7 +76,7 @@ class Ranks:
     def hopeless(self) -> bool:
         """Whether the run has ended, or lost rank 0, or any rank in the start, for which the others would wait."""
         reports = self.reports()
-        if ended(reports) is not None:
+        if is_over(reports):
             return True
         if STARTING not in reports:
             return False
@@ -83,7 +84,12 @@ class Ranks:
         return 0 in lost or (bool(lost) and self._all_here and STARTED not in reports)
 
 
-def ended(reports: set[str]) -> int | None:
-    """The exit code that rank 0 reported; None before."""
-    codes = [int(report.removeprefix(ENDED)) for report in reports if report.startswith(ENDED)]
+def is_over(reports: set[str]) -> bool:
+    """Whether rank 0 has reported the end."""
+    return any(report.partition(".")[0] == ENDED for report in reports)
+
+
+def exit_code(reports: set[str]) -> int | None:
+    """The exit code that rank 0 has reported; None if there is none."""
+    codes = [int(code) for name, _, code in (report.partition(".") for report in reports) if name == ENDED and code]
     return codes[0] if codes else None

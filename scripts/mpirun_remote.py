@@ -18,7 +18,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # which python -I leaves out
 
 from scripts.mpirun_job import FOLDER_VARIABLE, reap
-from scripts.mpirun_ranks import STARTED, ended
+from scripts.mpirun_ranks import STARTED, is_over
 
 # Where a daemon is told to connect to: "…;tcp://<address>,<address>:<port>:<netmask>,<netmask>".
 URI_PARAMETERS = ("prte_hnp_uri", "prte_parent_uri")
@@ -105,7 +105,7 @@ class Relay:
         if other is None:
             return
         reports = set(os.listdir(self._folder)) if os.path.isdir(self._folder) else set()
-        if end in self._daemons and STARTED in reports and ended(reports) is None:
+        if end in self._daemons and STARTED in reports and not is_over(reports):
             self._others[other] = None
         else:
             del self._others[other]

@@ -8,7 +8,7 @@ import time
 
 from scripts import mpirun_job as job
 from scripts.mpirun_messages import say
-from scripts.mpirun_ranks import STARTED, Ranks, ended
+from scripts.mpirun_ranks import ENDED, STARTED, STARTING, Ranks, exit_code
 
 # Signals to stop, at which mpirun would kill the ranks at once, and those in their place that it passes on.
 STOPS = {signal.SIGTERM: signal.SIGUSR1, signal.SIGHUP: signal.SIGUSR1, signal.SIGINT: signal.SIGUSR2}
@@ -43,9 +43,16 @@ class Supervisor:
         job.kill_descendants()
         reports, self._remedy = self._ranks.reports(), self._ranks.remedy()
         job.remove(self._folder)
+        end = exit_code(reports)
+        if end is None and ENDED in reports and code is not None and code >= 0:
+            end = code
         if self._asked is not None:
-            return 0 if not at_once and 0 in (code, ended(reports)) else 128 + self._asked
-        return self._judge(code, reports, lost, living)
+            return 0 if end == 0 and not at_once else 128 + self._asked
+        if end is not None:
+            if code is None and (others := [rank for rank in living if rank]):
+                say(f"warning: {named(others)} did not end with the run; killed")
+            return end
+        return self._explain(code, reports, lost)
 
     def _start(self) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
@@ -86,25 +93,24 @@ class Supervisor:
             return True
         return False
 
-    def _judge(self, code: int | None, reports: set[str], lost: list[int], living: list[int]) -> int:
-        """The exit code of a run that nobody stopped, and a line on what the ranks have not said themselves.
+    def _explain(self, code: int | None, reports: set[str], lost: list[int]) -> int:
+        """The exit code of a run that rank 0 has not ended, and a line on what the ranks have not said themselves.
 
-        code: mpirun's, None if it had to be killed; lost, living: ranks, when it ended.
+        code: mpirun's, None if it had to be killed, 0 perhaps where ranks were lost; lost: ranks, before anything was
+        killed here.
         """
-        end = ended(reports)
         if code is not None and code < 0:
             say(f"error: Open MPI's mpirun was killed, and the run with it; {self._remedy}")
-            return end if end is not None else 128 - code
-        if end is not None:
-            if code is None and (others := [rank for rank in living if rank]):
-                say(f"warning: {named(others)} did not end with the run; killed")
-            return end
-        if code is None and STARTED not in reports:
-            say(f"error: {named(lost)} was lost before all had started; start the run again")
-        elif STARTED in reports:
+            return 128 - code
+        if STARTED in reports:
             cause = "rank 0, the master, was lost" if self._ulfm else "a rank was lost, and without ULFM the run"
             say(f"error: {cause}; {self._remedy}")
-        return code if code or (code == 0 and STARTED not in reports) else 1
+        elif STARTING in reports:
+            what = f"lost {named(lost)}" if code is None else "the ranks ended"
+            say(f"error: {what} before all had started; start the run again")
+        elif code is not None:
+            return code  # of another program
+        return code or 1
 
 
 def named(ranks: list[int]) -> str:

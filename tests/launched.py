@@ -34,6 +34,8 @@ def main() -> None:
     report("starting")
     if "lost-in-start" in WAYS and RANK == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "all-lost-in-start" in WAYS:
+        os.kill(os.getpid(), signal.SIGKILL)
     from mpi4py import MPI
 
     ranks = MPI.COMM_WORLD
@@ -67,7 +69,9 @@ def lead(ranks) -> None:  # type: ignore[no-untyped-def]
         time.sleep(0.01)
     code = CODES[asked[0]] if asked and "end-well" not in WAYS else 0
     print("asked", *asked, flush=True)
-    report(f"ended.{code}")
+    if "fail" in WAYS:
+        code = 5
+    report("ended" if "fail" in WAYS else f"ended.{code}")
     if "no-messages" in WAYS:
         os._exit(0)
     for other in range(1, ranks.size):

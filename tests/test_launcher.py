@@ -110,10 +110,11 @@ def test_without_ulfm_the_loss_of_a_rank_ends_the_run(launch: Any) -> None:
 
 
 def test_a_rank_lost_before_all_have_started_ends_the_run(tmp_path: Path) -> None:
-    job = Launch(tmp_path, "lost-in-start", ranks=3)
-    output, errors = job.process.communicate(timeout=SECONDS)
-    assert (job.process.returncode, output) == (1, "")
-    assert errors == "error: rank 1 was lost before all had started; start the run again\n"
+    for ways, what in (("lost-in-start", "lost rank 1"), ("all-lost-in-start", "the ranks ended")):
+        job = Launch(tmp_path, ways, ranks=3)
+        output, errors = job.process.communicate(timeout=SECONDS)
+        assert (job.process.returncode, output) == (1, "")
+        assert errors == f"error: {what} before all had started; start the run again\n"
 
 
 @pytest.mark.parametrize("which", ["front", "supervisor", "mpirun"])
@@ -132,10 +133,27 @@ def test_whichever_process_is_killed_nothing_remains(launch: Any, which: str) ->
     job.check_nothing_remains()
 
 
+def test_an_exit_code_that_rank_0_does_not_report_is_that_of_open_mpi(launch: Any, tmp_path: Path) -> None:
+    job = launch("fail")
+    (tmp_path / "stop").touch()
+    assert job.end() == (5, "asked\n", "")
+
+
 def test_a_program_that_reports_nothing_is_not_judged() -> None:
     script = "sleep $OMPI_COMM_WORLD_RANK; exit $((3 * OMPI_COMM_WORLD_RANK))"
     command = [str(PROGRAM), "-n", "2", "sh", "-c", script]
     assert subprocess.run(command, timeout=SECONDS).returncode == 3
+
+
+def test_a_program_that_knows_no_signals_is_stopped_by_one() -> None:
+    process = subprocess.Popen(
+        [str(PROGRAM), "-n", "2", "sh", "-c", "echo started; exec sleep 60"], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
+    process.terminate()
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 143
 
 
 def test_at_a_terminal(launch: Any) -> None:
