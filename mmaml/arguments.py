@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -70,7 +72,11 @@ def writing(name: str, path: Path) -> Iterator[None]:
 def _probe(folder: Path, *names: str) -> None:
     """Make a nameless file where a folder is or will be; raises OSError where that, or a name, is not possible."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    for name in (*folder.parts, *names):
-        (existing / name).exists()  # a name that is too long
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"'{existing}' is not a directory")
+    longest = os.statvfs(existing).f_namemax
+    if any(len(os.fsencode(name)) > longest for name in (*folder.parts, *names)):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    # Permission bits do not tell of a file system that takes no files. The probe has no name where that can be.
     with tempfile.TemporaryFile(dir=existing):
         pass

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
-import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmaml import checkpoint, launch
+from mmaml.arguments import check_file, check_folder, writing
 from mmaml.config import (
     FIELDS,
     FLAG,
@@ -261,7 +261,7 @@ def default_dump_path(config: Config) -> Path:
 
 
 def check_outputs(config: Config) -> None:
-    """Raise ConfigError if what the run writes cannot be written, or would hide what is there."""
+    """Raise UsageError if what the run writes cannot be written, or would hide what is there."""
     assert config.dump_path is not None
     dump_path = Path(config.dump_path)
     continues = config.restore_path is not None and os.path.realpath(dump_path) == os.path.realpath(
@@ -273,11 +273,9 @@ def check_outputs(config: Config) -> None:
             f"dump_path: expected a directory that does not exist yet, got '{dump_path}', which does; give another, or "
             f"continue the run in it with --restore_path {dump_path}"
         )
-    _check_writable("dump_path", dump_path)
+    check_folder("dump_path", dump_path)
     if config.te_save_path is not None:
-        _check_writable("te_save_path", Path(config.te_save_path))
-        if Path(config.te_save_path).is_dir():
-            raise ConfigError(f"te_save_path: expected a file, got the directory '{config.te_save_path}'")
+        check_embeddings(Path(config.te_save_path), continues=config.restore_path is not None)
         if Path(os.path.realpath(dump_path)).is_relative_to(os.path.realpath(config.te_save_path)):
             raise ConfigError(
                 f"te_save_path: expected a file, got '{config.te_save_path}', which the run makes a directory, "
@@ -285,22 +283,21 @@ def check_outputs(config: Config) -> None:
             )
 
 
-def _check_writable(name: str, path: Path) -> None:
-    """Raise ConfigError unless a file can be made where `path` is to be; none is there afterwards."""
+def check_embeddings(path: Path, continues: bool) -> None:
+    """Raise UsageError unless embeddings can be written at `path`, in place only of such of a run that is continued."""
+    check_file("te_save_path", path)
+    with writing("te_save_path", path):
+        if path.exists() and not (continues and _holds_embeddings(path)):
+            expected = "a new file, or embeddings that the run has written before" if continues else "a new file"
+            raise UsageError(f"te_save_path: expected {expected}, got '{path}', which is there; give another")
+
+
+def _holds_embeddings(path: Path) -> bool:
     try:
-        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-        if not existing.is_dir() and existing != path:
-            raise NotADirectoryError(errno.ENOTDIR, f"'{existing}' is not a directory")
-        longest = os.statvfs(existing).f_namemax
-        if any(len(os.fsencode(part)) > longest for part in path.parts):
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        # Permission bits do not tell of a file system that takes no files. The probe has no name where that can be.
-        with tempfile.TemporaryFile(dir=existing if existing.is_dir() else existing.parent):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"{name}: expected a place that can be written, got '{path}' ({disk_reason(error)}); give another"
-        ) from error
+        with zipfile.ZipFile(path) as archive:
+            return {"embedding.npy", "mode.npy"} <= {*archive.namelist()}
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or one that is none of NumPy's
+        return False
 
 
 def rank_count(config: Config, given: int | None) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -128,12 +129,30 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path: Path, refused: Ref
     (tmp_path / "taken").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
     assert "dump_path: expected a directory that does not exist yet" in refused("--dump_path", "taken")
     assert "--restore_path dangling" in refused("--dump_path", "dangling")
     assert "dump_path: expected a directory that does not exist yet" in refused("--dump_path", "file")
     assert "is not a directory" in refused("--dump_path", "file/run")
     assert "te_save_path: expected a file" in refused("--te_save_path", "taken")
+    assert "te_save_path: expected a file, got 'pipe', which is none" in refused("--te_save_path", "pipe")
+    assert "te_save_path: expected a new file, got 'file'" in refused("--te_save_path", "file")
     assert "te_save_path: expected a place" in refused("--te_save_path", "file/embeddings.npz")
+
+
+def test_embeddings_take_the_place_of_those_of_a_run_that_is_continued_alone(tmp_path: Path, refused: Refused) -> None:
+    flags = ["--dump_path", "run", "--te_save_path", "embeddings.npz"]
+    overrides = SMALL | {"n_itr": 1, "num_embeddings": 3}
+    assert cli.run("mmaml", [*flags, "--overrides", json.dumps(overrides)]) == 0
+    again = [*flags, "--restore_path", "run", "--overrides"]
+    assert cli.run("mmaml", [*again, '{"n_itr": 2, "num_embeddings": 4}']) == 0
+    with np.load("embeddings.npz") as saved:
+        assert len(saved["embedding"]) == 4
+    assert "te_save_path: expected a new file, got" in refused("--dump_path", "other", *flags[2:])
+    np.savez("others.npz", mine=np.zeros(3))
+    (tmp_path / "text").write_text("PK\3\4 of my own")
+    for name in ("others.npz", "text"):
+        assert "te_save_path: expected a new file, or embeddings" in refused(*again, "{}", "--te_save_path", name)
 
 
 def test_more_ranks_than_tasks_are_refused_before_work(tmp_path: Path) -> None:
