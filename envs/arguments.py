@@ -17,10 +17,11 @@ def number(name: str, value: float, positive: bool = False) -> float:
     raise ValueError(f"{name}: expected a number {'above' if positive else 'of at least'} 0, got {value!r}")
 
 
-def count(name: str, value: int) -> int:
-    """A whole number of at least 1, else ValueError."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+def count(name: str, value: int, most: float = math.inf) -> int:
+    """A whole number of at least 1 and at most `most`, else ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        bound = f" and at most {most}" if most < math.inf else ""
+        raise ValueError(f"{name}: expected a whole number of at least 1{bound}, got {value!r}")
     return value
 
 

@@ -118,7 +118,7 @@ def read_params(dump_path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"expected the directory of a run, with its {PARAMS}, got '{dump_path}'") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # brackets nested by thousands
         raise UsageError(f"'{path}' is not valid JSON: {error}") from error
     if not isinstance(record, dict):
         raise UsageError(f"'{path}': expected a JSON object, got {type(record).__name__}")

@@ -11,6 +11,7 @@ from functools import wraps
 from typing import NoReturn
 
 from mmaml import terminal
+from mmaml.kinds import LARGEST
 
 # Where launchers tell a process its rank: of Open MPI 5, of its predecessors, of MPICH, of Slurm.
 _RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -93,8 +94,8 @@ def _rate(text: str) -> float:
         rate = float(text)
     except ValueError:
         rate = math.nan
-    if not 0 < rate < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number > 0, got '{text}'")
+    if not 0 < rate <= LARGEST:
+        raise argparse.ArgumentTypeError(f"expected a number > 0 and ≤ {LARGEST:g}, got '{text}'")
     return rate
 
 

@@ -142,7 +142,7 @@ def test_params_hold_configuration_versions_and_commit(tmp_path: Path) -> None:
     assert logging.read_params(tmp_path)["n_itr"] == 99
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]"])
+@pytest.mark.parametrize("text", [None, "{", "[]", "[" * 100_000])
 def test_params_that_cannot_be_read_are_named_in_one_line(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "params.json").write_text(text)

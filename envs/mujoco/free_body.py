@@ -24,7 +24,7 @@ import numpy as np
 from envs.arguments import count, flag, interval, number
 from envs.base import Task
 from envs.goals import draw_directions, draw_modes
-from envs.mujoco.base import MujocoFamily, Outcome, State, compiled, load_spec
+from envs.mujoco.base import MOST_FRAME_SKIP, MujocoFamily, Outcome, State, compiled, load_spec
 
 # What can be measured of a lane: names of MuJoCo's data, and how many of its rows belong to the world or the root.
 _NOT_OBSERVED = {"cinert": 1, "cvel": 1, "qfrc_actuator": 6, "cfrc_ext": 1}
@@ -84,7 +84,7 @@ class FreeBody(MujocoFamily):
             num_tasks,
             rollouts_per_task,
             model=model,
-            frame_skip=count("frame_skip", frame_skip),
+            frame_skip=count("frame_skip", frame_skip, MOST_FRAME_SKIP),
             observation_size=model.nq - self._first_position + model.nv + num_measured + goal_size,
         )
         self._goal = np.zeros((self.num_envs, *self.goal_shape))

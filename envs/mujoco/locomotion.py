@@ -21,7 +21,7 @@ import numpy as np
 from envs.arguments import choice, count, flag, intervals, number
 from envs.base import Task
 from envs.goals import DEALS, draw_modes
-from envs.mujoco.base import MujocoFamily, Outcome, State, compiled, load_spec
+from envs.mujoco.base import MOST_FRAME_SKIP, MujocoFamily, Outcome, State, compiled, load_spec
 from envs.mujoco.dynamics import draw_multipliers, multiplied
 
 REWARD_TYPES = ("direction", "velocity", "location")
@@ -76,7 +76,7 @@ class Runner(MujocoFamily):
             num_tasks,
             rollouts_per_task,
             model=model,
-            frame_skip=count("frame_skip", frame_skip),
+            frame_skip=count("frame_skip", frame_skip, MOST_FRAME_SKIP),
             observation_size=model.nq - 1 + model.nv + self.observe_goal,
         )
         self._goal = np.zeros(self.num_envs)
