@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +13,7 @@ from mmaml.checkpoint import atomic_file
 from mmaml.comm import Ranks
 from mmaml.config import Config
 from mmaml.faults import NotFinite
+from mmaml.usage import disk_reason
 from mmaml.worker import Worker, collect
 
 Statistics = dict[str, np.ndarray]
@@ -63,19 +63,31 @@ def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: T
     """Task embeddings and their tasks for `num_embeddings` held-out tasks, into `te_save_path` (.npz).
 
     Arrays: embedding [n, H], mode [n], and one array for every entry of the tasks, e.g. goal [n, 2]; text
-    (JSON) where the tasks' entries differ in shape.
+    (JSON) where the tasks' entries differ in shape. Bad numbers, or a disk that refuses, end no run that has finished.
     """
     if config.te_save_path is None or "embed" not in worker.algorithm.functions:
         return
+    path = Path(config.te_save_path)
+    try:
+        arrays = _embeddings(config, ranks, worker, parameters)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            np.savez(file, **arrays)
+    except NotFinite as finding:
+        ranks.report(f"warning: no task embeddings, since on held-out tasks, {finding}")
+    except OSError as error:
+        ranks.report(
+            f"warning: te_save_path: '{path}' could not be written ({disk_reason(error)}); make room, and again with "
+            f"--restore_path {config.dump_path}"
+        )
+
+
+def _embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: Tensor) -> Statistics:
     drawn = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
     collect(ranks, worker, parameters, drawn, 0, purpose="test", collections=1)
     tasks = [drawn[place] for place in ranks.places]
-    arrays: dict[str, Any] = {name: _stacked([task.values[name] for task in tasks]) for name in tasks[0].values}
-    arrays |= {"mode": np.array([task.mode for task in tasks])} | ranks.evaluator()("embed", parameters)
-    path = Path(config.te_save_path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        np.savez(file, **arrays)
+    arrays = {name: _stacked([task.values[name] for task in tasks]) for name in tasks[0].values}
+    return arrays | {"mode": np.array([task.mode for task in tasks])} | ranks.evaluator()("embed", parameters)
 
 
 def _stacked(values: Sequence[np.ndarray]) -> np.ndarray:

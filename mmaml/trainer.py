@@ -43,7 +43,8 @@ def train(config: Config, ranks: Ranks) -> None:
                 row = one_iteration(run, ranks, device, iteration)
             run.finish_iteration(iteration, row)
             shutdown.check()
-    write_embeddings(config, ranks, worker, run.parameters)
+        with shutdown.abandonable():
+            write_embeddings(config, ranks, worker, run.parameters)
     run.close()
 
 

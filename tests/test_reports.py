@@ -1,16 +1,20 @@
-"""Columns of the log: returns over episodes, evaluation on held-out tasks."""
+"""Columns of the log: returns over episodes, evaluation on held-out tasks; embeddings that cannot be had."""
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mmaml.faults import RunStopped
 from mmaml.reports import evaluation_row, returns_row
 from mmaml.worker import Worker
-from tests.support import small_config
+from tests.support import run, small_config
 
 # Returns of the episodes of each task, and which of them succeeded, before and after adaptation.
 RETURNS = [[[1.0], [4.0, 6.0, 11.0]], [[2.0, 0.0, 1.0, 7.0], [-3.0, 5.0]]]
@@ -78,3 +82,45 @@ def test_evaluation_is_on_the_same_test_tasks_each_time() -> None:
         asked = [task.values for _, task in items]
         assert str(asked) == str([task.values for task in held_out])
         assert str(asked) != str([task.values for task in trained_on])
+
+
+# Task embeddings, at the end of a run.
+
+
+def _embedding_run(tmp_path: Path, fault: str, **values: Any) -> dict[str, Any]:
+    # Of tasks, that at place 5 goes wrong, which is among the 8 to embed, not among the 4 of an iteration.
+    wrong = {"tasks": [5], "fault": fault}
+    values = {"dump_path": str(tmp_path / "run"), "te_save_path": str(tmp_path / "embeddings.npz")} | values
+    return run(small_config(env="tests.probes:GoesWrong", env_kwargs=wrong, num_embeddings=8, **values))
+
+
+def _told(tmp_path: Path) -> list[str]:
+    return (tmp_path / "run" / "messages.log").read_text().splitlines()
+
+
+def test_a_disk_that_refuses_the_embeddings_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mmaml.reports.atomic_file", refuse)
+        assert _embedding_run(tmp_path, "error")["iteration"] == 2
+    # The task that fails is left out, and told before.
+    assert "te_save_path: " in _told(tmp_path)[-1] and "(No space left on device)" in _told(tmp_path)[-1]
+    _embedding_run(tmp_path, "error", restore_path=str(tmp_path / "run"))
+    with np.load(tmp_path / "embeddings.npz") as saved:
+        assert len(saved["embedding"]) == len(saved["mode"]) == 7
+
+
+def test_bad_numbers_in_the_tasks_to_embed_end_no_run(tmp_path: Path) -> None:
+    assert _embedding_run(tmp_path, "reward")["iteration"] == 2
+    (line,) = _told(tmp_path)
+    assert "warning: no task embeddings, since on held-out tasks, task 5" in line
+    assert not (tmp_path / "embeddings.npz").exists()
+
+
+def test_failing_tasks_to_embed_end_the_run_with_a_word(tmp_path: Path) -> None:
+    with pytest.raises(RunStopped):
+        _embedding_run(tmp_path, "error", max_failed_tasks=1)
+    assert "stopped: the environments of 1 tasks failed" in _told(tmp_path)[-1]
+    assert "(after 2 iterations; " in _told(tmp_path)[-1]
