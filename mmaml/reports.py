@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -82,11 +83,11 @@ def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: T
         )
 
 
-def _embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: Tensor) -> Statistics:
+def _embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: Tensor) -> dict[str, Any]:
     drawn = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
     collect(ranks, worker, parameters, drawn, 0, purpose="test", collections=1)
     tasks = [drawn[place] for place in ranks.places]
-    arrays = {name: _stacked([task.values[name] for task in tasks]) for name in tasks[0].values}
+    arrays: dict[str, Any] = {name: _stacked([task.values[name] for task in tasks]) for name in tasks[0].values}
     return arrays | {"mode": np.array([task.mode for task in tasks])} | ranks.evaluator()("embed", parameters)
 
 
