@@ -20,7 +20,6 @@ from scripts import mpirun_job as job
 from scripts.mpirun_messages import CONTINUE, copy_filtered, say
 from scripts.mpirun_supervisor import TAKEN, Supervisor
 
-SHARED_MEMORY = "/dev/shm"
 SEGMENT_BYTES = 16 << 20  # Open MPI's default of btl_sm_segment_size, per rank
 FAULT_TOLERANCE = "--with-ft"
 REMOTE_SHELL = "plm_ssh_agent"
@@ -89,7 +88,7 @@ def set_environment(arguments: list[str], folder: str) -> None:
         os.environ.setdefault(f"{launcher}_ALLOW_RUN_AS_ROOT", "1")
         os.environ.setdefault(f"{launcher}_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
     if not shared_memory_suffices(rank_count(arguments)):
-        os.environ.setdefault("OMPI_MCA_btl_sm_backing_directory", job.temporary())
+        os.environ.setdefault(job.BACKING_VARIABLE, job.temporary())
     if not any("tmpdir_base" in word for word in (*os.environ, *arguments)):
         os.environ[SESSION_FOLDER] = folder
     os.environ[job.FOLDER_VARIABLE] = folder
@@ -117,10 +116,10 @@ def rank_count(arguments: list[str]) -> int:
 def shared_memory_suffices(ranks: int) -> bool:
     """Whether the ranks' message buffers fit; containers are often given 64 MB."""
     try:
-        room = os.statvfs(SHARED_MEMORY)
+        room = os.statvfs(job.SHARED_MEMORY)
     except OSError:
         return False
-    return os.access(SHARED_MEMORY, os.W_OK) and room.f_bavail * room.f_frsize >= ranks * SEGMENT_BYTES
+    return os.access(job.SHARED_MEMORY, os.W_OK) and room.f_bavail * room.f_frsize >= ranks * SEGMENT_BYTES
 
 
 def relay(signals: list[signal.Signals], supervisor: int) -> None:

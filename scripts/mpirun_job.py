@@ -18,8 +18,8 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SECONDS_TO_DIE = 10.0  # after SIGKILL; longer takes only what hangs in the kernel
 SECONDS_TO_LOCK = 60.0  # a new folder, at most
 
-# The shared memory of a job's ranks on one machine differs in the last number.
-SEGMENT = re.compile(r"(/\S*/sm_segment\.\S+\.)\d+$", re.MULTILINE)
+SHARED_MEMORY = "/dev/shm"
+BACKING_VARIABLE = "OMPI_MCA_btl_sm_backing_directory"
 
 
 class Process:
@@ -127,6 +127,11 @@ def temporary() -> str:
     return os.environ.get("TMPDIR") or "/tmp"
 
 
+def shared_memory() -> str:
+    """The folder for the shared memory of the ranks."""
+    return os.environ.get(BACKING_VARIABLE) or SHARED_MEMORY
+
+
 def make_folder() -> tuple[str, int]:
     """A new folder for a job, and a descriptor; the folder is locked as long as a process has this one open.
 
@@ -140,25 +145,32 @@ def make_folder() -> tuple[str, int]:
     return folder, lock
 
 
-def note_segments(folder: str, rank: int) -> bool:
-    """Write down which shared memory the process `rank` and its like use; whether it has any yet."""
-    with contextlib.suppress(OSError), open(f"/proc/{rank}/maps") as maps:
-        if found := SEGMENT.search(maps.read()):
-            with open(os.path.join(folder, SEGMENTS), "w") as file:
-                file.write(found[1])
-            return True
-    return False
+def note_segments(folder: str, mpirun: int) -> None:
+    """Write down which shared memory the ranks that the process `mpirun` starts will have on this machine."""
+    names = {os.uname().nodename, os.uname().nodename.partition(".")[0]}
+    families = "|".join(f"{family(f'prterun-{name}-{mpirun}'):x}" for name in names)
+    with open(os.path.join(folder, SEGMENTS), "w") as file:
+        file.write(rf"sm_segment\..*\.{os.geteuid()}\.({families})[0-9a-f]{{4}}\.\d+")
+
+
+def family(job: str) -> int:
+    """The number, of 16 bits, under which Open MPI keeps all of a `job`: Jenkins's one-at-a-time, folded."""
+    value = 0
+    for byte in job.encode():
+        value = (value + byte) * 1025 & 0xFFFFFFFF
+        value ^= value >> 6
+    value = value * 9 & 0xFFFFFFFF
+    value = (value ^ value >> 11) * 32769 & 0xFFFFFFFF
+    return (value ^ value >> 16) & 0xFFFF
 
 
 def remove(folder: str) -> None:
     """Remove a job's shared memory and folder."""
     with contextlib.suppress(OSError):
         with open(os.path.join(folder, SEGMENTS)) as file:
-            start = file.read()
-        directory = os.path.dirname(start)
-        for name in os.listdir(directory):
-            if os.path.join(directory, name).startswith(start):
-                os.unlink(os.path.join(directory, name))
+            pattern = re.compile(file.read())
+        for name in filter(pattern.fullmatch, os.listdir(shared_memory())):
+            os.unlink(os.path.join(shared_memory(), name))
     for path, folders, files in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):
             for name in files:

@@ -27,19 +27,13 @@ class Ranks:
         self._found: dict[int, tuple[int, job.Process]] = {}  # rank → process id, what it was then
         self._here = 0  # how many there should be
         self._all_here = False  # none is on another machine
-        self._segments_noted = False
 
     def find(self) -> None:
-        """Look for ranks not found yet, and for their shared memory; cheap once all is known."""
-        if time.monotonic() > self._limit:
-            return
-        if not self._found or len(self._found) < self._here:
+        """Look for ranks not found yet; cheap once all are."""
+        if time.monotonic() < self._limit and (not self._found or len(self._found) < self._here):
             for pid, process in job.processes().items():
                 if process.parent == self._mpirun:
                     self._add(pid, process)
-        if self._found and not self._segments_noted:
-            pid, _ = next(iter(self._found.values()))
-            self._segments_noted = job.note_segments(self._folder, pid)
 
     def _add(self, pid: int, process: job.Process) -> None:
         values = job.environment(pid)

@@ -63,6 +63,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, {*STOPS, signal.SIGQUIT})
             job.die_with_parent(supervisor, signal.SIGKILL)
             os.execv(self._command[0], self._command)
+        job.note_segments(self._folder, mpirun)
         return mpirun
 
     def _wait(self) -> tuple[int | None, bool]:

@@ -42,8 +42,6 @@ class Launch:
         files = [self.folder / f"rank{rank}" for rank in range(self.size)]
         wait_until(lambda: all(file.exists() for file in files))
         self.facts = [json.loads(file.read_text()) for file in files]
-        noted = Path(self.facts[0]["folder"], mpirun_job.SEGMENTS)
-        wait_until(lambda: noted.exists() and noted.read_text() != "")
         return self
 
     def pid(self, rank: int) -> int:

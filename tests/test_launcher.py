@@ -181,17 +181,18 @@ def test_at_a_terminal(launch: Any) -> None:
 
 def test_what_killed_jobs_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv(mpirun_job.BACKING_VARIABLE, str(tmp_path))
     (tmp_path / "another").mkdir()
     folders, locks = zip(*(mpirun_job.make_folder() for _ in range(3)), strict=True)
     living, dead, new = folders
-    for folder in (living, dead):
-        (tmp_path / f"{Path(folder).name}.0").touch()
+    for number, folder in enumerate((living, dead)):
+        (tmp_path / f"segment{number}").touch()
         Path(folder, "session").mkdir()
-        Path(folder, mpirun_job.SEGMENTS).write_text(f"{folder}.")
+        Path(folder, mpirun_job.SEGMENTS).write_text(rf"segment[{number}]")
         os.utime(folder, (0, 0))
     for lock in locks[1:]:
         os.close(lock)
     mpirun_job.remove_dead()
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"another", Path(living).name, f"{Path(living).name}.0", Path(new).name}
+    assert left == {"another", "segment0", Path(living).name, Path(new).name}
     os.close(locks[0])
