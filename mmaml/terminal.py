@@ -39,9 +39,13 @@ def prepare() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def finish() -> None:
-    """Write out what is left of standard output. Raises OSError if nobody reads it any more, or its disk is full."""
-    sys.stdout.flush()
+def finish() -> int:
+    """Write out what is left of standard output; the exit code, not 0 if nobody reads it or its disk is full."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return refused(error)
+    return 0
 
 
 def is_of_stdout(error: OSError) -> bool:

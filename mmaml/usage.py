@@ -46,19 +46,19 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
     def guarded(argv: list[str] | None = None) -> int:
         terminal.prepare()
         try:
-            try:
-                _check_working_directory()
-                return main(argv)
-            finally:
-                terminal.finish()
+            _check_working_directory()
+            code = main(argv)
         except OSError as error:
             if not terminal.is_of_stdout(error):
                 raise
-            return terminal.refused(error)
+            code = terminal.refused(error)
         except UsageError as error:
             if is_first_rank():
                 print(f"error: {error}", file=sys.stderr)
-            return 2
+            code = 2
+        finally:
+            unread = terminal.finish()
+        return code or unread
 
     return guarded
 

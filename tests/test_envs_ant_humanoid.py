@@ -243,7 +243,11 @@ def test_the_goal_is_observed_where_asked(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("AntRandGoalEnv", {"frame_skip": 0}, "frame_skip: expected a whole number of at least 1 and at most 1000, got 0"),
+        (
+            "AntRandGoalEnv",
+            {"frame_skip": 0},
+            "frame_skip: expected a whole number of at least 1 and at most 1000, got 0",
+        ),
         ("AntRandGoalEnv", {"goal_height": -1}, "goal_height: expected a number of at least 0, got -1"),
         ("AntRandGoalEnv", {"radius": "3"}, "radius: expected a number"),
         ("AntRandGoalModeEnv", {"deal": "shuffle"}, "deal: expected one of"),

@@ -249,6 +249,20 @@ def test_a_result_is_kept_whoever_reads_what_is_printed(
     assert contents(here) == before
 
 
+def test_a_run_that_is_stopped_says_so_whoever_reads_what_is_printed(here: Path) -> None:
+    """As Ctrl-C stops a run, and with it the program that reads its output."""
+    program = (
+        "import sys; from mmaml import cli; from mmaml.shutdown import Interrupted\n"
+        "def work(*_): print('iteration'); raise Interrupted(2)\n"
+        "cli._run = work; sys.exit(cli.run('mmaml', []))"
+    )
+    for redirection in ("| true", ">/dev/full"):
+        variables = {"PYTHONPATH": str(SCRIPTS.parent), "PYTHONUNBUFFERED": None}
+        done = shell(f"{PYTHON} -c {shlex.quote(program)} {redirection}", here, **variables)
+        assert done.returncode == 130, done.stderr
+        assert done.stderr.splitlines()[-1] == "stopped by SIGINT"
+
+
 def test_an_evaluation_is_written_before_it_is_printed(here: Path) -> None:
     done = shell(f"{EVALUATE} --restore_path run --num_tasks 2 --output new.json | true", here)
     assert (done.returncode, done.stderr) == (141, "")
