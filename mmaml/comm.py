@@ -21,20 +21,18 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import torch
-from mpi4py import MPI
 from torch import Tensor
 
 from mmaml.faults import Failure, NotFinite, RunStopped, TasksFailed
 from mmaml.launch import report
-from mmaml.links import Link, Process, RankLost, all_lost
+from mmaml.links import MPI, Link, Process, RankLost, all_lost
+from mmaml.roster import FIRST_PATIENCE, Roster, to_stderr
 from mmaml.shutdown import Interrupted
 
 Result = TypeVar("Result")
 Arrays = dict[str, np.ndarray]
 
 SECONDS_BEFORE_HIGHER_RANK = 0.3
-# Until the configuration says how long a rank may take to answer.
-FIRST_PATIENCE = 600.0
 # The master works alone now and then: a rank waits so many times longer for it than it for a rank.
 PATIENCE_WITH_MASTER = 5
 
@@ -42,7 +40,7 @@ PATIENCE_WITH_MASTER = 5
 def connect(parallel: bool = True) -> Ranks:
     """Join the ranks that the launcher started; alone if `parallel` is false or nothing launched us."""
     torch.set_num_threads(1)
-    return Ranks(MPI.COMM_WORLD if parallel else MPI.COMM_SELF)
+    return Ranks(MPI.COMM_WORLD if parallel and MPI.Is_initialized() else MPI.COMM_NULL)
 
 
 def partition(items: int, ranks: int) -> list[range]:
@@ -137,10 +135,6 @@ class Evaluator:
         return self._ranks.call("evaluate", (), parameters, vector, chosen, function=function, **options)
 
 
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _fail(place: int, failure: Failure) -> NoReturn:
     raise WorkerError(f"the environment of task {place} failed:\n{failure.trace}")
 
@@ -148,26 +142,21 @@ def _fail(place: int, failure: Failure) -> NoReturn:
 class Ranks:
     """The ranks of a run.
 
-    rank: which this is; size: how many were started; seconds_busy: of the slowest rank in all calls; seconds_lost:
-    that were spent on doing again what lost ranks had done. rank_timeout: seconds without an answer after which a
-    rank is lost. report: told of a loss, in a line. task_failed: told of a task, by its place among the items, whose
-    environment raised; the others go on without it unless this raises.
+    rank: which this is; size: how many were started; seconds_busy: of the slowest rank in all calls. roster: on rank 0,
+    the others. task_failed: told of a task, by its place among the items, whose environment raised; the others go on
+    without it unless this raises.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
         self._comm = comm
-        self.rank: int = comm.Get_rank()
-        self.size: int = comm.Get_size()
-        self.seconds_busy = self.seconds_lost = 0.0
-        self.rank_timeout = FIRST_PATIENCE
-        self.report: Callable[[str], None] = _to_stderr
+        self.rank: int = comm.Get_rank() if comm else 0
+        self.size: int = comm.Get_size() if comm else 1
+        self.seconds_busy = 0.0
         self.task_failed: Callable[[int, Failure], None] = _fail
+        self.roster = Roster(comm, self.size if self.rank == 0 else 1)
+        self._master = Link(comm, 0)
+        self._patience = PATIENCE_WITH_MASTER * FIRST_PATIENCE
         self._remedy = "start again"
-        self._links = {peer: Link(comm, peer) for peer in (range(1, self.size) if self.rank == 0 else [0])}
-        self._gone: list[Link] = []
-        self._working: set[int] = set()  # ranks that owe an answer
-        self._losses: list[tuple[str, float]] = []  # of the present call: what to say, seconds waited
-        self._lost_since: float | None = None
         self._worker: Any = None
         self._agreed_failure: Exception | None = None
         self._master_works = True
@@ -186,10 +175,8 @@ class Ranks:
         if error is not None and self.size > 1 and not in_order:
             self._abort(error)
         if self.rank == 0:
-            for rank in self._working:
-                self._gone.append(self._links.pop(rank))
-                self._gone[-1].give_up()
-            self._send_each({rank: (Released(RankLost.ever), ()) for rank in self._links}, "the end")
+            self.roster.end_those_at_work()
+            self._send_all(Released(RankLost.ever), "the end")
 
     def agree(self, function: Callable[[], Result]) -> Result:
         """`function()` of rank 0 on every rank; what it raises is raised on every rank."""
@@ -199,8 +186,8 @@ class Ranks:
                 outcome = (function(), None)
             except Exception as error:
                 outcome = (None, error)
-            self._send_each(dict.fromkeys(self._links, (outcome, ())), "the start")
-            self._report_losses()
+            self._send_all(outcome, "the start")
+            self.roster.report_losses()
         else:
             outcome, _ = self._from_master()
         if isinstance(outcome, Released):
@@ -213,7 +200,8 @@ class Ranks:
 
     def patience(self, rank_timeout: float, remedy: str) -> None:
         """How long a rank may take to answer, in seconds, and what a user is to do when the master is lost."""
-        self.rank_timeout, self._remedy = rank_timeout, remedy
+        self.roster.rank_timeout = rank_timeout
+        self._patience, self._remedy = PATIENCE_WITH_MASTER * rank_timeout, remedy
         if self.rank == 0:
             report("remedy", remedy)
 
@@ -233,7 +221,7 @@ class Ranks:
         """
         self._worker, self._master_works = worker, master_works
         if self.rank == 0:
-            self._meet_ranks()
+            self.roster.meet()
             return True
         self._to_master(Process.this())
         while not isinstance((message := self._from_master())[0], Released):
@@ -241,7 +229,11 @@ class Ranks:
             flats = map(torch.from_numpy, arrays)
             parameters, vector = (next(flats) if given else None for given in asked.flats)
             answer = self._work(Request(asked.method, parameters, vector, asked.options), asked.items)
-            self._to_master((list(answer.result), answer.fault, answer.seconds), answer.result.values())
+            fault = answer.fault
+            if fault is not None and not isinstance(fault, NotFinite | TasksFailed):
+                trace = "".join(traceback.format_exception(fault))
+                fault = WorkerError(f"rank {self.rank} of {self.size} failed in {asked.method}:\n{trace}")
+            self._to_master((list(answer.result), fault, answer.seconds), answer.result.values())
         RankLost.ever |= message[0].others_lost
         return False
 
@@ -262,17 +254,20 @@ class Ranks:
         holds, counted from its own first, in place of items. Only rank 0 calls this.
 
         Items whose environment failed (the worker raised TasksFailed) are told to `task_failed` and left out, now and
-        later. Ranks that are lost are told to `report`; others are dealt their items, with `extend=True` in the
-        options where they hold some already. Raises NotFinite, of those that workers raised the least, or WorkerError.
+        later. The items of ranks that are lost are dealt to others, with `extend=True` in the options where these hold
+        some already. Raises NotFinite, of those that workers raised the least; what this rank's worker raised; or
+        WorkerError.
         """
         flats = [None if v is None else v.detach().to("cpu", torch.float32).contiguous() for v in (parameters, vector)]
         request = Request(method, flats[0], flats[1], options)
-        if subset is None:
-            self._dealt = Dealt(request, items, {rank: [] for rank in self._samplers()})
-            parts = self._deal(range(len(items)))
-        else:
-            parts = self._ask(request, subset)
-        self._report_losses()
+        try:
+            if subset is None:
+                self._dealt = Dealt(request, items, {rank: [] for rank in self._samplers()})
+                parts = self._deal(range(len(items)))
+            else:
+                parts = self._ask(request, subset)
+        finally:
+            self.roster.report_losses()
         return _in_order(parts)
 
     def _deal(self, places: Iterable[int]) -> list[Part]:
@@ -313,28 +308,21 @@ class Ranks:
                 parts.append(Part(places, answers[rank].result))
                 left.difference_update(places)
             if left:
-                self._deal(
-                    sorted(place for rank in [*held] if rank and rank not in self._links for place in held.pop(rank))
-                )
+                lost = held.keys() - {0, *self.roster.ranks}
+                self._deal(sorted(place for rank in lost for place in held.pop(rank)))
             left.intersection_update(self._dealt.places)
         return parts
 
     def _exchange(self, messages: Mapping[int, tuple[Request, list[Any]]]) -> dict[int, Answer]:
         """Ask ranks, and wait for all answers; those of lost ranks are missing. Raises what workers raised."""
-        others = {rank: message for rank, message in messages.items() if rank}
-        self._working |= others.keys()
-        self._send_each(
-            {rank: _travelling(*message) for rank, message in others.items()},
-            next(iter(messages.values()))[0].phase,
-        )
+        phase = next(iter(messages.values()))[0].phase
+        others = {rank: _travelling(*message) for rank, message in messages.items() if rank}
+        self.roster.owing |= others.keys()
+        self.roster.send(others, phase)
         answers = {0: self._work(*messages[0])} if 0 in messages else {}
-        for rank, (request, _) in others.items():
-            if (message := self._attempt(rank, request.phase, "receive")) is not None:
-                (names, fault, seconds), arrays = message
-                answers[rank] = Answer(dict(zip(names, arrays, strict=True)), fault, seconds)
-        self._working.clear()
-        if self._losses and self._lost_since is None:
-            self._lost_since = time.perf_counter()
+        for rank, ((names, fault, seconds), arrays) in self.roster.receive(others, phase).items():
+            answers[rank] = Answer(dict(zip(names, arrays, strict=True)), fault, seconds)
+        self.roster.owing.clear()
         self.seconds_busy += max((answer.seconds for answer in answers.values()), default=0.0)
         faults = [answer.fault for answer in answers.values() if answer.fault is not None]
         if errors := [fault for fault in faults if not isinstance(fault, NotFinite | TasksFailed)]:
@@ -345,9 +333,10 @@ class Ranks:
 
     def _samplers(self) -> list[int]:
         """The ranks that take items."""
-        return [0, *self._links] if self._master_works or not self._links else [*self._links]
+        others = self.roster.ranks
+        return [0, *others] if self._master_works or not others else others
 
-    # Ranks, and their loss.
+    # A rank's side of it.
 
     def _work(self, request: Request, items: Sequence[Any]) -> Answer:
         """This rank's part in a call."""
@@ -355,77 +344,29 @@ class Ranks:
         try:
             result = getattr(self._worker, request.method)(request.parameters, request.vector, items, **request.options)
             return Answer(result, None, time.perf_counter() - clock)
-        except (TasksFailed, NotFinite) as fault:
-            return Answer({}, fault, time.perf_counter() - clock)
         except Exception as error:
-            trace = "".join(traceback.format_exception(error))
-            text = f"rank {self.rank} of {self.size} failed in {request.phase}:\n{trace}"
-            return Answer({}, WorkerError(text), time.perf_counter() - clock)
+            return Answer({}, error, time.perf_counter() - clock)
 
-    def _meet_ranks(self) -> None:
-        """Learn where the other ranks are. Equal bits are promised on equal processors: unlike ones are told."""
-        processes = [Process.this()]
-        for rank, link in [*self._links.items()]:
-            if (message := self._attempt(rank, "the start", "receive")) is not None:
-                link.process = message[0]
-                processes.append(message[0])
-        self._report_losses()
-        capabilities = {str(process.capability) for process in processes}
-        if len(capabilities) > 1:
-            self.report(
-                f"warning: ranks run on unlike processors {sorted(capabilities)}; results may differ in the last bits "
-                "from those on another number of ranks"
-            )
-
-    def _send_each(self, messages: Mapping[int, tuple[Any, Iterable[np.ndarray]]], phase: str) -> None:
-        for rank, message in messages.items():
-            self._attempt(rank, phase, "send", *message)
-        for rank in messages:
-            self._attempt(rank, phase, "finish_sending")
-
-    def _attempt(self, rank: int, phase: str, action: str, *arguments: Any) -> Any:
-        """`action` of the link to a rank; None if the rank is, or was, lost."""
-        if rank not in self._links:
-            return None
-        patience = () if action == "send" else (self.rank_timeout,)
-        try:
-            return getattr(self._links[rank], action)(*arguments, *patience)
-        except RankLost as loss:
-            self._gone.append(link := self._links.pop(rank))
-            self._working.discard(rank)
-            where = f" ({link.give_up()})" if loss.waited else ""
-            self._losses.append((f"rank {rank} of {self.size} was lost in {phase}: {loss}{where}", loss.waited))
-            return None
-
-    def _report_losses(self) -> None:
-        """Tell of the ranks that were lost in this call, and what that cost."""
-        again = 0.0 if self._lost_since is None else time.perf_counter() - self._lost_since
-        for text, waited in self._losses:
-            self.report(
-                f"warning: {text}; its work was dealt again to {len(self._samplers())} of {self.size} ranks, "
-                f"{waited + again:.2f} s"
-            )
-            self.seconds_lost += waited
-        self.seconds_lost += again
-        self._losses, self._lost_since = [], None
+    def _send_all(self, content: Any, phase: str) -> None:
+        self.roster.send(dict.fromkeys(self.roster.ranks, (content, ())), phase)
 
     def _from_master(self) -> tuple[Any, list[np.ndarray]]:
         try:
-            return self._links[0].receive(PATIENCE_WITH_MASTER * self.rank_timeout)
+            return self._master.receive(self._patience)
         except RankLost as loss:
             raise MasterLost(str(loss)) from loss
 
     def _to_master(self, content: Any, arrays: Iterable[np.ndarray] = ()) -> None:
         try:
-            self._links[0].send(content, arrays)
-            self._links[0].finish_sending(PATIENCE_WITH_MASTER * self.rank_timeout)
+            self._master.send(content, arrays)
+            self._master.finish_sending(self._patience)
         except RankLost as loss:
             raise MasterLost(str(loss)) from loss
 
     def _leave(self, error: MasterLost) -> NoReturn:
         """End this rank; if our mpirun does not say why, the lowest that is left does."""
         if not report("lost") and all_lost(self._comm, range(1, self.rank)):
-            _to_stderr(f"error: the master, rank 0 of {self.size}, was lost: {error}; {self._remedy}")
+            to_stderr(f"error: the master, rank 0 of {self.size}, was lost: {error}; {self._remedy}")
         os._exit(1)  # MPI's own end would wait for the lost
 
     def _abort(self, error: BaseException) -> NoReturn:
@@ -436,7 +377,7 @@ class Ranks:
         sys.stdout.flush()
         time.sleep(SECONDS_BEFORE_HIGHER_RANK * min(self.rank, 10))
         trace = f"rank {self.rank} of {self.size} failed:\n" + "".join(traceback.format_exception(error))
-        _to_stderr(str(error) if isinstance(error, WorkerError) else trace)
+        to_stderr(str(error) if isinstance(error, WorkerError) else trace)
         report("ended.1")
         MPI.COMM_WORLD.Abort(1)
         raise SystemExit(1)

@@ -18,19 +18,14 @@ import torch
 
 from mmaml.launch import announced_ranks, report
 
-# A process that mpirun did not start finds no MPI parameter file, would probe every network at start, and leave shared
-# memory behind at its end. What it starts itself is not to inherit this.
-ALONE = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self"} if announced_ranks() is None else {}
-ALONE = {name: value for name, value in ALONE.items() if name not in os.environ}
-os.environ.update(ALONE)
 report("starting")
 
+# A process that no launcher started is alone. MPI would leave it a folder and shared memory, which it never removes.
+mpi4py.rc.initialize = announced_ranks() is not None
 mpi4py.rc.finalize = False  # `_finalize` does it, unless it would wait for ever
 from mpi4py import MPI  # noqa: E402
 
-for _name in ALONE:
-    del os.environ[_name]
-if MPI.COMM_WORLD.Get_rank() == 0:
+if MPI.Is_initialized() and MPI.COMM_WORLD.Get_rank() == 0:
     report("started")
 
 # Seconds between two looks at a message that has not come: a rank that waits leaves its core to those that work.
@@ -59,7 +54,7 @@ class RankLost(Exception):
 @atexit.register
 def _finalize() -> None:
     """End MPI, which waits for all ranks: not where some are lost."""
-    if not RankLost.ever:
+    if MPI.Is_initialized() and not RankLost.ever:
         MPI.Finalize()
 
 

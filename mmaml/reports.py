@@ -55,7 +55,7 @@ def evaluation_row(
     try:
         row = returns_row(collect(ranks, worker, parameters, tasks, iteration, purpose="test"), "Eval-")
     except NotFinite as finding:
-        ranks.report(f"warning: iteration {iteration}: no evaluation, since on held-out tasks, {finding}")
+        ranks.roster.report(f"warning: iteration {iteration}: no evaluation, since on held-out tasks, {finding}")
         return unknown
     return {name: row[name] for name in names}
 
@@ -75,9 +75,9 @@ def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: T
         with atomic_file(path) as file:
             np.savez(file, **arrays)
     except NotFinite as finding:
-        ranks.report(f"warning: no task embeddings, since on held-out tasks, {finding}")
+        ranks.roster.report(f"warning: no task embeddings, since on held-out tasks, {finding}")
     except OSError as error:
-        ranks.report(
+        ranks.roster.report(
             f"warning: te_save_path: '{path}' could not be written ({disk_reason(error)}); make room, and again with "
             f"--restore_path {config.dump_path}"
         )

@@ -62,7 +62,7 @@ class Run:
             warn=self.logger.warn,
         )
         self._traces: set[str] = set()
-        ranks.report, ranks.task_failed = self.logger.warn, self.task_failed
+        ranks.roster.report, ranks.task_failed = self.logger.warn, self.task_failed
         self.state = self._state()
 
     @contextmanager

@@ -52,7 +52,7 @@ def one_iteration(run: Run, ranks: Ranks, device: str, iteration: int) -> dict[s
     """Sample and adapt, update, evaluate; the iteration's row of the log."""
     config, worker = run.config, run.worker
     row: dict[str, float] = {"Itr": iteration, "EnvStepsPerSecond": float("nan")}
-    ranks.seconds_busy = ranks.seconds_lost = 0.0
+    ranks.seconds_busy = ranks.roster.seconds_lost = 0.0
     clock = sampled_at = time.perf_counter()
     try:
         tasks = worker.sample_tasks(config.meta_batch_size, iteration)
@@ -75,7 +75,7 @@ def one_iteration(run: Run, ranks: Ranks, device: str, iteration: int) -> dict[s
     return row | {
         "Time-OuterStep": update_seconds,
         "Time-Communication": waiting if device == "cpu" else float("nan"),
-        "Time-Recovery": ranks.seconds_lost,
+        "Time-Recovery": ranks.roster.seconds_lost,
         "ItrTime": time.perf_counter() - clock,
     }
 
