@@ -1,0 +1,120 @@
+"""SIGTERM and SIGINT, sent to real runs: they end in time, with a checkpoint, and continue as if they never had."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmaml import checkpoint
+from mmaml.shutdown import Interrupted, Shutdown
+from tests.faults import VALUES, finished, iterations, messages, processes, result, run, started, wait_until
+
+LONG = VALUES | {"n_itr": 100_000, "save_steps": 100_000}
+
+
+def stopped(
+    values: dict[str, Any], ranks: int, number: signal.Signals, when: int = 2, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """A run that is sent a signal once it has logged some iterations, as a scheduler sends it: to what was started."""
+    with started(values, ranks, **options) as process:
+        wait_until(lambda: iterations(values["dump_path"]) >= when)
+        process.send_signal(number)
+        return finished(process)
+
+
+@pytest.mark.parametrize("number, code, ranks", [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 0)])
+def test_the_iteration_is_finished_and_saved_and_the_run_goes_on_from_there(
+    number: signal.Signals, code: int, ranks: int, tmp_path: Path
+) -> None:
+    values = LONG | {"dump_path": str(tmp_path / "run"), "parallel": ranks > 0}
+    ended = stopped(values, ranks, number)
+    assert ended.returncode == code, ended.stderr
+    path = values["dump_path"]
+    assert not processes(path)
+    saved = checkpoint.load(path)
+    assert saved["iteration"] == iterations(path) >= 2
+    assert ended.stderr.count(f"stopped by {number.name} (after {saved['iteration']} iterations; continue with") == 1
+    assert "Traceback" not in ended.stderr
+
+    more = values | {"n_itr": saved["iteration"] + 2, "resume": "auto", "parallel": True}
+    assert run(more, 2 - ranks).returncode == 0
+    whole = more | {"dump_path": str(tmp_path / "whole"), "resume": "never", "parallel": False}
+    assert run(whole, 0).returncode == 0
+    (ours, rows), (theirs, expected) = result(path), result(whole["dump_path"])
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    # The last iteration of a run is always evaluated, so that of the whole run alone was not where the other stopped.
+    assert [row["LossAfter"] for row in rows] == [row["LossAfter"] for row in expected]
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_an_iteration_that_takes_too_long_is_abandoned(ranks: int, tmp_path: Path) -> None:
+    """The last rank needs a minute for its third iteration, the master an age for its own, were it alone."""
+    values = LONG | {"dump_path": str(tmp_path / "run"), "parallel": ranks > 0, "shutdown_seconds": 4.0}
+    slow = {max(ranks - 1, 0): [["adaptation", 5, "slow"]]}
+    clock = time.monotonic()
+    with started(values, ranks, faults=slow) as process:
+        wait_until(lambda: iterations(values["dump_path"]) == 2)
+        time.sleep(1)
+        clock = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        ended = finished(process)
+        assert time.monotonic() - clock < 4 + 10
+    assert ended.returncode == 143, ended.stderr
+    assert checkpoint.load(values["dump_path"])["iteration"] == iterations(values["dump_path"]) == 2
+    assert not processes(values["dump_path"])
+
+
+def test_a_second_signal_ends_at_once_and_harms_no_checkpoint(tmp_path: Path) -> None:
+    values = LONG | {"dump_path": str(tmp_path / "run"), "save_steps": 1}
+    with started(values, 2, faults={1: [["adaptation", 5, "slow"]]}) as process:
+        wait_until(lambda: iterations(values["dump_path"]) == 2)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+        clock = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert finished(process).returncode == 130
+        assert time.monotonic() - clock < 10
+    assert checkpoint.load(values["dump_path"])["iteration"] == 2
+    assert not processes(values["dump_path"])
+
+
+def test_signals_sent_to_every_process_of_a_job_are_one(tmp_path: Path) -> None:
+    """As schedulers and service managers do."""
+    values = LONG | {"dump_path": str(tmp_path / "run")}
+    with started(values, 3) as process:
+        wait_until(lambda: iterations(values["dump_path"]) >= 2)
+        for pid in [process.pid, *processes(values["dump_path"])]:
+            os.kill(pid, signal.SIGTERM)
+        ended = finished(process)
+    assert ended.returncode == 143, ended.stderr
+    assert not [line for line in messages(values["dump_path"]) if "lost" in line]
+    assert checkpoint.load(values["dump_path"])["iteration"] == iterations(values["dump_path"])
+
+
+def test_before_anything_is_worth_finishing_a_signal_ends_at_once() -> None:
+    asked = Shutdown()
+    with asked.heeded():
+        with pytest.raises(Interrupted) as raised:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert raised.value.exit_code == 130
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_while_finishing_a_signal_only_asks_until_time_runs_out() -> None:
+    asked = Shutdown()
+    with asked.heeded(), asked.finishing(2.0):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert asked.requested == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)  # the same, told twice
+        with pytest.raises(Interrupted) as raised:
+            asked.check()
+        assert raised.value.exit_code == 143
+        with pytest.raises(Interrupted), asked.abandonable():
+            time.sleep(30)
