@@ -57,7 +57,7 @@ def copy_filtered(source: int, life: int, target: int) -> None:
 
 def filtered(text: bytes, final: bool = False) -> tuple[bytes, bytes]:
     """(what to write, what to keep until more has come) of `text`, which starts at the start of a line."""
-    output = b""
+    output, text = b"", text.replace(b"\0", b"")  # with which some messages end
     while text:
         line, newline, rest = text.partition(b"\n")
         if line == RULE and newline:

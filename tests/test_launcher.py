@@ -196,3 +196,29 @@ def test_what_killed_jobs_left_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"another", "segment0", Path(living).name, Path(new).name}
     os.close(locks[0])
+
+
+def test_the_example_for_slurm_is_queued_again_when_it_is_stopped(tmp_path: Path) -> None:
+    """With a run that stops when asked to, and one that ends; `scontrol` only notes what it is given."""
+    text = (Path(__file__).parents[1] / "docs" / "mpi.md").read_text()
+    script = text.split("```bash\n")[1].split("```")[0]
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    programs = {
+        "scontrol": 'echo "$@" > queued',
+        "mpirun": 'sleep $1 & trap "kill $!; sleep 0.2; exit 143" TERM; touch ready; wait $!',
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    for seconds, code, queued in ((60, 143, True), (0, 0, False)):
+        process = subprocess.Popen(
+            ["bash", "-c", script.replace("mpirun python", f"mpirun {seconds}")], cwd=tmp_path, env=environment
+        )
+        if seconds:
+            wait_until((tmp_path / "ready").exists)
+            process.terminate()
+        assert process.wait(SECONDS) == code
+        assert (tmp_path / "queued").exists() == queued
+        (tmp_path / "queued").unlink(missing_ok=True)
