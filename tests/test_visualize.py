@@ -110,7 +110,7 @@ def test_other_step_sizes_change_what_follows_the_first_step(
             ["--restore_path", "{run}", "--num_adapt_steps", "-1"],
             "--num_adapt_steps: expected an integer of at least 0",
         ),
-        (["--restore_path", "{run}", "--inner_lr", "0"], "--inner_lr: expected a number > 0, got '0'"),
+        (["--restore_path", "{run}", "--inner_lr", "0"], "--inner_lr: expected a number > 0 and ≤ 1e+30, got '0'"),
         (["--restore_path", "{run}", "--renderer", "opengl"], "--renderer"),
         (["--restore_path", "{run}", "--renderer", "mujoco"], "install libosmesa6, or say --renderer drawing"),
         (["--restore_path", "{run}", "--output", "{run}/params.json"], "--output: expected a directory, got the file"),
