@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmaml.adam import Adam
 from mmaml.algorithms.base import Evaluate
 from mmaml.config import Config
 from mmaml.faults import NotFinite
@@ -76,8 +77,7 @@ class PolicyGradient(MetaUpdate):
 
     def __init__(self, config: Config, spec: ParamSpec) -> None:
         super().__init__(config, spec)
-        self._adam_values = torch.zeros(spec.total, requires_grad=True)
-        self.optimizer = torch.optim.Adam([self._adam_values], lr=config.learning_rate)
+        self.optimizer = Adam(config.learning_rate)
 
     def options(self, iteration: int) -> dict[str, Any]:
         """Arguments of the meta-objective in an iteration."""
@@ -85,13 +85,13 @@ class PolicyGradient(MetaUpdate):
 
     def __call__(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, Row]:
         config, options = self.config, self.options(iteration)
-        self.optimizer.param_groups[0]["lr"] = config.learning_rate * config.learning_rate_anneal**iteration
+        self.optimizer.learning_rate = config.learning_rate * config.learning_rate_anneal**iteration
         first_losses, gradients = [], []
         for epoch in range(self.epochs):
             for tasks in self._minibatches(evaluate.tasks, iteration, epoch):
                 result = evaluate("meta_gradient", parameters, tasks=tasks, **options)
                 gradients.append(torch.from_numpy(result["gradient"].mean(0)))
-                parameters = self._adam_step(parameters, gradients[-1])
+                parameters = self.optimizer.step(parameters, gradients[-1])
                 if epoch == 0:
                     first_losses.append(result["loss"])
         after = evaluate("meta_loss", parameters, **options)
@@ -103,13 +103,6 @@ class PolicyGradient(MetaUpdate):
         if parts > 1:
             order = generator(self.config.seed, "minibatches", iteration, epoch).permutation(order)
         return [sorted(part.tolist()) for part in np.array_split(order, parts)]
-
-    def _adam_step(self, parameters: Tensor, gradient: Tensor) -> Tensor:
-        with torch.no_grad():
-            self._adam_values.copy_(parameters)
-        self._adam_values.grad = gradient
-        self.optimizer.step()
-        return self._adam_values.detach().clone()
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict()}

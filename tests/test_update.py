@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmaml.adam import Adam
 from mmaml.algorithms.promp import ProMP
 from mmaml.config import load_config
 from mmaml.meta_updates import Proximal, adapted_coefficient
@@ -194,3 +195,25 @@ def test_its_gradient_is_the_policy_gradient_through_the_inner_step(algorithm: s
     gradients = torch.autograd.grad(loss, list(meta.values()))
     expected = algo.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_adam_is_torchs_to_the_bit_and_goes_on_from_its_state() -> None:
+    numbers = torch.Generator().manual_seed(3)
+    values = torch.randn(101, generator=numbers).requires_grad_()
+    expected, ours = torch.optim.Adam([values], lr=0.01), Adam(0.01)
+    assert ours.state_dict() == expected.state_dict()
+    parameters = values.detach().clone()
+    for step in range(12):
+        expected.param_groups[0]["lr"] = ours.learning_rate = 0.01 * 0.9**step
+        values.grad = torch.randn(101, generator=numbers) * 10.0 ** torch.arange(-50, 51).mul(0.4)
+        parameters = ours.step(parameters, values.grad)
+        expected.step()
+        assert torch.equal(parameters, values)
+        if step == 5:
+            ours = Adam(1.0)
+            ours.load_state_dict(expected.state_dict())
+    state, state_expected = ours.state_dict(), expected.state_dict()
+    assert state["param_groups"] == state_expected["param_groups"]
+    assert state["state"].keys() == state_expected["state"].keys()
+    for name, moment in state_expected["state"][0].items():
+        assert torch.equal(state["state"][0][name], moment)

@@ -1,0 +1,57 @@
+"""Adam on one flat vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+class Adam:
+    """The steps of `torch.optim.Adam` to the bit, and its state.
+
+    torch's own loads torch's compiler, which takes seconds and memory in every rank, and leaves a folder among the
+    temporary files.
+    """
+
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+        self._moments: dict[str, Tensor] = {}
+
+    def step(self, parameters: Tensor, gradient: Tensor) -> Tensor:
+        """New parameters [P] from the present ones [P] and the gradient [P] at them."""
+        zeros = torch.zeros_like(parameters)
+        old = self._moments or {"step": torch.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros}
+        step, (beta1, beta2) = old["step"] + 1, BETAS
+        mean = old["exp_avg"].lerp(gradient, 1 - beta1)
+        square = (old["exp_avg_sq"] * beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        self._moments = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
+        corrections = 1 - beta1 ** step.item(), 1 - beta2 ** step.item()
+        scale = (square.sqrt() / corrections[1] ** 0.5).add_(EPSILON)
+        return parameters.addcdiv(mean, scale, value=-self.learning_rate / corrections[0])
+
+    def state_dict(self) -> dict[str, Any]:
+        """As that of torch's own."""
+        group = {
+            "lr": self.learning_rate,
+            "betas": BETAS,
+            "eps": EPSILON,
+            "weight_decay": 0,
+            "amsgrad": False,
+            "maximize": False,
+            "foreach": None,
+            "capturable": False,
+            "differentiable": False,
+            "fused": None,
+            "decoupled_weight_decay": False,
+            "params": [0],
+        }
+        return {"state": {0: dict(self._moments)} if self._moments else {}, "param_groups": [group]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave, or torch's own."""
+        self.learning_rate = state["param_groups"][0]["lr"]
+        self._moments = dict(state["state"].get(0, {}))
