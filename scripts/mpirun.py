@@ -54,6 +54,7 @@ def main(mpirun: str, arguments: list[str]) -> None:
     os.close(life)
     relay(relayed, supervisor)
     copy_filtered(message_end, life_end, 2)
+    signal.pthread_sigmask(signal.SIG_BLOCK, relayed)  # the exit code stands
     status = os.waitstatus_to_exitcode(os.waitpid(supervisor, 0)[1])
     if status < 0:
         job.kill_descendants(strangers)

@@ -18,6 +18,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # which python -I leaves out
 
 from scripts.mpirun_job import FOLDER_VARIABLE, reap
+from scripts.mpirun_messages import say
 from scripts.mpirun_ranks import STARTED, is_over
 
 # Where a daemon is told to connect to: "…;tcp://<address>,<address>:<port>:<netmask>,<netmask>".
@@ -41,7 +42,11 @@ def main(words: list[str]) -> int:
         os.execvp(words[0], words)
     for uri in uris:
         words[uri] = ADDRESS.sub(rf"\1:{listener.getsockname()[1]}:", words[uri])
-    shell = os.posix_spawnp(words[0], words, os.environ)
+    try:
+        shell = os.posix_spawnp(words[0], words, os.environ)
+    except OSError as error:
+        say(f"error: {words[0]}, to reach another machine: {error.strerror}; install it, or set plm_ssh_agent")
+        return 127
     try:
         return Relay(listener, addresses.pop(), folder).run(shell)
     finally:
@@ -76,7 +81,11 @@ class Relay:
 
     def _connect(self) -> None:
         daemon = self._listener.accept()[0]
-        mpirun = socket.create_connection(self._address, SECONDS_TO_CONNECT)
+        try:
+            mpirun = socket.create_connection(self._address, SECONDS_TO_CONNECT)
+        except OSError:  # it has just ended: so will this
+            daemon.close()
+            return
         mpirun.settimeout(None)
         daemon.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SECONDS_UNANSWERED * 1000)
         for end in (daemon, mpirun):
