@@ -22,8 +22,11 @@ REDUNDANT = re.compile(
     rb'|prterun has exited due to process rank .* calling "abort"'
     rb"|MPI_ABORT was invoked"
 )
-# On abrupt ends, of a process that has just gone or a pipe that has; at the start on several machines.
-NOISE = re.compile(rb"\[.*\] PMIX ERROR: PMIX_ERR_UNREACH in file |\[warn\] Epoll MOD|\[.*\] plm:ssh: Warning: setpgid")
+# Of a process or a pipe that has just gone, or is not yet there: without consequences, and without a cause named.
+NOISE = re.compile(
+    rb"\[.*\] PMIX ERROR: PMIX_ERR_UNREACH in file |\[warn\] Epoll MOD|\[.*\] plm:ssh: Warning: setpgid"
+    rb"|\[.*\] PRTE ERROR: Not found in file \S*/odls_base_default_fns\.c "
+)
 
 SECONDS_OF_SILENCE = 1.0  # after which nothing more is expected of a job that has ended
 

@@ -22,6 +22,7 @@ EXITED = (
 )
 ABORTED = RULE + b'prterun has exited due to process rank 1 with PID 0 on node vm calling\n"abort". This may\n' + RULE
 NOT_FINALIZED = RULE + b"prterun has exited due to process rank 1 exiting without calling finalize\n" + RULE
+NOISE = b"[node0:27082] PRTE ERROR: Not found in file /prrte/src/mca/odls/base/odls_base_default_fns.c at line 1751\n"
 KILLED = RULE + b"prterun noticed that process rank 1 exited on\nsignal 9 (Killed).\n" + RULE
 
 
@@ -35,7 +36,7 @@ def in_pieces(text: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 80, 10_000])
 def test_only_redundant_messages_are_dropped(size: int) -> None:
-    for hidden in (EXITED, ABORTED, EXITED + ABORTED, EXITED + b"\0" + ABORTED + b"\0"):
+    for hidden in (EXITED, ABORTED, EXITED + ABORTED, EXITED + b"\0" + ABORTED + b"\0", NOISE):
         assert in_pieces(b"error: why\n" + hidden + b"after", size) == b"error: why\nafter"
     for shown in (KILLED, NOT_FINALIZED, b"----\n", RULE + b"a table\n" + RULE, EXITED[:-5], b"[a\r[b", b""):
         assert in_pieces(shown, size) == shown
