@@ -54,7 +54,11 @@ class RankLost(Exception):
 @atexit.register
 def _finalize() -> None:
     """End MPI, which waits for all ranks: not where some are lost."""
-    if MPI.Is_initialized() and not RankLost.ever:
+    if not MPI.Is_initialized():
+        return
+    if MPI.COMM_WORLD.Get_rank() == 0:
+        report("ended")
+    if not RankLost.ever:
         MPI.Finalize()
 
 

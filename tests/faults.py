@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,18 @@ def command(values: dict[str, Any], ranks: int, *mpirun: str, script: str = "mum
 
 @contextmanager
 def started(
-    values: dict[str, Any], ranks: int, *mpirun: str, faults: dict[int, list[Any]] | None = None
+    values: dict[str, Any],
+    ranks: int,
+    *mpirun: str,
+    faults: dict[int, list[Any]] | None = None,
+    place: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:
-    """A run that goes on while the test does something to it. What is left of it at the end is killed."""
+    """A run that goes on while the test does something to it. What is left of it at the end is killed.
+
+    place: the command that runs another where this is to start.
+    """
     process = subprocess.Popen(
-        command(values, ranks, *mpirun),
+        [*place, *command(values, ranks, *mpirun)],
         env=os.environ | {"FAULTS": json.dumps(faults or {}), "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         stdout=subprocess.PIPE,

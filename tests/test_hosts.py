@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from mmaml.config import load_config
+from tests.faults import VALUES, finished, iterations, messages, result, started
 from tests.hosts import Hosts, HostsRefusedError
 from tests.launching import Launch, wait_until
+from tests.support import run as train_here
 
 
 @pytest.fixture
@@ -57,3 +62,22 @@ def test_hosts_that_are_lost_do_not_end_the_run(hosts: Hosts, tmp_path: Path) ->
     assert (job.process.returncode, output, errors) == (0, "asked\n", "")
     assert not os.path.exists(job.facts[0]["folder"])
     assert not hosts.files(0)
+
+
+def test_training_goes_on_without_a_host_that_is_cut_off(hosts: Hosts, tmp_path: Path) -> None:
+    """Its ranks answer no more, and cannot be killed from here."""
+    values = VALUES | {"n_itr": 40, "save_steps": 40, "rank_timeout": 4.0, "dump_path": str(tmp_path / "run")}
+    variables = ["-x", "PYTHONPATH", "-x", "FAULTS"]
+    with started(values, 6, *variables, *hosts.options(slots=2), place=hosts.enter(0)) as process:
+        wait_until(lambda: iterations(values["dump_path"]) >= 2)
+        hosts.cut(2)
+        ended = finished(process)
+    assert ended.returncode == 0, ended.stderr
+    told = messages(values["dump_path"])
+    assert len(told) == 2
+    for line in told:
+        assert re.search(r"rank [45] of 6 was lost in .+: no answer for 4 s \(on host node2, where it cannot be", line)
+    train_here(load_config(None, values | {"dump_path": str(tmp_path / "alone"), "parallel": False}))
+    (ours, rows), (theirs, expected) = result(values["dump_path"]), result(str(tmp_path / "alone"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert rows == expected
