@@ -83,13 +83,6 @@ def _make_folder(folder: Path) -> None:
         _sync_folder(folder.parent)
 
 
-def save(directory: Path, iteration: int, state: dict[str, Any], *, keep: int, keep_every_hours: float = 0.0) -> Path:
-    """`write` a checkpoint and `prune` the others."""
-    path = write(directory, iteration, state)
-    prune(directory, iteration, keep=keep, keep_every_hours=keep_every_hours)
-    return path
-
-
 def write(directory: Path, iteration: int, state: dict[str, Any]) -> Path:
     """Write `directory/itr_<iteration>.pt`; other checkpoints are left alone.
 

@@ -79,7 +79,7 @@ def evaluate(
     """
     tasks = worker.sample_tasks(num_tasks, FRESH, split)
     parameters = worker.algorithm.spec.flatten(state["parameters"])
-    result = collect(ranks, worker, parameters, tasks, FRESH, purpose=split, collections=adapt_steps + 1)
+    result = collect(ranks, parameters, tasks, FRESH, purpose=split, collections=adapt_steps + 1)
     return summarise(result["return"], result["mode"], result["success"])
 
 

@@ -53,7 +53,7 @@ def evaluation_row(
         return unknown
     tasks = worker.sample_tasks(config.eval_num_tasks, 0, purpose="test")
     try:
-        row = returns_row(collect(ranks, worker, parameters, tasks, iteration, purpose="test"), "Eval-")
+        row = returns_row(collect(ranks, parameters, tasks, iteration, purpose="test"), "Eval-")
     except NotFinite as finding:
         ranks.roster.report(f"warning: iteration {iteration}: no evaluation, since on held-out tasks, {finding}")
         return unknown
@@ -85,7 +85,7 @@ def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: T
 
 def _embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: Tensor) -> dict[str, Any]:
     drawn = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
-    collect(ranks, worker, parameters, drawn, 0, purpose="test", collections=1)
+    collect(ranks, parameters, drawn, 0, purpose="test", collections=1)
     tasks = [drawn[place] for place in ranks.places]
     arrays: dict[str, Any] = {name: _stacked([task.values[name] for task in tasks]) for name in tasks[0].values}
     return arrays | {"mode": np.array([task.mode for task in tasks])} | ranks.evaluator()("embed", parameters)

@@ -56,7 +56,7 @@ def one_iteration(run: Run, ranks: Ranks, device: str, iteration: int) -> dict[s
     clock = sampled_at = time.perf_counter()
     try:
         tasks = worker.sample_tasks(config.meta_batch_size, iteration)
-        sampled = collect(ranks, worker, run.parameters, tasks, iteration)
+        sampled = collect(ranks, run.parameters, tasks, iteration)
         sampled_at = time.perf_counter()
         run.env_steps += int(sampled["env_steps"].sum())
         row |= returns_row(sampled) | sampling_times(sampled, sampled_at - clock)

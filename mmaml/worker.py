@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from mmaml.processing import advantages, episode_statistics
 from mmaml.rollouts import Rollouts
 from mmaml.sampling import rollout
 from mmaml.seeding import generator, integer
+
+if TYPE_CHECKING:
+    from mmaml.comm import Ranks
 
 # Steps whose meta-gradient is taken together on a CPU: enough to amortise the calls, few enough for its memory.
 CPU_CHUNK_STEPS = 40_000
@@ -334,15 +337,13 @@ def _statistics(rollouts: Sequence[Rollouts], tasks: Sequence[Task], seconds: np
 
 
 def collect(
-    ranks: Any, worker: Worker, parameters: Tensor, tasks: Sequence[Task], iteration: int, **options: Any
+    ranks: Ranks, parameters: Tensor, tasks: Sequence[Task], iteration: int, **options: Any
 ) -> dict[str, np.ndarray]:
     """`Worker.collect` of a whole meta-batch, on all ranks; results in task order.
 
     Raises NotFinite, and RunStopped where the environments of all tasks failed.
     """
-    result: dict[str, np.ndarray] = ranks.call(
-        "collect", list(enumerate(tasks)), parameters, iteration=iteration, **options
-    )
+    result = ranks.call("collect", list(enumerate(tasks)), parameters, iteration=iteration, **options)
     if not result:
         raise RunStopped(f"stopped: the environments of all {len(tasks)} tasks failed; mend them")
     return result

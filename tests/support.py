@@ -54,7 +54,7 @@ def sampled(config: Config, iteration: int = 0) -> tuple[Worker, torch.Tensor, d
     with connect(parallel=False) as ranks:
         ranks.serve(worker)
         tasks = worker.sample_tasks(config.meta_batch_size, iteration)
-        statistics = collect(ranks, worker, parameters, tasks, iteration)
+        statistics = collect(ranks, parameters, tasks, iteration)
     return worker, parameters, statistics
 
 
@@ -67,7 +67,16 @@ def held_out_returns(
         ranks.serve(worker)
         drawn = worker.sample_tasks(tasks, 0, purpose="test")
         parameters = worker.algorithm.spec.flatten(state["parameters"])
-        return collect(ranks, worker, parameters, drawn, 0, purpose="test", collections=collections)["return"]
+        return collect(ranks, parameters, drawn, 0, purpose="test", collections=collections)["return"]
+
+
+def save_checkpoint(
+    directory: Path, iteration: int, state: dict[str, Any], *, keep: int, keep_every_hours: float = 0.0
+) -> Path:
+    """A checkpoint that is written, and others pruned, as a run does."""
+    path = checkpoint.write(directory, iteration, state)
+    checkpoint.prune(directory, iteration, keep=keep, keep_every_hours=keep_every_hours)
+    return path
 
 
 def dump(tmp_path: Path, name: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mmaml import checkpoint
+from tests.support import save_checkpoint
 
 
 def _state(iteration: int, seconds: float = 0.0) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _assert_equal(left: Any, right: Any) -> None:
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 100, _state(100), keep=2)
+    path = save_checkpoint(tmp_path, 100, _state(100), keep=2)
     assert path == tmp_path / "itr_000100.pt"
     _assert_equal(checkpoint.load(path), _state(100))
     _assert_equal(torch.load(path, weights_only=True), _state(100))
@@ -65,46 +66,46 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 def test_the_newest_is_found_by_number_from_run_and_folder(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     for iteration in (9, 999_999, 1_000_000):
-        checkpoint.save(folder, iteration, _state(iteration), keep=0)
+        save_checkpoint(folder, iteration, _state(iteration), keep=0)
     assert checkpoint.latest(tmp_path) == checkpoint.latest(folder) == folder / "itr_1000000.pt"
     assert checkpoint.load(tmp_path)["iteration"] == 1_000_000
 
 
 @pytest.mark.parametrize("given", ["", "checkpoints", "checkpoints/itr_000003.pt"])
 def test_the_run_of_a_checkpoint(tmp_path: Path, given: str) -> None:
-    checkpoint.save(tmp_path / "checkpoints", 3, _state(3), keep=1)
+    save_checkpoint(tmp_path / "checkpoints", 3, _state(3), keep=1)
     assert checkpoint.run_directory(tmp_path / given) == tmp_path
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for iteration in range(5):
-        checkpoint.save(tmp_path, iteration, _state(iteration), keep=2)
+        save_checkpoint(tmp_path, iteration, _state(iteration), keep=2)
     assert _names(tmp_path) == ["itr_000003.pt", "itr_000004.pt", "notes.txt"]
 
 
 def test_keep_zero_keeps_all(tmp_path: Path) -> None:
     for iteration in range(4):
-        checkpoint.save(tmp_path, iteration, _state(iteration), keep=0)
+        save_checkpoint(tmp_path, iteration, _state(iteration), keep=0)
     assert len(_names(tmp_path)) == 4
 
 
 def test_one_is_kept_for_each_period_of_training(tmp_path: Path) -> None:
     # A checkpoint every 0.4 h; the first in each new hour stays: 1.2 h, 2.0 h, 3.2 h, and the newest one.
     for iteration in range(10):
-        checkpoint.save(tmp_path, iteration, _state(iteration, 1440.0 * iteration), keep=1, keep_every_hours=1)
+        save_checkpoint(tmp_path, iteration, _state(iteration, 1440.0 * iteration), keep=1, keep_every_hours=1)
     assert _names(tmp_path) == [f"itr_{iteration:06d}.pt" for iteration in (3, 5, 8, 9)]
 
 
 def test_a_restored_run_removes_the_future_it_left(tmp_path: Path) -> None:
     for iteration in (10, 20, 30):
-        checkpoint.save(tmp_path, iteration, _state(iteration), keep=5)
-    checkpoint.save(tmp_path, 15, _state(15), keep=5)
+        save_checkpoint(tmp_path, iteration, _state(iteration), keep=5)
+    save_checkpoint(tmp_path, 15, _state(15), keep=5)
     assert _names(tmp_path) == ["itr_000010.pt", "itr_000015.pt"]
 
 
 def test_a_failed_save_leaves_the_earlier_checkpoint_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.save(tmp_path, 1, _state(1), keep=1)
+    save_checkpoint(tmp_path, 1, _state(1), keep=1)
 
     def disk_full(state: Any, file: Any) -> None:
         file.write(b"half a file")
@@ -114,13 +115,13 @@ def test_a_failed_save_leaves_the_earlier_checkpoint_alone(tmp_path: Path, monke
         patched.setattr(torch, "save", disk_full)
         for iteration in (1, 2):
             with pytest.raises(OSError, match="No space"):
-                checkpoint.save(tmp_path, iteration, _state(7), keep=1)
+                save_checkpoint(tmp_path, iteration, _state(7), keep=1)
     assert _names(tmp_path) == ["itr_000001.pt"]
     _assert_equal(checkpoint.load(tmp_path), _state(1))
 
 
 def test_a_process_killed_while_saving_leaves_the_earlier_checkpoint_valid(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 1, _state(1), keep=1)
+    save_checkpoint(tmp_path, 1, _state(1), keep=1)
     killed = (
         "import os, sys; from pathlib import Path; from mmaml.checkpoint import atomic_file\n"
         "with atomic_file(Path(sys.argv[1]) / 'itr_000002.pt') as file:\n"
@@ -128,7 +129,7 @@ def test_a_process_killed_while_saving_leaves_the_earlier_checkpoint_valid(tmp_p
     )
     assert _python(killed, tmp_path) == -9
     assert checkpoint.latest(tmp_path).name == "itr_000001.pt"
-    checkpoint.save(tmp_path, 3, _state(3), keep=5)
+    save_checkpoint(tmp_path, 3, _state(3), keep=5)
     assert _names(tmp_path) == ["itr_000001.pt", "itr_000003.pt"]
 
 
@@ -137,7 +138,7 @@ def test_a_value_that_could_not_be_loaded_is_refused(tmp_path: Path, value: Any)
     state = _state(1)
     state["algorithm"]["kl_coefficients"][1] = value
     with pytest.raises(TypeError, match=r"state\['algorithm'\]\['kl_coefficients'\]\[1\]: .*got "):
-        checkpoint.save(tmp_path / "new", 1, state, keep=1)
+        save_checkpoint(tmp_path / "new", 1, state, keep=1)
     assert not (tmp_path / "new").exists()
 
 
@@ -151,7 +152,7 @@ def _empty_run(folder: Path) -> Path:
 
 
 def _damaged(folder: Path) -> Path:
-    path = checkpoint.save(folder, 1, _state(1), keep=1)
+    path = save_checkpoint(folder, 1, _state(1), keep=1)
     path.write_bytes(path.read_bytes()[:200])
     return path
 
@@ -192,7 +193,7 @@ def _flip(path: Path) -> None:
 
 
 def test_a_file_ends_with_its_digest(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, _state(1), keep=1)
+    path = save_checkpoint(tmp_path, 1, _state(1), keep=1)
     content = path.read_bytes()
     assert content.endswith(b"sha256:" + hashlib.sha256(content[:-64]).hexdigest().encode())
     assert zipfile.ZipFile(path).comment == content[-71:] and zipfile.ZipFile(path).testzip() is None
@@ -203,7 +204,7 @@ def test_a_file_ends_with_its_digest(tmp_path: Path) -> None:
 
 def test_damaged_checkpoints_are_passed_over_and_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    paths = [checkpoint.save(folder, iteration, _state(iteration), keep=0) for iteration in (10, 20, 30, 40)]
+    paths = [save_checkpoint(folder, iteration, _state(iteration), keep=0) for iteration in (10, 20, 30, 40)]
     _flip(paths[3])
     paths[2].write_bytes(paths[2].read_bytes()[:-1])
     before = {path: path.read_bytes() for path in paths}
@@ -225,7 +226,7 @@ def test_damaged_checkpoints_are_passed_over_and_left_alone(tmp_path: Path) -> N
 
 def test_a_damaged_file_is_told_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for iteration in (1, 2):
-        checkpoint.save(tmp_path, iteration, _state(iteration), keep=0)
+        save_checkpoint(tmp_path, iteration, _state(iteration), keep=0)
     _flip(tmp_path / "itr_000002.pt")
     checkpoint.load(tmp_path)
     captured = capsys.readouterr()
@@ -235,18 +236,18 @@ def test_a_damaged_file_is_told_on_stderr(tmp_path: Path, capsys: pytest.Capture
 def test_damaged_files_are_pruned_like_others_once_a_later_state_is_safe(tmp_path: Path) -> None:
     # A checkpoint for each hour of training; that of hour 1 is damaged, and so is what lies ahead of the restored run.
     for iteration in range(4):
-        checkpoint.save(tmp_path, iteration, _state(iteration, 3600.0 * iteration), keep=0)
+        save_checkpoint(tmp_path, iteration, _state(iteration, 3600.0 * iteration), keep=0)
     for iteration in (1, 3):
         _flip(tmp_path / f"itr_{iteration:06d}.pt")
     assert checkpoint.load(tmp_path, lambda _: None)["iteration"] == 2
     checkpoint.write(tmp_path, 3, _state(3))
     _flip(tmp_path / "itr_000003.pt")
     for iteration in (4, 5):
-        checkpoint.save(tmp_path, iteration, _state(iteration, 1e5), keep=2, keep_every_hours=1)
+        save_checkpoint(tmp_path, iteration, _state(iteration, 1e5), keep=2, keep_every_hours=1)
     assert _names(tmp_path) == [f"itr_{iteration:06d}.pt" for iteration in (2, 4, 5)]
     checkpoint.write(tmp_path, 9, _state(9))
     _flip(tmp_path / "itr_000009.pt")
-    checkpoint.save(tmp_path, 6, _state(6, 1e5), keep=1)
+    save_checkpoint(tmp_path, 6, _state(6, 1e5), keep=1)
     assert _names(tmp_path) == ["itr_000006.pt"]
 
 
@@ -276,7 +277,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 def test_a_name_is_taken_after_the_bytes_are_on_the_disk(tmp_path: Path, steps: list[tuple[str, str]]) -> None:
     folder = tmp_path / "run" / "checkpoints"
-    checkpoint.save(folder, 1, _state(1), keep=1)
+    save_checkpoint(folder, 1, _state(1), keep=1)
     named = [
         ("fsync", ".itr_000001.pt.unfinished"),
         ("replace", "itr_000001.pt"),
@@ -286,13 +287,13 @@ def test_a_name_is_taken_after_the_bytes_are_on_the_disk(tmp_path: Path, steps: 
     made = [("mkdir", "run"), ("fsync", tmp_path.name), ("mkdir", "checkpoints"), ("fsync", "run")]
     assert steps == made + named
     steps.clear()
-    checkpoint.save(folder, 2, _state(2), keep=1)
+    save_checkpoint(folder, 2, _state(2), keep=1)
     again = [(step, name.replace("1", "2")) for step, name in named]
     assert steps == [*again, ("unlink", "itr_000001.pt"), ("fsync", "checkpoints")]
 
 
 def test_looking_for_a_checkpoint_does_not_load_torch(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 1, _state(1), keep=1)
+    save_checkpoint(tmp_path, 1, _state(1), keep=1)
     program = (
         "import sys; from mmaml import checkpoint; path = checkpoint.latest(sys.argv[1])\n"
         "assert checkpoint.damage(path) == '' and 'torch' not in sys.modules"

@@ -16,6 +16,7 @@ import torch
 
 from mmaml import checkpoint
 from mmaml.checkpoint import CheckpointError
+from tests.support import save_checkpoint
 
 STATE: dict[str, Any] = {
     "iteration": 7,
@@ -33,7 +34,7 @@ STATE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("whole")
-    return checkpoint.save(folder, 7, STATE, keep=1).read_bytes()
+    return save_checkpoint(folder, 7, STATE, keep=1).read_bytes()
 
 
 @pytest.fixture
@@ -254,6 +255,6 @@ def test_things_that_are_no_files(tmp_path: Path) -> None:
     notices: list[str] = []
     assert checkpoint.load(tmp_path, notices.append)["iteration"] == 7
     assert len(notices) == 4
-    checkpoint.save(tmp_path, 5, STATE, keep=1)
+    save_checkpoint(tmp_path, 5, STATE, keep=1)
     assert (tmp_path / "itr_000001.pt").is_dir()
     assert checkpoint.load(tmp_path, pytest.fail)["iteration"] == 7

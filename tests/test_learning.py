@@ -80,7 +80,7 @@ def _final(algorithm: str, seed: int, tmp_path: Path) -> tuple[float, dict[str, 
         ranks.serve(worker)
         tasks = worker.sample_tasks(100, 0, purpose="test")
         parameters = worker.algorithm.spec.flatten(state["parameters"])
-        result = collect(ranks, worker, parameters, tasks, 0, purpose="test")
+        result = collect(ranks, parameters, tasks, 0, purpose="test")
     return float(result["return"][:, -1].mean()), state["parameters"]
 
 

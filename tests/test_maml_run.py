@@ -17,7 +17,7 @@ import pytest
 from mmaml import checkpoint, cli, launch
 from mmaml.config import Config, load_config, read_config_file
 from mmaml.shutdown import Interrupted
-from tests.support import SMALL
+from tests.support import SMALL, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 PATH = ROOT / "run_scripts" / "maml_run.py"
@@ -221,7 +221,7 @@ def test_a_run_continues_by_its_own_command(refused: Callable[..., str]) -> None
         overrides = ("--overrides", SHORT)
         started = configured(command, *overrides)
         run = Path(str(number))
-        checkpoint.save(run / checkpoint.FOLDER, 1, {}, keep=1)
+        save_checkpoint(run / checkpoint.FOLDER, 1, {}, keep=1)
         (run / "params.json").write_text(json.dumps(started.to_dict()))
         again = configured(f"{command} --restore_path {number}", *overrides)
         assert again.to_dict() == started.to_dict() | {"restore_path": str(number)}

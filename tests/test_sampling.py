@@ -88,7 +88,7 @@ def test_log_std_has_its_floor_when_sampling_and_in_the_loss() -> None:
     params["policy.log_std"] = torch.full_like(params["policy.log_std"], -40.0)
     with connect(parallel=False) as ranks:
         ranks.serve(worker)
-        collect(ranks, worker, algo.spec.flatten(params), worker.sample_tasks(4, 0), 0)
+        collect(ranks, algo.spec.flatten(params), worker.sample_tasks(4, 0), 0)
     assert worker.block is not None
     data = worker.block.rollouts[0]
     torch.testing.assert_close(

@@ -34,7 +34,7 @@ class Evaluate(Protocol):
         tasks: Sequence[int] | None = None,
         **options: Any,
     ) -> dict[str, np.ndarray]:
-        """Results by name, one entry a task: [M, …]. tasks: the their positions, in order; all if None."""
+        """Results by name, one entry a task: [M, …]. tasks: their positions, in order; all if None."""
 
 
 class Algorithm(ABC):
