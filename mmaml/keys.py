@@ -333,14 +333,17 @@ class Config:
         "Reliability",
         600.0,
         number(0, MOST_SECONDS, open_low=True),
-        "seconds without an answer, from when the master itself has nothing left to do, after which a rank is lost",
+        "seconds without an answer, from when the master itself has nothing left to do, after which a rank is lost; "
+        'with "master_samples": false more than any phase takes; a rank leaves when the master says nothing for 5 '
+        "times as long",
         resumable=True,
     )
     shutdown_seconds: float = _key(
         "Reliability",
         60.0,
-        number(0, MOST_SECONDS, open_low=True),
-        "seconds to finish the iteration and write a checkpoint after SIGTERM or SIGINT, or else to abandon it",
+        number(1, MOST_SECONDS),
+        "seconds after SIGTERM or SIGINT to finish the iteration, or else to abandon it, and to write a checkpoint; a "
+        "process that needs more ends without, with exit code 1 (under our mpirun 143 or 130)",
         resumable=True,
     )
     resume: str = _key(

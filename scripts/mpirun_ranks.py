@@ -13,8 +13,8 @@ SECONDS_TO_APPEAR = 60.0  # the ranks, after mpirun's start
 
 # Files in the job's folder, made by mmaml/launch.py: any rank is about to join the others; rank 0 has joined them
 # all; rank 0 is done, with the exit code that follows after a point, or one that mpirun knows; what a user is to do
-# should rank 0 be lost.
-STARTING, STARTED, ENDED, REMEDY = "starting", "started", "ended", "remedy"
+# should rank 0 be lost; it is, or says nothing, as another rank has found.
+STARTING, STARTED, ENDED, REMEDY, LOST = "starting", "started", "ended", "remedy", "lost"
 
 
 class Ranks:
@@ -70,7 +70,7 @@ class Ranks:
     def hopeless(self) -> bool:
         """Whether the run has ended, or lost rank 0, or any rank in the start, for which the others would wait."""
         reports = self.reports()
-        if is_over(reports):
+        if is_over(reports) or (LOST in reports and set(self.living()) <= {0}):
             return True
         if STARTING not in reports:
             return False
@@ -84,6 +84,6 @@ def is_over(reports: set[str]) -> bool:
 
 
 def exit_code(reports: set[str]) -> int | None:
-    """The exit code that rank 0 has reported; None if there is none."""
+    """The exit code that rank 0 has reported, the largest of several; None if there is none."""
     codes = [int(code) for name, _, code in (report.partition(".") for report in reports) if name == ENDED and code]
-    return codes[0] if codes else None
+    return max(codes, default=None)

@@ -36,9 +36,8 @@ def main(words: list[str]) -> int:
     uris = [place + 1 for place, word in enumerate(words[:-1]) if word in URI_PARAMETERS]
     addresses = {(found[2], int(found[3])) for uri in uris if (found := ADDRESS.search(words[uri]))}
     folder = os.environ.get(FOLDER_VARIABLE)
-    if (
-        folder is None or len(addresses) != 1
-    ):  # a machine after the first, among very many, starts the daemons of others
+    # Among very many machines, some after the first start the daemons of others; theirs are left as they are.
+    if folder is None or len(addresses) != 1:
         os.execvp(words[0], words)
     for uri in uris:
         words[uri] = ADDRESS.sub(rf"\1:{listener.getsockname()[1]}:", words[uri])

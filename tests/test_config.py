@@ -108,6 +108,7 @@ def test_a_wrong_type_is_refused(name: str) -> None:
         ({"dump_path": "a\0b"}, "dump_path: expected a path"),
         ({"algorithm": "mamba"}, 'algorithm: expected one of "mmaml", "promp"'),
         ({"baseline": "LinearFeatureBaselin"}, '"LinearFeatureBaseline"'),
+        ({"shutdown_seconds": 0.9}, "shutdown_seconds: expected a number ≥ 1 and ≤ 1e+09, got 0.9"),
         ({"num_minibatches": 41}, "num_minibatches: expected at most meta_batch_size = 40"),
         ({"adaptive_inner_kl_penalty": True, "target_inner_step": 0}, "target_inner_step: expected a number > 0"),
         ({"adaptive_outer_kl_penalty": True}, "init_outer_kl_penalty: expected a number > 0"),

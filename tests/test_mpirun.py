@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import mpirun, mpirun_messages
+from scripts import mpirun, mpirun_messages, mpirun_ranks
 
 PROGRAM = Path(sys.executable).with_name("mpirun")
 RULE = mpirun_messages.RULE + b"\n"
@@ -59,6 +60,13 @@ def test_ranks_are_counted_and_shared_memory_measured(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "access", lambda *_: True)
     assert mpirun.shared_memory_suffices(4)  # 64 MB, as in many containers
     assert not mpirun.shared_memory_suffices(5)
+
+
+def test_of_several_exit_codes_the_largest_counts() -> None:
+    """In whatever order a set has them: several ranks may report that they end the others."""
+    assert mpirun_ranks.exit_code({"starting", "ended"}) is None
+    for codes in itertools.combinations((*range(1, 20), 130, 143), 2):
+        assert mpirun_ranks.exit_code({"started", "ended", *(f"ended.{code}" for code in codes)}) == max(codes)
 
 
 def test_a_rank_that_fails_has_the_last_word() -> None:
