@@ -25,16 +25,19 @@ from torch import Tensor
 
 from mmaml.faults import Failure, NotFinite, RunStopped, TasksFailed
 from mmaml.launch import report
-from mmaml.links import MPI, Link, Process, RankLost, all_lost
+from mmaml.links import MPI, Link, Patience, Process, RankLost, all_lost
 from mmaml.roster import FIRST_PATIENCE, Roster, to_stderr
-from mmaml.shutdown import Interrupted
+from mmaml.shutdown import Interrupted, shutdown
+from mmaml.usage import UsageError
 
 Result = TypeVar("Result")
 Arrays = dict[str, np.ndarray]
 
 SECONDS_BEFORE_HIGHER_RANK = 0.3
-# The master works alone now and then: a rank waits so many times longer for it than it for a rank.
+# Of a rank with the master, which works alone now and then, in units of the master's with a rank.
 PATIENCE_WITH_MASTER = 5
+# Of signals, while the ranks are told of the end.
+SECONDS_TO_RELEASE = 30.0
 
 
 def connect(parallel: bool = True) -> Ranks:
@@ -169,30 +172,32 @@ class Ranks:
         """Release the ranks that serve; end all of them if this one failed, those at work if it leaves before."""
         if isinstance(error, MasterLost):
             self._leave(error)
-        in_order = (
-            error is None or error is self._agreed_failure or isinstance(error, RunStopped | Interrupted | SystemExit)
-        )
+        in_order = error is None or error is self._agreed_failure
+        in_order |= isinstance(error, RunStopped | Interrupted | SystemExit)
+        in_order |= self.rank == 0 and isinstance(error, UsageError)
         if error is not None and self.size > 1 and not in_order:
             self._abort(error)
-        if self.rank == 0:
-            self.roster.end_those_at_work()
-            self._send_all(Released(RankLost.ever), "the end")
+        if self.rank == 0 and self.size > 1:
+            with shutdown.finishing(SECONDS_TO_RELEASE):
+                self.roster.end_those_at_work()
+                self._send_all(Released(RankLost.ever), "the end")
+                self.roster.report_losses()
 
     def agree(self, function: Callable[[], Result]) -> Result:
         """`function()` of rank 0 on every rank; what it raises is raised on every rank."""
         outcome: Any
         if self.rank == 0:
             try:
-                outcome = (function(), None)
+                outcome = (function(), None, Process.this())
             except Exception as error:
-                outcome = (None, error)
+                outcome = (None, error, Process.this())
             self._send_all(outcome, "the start")
             self.roster.report_losses()
         else:
             outcome, _ = self._from_master()
         if isinstance(outcome, Released):
             raise SystemExit(1)  # interrupted, as the master says
-        result, failure = outcome
+        result, failure, self._master.process = outcome
         if failure is not None:
             self._agreed_failure = failure
             raise failure
@@ -273,6 +278,7 @@ class Ranks:
     def _deal(self, places: Iterable[int]) -> list[Part]:
         """Deal items that no rank holds; their results."""
         dealt, parts, left = self._dealt, [], list(places)
+        failed: dict[int, Failure] = {}
         while left:
             ranks = self._samplers()
             blocks = zip(ranks, partition(len(left), len(ranks)), strict=True)
@@ -288,19 +294,25 @@ class Ranks:
                 if rank not in answers:
                     left += share + dealt.held.pop(rank, [])
                 elif isinstance(fault := answers[rank].fault, TasksFailed):
-                    for failure in fault.failures:
-                        self.task_failed(share[failure.item], failure)
-                    left += [place for i, place in enumerate(share) if i not in {f.item for f in fault.failures}]
+                    failed |= {share[failure.item]: failure for failure in fault.failures}
+                    left += [place for place in share if place not in failed]
                 else:
                     dealt.held.setdefault(rank, []).extend(share)
                     parts.append(Part(share, answers[rank].result))
             left.sort()
+        for place in sorted(failed):
+            self.task_failed(place, failed[place])
         return parts
 
     def _ask(self, request: Request, subset: Collection[int]) -> list[Part]:
-        """What the ranks that hold the items say of them; the items of a lost rank are dealt again first."""
+        """What the ranks that hold the items say of them; the items of a lost rank are dealt again first.
+
+        Raises NotFinite where the environment of such an item has failed since.
+        """
         held, parts, left = self._dealt.held, [], set(subset)
         while left:
+            if missing := left - set(self._dealt.places):
+                raise NotFinite(f"task {min(missing)}: sampled again after its rank was lost, its environment failed")
             shares = {rank: [i for i, place in enumerate(places) if place in left] for rank, places in held.items()}
             answers = self._exchange({rank: (request, share) for rank, share in shares.items() if share})
             for rank in answers:
@@ -310,7 +322,6 @@ class Ranks:
             if left:
                 lost = held.keys() - {0, *self.roster.ranks}
                 self._deal(sorted(place for rank in lost for place in held.pop(rank)))
-            left.intersection_update(self._dealt.places)
         return parts
 
     def _exchange(self, messages: Mapping[int, tuple[Request, list[Any]]]) -> dict[int, Answer]:
@@ -324,11 +335,7 @@ class Ranks:
             answers[rank] = Answer(dict(zip(names, arrays, strict=True)), fault, seconds)
         self.roster.owing.clear()
         self.seconds_busy += max((answer.seconds for answer in answers.values()), default=0.0)
-        faults = [answer.fault for answer in answers.values() if answer.fault is not None]
-        if errors := [fault for fault in faults if not isinstance(fault, NotFinite | TasksFailed)]:
-            raise errors[0]
-        if findings := [fault for fault in faults if isinstance(fault, NotFinite)]:
-            raise min(findings, key=lambda finding: finding.order)
+        _raise_worst([answer.fault for answer in answers.values() if answer.fault is not None])
         return answers
 
     def _samplers(self) -> list[int]:
@@ -352,14 +359,14 @@ class Ranks:
 
     def _from_master(self) -> tuple[Any, list[np.ndarray]]:
         try:
-            return self._master.receive(self._patience)
+            return self._master.receive(Patience(self._patience))
         except RankLost as loss:
             raise MasterLost(str(loss)) from loss
 
     def _to_master(self, content: Any, arrays: Iterable[np.ndarray] = ()) -> None:
         try:
             self._master.send(content, arrays)
-            self._master.finish_sending(self._patience)
+            self._master.finish_sending(Patience(self._patience))
         except RankLost as loss:
             raise MasterLost(str(loss)) from loss
 
@@ -381,6 +388,15 @@ class Ranks:
         report("ended.1")
         MPI.COMM_WORLD.Abort(1)
         raise SystemExit(1)
+
+
+def _raise_worst(faults: Sequence[Exception]) -> None:
+    """Raise the first error of a program, or else the least finding; failed tasks are for the caller."""
+    for error in faults:
+        if not isinstance(error, NotFinite | TasksFailed):
+            raise error
+    if findings := [fault for fault in faults if isinstance(fault, NotFinite)]:
+        raise min(findings, key=lambda finding: finding.order)
 
 
 def _extending(request: Request, extend: bool) -> Request:

@@ -17,7 +17,7 @@ class RunStopped(RuntimeError):
 
 
 class NotFinite(ArithmeticError):
-    """A number is NaN or infinite. order: of several that ranks find at once, the least is told."""
+    """A number is NaN or infinite, or missing. order: of several that ranks find at once, the least is told."""
 
     def __init__(self, text: str, order: tuple[int, ...] = ()) -> None:
         super().__init__(text, order)

@@ -34,6 +34,8 @@ PAUSE = 5e-5
 LONGEST_PAUSE = 1.0
 # Seconds between two looks at the other's process: MPI is not told of one that exits with an error.
 SECONDS_BETWEEN_CHECKS = 1.0
+# What a rank is waited for when others have taken all patience: long enough for what it has sent to arrive.
+MOMENT = 1.0
 ENDED = "its process ended"
 
 
@@ -62,6 +64,16 @@ def _finalize() -> None:
         MPI.Finalize()
 
 
+class Patience:
+    """Seconds that may go by in waiting for several ranks together, `spent` of them so far.
+
+    Each is given a moment even after that, for what it has sent already.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.spent = seconds, 0.0
+
+
 class Link:
     """Messages between this rank and another: an object, and arrays beside it, which are not copied.
 
@@ -86,12 +98,12 @@ class Link:
         except MPI.Exception as error:
             raise self._lost(error) from error
 
-    def finish_sending(self, patience: float) -> None:
-        """Wait until all is sent, at most `patience` seconds. Raises RankLost."""
+    def finish_sending(self, patience: Patience) -> None:
+        """Wait until all is sent. Raises RankLost."""
         self._wait(self._sending[0], patience)
 
-    def receive(self, patience: float) -> tuple[Any, list[np.ndarray]]:
-        """The next message, and the arrays beside it. patience: seconds to wait for it. Raises RankLost."""
+    def receive(self, patience: Patience) -> tuple[Any, list[np.ndarray]]:
+        """The next message, and the arrays beside it. Raises RankLost."""
         length = np.empty(1, np.int64)
         self._receive_into([length], patience)
         text = np.empty(length[0], np.uint8)
@@ -106,22 +118,23 @@ class Link:
         RankLost.ever = True
         return "of which nothing is known" if self.process is None else self.process.kill()
 
-    def _receive_into(self, buffers: list[np.ndarray], patience: float) -> None:
+    def _receive_into(self, buffers: list[np.ndarray], patience: Patience) -> None:
         try:
             self._receiving = ([self._comm.Irecv(buffer, self._peer) for buffer in buffers], buffers)
         except MPI.Exception as error:
             raise self._lost(error) from error
         self._wait(self._receiving[0], patience)
 
-    def _wait(self, requests: list[MPI.Request], patience: float) -> None:
+    def _wait(self, requests: list[MPI.Request], patience: Patience) -> None:
         waited, last, next_check = 0.0, time.monotonic(), SECONDS_BETWEEN_CHECKS
         try:
             while not MPI.Request.Testall(requests):
                 time.sleep(PAUSE)
                 now = time.monotonic()
-                waited, last = waited + min(now - last, LONGEST_PAUSE), now
-                if waited > patience:
-                    raise RankLost(f"no answer for {patience:g} s", waited)
+                pause, last = min(now - last, LONGEST_PAUSE), now
+                waited, patience.spent = waited + pause, patience.spent + pause
+                if patience.spent > patience.seconds and waited > min(MOMENT, patience.seconds):
+                    raise RankLost(f"no answer for {patience.seconds:g} s", waited)
                 if waited > next_check:
                     next_check += SECONDS_BETWEEN_CHECKS
                     if self.process is not None and self.process.has_ended() and not MPI.Request.Testall(requests):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from mmaml.links import MPI, Link, Process, RankLost
+from mmaml.links import MPI, Link, Patience, Process, RankLost
 
 Result = TypeVar("Result")
 
@@ -56,11 +56,9 @@ class Roster:
     def meet(self) -> None:
         """Learn where the ranks are. Equal bits are promised on equal processors: unlike ones are told."""
         processes = [Process.this()]
-        for rank in self.ranks:
-            message = self._attempt(rank, "the start", lambda link: link.receive(FIRST_PATIENCE))
-            if message is not None:
-                self._links[rank].process = message[0]
-                processes.append(message[0])
+        for rank, (process, _) in self.receive(self.ranks, "the start", FIRST_PATIENCE).items():
+            self._links[rank].process = process
+            processes.append(process)
         self.report_losses()
         capabilities = {str(process.capability) for process in processes}
         if len(capabilities) > 1:
@@ -73,12 +71,16 @@ class Roster:
         """Send each rank a message of its own, and wait until all have gone. phase: for what is said of a loss."""
         for rank, (content, arrays) in messages.items():
             self._attempt(rank, phase, partial(Link.send, content=content, arrays=arrays))
+        patience = Patience(self.rank_timeout)
         for rank in messages:
-            self._attempt(rank, phase, lambda link: link.finish_sending(self.rank_timeout))
+            self._attempt(rank, phase, partial(Link.finish_sending, patience=patience))
 
-    def receive(self, ranks: Iterable[int], phase: str) -> dict[int, tuple[Any, list[np.ndarray]]]:
-        """A message of each rank, of those that are not lost. phase: what they are doing."""
-        found = {rank: self._attempt(rank, phase, lambda link: link.receive(self.rank_timeout)) for rank in ranks}
+    def receive(
+        self, ranks: Iterable[int], phase: str, seconds: float | None = None
+    ) -> dict[int, tuple[Any, list[np.ndarray]]]:
+        """A message of each rank, of those that are not lost. phase: what they are doing; seconds: rank_timeout."""
+        patience = Patience(self.rank_timeout if seconds is None else seconds)
+        found = {rank: self._attempt(rank, phase, partial(Link.receive, patience=patience)) for rank in ranks}
         if self._losses and self._noticed is None:
             self._noticed = time.perf_counter()
         return {rank: message for rank, message in found.items() if message is not None}
@@ -88,9 +90,7 @@ class Roster:
         again = 0.0 if self._noticed is None else time.perf_counter() - self._noticed
         for text, waited in self._losses:
             left = 1 + len(self._links)
-            self.report(
-                f"warning: {text}; its work was dealt again to {left} of {self.size} ranks, {waited + again:.2f} s"
-            )
+            self.report(f"warning: {text}; {left} of {self.size} ranks go on with its work, {waited + again:.2f} s")
         self.seconds_lost += again + sum(loss.waited for loss in self._losses)
         self._losses, self._noticed = [], None
 

@@ -1,8 +1,8 @@
 """SIGTERM and SIGINT: the master finishes what is worth finishing, the other ranks leave it to the master.
 
-The launcher passes SIGTERM on as SIGUSR1 and SIGINT as SIGUSR2, so all four are taken here. The first asks the run to
-stop: it finishes its iteration or, after most of `shutdown_seconds`, abandons it. Where nothing is worth finishing, or
-with a second signal, it ends at once.
+The launcher passes SIGTERM on as SIGUSR1 and SIGINT as SIGUSR2, so those are taken too; SIGHUP is as SIGTERM. The
+first asks the run to stop: it finishes its iteration or, after most of `shutdown_seconds`, abandons it. Where nothing
+is worth finishing, or with a second signal, it ends at once.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from mmaml.usage import is_first_rank
 
 MEANING = {
     signal.SIGTERM: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGTERM,
     signal.SIGINT: signal.SIGINT,
     signal.SIGUSR2: signal.SIGINT,
@@ -50,11 +51,19 @@ class Shutdown:
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """While this lasts, rank 0 takes the signals; other ranks end when it says so or is gone."""
+        """While this lasts, rank 0 takes the signals that are not ignored already, as nohup and a shell's & have it.
+
+        Other ranks ignore them from now on, since they end when rank 0 says so or is gone.
+        """
         self.requested = None
-        handlers = dict.fromkeys(MEANING, self._on_signal if is_first_rank() else signal.SIG_IGN)
+        if not is_first_rank():
+            for number in MEANING:
+                signal.signal(number, signal.SIG_IGN)
+            yield
+            return
+        handlers = {number: self._on_signal for number in MEANING if signal.getsignal(number) is not signal.SIG_IGN}
+        handlers[signal.SIGALRM] = self._on_alarm
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_alarm)
         try:
             yield
         finally:
@@ -95,14 +104,12 @@ class Shutdown:
         self.requested, self._asked_at = int(meaning), now
         if self._seconds is None:
             raise Interrupted(self.requested)
-        os.write(
-            sys.stderr.fileno(),
-            f"{meaning.name}: finishing the iteration, or what of it takes {self._seconds:g} s, and a checkpoint; "
-            "once more to end at once\n".encode(),
-        )
         signal.setitimer(signal.ITIMER_REAL, SHARE_OF_ITERATION * self._seconds)
-        # Whatever holds the interpreter then, and where, is told, and the process ends.
-        faulthandler.dump_traceback_later(self._seconds, exit=True)
+        with suppress(OSError, ValueError):  # nobody reads it
+            # Whatever holds the interpreter when all time is over, and where, is told, and the process ends.
+            faulthandler.dump_traceback_later(self._seconds, exit=True)
+            text = f"{meaning.name}: finishing the iteration, or what of it takes {self._seconds:g} s, and a checkpoint"
+            os.write(sys.stderr.fileno(), f"{text}; once more to end at once\n".encode())
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
         if self._abandonable:

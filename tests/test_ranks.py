@@ -14,7 +14,7 @@ import torch
 
 from mmaml import checkpoint
 from mmaml.algorithms import ALGORITHMS, algorithm_class
-from mmaml.comm import connect, partition
+from mmaml.comm import partition
 from mmaml.config import load_config
 from mmaml.worker import TaskBlock
 from tests.support import REQUIRED, SMALL, progress, run, sampled, small_config
@@ -216,34 +216,6 @@ def test_the_functions_on_cuda_are_those_on_the_cpu(variant: str) -> None:
 
 
 RAGGED = _without(SMALL, "cell_size") | {"algorithm": "promp", "env": "tests.probes:RandomLengths", "parallel": True}
-
-
-def _failure(ranks: int, values: Values) -> str:
-    """What a run that fails says; it ends, and says it once."""
-    failed = launch(ranks, values)
-    assert failed.returncode not in (0, None)
-    assert failed.stderr.count(" failed:\n") == 1
-    assert failed.stderr.count("the probe fails as asked\n") == 1
-    return failed.stderr
-
-
-def test_a_failing_environment_ends_all_ranks_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    values = RAGGED | {"env_kwargs": {"longest": 7}, "dump_path": str(tmp_path / "run"), "save_steps": 1}
-    assert launch(2, values).returncode == 0
-    saved = checkpoint.latest(tmp_path / "run").read_bytes()
-    values |= {"env_kwargs": {"longest": 7, "fail_at": 3}, "n_itr": 9, "restore_path": values["dump_path"]}
-    assert "On rank 0 of 3, in collect of tasks 0 to 1." in _failure(3, values)
-    assert checkpoint.latest(tmp_path / "run").read_bytes() == saved
-
-
-def test_the_failing_rank_and_task_are_named(tmp_path: Path) -> None:
-    values = RAGGED | {"env_kwargs": {"fail_task": 3}, "dump_path": str(tmp_path / "run")}
-    assert "On rank 1 of 2, in collect of task 3." in _failure(2, values)
-
-
-def test_items_of_a_subset_are_named_by_their_place_in_the_whole() -> None:
-    with connect(parallel=False) as ranks:
-        assert ranks._place("evaluate", [0, 1], 3, ValueError()) == "On rank 0 of 1, in evaluate of tasks 3 to 4."
 
 
 def test_an_evaluation_that_fails_on_one_rank_ends_on_all(tmp_path: Path) -> None:

@@ -118,3 +118,32 @@ def test_while_finishing_a_signal_only_asks_until_time_runs_out() -> None:
         assert raised.value.exit_code == 143
         with pytest.raises(Interrupted), asked.abandonable():
             time.sleep(30)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGHUP, 143), (signal.SIGINT, 130)])
+def test_what_is_asked_is_done_though_nobody_reads_what_is_said(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise BrokenPipeError
+
+    asked = Shutdown()
+    monkeypatch.setattr(os, "write", refuse)
+    with asked.heeded(), asked.finishing(60.0):
+        os.kill(os.getpid(), number)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] < 60
+        with pytest.raises(Interrupted) as raised:
+            asked.check()
+        assert raised.value.exit_code == code
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    asked = Shutdown()
+    try:
+        with asked.heeded():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert asked.requested is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
