@@ -67,7 +67,10 @@ def test_a_rank_killed_in_any_phase_costs_no_bit(
     told = messages(values["dump_path"])
     assert len(told) == 2
     for line in told:
-        pattern = r"iteration \d+: (warning: rank [12] of 4 was lost in .+: its process ended; [23] of 4 ranks go on with its work, [\d.]+ s)$"
+        lost = (
+            r"warning: rank [12] of 4 was lost in .+: its process ended; [23] of 4 ranks go on with its work, [\d.]+ s"
+        )
+        pattern = rf"iteration \d+: ({lost})$"
         assert (match := re.search(pattern, line)) and match[1] in ended.stderr
 
 
