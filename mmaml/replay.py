@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import math
 import os
+import shutil
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,22 +38,25 @@ if TYPE_CHECKING:
 FINDING, ROLLOUTS = "finding", "rollouts"
 
 
-def write_dump(path: Path, state: Mapping[str, Any], finding: str, ranks: Ranks) -> None:
-    """Write the state before an iteration, what was found in it, and the rollouts that the ranks hold of it.
+def write_dump(path: Path, state: Mapping[str, Any], finding: str, ranks: Ranks | None) -> None:
+    """Write the state before an iteration, what was found in it, and the rollouts that `ranks`, if given, hold of it.
 
-    path: of the file, which appears whole or not at all. Raises OSError.
+    path: of the file, which appears whole or not at all. Without rollouts if the ranks fail to give them. Raises
+    OSError, with nothing left behind.
     """
     dump = {**state, FINDING: finding}
-    if ranks.places:
-        fields = ranks.call("rollouts", (), subset=ranks.places)
-        dump[ROLLOUTS] = [
-            {name: torch.from_numpy(value) for name, value in collection.items()}
-            for collection in by_collection(fields)
-        ]
+    if ranks is not None and ranks.places:
+        with suppress(Exception):  # ranks may be lost now, and with the tasks that are dealt again anything may happen
+            fields = ranks.call("rollouts", (), subset=ranks.places)
+            dump[ROLLOUTS] = [
+                {name: torch.from_numpy(value) for name, value in collection.items()}
+                for collection in by_collection(fields)
+            ]
     folder = path.with_name(f".{path.name}.unfinished")
-    written = checkpoint.write(folder, state["iteration"], dump)
-    os.replace(written, path)
-    folder.rmdir()
+    try:
+        os.replace(checkpoint.write(folder, state["iteration"], dump), path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def by_collection(fields: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

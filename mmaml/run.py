@@ -20,6 +20,7 @@ from mmaml.replay import write_dump
 from mmaml.saver import NotSaved, Saver
 from mmaml.seeding import generator
 from mmaml.shutdown import Interrupted, shutdown
+from mmaml.usage import disk_reason
 from mmaml.worker import Worker
 
 
@@ -34,7 +35,6 @@ class Run:
         assert config.dump_path is not None
         self.config, self.ranks, self.worker = config, ranks, worker
         self._config = config.to_dict()
-        self._saved: int | None = None  # the iteration of the newest checkpoint that this run wrote
         self.dump_path = Path(config.dump_path)
         self.iteration = self.env_steps = self.bad_in_a_row = 0
         self.seconds = 0.0
@@ -61,6 +61,8 @@ class Run:
             max_failed_saves=config.max_failed_saves,
             warn=self.logger.warn,
         )
+        # The iteration of the newest checkpoint, if it is of this run.
+        self._saved = self.iteration if state is not None and self._is_newest(self.iteration) else None
         self._traces: set[str] = set()
         ranks.roster.report, ranks.task_failed = self.logger.warn, self.task_failed
         self.state = self._state()
@@ -82,7 +84,8 @@ class Run:
                     self.logger.warn(f"{reason} (after {self.iteration} iterations; {again})")
                 if isinstance(reason, Interrupted):
                     reason.told = True
-                self.close()
+                with suppress(Exception):  # what ends the run is the reason
+                    self.close()
                 raise
 
     def accept(self, parameters: Tensor) -> None:
@@ -91,20 +94,29 @@ class Run:
 
     def skip_update(self, finding: NotFinite, iteration: int) -> None:
         """Go on from where the iteration began. Raises RunStopped if that was done too many times in a row."""
-        row = f"iteration {iteration}: {finding}"
         self.worker.algorithm.load_state_dict(copy.deepcopy(self.state["algorithm"]))
         self.counts["BadUpdates"] += 1
         self.bad_in_a_row += 1
         allowed = self.config.max_bad_updates
-        self.logger.warn(f"warning: {row}; its update is skipped ({self.bad_in_a_row} in a row, {allowed} end the run)")
+        count = f"{self.bad_in_a_row} in a row, {allowed} end the run"
+        self.logger.warn(f"warning: iteration {iteration}: {finding}; its update is skipped ({count})")
         if self.bad_in_a_row >= allowed:
-            dump = self.dump_path / f"bad_update_{iteration:06d}.pt"
-            with suppress(OSError):  # a full disk is told of by the checkpoint that follows
-                write_dump(dump, self.state, str(finding), self.ranks)
+            updates = "an update" if allowed == 1 else f"{allowed} updates in a row"
             raise RunStopped(
-                f"stopped: {allowed} updates in a row met numbers that are not finite; the last of them is repeated by "
-                f"python run_scripts/replay.py {dump}; lower learning_rate or inner_lr, or mend the environment"
+                f"stopped: {updates} met numbers that are not finite; {self._write_bad_update(finding, iteration)}; "
+                "lower learning_rate or inner_lr, or mend the environment"
             )
+
+    def _write_bad_update(self, finding: NotFinite, iteration: int) -> str:
+        """Write what `replay` repeats an iteration from; how a message tells of it."""
+        path = self.dump_path / f"bad_update_{iteration:06d}.pt"
+        failed = self.counts["FailedTasks"] - self.state["counts"]["FailedTasks"]
+        sampled_all = len(self.ranks.places) + failed == self.config.meta_batch_size
+        try:
+            write_dump(path, self.state, str(finding), self.ranks if sampled_all else None)
+        except OSError as error:
+            return f"the last could not be written down to be repeated ({disk_reason(error)})"
+        return f"the last is repeated by python run_scripts/replay.py {path}"
 
     def task_failed(self, place: int, failure: Failure) -> None:
         """Count a task that an iteration goes on without. Raises RunStopped if they are too many."""
@@ -117,9 +129,8 @@ class Run:
             f"others go on without it ({failed} so far, {allowed} end the run){trace}"
         )
         if failed >= allowed:
-            raise RunStopped(
-                f"stopped: the environments of {failed} tasks failed; mend them, or raise max_failed_tasks"
-            )
+            environments = "the environment of a task" if failed == 1 else f"the environments of {failed} tasks"
+            raise RunStopped(f"stopped: {environments} failed; mend it, or raise max_failed_tasks")
 
     def finish_iteration(self, iteration: int, row: dict[str, float]) -> None:
         """Log the iteration and, when it is due, write a checkpoint."""
@@ -135,6 +146,12 @@ class Run:
         """Write a checkpoint of the last finished iteration, unless there is one. last: none will follow."""
         if self._saved != self.iteration and self.saver.save(self.iteration, self.state, last):
             self._saved = self.iteration
+
+    def _is_newest(self, iteration: int) -> bool:
+        """Whether the newest checkpoint in the run's directory is that of `iteration`."""
+        directory = self.dump_path / checkpoint.FOLDER
+        there = checkpoint.by_iteration(directory) if directory.is_dir() else []
+        return bool(there) and there[-1][0] == iteration
 
     def close(self) -> None:
         """Close files and environments."""

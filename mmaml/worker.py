@@ -127,9 +127,8 @@ class Worker:
 
     def close(self) -> None:
         """Close the environments."""
-        self.family.close()
-        if self._env is not None:
-            self._env.close()
+        close_quietly(self.family)
+        close_quietly(self._env)
 
     def collect(
         self,
@@ -304,10 +303,10 @@ class Worker:
         """An environment that holds the tasks. lasting: kept, to serve again where there are as many tasks."""
         env = self._env
         if env is None or env.num_tasks != len(tasks):
-            env = self._make_family(len(tasks))
+            with FromEnvironment():
+                env = self._make_family(len(tasks))
             if lasting:
-                if self._env is not None:
-                    self._env.close()
+                close_quietly(self._env)
                 self._env = env
         try:
             with FromEnvironment():
@@ -316,10 +315,16 @@ class Worker:
         except Exception:
             if env is self._env:  # it may be in any state
                 self._env = None
-            with suppress(Exception):
-                env.close()
+            close_quietly(env)
             raise
         if env is not self._env:
+            close_quietly(env)
+
+
+def close_quietly(env: TaskVectorEnv | None) -> None:
+    """Close an environment that is done with, if there is one: what it raises then concerns nobody any more."""
+    if env is not None:
+        with suppress(Exception):
             env.close()
 
 
@@ -345,5 +350,8 @@ def collect(
     """
     result = ranks.call("collect", list(enumerate(tasks)), parameters, iteration=iteration, **options)
     if not result:
-        raise RunStopped(f"stopped: the environments of all {len(tasks)} tasks failed; mend them")
+        environments = (
+            "the environment of the only task" if len(tasks) == 1 else f"the environments of all {len(tasks)} tasks"
+        )
+        raise RunStopped(f"stopped: {environments} failed; mend it")
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,10 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from mmaml import checkpoint, cli
+from mmaml import checkpoint, cli, trainer
 from mmaml.algorithms.promp import ProMP
-from mmaml.faults import RunStopped
+from mmaml.comm import Ranks
+from mmaml.faults import NotFinite, RunStopped
+from mmaml.logging import RunLogger
+from mmaml.worker import Worker
 from tests.faults import finished, messages, result, started
+from tests.probes import GoesWrong
 from tests.support import progress, run, small_config
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +100,95 @@ def test_too_many_bad_updates_in_a_row_end_the_run_with_its_last_good_state_and_
     assert replayed.returncode == 0 and "reward" in replayed.stdout
     with pytest.raises(RunStopped):  # one more in a row is enough
         run(_config(tmp_path, {"share": 1.0, "collection": 1}, max_bad_updates=3, restore_path=str(path)))
+
+
+def _stopped(tmp_path: Path, wrong: dict[str, Any], **values: Any) -> tuple[str, dict[str, Any] | None]:
+    """A run whose first bad update ends it: why it says so, and what it left to repeat that, if anything."""
+    with pytest.raises(RunStopped) as stop:
+        run(_config(tmp_path, {"share": 1.0, "collection": 1} | wrong, max_bad_updates=1, **values))
+    assert "stopped: an update met numbers that are not finite; " in str(stop.value)
+    assert not [*(tmp_path / "run").glob(".bad_update*")]
+    dump = tmp_path / "run" / "bad_update_000000.pt"
+    assert (str(dump) in str(stop.value)) == dump.exists()
+    return str(stop.value), checkpoint.load(dump) if dump.exists() else None
+
+
+def test_a_bad_update_that_a_full_disk_does_not_take_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    why, _ = _stopped(tmp_path, {})
+    assert "replay.py" not in why and "could not be written down to be repeated (No space left on device)" in why
+
+
+@pytest.mark.parametrize("held", [[], [0, 2], [0, 1, 2, 3]])
+def test_the_rollouts_of_a_bad_update_are_kept_only_if_all_tasks_were_sampled(
+    held: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task whose environment failed is none of them."""
+    monkeypatch.setattr(ProMP, "meta_gradient", _not_finite)
+    collect = Worker.collect
+
+    def partly(self: Worker, parameters: Any, vector: Any, items: Any, *arguments: Any, **options: Any) -> Any:
+        found = collect(self, parameters, vector, items, *arguments, **options)
+        if not held:
+            raise NotFinite("as asked")
+        return found
+
+    monkeypatch.setattr(Worker, "collect", partly)
+    if len(held) == 2:  # of a rank that answered before another found the number
+        monkeypatch.setattr(Ranks, "places", property(lambda ranks: held))
+    _, dump = _stopped(tmp_path, {"tasks": []})
+    assert dump is not None and ("rollouts" in dump) == (len(held) == 4)
+
+
+def test_a_failed_task_is_no_reason_to_leave_out_the_others_rollouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProMP, "meta_gradient", _not_finite)
+    _, dump = _stopped(tmp_path, {"fault": "error", "tasks": [1]})
+    assert dump is not None and [len(one["rewards"]) for one in dump["rollouts"]] == [3, 3]
+
+
+def _not_finite(*_: Any, **__: Any) -> None:
+    raise NotFinite("as asked")
+
+
+def test_what_closing_meets_does_not_hide_why_a_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    config = _config(tmp_path, {"share": 1.0}, max_bad_updates=1)
+    monkeypatch.setattr(GoesWrong, "close_extras", refuse)
+    monkeypatch.setattr(RunLogger, "close", refuse)
+    with pytest.raises(RunStopped):
+        run(config)
+
+
+@pytest.mark.parametrize(("restored", "written"), [("", []), ("checkpoints/itr_000001.pt", [1])])
+def test_a_run_that_stops_before_its_first_iteration_keeps_the_newest_checkpoint_as_it_is(
+    restored: str, written: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older one, from which it was to go on, becomes the newest."""
+    run(_config(tmp_path, {"share": 0.0}, n_itr=2))
+    write, found = checkpoint.write, []
+
+    def noted(directory: Path, iteration: int, state: dict[str, Any]) -> Path:
+        found.append(iteration)
+        return write(directory, iteration, state)
+
+    def stop(*_: Any) -> None:
+        raise RunStopped("stopped: as asked")
+
+    monkeypatch.setattr(checkpoint, "write", noted)
+    monkeypatch.setattr(trainer, "one_iteration", stop)
+    with pytest.raises(RunStopped):
+        run(_config(tmp_path, {"share": 0.0}, n_itr=4, restore_path=str(tmp_path / "run" / restored)))
+    assert found == written
+    assert checkpoint.load(tmp_path / "run")["iteration"] == (written or [2])[0]
 
 
 def test_a_run_that_ends_itself_says_why_in_a_line_with_exit_code_1(

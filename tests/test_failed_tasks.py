@@ -16,6 +16,7 @@ from mmaml.faults import EnvironmentFailed, NotFinite, TasksFailed, failing_task
 from mmaml.rollouts import Rollouts
 from mmaml.seeding import generator
 from mmaml.worker import Worker
+from tests.probes import GoesWrong
 from tests.support import small_config
 
 TASKS = 5
@@ -202,6 +203,41 @@ def test_an_error_that_no_task_meets_alone_is_raised_as_it_is() -> None:
 def test_what_says_nothing_of_a_task_ends_the_collection(fault: str, kind: type[BaseException]) -> None:
     with pytest.raises(kind):
         collect(range(5), fault=fault, tasks=[2])
+
+
+def test_an_environment_that_fails_to_be_built_later_fails_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a block of another size, whose construction is the user's code too."""
+    worker, parameters, items = new_worker("promp", **PROBE, env_kwargs={"tasks": []})
+    worker.collect(parameters, None, items, 0)
+    build = GoesWrong.__init__
+
+    def once_more(self: GoesWrong, num_tasks: int = 1, *arguments: Any, **options: Any) -> None:
+        if num_tasks < TASKS:
+            raise RuntimeError("no more of them")
+        build(self, num_tasks, *arguments, **options)
+
+    monkeypatch.setattr(GoesWrong, "__init__", once_more)
+    with pytest.raises(TasksFailed) as error:
+        worker.collect(parameters, None, items[:3], 0)
+    assert [(one.item, one.error) for one in error.value.failures] == [
+        (k, "RuntimeError: no more of them") for k in range(3)
+    ]
+
+
+def test_environments_that_fail_to_close_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, parameters, items = new_worker("promp", **PROBE, env_kwargs={"tasks": []})
+    closed = []
+
+    def refuse(self: GoesWrong, **_: Any) -> None:
+        closed.append(self.num_tasks)
+        raise RuntimeError("it does not close")
+
+    monkeypatch.setattr(GoesWrong, "close_extras", refuse)
+    worker.collect(parameters, None, items[:2], 0)
+    worker.collect(parameters, None, items[2:], 0, extend=True)  # in one that is for this block alone
+    worker.collect(parameters, None, items, 1)  # in place of the first
+    worker.close()
+    assert closed == [3, 2, 1, 5]
 
 
 def test_our_own_errors_are_no_failures_of_environments(monkeypatch: pytest.MonkeyPatch) -> None:

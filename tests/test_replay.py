@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import runpy
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from mmaml import checkpoint
+from mmaml import replay as replay_module
+from mmaml.comm import WorkerError
 from mmaml.config import Config
 from mmaml.replay import load_dump, replay, write_dump
 from mmaml.seeding import generator
@@ -64,6 +67,30 @@ def dumped(path: Path, config: Config, finding: str, sampled: bool = False, pois
 
 def script(*arguments: Any) -> int:
     return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("refused", ["write", "replace"])
+def test_a_dump_that_cannot_be_written_leaves_nothing(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((torch, "save") if refused == "write" else (replay_module.os, "replace")), refuse)
+    with pytest.raises(OSError, match="No space"):
+        dumped(tmp_path / "bad_update_000003.pt", small_config("mmaml", **FINE), "why", sampled=True)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_ranks_that_cannot_give_their_rollouts_cost_no_more_than_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: Any, **__: Any) -> None:
+        raise WorkerError("rank 1 of 2 failed in collect")
+
+    monkeypatch.setattr(Alone, "call", lose)
+    _, state = load_dump(dumped(tmp_path / "bad_update_000003.pt", small_config("mmaml", **FINE), "why", sampled=True))
+    assert state["finding"] == "why" and "rollouts" not in state
 
 
 def test_the_dump_is_a_checkpoint_with_finding_and_rollouts(tmp_path: Path) -> None:

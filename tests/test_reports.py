@@ -122,5 +122,5 @@ def test_bad_numbers_in_the_tasks_to_embed_end_no_run(tmp_path: Path) -> None:
 def test_failing_tasks_to_embed_end_the_run_with_a_word(tmp_path: Path) -> None:
     with pytest.raises(RunStopped):
         _embedding_run(tmp_path, "error", max_failed_tasks=1)
-    assert "stopped: the environments of 1 tasks failed" in _told(tmp_path)[-1]
+    assert "stopped: the environment of a task failed" in _told(tmp_path)[-1]
     assert "(after 2 iterations; " in _told(tmp_path)[-1]
