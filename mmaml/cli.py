@@ -123,8 +123,9 @@ def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
 
         try:
             draw_run(Path(str(config.dump_path)))
-        except OSError as error:  # of a full disk; the run itself is safe
-            print(f"warning: the run's pictures could not be written ({disk_reason(error)})", file=sys.stderr)
+        except (OSError, UsageError) as error:  # a full disk, nothing to be drawn; the run itself is safe
+            reason = disk_reason(error) if isinstance(error, OSError) else str(error)
+            print(f"warning: the run's pictures could not be drawn ({reason})", file=sys.stderr)
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,13 +20,16 @@ from envs.registry import make_family
 from mmaml import checkpoint, memory
 from mmaml.comm import Ranks
 from mmaml.config import Config, ConfigError, build_config, check_value
+from mmaml.faults import Failure, NotFinite, RunStopped, TasksFailed
 from mmaml.plotting import Trajectories
 from mmaml.restoring import check_parameters
 from mmaml.usage import UsageError
-from mmaml.worker import Worker, collect
+from mmaml.worker import Worker, close_quietly, collect
 
 # Keys the tasks and randomness of an evaluation in place of an iteration that training could reach.
 FRESH = 1 << 30
+# For numbers of a policy that are not finite.
+REMEDY = "lower inner_lr, or take an earlier checkpoint"
 
 
 def restore(path: str | Path) -> tuple[Config, dict[str, Any]]:
@@ -48,7 +53,7 @@ def restore(path: str | Path) -> tuple[Config, dict[str, Any]]:
 def check_split(config: Config, split: str) -> None:
     """Raise UsageError if the configuration's family has no such tasks."""
     family = make_family(config.env, 1, 1, **config.env_kwargs)
-    family.close()
+    close_quietly(family)
     if split not in family.splits:
         raise UsageError(f"--split: '{config.env}' has {family.splits}, got '{split}'")
 
@@ -56,10 +61,24 @@ def check_split(config: Config, split: str) -> None:
 def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequence[str]) -> None:
     """Raise UsageError, naming the keys, if the rollouts of an evaluation, N of each task, cannot fit into memory."""
     family = make_family(config.env, 1, 1, **config.env_kwargs)
-    family.close()
+    close_quietly(family)
     action_size = flatdim(family.single_action_space)
     if text := memory.shortage([memory.rollouts(config, num_tasks, adapt_steps, action_size, keys)]):
         raise UsageError(text)
+
+
+@contextmanager
+def in_a_line() -> Iterator[None]:
+    """Turn what keeps a policy from being evaluated, bad numbers and environments that fail, into UsageError."""
+    try:
+        yield
+    except NotFinite as finding:
+        raise UsageError(f"{finding}; {REMEDY}") from finding
+    except TasksFailed as error:
+        place, text, _ = error.failures[0]
+        raise UsageError(f"the environment of task {place} failed ({text}); mend it") from error
+    except RunStopped as stop:
+        raise UsageError(str(stop).removeprefix("stopped: ")) from stop
 
 
 def evaluate(
@@ -75,12 +94,32 @@ def evaluate(
     Each task is sampled adapt_steps + 1 times, with one step of adaptation in between, as in training. Its
     return after k steps is the mean, undiscounted, over the whole episodes of collection k. split: "test"
     (tasks like those of training, from a stream that it never sees) or "ood" where the family has it.
-    Returns what `summarise` gives.
+    Returns what `summarise` gives. A task whose environment fails is told on stderr and left out. Raises RunStopped, in
+    words for `in_a_line`, if all do or a number is not finite.
     """
     tasks = worker.sample_tasks(num_tasks, FRESH, split)
     parameters = worker.algorithm.spec.flatten(state["parameters"])
-    result = collect(ranks, parameters, tasks, FRESH, purpose=split, collections=adapt_steps + 1)
+    ranks.task_failed = _Warner()
+    try:
+        result = collect(ranks, parameters, tasks, FRESH, purpose=split, collections=adapt_steps + 1)
+    except NotFinite as finding:  # ranks that serve are released, not ended
+        raise RunStopped(f"stopped: {finding}; {REMEDY}") from finding
     return summarise(result["return"], result["mode"], result["success"])
+
+
+class _Warner:
+    """Tells of tasks that an evaluation goes on without; of equal tracebacks the first alone."""
+
+    def __init__(self) -> None:
+        self._traces: set[str] = set()
+
+    def __call__(self, place: int, failure: Failure) -> None:
+        trace = "" if failure.trace in self._traces else f"\n{failure.trace.rstrip()}"
+        self._traces.add(failure.trace)
+        print(
+            f"warning: the environment of task {place} failed ({failure.error}); the others go on without it{trace}",
+            file=sys.stderr,
+        )
 
 
 def summarise(returns: np.ndarray, modes: np.ndarray, success: np.ndarray) -> dict[str, Any]:
@@ -170,7 +209,7 @@ def point_mass_trajectories(
     """Rollouts before and after each adaptation step on one held-out task of each mode.
 
     None if the environment is not a point mass. A family of a single mode is shown on four tasks. collections: the
-    algorithm's own number when None.
+    algorithm's own number when None. Raises UsageError for numbers that are not finite and environments that fail.
     """
     worker = Worker(replace(config, rollouts_per_meta_task=rollouts_per_task))
     try:
@@ -179,7 +218,8 @@ def point_mass_trajectories(
             return None
         tasks = one_of_each_mode(worker, split)
         parameters = worker.algorithm.spec.flatten(state["parameters"])
-        statistics = worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
+        with in_a_line():
+            statistics = worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
         assert worker.block is not None
         rollouts = worker.block.rollouts
         unbroken = [(data.mask[..., 1:] > 0) & ~data.episode_start[..., 1:] for data in rollouts]

@@ -11,7 +11,7 @@ import numpy as np
 from envs.base import StepResult, Task, TaskVectorEnv
 from envs.mujoco.base import MujocoFamily
 from mmaml.config import Config
-from mmaml.evaluation import FRESH, one_of_each_mode
+from mmaml.evaluation import FRESH, in_a_line, one_of_each_mode
 from mmaml.rollouts import Rollouts
 from mmaml.worker import Worker
 
@@ -35,7 +35,8 @@ def record(config: Config, state: Mapping[str, Any], collections: int, split: st
     """Adapt to one held-out task of each mode, as an evaluation does, and keep an episode of every collection.
 
     It is the first one of the rollout whose return is nearest to the mean of the task's rollouts.
-    Raises TypeError if the configuration's family is not a MuJoCo one.
+    Raises TypeError if the configuration's family is not a MuJoCo one, and UsageError for numbers that are not finite
+    and environments that fail.
     """
     worker = _RecordingWorker(config)
     try:
@@ -43,7 +44,8 @@ def record(config: Config, state: Mapping[str, Any], collections: int, split: st
             raise TypeError(f"env: expected a MuJoCo family, got '{config.env}'")
         tasks = one_of_each_mode(worker, split)
         parameters = worker.algorithm.spec.flatten(state["parameters"])
-        worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
+        with in_a_line():
+            worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
         assert worker.block is not None
         shown = [
             _typical(data, np.stack(qpos)) for data, qpos in zip(worker.block.rollouts, worker.recorded, strict=True)

@@ -73,14 +73,14 @@ def main(argv: list[str] | None = None) -> int:
     from mmaml.checkpoint import run_directory
     from mmaml.comm import connect  # these load torch: after the arguments are known to be good
     from mmaml.config import Config
-    from mmaml.evaluation import check_memory, check_split, evaluate, restore, table
+    from mmaml.evaluation import check_memory, check_split, evaluate, in_a_line, restore, table
     from mmaml.launch import check_launcher
     from mmaml.worker import Worker
 
     output = arguments.output or run_directory(arguments.restore_path) / "evaluation.json"
     ranks = connect()
     check_launcher(ranks.size)
-    with ranks:  # ends every rank if one fails
+    with in_a_line(), ranks:  # which ends every rank if one fails
 
         def prepare() -> tuple[Config, dict[str, Any], int]:
             config, state = restore(arguments.restore_path)

@@ -16,6 +16,7 @@ import torch
 from mmaml import checkpoint, cli, trainer
 from mmaml.algorithms.promp import ProMP
 from mmaml.comm import Ranks
+from mmaml.evaluation import FRESH
 from mmaml.faults import NotFinite, RunStopped
 from mmaml.logging import RunLogger
 from mmaml.worker import Worker
@@ -200,6 +201,28 @@ def test_a_run_that_ends_itself_says_why_in_a_line_with_exit_code_1(
     errors = capfd.readouterr().err
     assert "Traceback" not in errors and errors.count("stopped: ") == 1
     assert f"continue with --restore_path {config.dump_path}" in errors
+
+
+@pytest.mark.parametrize("cause", ["no good row", "bad numbers"])
+def test_pictures_that_cannot_be_drawn_fail_no_run_that_has_finished(
+    cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(tmp_path, {"share": 1.0 if cause == "no good row" else 0.0}, n_itr=2)
+    collect = Worker.collect
+
+    def fail(self: Worker, parameters: Any, vector: Any, items: Any, iteration: int, *more: Any, **options: Any) -> Any:
+        if iteration == FRESH:
+            raise NotFinite("as asked")
+        return collect(self, parameters, vector, items, iteration, *more, **options)
+
+    if cause == "bad numbers":
+        monkeypatch.setattr("mmaml.evaluation.PointMass", GoesWrong)  # to be drawn
+        monkeypatch.setattr(Worker, "collect", fail)
+    values = {key: value for key, value in config.to_dict().items() if value is not None}
+    assert cli.run("promp", ["--overrides", json.dumps(values)]) == 0
+    assert checkpoint.load(tmp_path / "run")["iteration"] == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("warning: the run's pictures could not be drawn (")
 
 
 def test_tasks_of_failing_environments_are_left_out_counted_and_told_once(

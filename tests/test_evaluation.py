@@ -17,8 +17,10 @@ from envs.base import Task, TaskVectorEnv
 from mmaml import evaluation
 from mmaml.comm import connect
 from mmaml.config import build_config
+from mmaml.faults import Failure, NotFinite, TasksFailed
 from mmaml.trainer import train
 from mmaml.worker import Worker
+from tests.probes import GoesWrong
 
 SCRIPTS = Path(__file__).parents[1] / "run_scripts"
 SMALL = {
@@ -262,6 +264,82 @@ def test_the_plot_script_draws_both_figures(run: Path, capsys: Any) -> None:
         str(run / "trajectories.png"),
     ]
     assert (run / "trajectories.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in whose environments something may go wrong later."""
+    values = {"env": "tests.probes:GoesWrong", "env_kwargs": {"tasks": []}, "algorithm": "promp", "n_itr": 1}
+    return _train(tmp_path_factory.mktemp("probed") / "run", **values)
+
+
+def _goes_wrong(monkeypatch: pytest.MonkeyPatch, *places: int, fault: str = "error") -> None:
+    """From now on, in the tasks at these places."""
+    draw = GoesWrong._draw_tasks
+
+    def bad(self: GoesWrong, *arguments: Any) -> list[Task]:
+        self.bad_tasks = places
+        return draw(self, *arguments)
+
+    monkeypatch.setattr(GoesWrong, "_draw_tasks", bad)
+    monkeypatch.setattr(GoesWrong, "fault", property(lambda self: fault, lambda self, value: None), raising=False)
+
+
+def test_tasks_whose_environment_fails_are_left_out_and_told(
+    probed: Path, evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = evaluate(restore_path=probed)
+    _goes_wrong(monkeypatch, 1, 4)
+    capsys.readouterr()
+    partly = evaluate(restore_path=probed)
+    assert partly["tasks"] == [task for place, task in enumerate(whole["tasks"]) if place not in (1, 4)]
+    assert partly["overall"]["num_tasks"] == 5
+    errors = capsys.readouterr().err
+    assert errors.count("Traceback") == 1
+    told = [line.partition(" failed")[0] for line in errors.splitlines() if line.startswith("warning")]
+    assert told == [f"warning: the environment of task {place}" for place in (1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault", "expected"),
+    [
+        (["--inner_lr", "1e30"], "", "is -inf; lower inner_lr"),
+        ([], "reward", "task 0 (mode 0), collection 0, step 0 of rollout 0: reward is nan; lower inner_lr"),
+        ([], "error", "the environments of all 3 tasks failed; mend it"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(
+    run: Path,
+    probed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    fault: str,
+    expected: str,
+) -> None:
+    if fault:
+        _goes_wrong(monkeypatch, 0, 1, 2, fault=fault)
+    main = runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"]
+    capsys.readouterr()
+    assert main(["--restore_path", str(probed if fault else run), "--num_tasks", "3", *arguments]) == 2
+    captured = capsys.readouterr()
+    error = captured.err.splitlines()[-1]
+    assert captured.out == "" and error.startswith("error: ") and expected in error
+    assert captured.err.count("Traceback") == (fault == "error")
+
+
+@pytest.mark.parametrize("error", [NotFinite("reward is nan"), TasksFailed([Failure(0, "as asked", "")])])
+def test_trajectories_that_cannot_be_drawn_are_one_line(
+    run: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Worker, "collect", fail)
+    for words in (["plot.py", str(run)], ["visualize_policy.py", "--restore_path", str(run)]):
+        assert runpy.run_path(str(SCRIPTS / words[0]))["main"](words[1:]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: ") and told.count("\n") == 1
 
 
 def test_processes_of_an_unknown_launcher_are_refused(
