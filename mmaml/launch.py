@@ -36,7 +36,8 @@ def report(state: str, text: str = "") -> bool:
     """Tell this project's mpirun how far the run is, for it to end what cannot end by itself; whether it is there.
 
     state: "starting", by every rank, before MPI is; "started", by rank 0, once it is; "remedy", with a text: what to do
-    should rank 0 be lost; "lost", by another: rank 0 is gone or says nothing; "ended.<exit code>" or "ended", by rank 0.
+    should rank 0 be lost; "lost", by another rank: rank 0 is gone or says nothing; "ended.<exit code>" or "ended", by
+    rank 0.
     """
     folder = os.environ.get(LAUNCHER_FOLDER)
     if folder is None:
