@@ -78,6 +78,7 @@ class Job:
                 stdout=output,
                 stderr=errors,
                 cwd=ROOT,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell's & starts
             )
 
     def __enter__(self) -> Job:
@@ -140,7 +141,7 @@ class Job:
             with suppress(subprocess.TimeoutExpired):
                 return self.process.wait(0.1)
             if time.monotonic() > limit:
-                raise TimeoutError(f"{' '.join(self.processes().values())} after {seconds:g} s")
+                raise TimeoutError(f"{', '.join(self.processes().values())} after {seconds:g} s")
         return None
 
     def _find_segments(self) -> None:
@@ -267,17 +268,20 @@ ENDS = [
 
 
 def end_of(job: Job, end: End) -> list[str]:
-    """What is wrong after a run that ended so: another exit code, and what is left of it."""
-    code = job.wait(lambda: job.iterations() >= 3)
-    if code is None:
-        end.act(job)
-        code = job.wait()
+    """What is wrong after a run that ended so: another exit code, what is left of it, or all of it if it goes on."""
+    try:
+        code = job.wait(lambda: job.iterations() >= 3)
+        if code is None:
+            end.act(job)
+            code = job.wait()
+    except TimeoutError as error:
+        return [str(error)]
     return ([f"exit code {code} in place of {end.code}"] if code != end.code else []) + job.left()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--iterations", type=int, default=2000, help="memory settles in some 500 (default: 2000)")
     parser.add_argument("--ranks", type=int, default=3, help="under mpirun; 0: without")
     parser.add_argument("--algorithm", default="mmaml")
     parser.add_argument("--overrides", default="{}", help="JSON object: of the config")
