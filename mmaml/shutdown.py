@@ -55,7 +55,6 @@ class Shutdown:
 
         Other ranks ignore them from now on, since they end when rank 0 says so or is gone.
         """
-        self.requested = None
         if not is_first_rank():
             for number in MEANING:
                 signal.signal(number, signal.SIG_IGN)
@@ -69,6 +68,7 @@ class Shutdown:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            self.requested = None
 
     @contextmanager
     def finishing(self, seconds: float) -> Iterator[None]:
