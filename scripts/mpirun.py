@@ -48,8 +48,10 @@ def main(mpirun: str, arguments: list[str]) -> None:
         os.dup2(messages, 2)
         os.close(messages)
         job.adopt_orphans()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGQUIT])
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell's & has it ignored, and it would not arrive
         job.die_with_parent(front, signal.SIGQUIT)
-        os._exit(Supervisor([mpirun, *arguments], folder, set(relayed), ulfm).run())
+        os._exit(Supervisor([mpirun, *arguments], folder, {*relayed, signal.SIGQUIT}, ulfm).run())
     os.close(messages)
     os.close(life)
     relay(relayed, supervisor)

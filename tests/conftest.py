@@ -8,4 +8,5 @@ import mmaml  # noqa: F401  (fixes threads and MKL's mode, so it comes before Nu
 
 # What starts the tests may ignore these, as a shell does in the background; processes under test are not to inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_number, signal.SIG_DFL)

@@ -119,7 +119,13 @@ def test_a_rank_lost_before_all_have_started_ends_the_run(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("which", ["front", "supervisor", "mpirun"])
 def test_whichever_process_is_killed_nothing_remains(launch: Any, which: str) -> None:
-    job = launch("loop", ranks=3)
+    """Also where it was started in the background by a shell, which has these signals ignored."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
+    try:
+        job = launch("loop", ranks=3)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     os.kill(job.pid(2), signal.SIGSTOP)
     mpirun = parent(job.pid(0))
     os.kill({"front": job.process.pid, "supervisor": parent(mpirun), "mpirun": mpirun}[which], signal.SIGKILL)
