@@ -27,7 +27,7 @@ from tests.support import run, small_config
 SCRIPTS = Path(__file__).parents[1] / "run_scripts"
 TRAINING = ["mumo_run_point_mass", "maml_run"]  # the other run scripts are as the first
 OTHERS = ["evaluate", "plot", "visualize_policy", "replay"]
-EXAMPLES = 30
+EXAMPLES = 20
 Main = Callable[[list[str]], int]
 
 # Of files: those of the fixture, and what is none, or none that may be read, or written.

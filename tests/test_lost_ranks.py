@@ -41,7 +41,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Result]:
     results = {}
     for values in (VALUES, LONG):
         path = str(tmp_path_factory.mktemp("undisturbed") / "run")
-        assert run(values | {"dump_path": path, "parallel": False}, 0).returncode == 0
+        train_here(load_config(None, {"algorithm": "mmaml"} | values | {"dump_path": path, "parallel": False}))
         results[values["n_itr"]] = result(path)
     return results
 
