@@ -2,7 +2,8 @@
 
 Pairs of runs of the published point-mass config, with a quarter of its tasks, on two ranks: one as it is, one without
 an MPI that survives losses, a look at numbers and at what environments return, and copies of the state for an update to
-be taken back. The order alternates. Prints the iteration times of each pair and the median of their ratios (to stay under: 1.03).
+be taken back. The order alternates. Prints the iteration times of each pair and the median of their ratios (to stay
+under: 1.03).
 """
 
 from __future__ import annotations
