@@ -1,6 +1,7 @@
 # make setup      install everything into .venv (once)
 # make train      meta-train, on all cores: CONFIG=file  RANKS=n  ARGS='--overrides {"n_itr": 5} --dump_path out/run1'
-# make test       all tests but the slow ones; make test-slow: those; make lint; make bench
+# make test       all tests but the slow ones; make test-slow: those; make lint
+# make bench      measure speed; make soak: a long run, watched for leaks
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONFIG ?= configs/point_env_momentum_dense.json
@@ -17,7 +18,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 UNQUOTED = $(if $(findstring ',$(ARGS)),,$(findstring {,$(ARGS)))
 QUOTED_ARGS = $(if $(UNQUOTED),$(subst {,\{,$(subst [,\[,$(subst ",\",$(ARGS)))),$(ARGS))
 
-.PHONY: setup train test test-slow lint bench
+.PHONY: setup train test test-slow lint bench soak
 
 setup: $(READY)
 
@@ -42,4 +43,7 @@ lint: $(READY)
 	$(RUN) mypy
 
 bench: $(READY)
-	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(RUN) python $$benchmark || exit 1; done
+	@for benchmark in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$benchmark"; $(RUN) python $$benchmark || exit 1; done
+
+soak: $(READY)
+	$(RUN) python benchmarks/soak.py

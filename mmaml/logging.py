@@ -85,6 +85,11 @@ class RunLogger:
         self._display.warn(text)
         self._messages.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} iteration {self._display.done}: {text}\n")
 
+    def sync(self) -> None:
+        """Have the disk hold the rows so far: for a checkpoint that counts them."""
+        with suppress(OSError):  # the checkpoint will meet it too, and tell
+            self._progress.sync()
+
     def close(self) -> None:
         """Write what waits, if that is possible now, and close the files."""
         for backlog in (self._rows, self._records, self._messages):

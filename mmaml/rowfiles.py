@@ -41,6 +41,10 @@ class AppendedFile:
             raise
         self.size += len(data)
 
+    def sync(self) -> None:
+        """Have the disk hold what was written; raises OSError."""
+        os.fsync(self._descriptor)
+
     def close(self) -> None:
         with suppress(OSError):
             os.close(self._descriptor)
@@ -114,6 +118,11 @@ class ProgressFile:
         else:
             assert self._file is not None
             self._file.append(_lines([list(row.values()) for row in cells]))
+
+    def sync(self) -> None:
+        """Have the disk hold the rows, so that a power cut takes none; raises OSError."""
+        if self._file is not None:
+            self._file.sync()
 
     def close(self) -> None:
         if self._file is not None:

@@ -144,7 +144,10 @@ class Run:
 
     def save(self, last: bool = False) -> None:
         """Write a checkpoint of the last finished iteration, unless there is one. last: none will follow."""
-        if self._saved != self.iteration and self.saver.save(self.iteration, self.state, last):
+        if self._saved == self.iteration:
+            return
+        self.logger.sync()
+        if self.saver.save(self.iteration, self.state, last):
             self._saved = self.iteration
 
     def _is_newest(self, iteration: int) -> bool:

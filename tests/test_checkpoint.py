@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from mmaml import checkpoint
-from tests.support import save_checkpoint
+from mmaml.logging import PROGRESS
+from tests.support import run, save_checkpoint, small_config
 
 
 def _state(iteration: int, seconds: float = 0.0) -> dict[str, Any]:
@@ -290,6 +291,19 @@ def test_a_name_is_taken_after_the_bytes_are_on_the_disk(tmp_path: Path, steps: 
     save_checkpoint(folder, 2, _state(2), keep=1)
     again = [(step, name.replace("1", "2")) for step, name in named]
     assert steps == [*again, ("unlink", "itr_000001.pt"), ("fsync", "checkpoints")]
+
+
+def test_the_rows_that_a_checkpoint_counts_are_on_the_disk_before_it(
+    tmp_path: Path, steps: list[tuple[str, str]]
+) -> None:
+    run(small_config(dump_path=str(tmp_path / "run"), n_itr=4, save_steps=2))
+    looked_at = [step for step in steps if step == ("fsync", PROGRESS) or step[1].startswith("itr_")]
+    assert looked_at == [
+        ("fsync", PROGRESS),
+        ("replace", "itr_000002.pt"),
+        ("fsync", PROGRESS),
+        ("replace", "itr_000004.pt"),
+    ]
 
 
 def test_looking_for_a_checkpoint_does_not_load_torch(tmp_path: Path) -> None:
