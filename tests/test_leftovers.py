@@ -19,7 +19,7 @@ from tests.support import run, small_config
 
 # The other ends of the benchmark are those of tests/test_shutdown.py and tests/test_launcher.py.
 ENDS = [end for end in soak.ENDS if end.name in ("success", "failure", "a worker killed", "SIGINT")]
-ITERATIONS, WARM_UP = 60, 25
+ITERATIONS, WARM_UP = 50, 25
 PERIOD = 5  # iterations after which all happens again
 BYTES_AN_ITERATION = 1024
 

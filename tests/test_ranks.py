@@ -113,11 +113,11 @@ RUNS = FAMILIES | {name: FEW | values for name, values in VARIANTS.items()}
 
 @pytest.fixture(scope="module")
 def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
-    """Results of every run: alone and on 2 ranks; of families on 3 and 5 too, and on 3 whose master samples nothing."""
+    """Results of all runs: alone and on 2 ranks; families on 3 too; two on 5, and on 3 whose master samples nothing."""
     folder = tmp_path_factory.mktemp("by_ranks")
     results: dict[str, list[Result]] = {name: [] for name in RUNS}
-    launches = [(1, RUNS, {}), (2, RUNS, {}), (3, FAMILIES, {}), (5, FAMILIES, {})]
-    launches += [(3, FAMILIES, {"master_samples": False})]
+    two = {name: FAMILIES[name] for name in ("point mass", "ragged episodes")}
+    launches = [(1, RUNS, {}), (2, RUNS, {}), (3, FAMILIES, {}), (5, two, {}), (3, two, {"master_samples": False})]
     for ranks, chosen, options in launches:
         runs = [
             values | options | {"dump_path": str(folder / f"{name} {ranks} {bool(options)}")}
