@@ -104,7 +104,7 @@ class Run:
             updates = "an update" if allowed == 1 else f"{allowed} updates in a row"
             raise RunStopped(
                 f"stopped: {updates} met numbers that are not finite; {self._write_bad_update(finding, iteration)}; "
-                "lower learning_rate or inner_lr, or mend the environment"
+                "mend the environment, or start a new run with a lower learning_rate or inner_lr"
             )
 
     def _write_bad_update(self, finding: NotFinite, iteration: int) -> str:

@@ -114,9 +114,10 @@ def meta_gradient_home(config: Config, device: str) -> str:
 def check_ranks_and_device(config: Config, ranks: Ranks) -> str:
     """The master's device, "cpu" or "cuda…"; raises ConfigError if ranks or device do not fit the config."""
     check_rank_count(ranks.size, config)
-    available = torch.cuda.is_available()
-    if config.device.startswith("cuda") and not available:
-        raise ConfigError(f'device: expected a CUDA device for \'{config.device}\', found none; use "cpu" or "auto"')
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.device.startswith("cuda") and (torch.device(config.device).index or 0) >= available:
+        found = f"found {available}, counted from 0" if available else "found none"
+        raise ConfigError(f'device: expected a CUDA device for \'{config.device}\', {found}; use "cpu" or "auto"')
     device = ("cuda" if available else "cpu") if config.device == "auto" else config.device
     if device != "cpu" and config.meta_gradient == "ranks":
         return "cpu"

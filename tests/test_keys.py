@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from mmaml.comm import connect
 from mmaml.config import ConfigError
 from mmaml.keys import FIELDS, LEGACY
+from mmaml.trainer import check_ranks_and_device
 from tests.support import progress, run, small_config
 
 RAGGED = {"env": "tests.probes:RandomLengths"}
@@ -195,3 +197,12 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="device: expected a CUDA device for 'cuda', found none"):
         run(small_config(dump_path=str(tmp_path / "run"), device="cuda"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_number_that_no_device_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with connect(parallel=False) as ranks:
+        assert check_ranks_and_device(small_config(device="cuda:1"), ranks) == "cuda:1"
+        with pytest.raises(ConfigError, match="device: expected a CUDA device for 'cuda:2', found 2, counted from 0"):
+            check_ranks_and_device(small_config(device="cuda:2"), ranks)
