@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmaml.checkpoint import atomic_file
 from mmaml.keys import FIELDS
 from mmaml.logging import PROGRESS, read_params
 from mmaml.usage import UsageError
@@ -376,5 +377,6 @@ def _page(path: Path, width: float, height: float, rows: int = 1, columns: int =
         figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False)
         yield figure, axes if rows * columns > 1 else axes[0, 0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, bbox_inches="tight")
+        with atomic_file(path) as file:
+            figure.savefig(file, format="png", bbox_inches="tight")
         pyplot.close(figure)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mmaml.checkpoint import atomic_file
 from mmaml.panels import GOAL, INK, TRAIL, Panels, font
 
 GAP, CAPTION = 6, 18  # between panels, and over each for its caption
@@ -75,8 +77,17 @@ def step_name(step: int) -> str:
     return f"after {step} step{'s' if step > 1 else ''}" if step else "before adaptation"
 
 
+def write_png(image: Image.Image, path: Path) -> None:
+    """A picture, whole or not at all, as the films below. Raises OSError."""
+    with atomic_file(path) as file:
+        image.save(file, "PNG")
+
+
 def write_gif(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
-    """An endless GIF, in colours chosen for all its frames alike so that what stands still costs nothing."""
+    """An endless GIF, in colours chosen for all its frames alike so that what stands still costs nothing.
+
+    Raises OSError.
+    """
     some = [np.asarray(frames[index]) for index in np.unique(np.linspace(0, len(frames) - 1, 4).astype(int))]
     # Of the marks, which are small, as much as of the rest: else they would be given colours of others.
     marks = [np.full_like(some[0][: len(some[0]) // 8], colour) for colour in (GOAL, TRAIL, INK)]
@@ -88,15 +99,29 @@ def write_gif(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
         image.putpalette(colours.ravel().tolist())
     pause = max(20, round(1000 / fps))
     durations = [*[pause] * (len(flat) - 1), pause + round(1000 * LINGER)]
-    flat[0].save(path, save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=False)
+    options = {"append_images": flat[1:], "duration": durations, "loop": 0, "optimize": False}
+    with atomic_file(path) as file:
+        flat[0].save(file, "GIF", save_all=True, **options)
 
 
 def write_mp4(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
-    """An MP4 (H.264), by the ffmpeg that comes with imageio-ffmpeg."""
-    import imageio.v2 as imageio
+    """An MP4 (H.264), by the ffmpeg that comes with imageio-ffmpeg. Raises OSError, also where ffmpeg fails."""
+    from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-untyped]
 
-    pictures: list[Any] = [np.asarray(image) for image in frames]
-    imageio.mimwrite(path, pictures, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)
+    width, height = frames[0].size
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    film = ["-codec:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "10", "-f", "mp4"]
+    with atomic_file(path) as file:
+        command = [get_ffmpeg_exe(), "-y", "-v", "error", *source, *film, file.name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
+            assert encoder.stdin is not None
+            with suppress(BrokenPipeError):  # it has ended, and tells why
+                for image in frames:
+                    encoder.stdin.write(image.tobytes())
+            _, words = encoder.communicate()
+        if encoder.returncode:
+            reason = words.decode(errors="replace").partition("\n")[0].rpartition("] ")[2]
+            raise OSError(f"ffmpeg: {reason or f'ended with exit code {encoder.returncode}'}")
 
 
 def _seconds(panels: Panels, time: int) -> str:

@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         frames = [video.frame(panels, time, title) for time in times]
     with writing("--output", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        contact_sheet.save(sheet)
+        video.write_png(contact_sheet, sheet)
         video.write_gif(frames, gif, arguments.fps)
         video.write_mp4(frames, mp4, arguments.fps)
     print(gif, mp4, sheet, sep="\n")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +91,14 @@ def progress(run: str | Path) -> list[dict[str, str]]:
     """The rows of a run's log."""
     with open(Path(run) / "progress.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+@contextmanager
+def files_no_larger(size: int) -> Iterator[None]:
+    """While this lasts, this process and those it starts meet a disk that takes no file of more bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -14,6 +14,7 @@ import pytest
 from mmaml import plotting
 from mmaml.plotting import Curve, Trajectories
 from mmaml.usage import UsageError
+from tests.support import files_no_larger
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "plot.py"
 PARAMS = {
@@ -128,6 +129,16 @@ def test_the_figure_shows_means_bands_and_held_out_points(tmp_path: Path, monkey
     np.testing.assert_allclose([band.y0, band.y1], [-7 - np.sqrt(2), -4 + np.sqrt(8)])
     assert drawn["axes"].get_legend().get_texts()[0].get_text() == "ours (2 seeds)"
     assert _is_picture(tmp_path / "new" / "figure.png")
+
+
+def test_a_disk_that_is_full_leaves_the_figure_before(tmp_path: Path) -> None:
+    path = tmp_path / "figure.png"
+    curve = Curve("ours", np.array([1.0, 2.0]), np.zeros((1, 2, 2)))
+    plotting.plot_curves([curve], path)
+    before = path.read_bytes()
+    with files_no_larger(5000), pytest.raises(OSError, match="File too large"):
+        plotting.plot_curves([curve], path, title="another")
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
 
 
 @pytest.mark.parametrize(("tasks", "collections"), [(1, 2), (6, 3)])

@@ -21,7 +21,7 @@ from mmaml.panels import GOAL, Panels, PointMassPanels, return_text, vector
 from mmaml.plotting import Trajectories
 from mmaml.recording import Episodes
 from mmaml.worker import Worker
-from tests.support import run, small_config
+from tests.support import files_no_larger, run, small_config
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "visualize_policy.py"
 CHEETAH = "HalfCheetahRandDirecEnv"
@@ -141,6 +141,22 @@ def test_a_family_without_a_body_is_refused(
     run(small_config("promp", env="tests.test_evaluation:Still", dump_path=str(still), n_itr=1))
     assert visualize("--restore_path", still) == 2
     assert "expected a run on a MuJoCo family or a point mass" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["gif", "mp4", "png"])
+def test_a_disk_that_is_full_leaves_the_pictures_before(kind: str, tmp_path: Path) -> None:
+    path, page = tmp_path / f"policy.{kind}", np.random.default_rng(0).integers(0, 255, (80, 120, 3), np.uint8)
+    frames = [Image.fromarray(page), Image.fromarray(255 - page)]
+    write = {
+        "gif": lambda: video.write_gif(frames, path, 20),
+        "mp4": lambda: video.write_mp4(frames, path, 20),
+        "png": lambda: video.write_png(frames[0], path),
+    }[kind]
+    write()
+    before = path.read_bytes()
+    with files_no_larger(5000), pytest.raises(OSError, match="ffmpeg: ended" if kind == "mp4" else "File too large"):
+        write()
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
 
 
 # What is recorded.
