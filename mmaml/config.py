@@ -18,6 +18,7 @@ from typing import Any
 from mmaml import memory
 from mmaml.keys import ALIASES, FIELDS, LEGACY, Config
 from mmaml.kinds import FLAG, LARGEST, PATH, Kind, integer
+from mmaml.shutdown import Interrupted
 from mmaml.usage import UsageError
 
 __all__ = [
@@ -235,7 +236,7 @@ def _action_size(config: Config) -> int:
         text = " ".join(str(error).split())
         names_its_key = text.startswith(("env:", "env_kwargs:", "normalization_scale:"))
         raise ConfigError(text if names_its_key else f"env_kwargs: {text}") from error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         raise
     except BaseException as error:  # a user's module may even call sys.exit
         reason = f"{type(error).__name__}: {error}"

@@ -21,6 +21,7 @@ from mmaml.config import (
     parse_object,
     read_config_file,
 )
+from mmaml.shutdown import Interrupted
 from scripts.document_configuration import PAGE, page
 from tests.probes import RightChoice, TargetAction
 from tests.support import REQUIRED, SMALL, run
@@ -172,6 +173,18 @@ def test_a_size_of_no_buffer_is_idle(kept: str, idle: list[str]) -> None:
 )
 def test_an_environment_that_cannot_be_built_is_refused(values: dict[str, Any], expected: str) -> None:
     assert expected in refusal(values)
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), Interrupted(15)])
+def test_a_signal_while_an_environment_loads_is_no_fault_of_its_module(
+    signal: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any) -> None:
+        raise signal
+
+    monkeypatch.setattr("envs.registry.check_family", load)
+    with pytest.raises(type(signal)):
+        build_config({})
 
 
 class Dials(TargetAction):
