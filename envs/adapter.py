@@ -39,7 +39,8 @@ class GymTaskAdapter(TaskVectorEnv):
     the bounds of a Box. Its own `terminated` and `truncated` are passed on, and of its infos "success", which
     has to be there at every step or at none, and the terms "reward_…" that every lane reports.
 
-    Raises ValueError for spaces of another kind. What the environment raises later is wrapped in a TaskError.
+    Raises ValueError for spaces of another kind. What the environment raises later, SystemExit too, is wrapped in a
+    TaskError.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class GymTaskAdapter(TaskVectorEnv):
                 rewards[lane], terminated[lane], truncated[lane] = reward, ended, cut
                 self._observe_lane(lane, observation)
                 self._check_success(info)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._failure("step", lane, error) from error
             infos.append(info)
         return self._observe(), rewards, terminated, truncated, _collected(infos)
@@ -104,7 +105,7 @@ class GymTaskAdapter(TaskVectorEnv):
                 raise ValueError(f"tasks: expected tasks from this family's sample_tasks, got {task!r}")
             try:
                 env.set_task(task.user_task)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._failure("set_task", lane, error) from error
 
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
@@ -112,7 +113,7 @@ class GymTaskAdapter(TaskVectorEnv):
             try:
                 observation, _ = self._envs[lane].reset(seed=int(rng.integers(2**31)))
                 self._observe_lane(lane, observation)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._failure("reset", lane, error) from error
 
     def _observe(self) -> np.ndarray:
@@ -131,7 +132,7 @@ class GymTaskAdapter(TaskVectorEnv):
         if reported != self._reports_success:
             raise ValueError("info['success']: expected at every step or at none, false until it is reached")
 
-    def _failure(self, method: str, lane: int, error: Exception) -> TaskError:
+    def _failure(self, method: str, lane: int, error: BaseException) -> TaskError:
         task, rollout = divmod(int(lane), self.rollouts_per_task)
         where = f"{self._class.__name__}.{method}, in rollout {rollout} of its task"
         return TaskError(f"{where}: {type(error).__name__}: {error}", task)

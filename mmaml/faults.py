@@ -60,7 +60,8 @@ class EnvironmentFailed(RuntimeError):
 class FromEnvironment:
     """A context in which environments are called: what they raise becomes EnvironmentFailed.
 
-    Left alone are exits, interrupts, and memory that ran out, which says nothing about a task.
+    sys.exit is a failure too: an environment cannot know that the run is over. Left alone are signals, and memory that
+    ran out, which says nothing about a task.
     """
 
     def __enter__(self) -> None:
@@ -69,7 +70,11 @@ class FromEnvironment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or not isinstance(error, Exception):
+        if isinstance(error, SystemExit):
+            exits = RuntimeError(f"it calls sys.exit({error.code!r})")
+            exits.__cause__ = error
+            raise EnvironmentFailed(exits) from error
+        if not isinstance(error, Exception):
             return
         if not any(isinstance(one, MemoryError) for one in (error, error.__cause__)):
             raise EnvironmentFailed(error) from error

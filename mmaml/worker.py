@@ -324,7 +324,7 @@ class Worker:
 def close_quietly(env: TaskVectorEnv | None) -> None:
     """Close an environment that is done with, if there is one: what it raises then concerns nobody any more."""
     if env is not None:
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             env.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from envs.base import Task, TaskError, TaskVectorEnv
+from mmaml.shutdown import Interrupted
 
 
 class TargetAction(TaskVectorEnv):
@@ -131,10 +133,10 @@ class GoesWrong(TargetAction):
     """`TargetAction` in which some tasks go wrong at one step of one collection, in one lane where that can be said.
 
     fault: "reward" or "observation", which become `value`; "rewards", all of them at any time; "error", which names
-    its task, "nameless error", "exit", "interrupt", "memory"; "shape", "type" or "nothing": what a step returns. An
-    observation of step 0 is that of the reset. tasks: places among the drawn tasks of those that go wrong, all when
-    None, and of these only a share, drawn anew in each iteration. length: of episodes. refuses: raise when an action
-    is not finite. crowd: how many tasks a block has to have for anything to go wrong.
+    its task, "nameless error", "exit", "signal", "interrupt", "memory"; "shape", "type" or "nothing": what a step
+    returns. An observation of step 0 is that of the reset. tasks: places among the drawn tasks of those that go
+    wrong, all when None, and of these only a share, drawn anew in each iteration. length: of episodes. refuses: raise
+    when an action is not finite. crowd: how many tasks a block has to have for anything to go wrong.
     """
 
     def __init__(
@@ -195,10 +197,16 @@ class GoesWrong(TargetAction):
     def _fail(self, task: int) -> None:
         if self.fault == "error":
             raise TaskError("the probe fails as asked", task)
-        errors = {"nameless error": RuntimeError, "exit": SystemExit, "interrupt": KeyboardInterrupt}
-        errors["memory"] = MemoryError
+        text = "the probe fails\nas asked"
+        errors = {
+            "nameless error": RuntimeError(text),
+            "exit": SystemExit(0),
+            "signal": Interrupted(signal.SIGTERM),
+            "interrupt": KeyboardInterrupt(text),
+            "memory": MemoryError(text),
+        }
         if self.fault in errors:
-            raise errors[self.fault]("the probe fails\nas asked")
+            raise errors[self.fault]
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         chosen = range(n) if self.bad_tasks is None else self.bad_tasks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -161,6 +162,23 @@ def test_failures_name_the_task_and_keep_their_cause(method: str) -> None:
         family.step(np.zeros((6, 2), np.float32))
     assert error.value.task == 1
     assert isinstance(error.value.__cause__, ZeroDivisionError)
+
+
+class Quits(Walk):
+    def _maybe_fail(self, method: str, limit: float) -> None:
+        if self.fail == method and limit > 2:
+            sys.exit("as asked")
+
+
+@pytest.mark.parametrize("method", ["set_task", "reset", "step"])
+def test_an_exit_is_a_failure_that_names_its_task_too(method: str) -> None:
+    family = make_family(f"{HERE}:Quits", 3, 2, fail=method)
+    assert isinstance(family, GymTaskAdapter)
+    with pytest.raises(TaskError, match=rf"Quits\.{method}, in rollout 0 of its task: SystemExit: as asked") as error:
+        family.set_tasks(tasks(family, 1.0, 2.5, 2.6))
+        family.reset(seed=0)
+        family.step(np.zeros((6, 2), np.float32))
+    assert error.value.task == 1
 
 
 class OldStep(Walk):

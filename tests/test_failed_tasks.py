@@ -15,6 +15,7 @@ from mmaml.algorithms import ALGORITHMS
 from mmaml.faults import EnvironmentFailed, NotFinite, TasksFailed, failing_tasks
 from mmaml.rollouts import Rollouts
 from mmaml.seeding import generator
+from mmaml.shutdown import Interrupted
 from mmaml.worker import Worker
 from tests.probes import GoesWrong
 from tests.support import small_config
@@ -127,7 +128,7 @@ def collect(positions: Any, algorithm: str = "promp", **env_kwargs: Any) -> Work
     return worker
 
 
-@pytest.mark.parametrize("fault", ["error", "nameless error"])
+@pytest.mark.parametrize("fault", ["error", "nameless error", "exit"])
 @pytest.mark.parametrize("blocks", [[range(5)], [[0, 1], [2, 3, 4]], [[k] for k in range(5)]])
 def test_tasks_whose_environment_fails_are_found_on_any_division_into_blocks(fault: str, blocks: list[Any]) -> None:
     found, traces = [], set()
@@ -139,7 +140,8 @@ def test_tasks_whose_environment_fails_are_found_on_any_division_into_blocks(fau
             found += [(block[one.item], one.error) for one in error.failures]
             traces |= {one.trace for one in error.failures}
     text = "the probe fails as asked"
-    assert found == [(k, text if fault == "error" else f"RuntimeError: {text}") for k in (1, 3, 4)]
+    told = {"error": text, "nameless error": f"RuntimeError: {text}", "exit": "RuntimeError: it calls sys.exit(0)"}
+    assert found == [(k, told[fault]) for k in (1, 3, 4)]
     (trace,) = traces
     assert trace.startswith("Traceback") and "in _fail" in trace
 
@@ -198,7 +200,7 @@ def test_an_error_that_no_task_meets_alone_is_raised_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind"), [("exit", SystemExit), ("interrupt", KeyboardInterrupt), ("memory", MemoryError)]
+    ("fault", "kind"), [("signal", Interrupted), ("interrupt", KeyboardInterrupt), ("memory", MemoryError)]
 )
 def test_what_says_nothing_of_a_task_ends_the_collection(fault: str, kind: type[BaseException]) -> None:
     with pytest.raises(kind):
@@ -224,13 +226,16 @@ def test_an_environment_that_fails_to_be_built_later_fails_like_any_other(monkey
     ]
 
 
-def test_environments_that_fail_to_close_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_environments_that_fail_to_close_cost_nothing(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker, parameters, items = new_worker("promp", **PROBE, env_kwargs={"tasks": []})
     closed = []
 
     def refuse(self: GoesWrong, **_: Any) -> None:
         closed.append(self.num_tasks)
-        raise RuntimeError("it does not close")
+        raise error("it does not close")
 
     monkeypatch.setattr(GoesWrong, "close_extras", refuse)
     worker.collect(parameters, None, items[:2], 0)
