@@ -4,6 +4,8 @@ params.json     the resolved configuration, key by key as in a config file, plus
 progress.csv    one row an iteration; an empty cell is a value that was not measured in that iteration
 events.out.*    the same numbers for TensorBoard, by iteration
 messages.log    what went wrong on the way, a line each, with time and iteration; not there when nothing did
+
+A progress.csv that holds more than rows of a run, when a run continues it, is kept as progress.csv.damaged.
 """
 
 from __future__ import annotations
@@ -70,6 +72,8 @@ class RunLogger:
         self._messages_path = dump_path / MESSAGES
         self._messages = Backlog(MESSAGES, self._write_messages, lambda _: None)
         self._display = make_display(config, dump_path, resume_iteration or 0, stream or sys.stdout)
+        if kept := self._progress.damaged:
+            self.warn(f"warning: {PROGRESS} held lines that are no rows of a run; as it was, it is kept as '{kept}'")
 
     def log(self, row: Row) -> None:
         """Record one iteration.
@@ -101,7 +105,8 @@ class RunLogger:
     def _write_messages(self, lines: list[str]) -> None:
         file = AppendedFile(self._messages_path)
         try:
-            file.append("".join(lines).encode())
+            # An environment's error may hold the name of a file that is no text.
+            file.append("".join(lines).encode(errors="backslashreplace"))
         finally:
             file.close()
 

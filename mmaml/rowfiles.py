@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from mmaml.usage import disk_reason
 Item = TypeVar("Item")
 
 _event_files = itertools.count()
+_ITERATION = re.compile("[0-9]{1,18}")
 
 
 class AppendedFile:
@@ -96,17 +98,20 @@ class Backlog(Generic[Item]):
 class ProgressFile:
     """progress.csv: on the disk row by row; a column that first appears later is added to the header.
 
-    resume_iteration: the next iteration of a run that is restored; rows of it and later ones are dropped.
+    resume_iteration: the next iteration of a run that is restored; rows of it and later ones are dropped. damaged:
+    where the file is kept as it was, if it held what is neither a row nor one that was cut short.
     """
 
     def __init__(self, path: Path, resume_iteration: int | None) -> None:
         self._path = path
         self._columns: list[str] = []
         self._file: AppendedFile | None = None
+        self.damaged: Path | None = None
         if resume_iteration is not None and path.exists():
-            columns, rows = self._read()
-            rows = [row for row in rows if row["Itr"].isdecimal() and int(row["Itr"]) < resume_iteration]
-            self._rewrite(columns, rows)
+            columns, rows, strays = read_rows(path)
+            if strays:
+                self.damaged = _kept(path)
+            self._rewrite(columns, [row for row in rows if int(row["Itr"]) < resume_iteration])
 
     def write(self, rows: list[Row]) -> None:
         """Add rows; raises OSError, and then none of them is there."""
@@ -114,7 +119,7 @@ class ProgressFile:
         columns = self._columns + new
         cells = [{name: _cell(row.get(name, math.nan)) for name in columns} for row in rows]
         if new:
-            self._rewrite(columns, (self._read()[1] if self._file else []) + cells)
+            self._rewrite(columns, (read_rows(self._path)[1] if self._file else []) + cells)
         else:
             assert self._file is not None
             self._file.append(_lines([list(row.values()) for row in cells]))
@@ -128,19 +133,36 @@ class ProgressFile:
         if self._file is not None:
             self._file.close()
 
-    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        """Columns, and the whole rows: not one that a crash has cut short, in the middle or before its end."""
-        lines = self._path.read_bytes().decode(errors="replace").split("\r\n")[:-1]
-        columns, *rows = [line.split(",") for line in lines] or [[]]
-        if "Itr" not in columns:
-            return [], []
-        return columns, [dict(zip(columns, row, strict=True)) for row in rows if len(row) == len(columns)]
-
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         with atomic_file(self._path) as file:
             file.write(_lines([columns, *([row.get(name, "") for name in columns] for row in rows)]))
         self.close()
         self._columns, self._file = columns, AppendedFile(self._path)
+
+
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
+    """Columns and rows of a progress.csv, and how many lines are none; raises OSError.
+
+    A row that a crash has cut short, in the middle or before the end of its line, is left out. Lines may end as
+    editors leave them: in "\\n" too.
+    """
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    *lines, cut = (line.removesuffix("\r") for line in text.split("\n"))
+    columns, *cells = [line.split(",") for line in lines if line] or [[]]
+    if "Itr" not in columns:
+        return [], [], sum(map(bool, [*lines, cut]))
+    rows = [dict(zip(columns, row, strict=True)) for row in cells if len(row) == len(columns)]
+    rows = [row for row in rows if _ITERATION.fullmatch(row["Itr"])]
+    return columns, rows, len(cells) - len(rows)
+
+
+def _kept(path: Path) -> Path:
+    """A copy of a file, under a name beside it that is free."""
+    names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    copy = next(free for name in names if not os.path.lexists(free := path.with_name(f"{path.name}.damaged{name}")))
+    with atomic_file(copy) as file:
+        file.write(path.read_bytes())
+    return copy
 
 
 def _lines(rows: list[list[str]]) -> bytes:

@@ -12,6 +12,7 @@ import re
 import struct
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,11 +98,40 @@ def test_a_restored_run_reads_as_if_never_interrupted(tmp_path: Path) -> None:
     assert _events(tmp_path / "restored") == _events(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 500, b"Itr,Time\r\nnonsense\r\n7\r\nx,1\r\n", b"\xff\xfe,\r\n1,2\r\n"])
-def test_a_log_in_ruins_does_not_end_the_run_that_continues(tmp_path: Path, damage: bytes) -> None:
-    (tmp_path / "progress.csv").write_bytes(damage)
-    _write(tmp_path, [_row(3), _row(4)], resume=3)
-    assert [row["Itr"] for row in progress(tmp_path)] == ["3", "4"] and "nonsense" not in str(progress(tmp_path))
+HEADER = b"Itr,Time\r\n"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"\0" * 500, HEADER + b"nonsense\r\n7\r\nx,1\r\n", b"\xff\xfe,\r\n1,2\r\n", HEADER + b"9" * 5000 + b",1\r\n"],
+)
+def test_a_log_in_ruins_does_not_end_the_run_that_continues_and_is_kept(
+    tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("progress.csv.damaged", "progress.csv.damaged-2"):
+        (tmp_path / "progress.csv").write_bytes(damage)
+        _write(tmp_path, [_row(3), _row(4)], resume=3)
+        assert [row["Itr"] for row in progress(tmp_path)] == ["3", "4"] and "nonsense" not in str(progress(tmp_path))
+        assert (tmp_path / name).read_bytes() == damage
+        assert capsys.readouterr().err.endswith(f"as it was, it is kept as '{tmp_path / name}'\n")
+        assert name in (tmp_path / "messages.log").read_text()
+
+
+@pytest.mark.parametrize("log", [b"", b"\r\n", HEADER, HEADER + b"0,1\r\n1,5.2", HEADER + b"\r\n3,1\r\n"])
+def test_nothing_is_kept_of_a_log_without_more_than_rows(tmp_path: Path, log: bytes) -> None:
+    (tmp_path / "progress.csv").write_bytes(log)
+    _write(tmp_path, [_row(3)], resume=3)
+    assert not [*tmp_path.glob("*.damaged*")] and not (tmp_path / "messages.log").exists()
+
+
+@pytest.mark.parametrize("edited", [lambda log: log.replace(b"\r", b""), lambda log: b"\xef\xbb\xbf" + log])
+def test_rows_stay_as_an_editor_has_left_them(tmp_path: Path, edited: Callable[[bytes], bytes]) -> None:
+    _write(tmp_path / "edited", [_row(i) for i in range(3)])
+    _write(tmp_path / "whole", [_row(i) for i in range(4)])
+    path = tmp_path / "edited" / "progress.csv"
+    path.write_bytes(edited(path.read_bytes()))
+    _write(tmp_path / "edited", [_row(3)], resume=3)
+    assert path.read_bytes() == (tmp_path / "whole" / "progress.csv").read_bytes()
 
 
 def test_a_run_starts_over_in_place(tmp_path: Path) -> None:
@@ -196,6 +226,13 @@ def test_a_warning_is_a_line_on_stderr_and_in_the_log_of_messages(
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [f"warning: {text}" for text in texts]
     assert "rank 2" not in captured.out
+
+
+def test_an_error_that_names_a_file_by_bytes_that_are_no_text_is_logged(tmp_path: Path) -> None:
+    logger = RunLogger(_config(), tmp_path, None, stream=io.StringIO())
+    logger.warn("warning: cannot read " + os.fsdecode(b"caf\xe9.xml"))
+    logger.close()
+    assert r"cannot read caf\udce9.xml" in (tmp_path / "messages.log").read_text()
 
 
 class _Screen:
