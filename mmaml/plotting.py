@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from mmaml.checkpoint import atomic_file
 from mmaml.keys import FIELDS
+from mmaml.kinds import LARGEST
 from mmaml.logging import PROGRESS, read_params
 from mmaml.usage import UsageError
 
@@ -70,30 +72,35 @@ class Curve:
 
 
 def read_table(path: Path) -> tuple[dict[str, np.ndarray], int]:
-    """The columns of a CSV file of numbers, NaN for an empty cell, and how many rows could not be read.
+    """The columns of a CSV file of numbers, NaN for what is no finite one, and how many rows could not be read.
 
-    A row that was cut short or holds text has no place on a curve: it is left out and counted.
-    Raises UsageError if the file is missing or has no row of numbers.
+    A row that was cut short, holds text or does not say how far training was has no place on a curve: it is left out
+    and counted. Raises UsageError if the file is missing or has no row of numbers.
     """
     try:
         if path.exists() and not path.is_file():
             raise OSError(0, "not a regular file")  # a pipe or a device may never end
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
             names, *lines = list(csv.reader(file)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"'{path}': expected a CSV file with a header, got an unreadable one ({reason})") from error
-    rows = [row for line in lines if (row := _numbers(line)) is not None and len(row) == len(names)]
+    column = {name: index for index, name in enumerate(names)}
+    place = column.get("n_timesteps", column.get("Itr"))
+    whole = [row for line in lines if (row := _numbers(line)) is not None and len(row) == len(names)]
+    rows = [row for row in whole if place is None or not math.isnan(row[place])]
     if not rows:
         raise UsageError(f"'{path}': expected a CSV file with a header and rows of numbers, got none")
     return dict(zip(names, np.array(rows).T, strict=True)), len(lines) - len(rows)
 
 
 def _numbers(cells: list[str]) -> list[float] | None:
+    """A row, NaN for what is too large to be drawn, or None if it holds text."""
     try:
-        return [float(cell) if cell else math.nan for cell in cells]
+        values = [float(cell) if cell else math.nan for cell in cells]
     except ValueError:
         return None
+    return [value if abs(value) <= LARGEST else math.nan for value in values]
 
 
 def _steps(table: Mapping[str, np.ndarray], pattern: str) -> np.ndarray | None:
@@ -109,13 +116,13 @@ def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
     """
     config = read_params(run)
     table, unread = read_table(run / PROGRESS)
-    returns = _steps(table, r"Step_(\d+)-AverageReturn")
+    returns = _steps(table, r"Step_(\d{1,6})-AverageReturn")
     if returns is None or "n_timesteps" not in table:
         raise UsageError(
             f"'{run / PROGRESS}': expected columns n_timesteps and Step_k-AverageReturn, got {list(table)}"
         )
-    held_out = _steps(table, r"Eval-Step_(\d+)-AverageReturn")
-    held_out = None if held_out is None else held_out[None]
+    held_out = _steps(table, r"Eval-Step_(\d{1,6})-AverageReturn")
+    held_out = held_out[None] if held_out is not None and held_out.shape == returns.shape else None
     return config, Curve(label, table["n_timesteps"], returns[None], held_out, unread=unread)
 
 
@@ -126,9 +133,9 @@ def read_external(label: str, path: Path, env_steps_per_iteration: float | None)
     Iterations are taken as counted from where the file starts, 0 or 1. Raises UsageError.
     """
     table, unread = read_table(path)
-    returns = _steps(table, r"Step_(\d+)-AverageReturn")
+    returns = _steps(table, r"Step_(\d{1,6})-AverageReturn")
     if returns is None:
-        returns = _steps(table, r"Step_(\d+)")
+        returns = _steps(table, r"Step_(\d{1,6})")
     if returns is None:
         raise UsageError(f"'{path}': expected columns Step_k-AverageReturn or Step_k, got {list(table)}")
     if "n_timesteps" in table:
@@ -144,10 +151,10 @@ def read_external(label: str, path: Path, env_steps_per_iteration: float | None)
 
 def group_runs(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[Curve]:
     """Runs that differ only in seed become one curve; without a label, it is named by how it differs."""
-    groups: dict[str, list[tuple[dict[str, Any], Curve]]] = {}
+    groups: dict[tuple[str, int], list[tuple[dict[str, Any], Curve]]] = {}
     for config, curve in runs:
         identity = {key: value for key, value in sorted(config.items()) if key not in _NOT_AN_EXPERIMENT}
-        groups.setdefault(repr(identity), []).append((config, curve))
+        groups.setdefault((repr(identity), curve.returns.shape[2]), []).append((config, curve))
     configs = [members[0][0] for members in groups.values()]
     curves = [[curve for _, curve in members] for members in groups.values()]
     given = [next((curve.label for curve in members if curve.label), "") for members in curves]
@@ -174,13 +181,12 @@ def _short(value: Any) -> str:
 
 def _merge(label: str, curves: Sequence[Curve]) -> Curve:
     """Seeds on one axis of env steps, as far as the shortest run goes."""
-    end = min(curve.env_steps[-1] for curve in curves)
-    axis = curves[0].env_steps[curves[0].env_steps <= end]
+    axis = min((curve.env_steps for curve in curves), key=lambda env_steps: env_steps[-1])
     returns = np.stack([_at(axis, curve.env_steps, curve.returns[0]) for curve in curves])
     held_out = None
     if all(curve.held_out is not None and len(curve.env_steps) >= len(axis) for curve in curves):
         held_out = np.stack([curve.held_out[0, : len(axis)] for curve in curves])  # type: ignore[index]
-    return Curve(label, axis, returns, held_out)
+    return Curve(label, axis, returns, held_out, unread=sum(curve.unread for curve in curves))
 
 
 def _at(axis: np.ndarray, env_steps: np.ndarray, returns: np.ndarray) -> np.ndarray:
@@ -220,7 +226,8 @@ def plot_curves(
             axes.axhline(value, color="#666666", linewidth=1.0, linestyle=(0, (1, 2)))
             axes.annotate(
                 label, (0.995, value), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
-                ha="right", fontsize=9, color="#666666", path_effects=[withStroke(linewidth=2.5, foreground="white")],
+                annotation_clip=True, ha="right", fontsize=9, color="#666666",
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
             )  # fmt: skip
         axes.set(xlabel=f"environment steps{name}", ylabel="return per episode", xlim=(0, None), ylim=limits)
         axes.set_title(title, loc="left", fontsize=12)
@@ -248,7 +255,7 @@ def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
     """Curves from the highest final return to the lowest, as they lie; then what the line styles mean."""
     from matplotlib.lines import Line2D
 
-    final = [np.nanmean(curve.returns[:, -10:, -1]) for curve in curves]
+    final = [_last_return(curve) for curve in curves]
     entries = []
     for index in np.argsort(final)[::-1]:
         curve = curves[index]
@@ -262,6 +269,13 @@ def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
     if any(curve.held_out is not None for curve in curves):
         entries.append(Line2D([], [], color=grey, marker="o", linewidth=0, label="after, held-out tasks"))
     axes.legend(handles=entries, loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=1.8, fontsize=10)
+
+
+def _last_return(curve: Curve) -> float:
+    """The mean of what is known of the last iterations."""
+    values = curve.returns[:, -10:, -1]
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else -math.inf
 
 
 def _cycle(count: int) -> list[str]:
@@ -373,7 +387,8 @@ def _page(path: Path, width: float, height: float, rows: int = 1, columns: int =
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with pyplot.rc_context(_STYLE):
+    with pyplot.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the box that is drawn for a letter tells it
         figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False)
         yield figure, axes if rows * columns > 1 else axes[0, 0]
         path.parent.mkdir(parents=True, exist_ok=True)

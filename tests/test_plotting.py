@@ -63,6 +63,61 @@ def test_a_table_leaves_out_broken_rows_and_counts_them(tmp_path: Path) -> None:
     assert unread == 3
 
 
+def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("Itr,Step_0\r\n1,-7\r\n", encoding="utf-8-sig")
+    assert [*plotting.read_table(path)[0]] == ["Itr", "Step_0"]
+
+
+@pytest.mark.parametrize("steps", ["", "1e308"])
+def test_rows_that_do_not_say_where_they_belong_are_left_out(
+    steps: str, tmp_path: Path, plot: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _run(tmp_path / "run", [-8, -6])
+    with open(run / "progress.csv", "a") as file:
+        file.write(f"2,{steps},-800,-4,,\n")
+    _, curve = plotting.read_run(run)
+    np.testing.assert_array_equal(curve.env_steps, [240_000, 480_000])
+    assert curve.returns.shape == (1, 2, 2) and curve.held_out is not None and curve.held_out.shape == (1, 2, 2)
+    assert plot(run, "--no_trajectories") == 0
+    assert capsys.readouterr().err == "note: mmaml: rows left out, since they could not be read: 1\n"
+    lines = (run / "progress.csv").read_text().splitlines()
+    (run / "progress.csv").write_text("\n".join([lines[0], lines[-1]]) + "\n")
+    with pytest.raises(UsageError, match="rows of numbers, got none"):
+        plotting.read_run(run)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", ["", "-1e308"])
+def test_what_is_not_known_or_too_large_is_not_drawn(value: str, tmp_path: Path, plot: Callable[..., int]) -> None:
+    run = _run(tmp_path / "run", [-8, -6])
+    text = (run / "progress.csv").read_text()
+    (run / "progress.csv").write_text(text.replace("-800,", f"{value},").replace(",-6,", f",{value},"))
+    (tmp_path / "table.csv").write_text(f"n_timesteps,Step_0,Step_1,Step_{'9' * 5000}\n1,{value},{value},1\n")
+    _, curve = plotting.read_run(run)
+    np.testing.assert_array_equal(curve.returns, [[[np.nan, -8], [np.nan, np.nan]]])
+    words = ("--overlay", f"unknown={tmp_path / 'table.csv'}", "--title", "none \N{ROCKET}", "--limits", -10, 0)
+    assert plot(run, *words, "--reference", "out of sight=1e30", "--no_trajectories") == 0
+    assert _is_picture(run / "learning_curves.png")
+
+
+def test_seeds_of_which_one_has_only_begun_are_drawn(tmp_path: Path) -> None:
+    long, short = (plotting.read_run(_run(tmp_path / str(seed), [-8, -6], seed=seed)) for seed in (1, 2))
+    begun = Curve("", np.array([100.0]), np.full((1, 1, 2), -9.0))
+    (curve,) = plotting.group_runs([long, (short[0], begun)])
+    np.testing.assert_array_equal(curve.env_steps, [100])
+    np.testing.assert_array_equal(curve.returns[:, 0, 1], [-8, -9])
+
+
+def test_runs_whose_files_tell_of_other_steps_are_not_of_one_curve(tmp_path: Path) -> None:
+    """As files do that were changed by hand: the configuration is the same."""
+    runs = [plotting.read_run(_run(tmp_path / name, [-8, -6])) for name in ("a", "b")]
+    text = (tmp_path / "b" / "progress.csv").read_text()
+    (tmp_path / "b" / "progress.csv").write_text(text.replace("Step_0", "Step-0", 1))
+    runs[1] = plotting.read_run(tmp_path / "b")
+    assert [curve.returns.shape for curve in plotting.group_runs(runs)] == [(1, 2, 2), (1, 2, 1)]
+
+
 def test_seeds_form_one_curve_and_other_differences_name_theirs(tmp_path: Path) -> None:
     runs = [
         plotting.read_run(_run(tmp_path / "a", [-8, -6, -4], seed=1, n_itr=3)),
