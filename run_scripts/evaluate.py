@@ -77,12 +77,11 @@ def main(argv: list[str] | None = None) -> int:
     from mmaml.launch import check_launcher
     from mmaml.worker import Worker
 
-    output = arguments.output or run_directory(arguments.restore_path) / "evaluation.json"
     ranks = connect()
     check_launcher(ranks.size)
     with in_a_line(), ranks:  # which ends every rank if one fails
 
-        def prepare() -> tuple[Config, dict[str, Any], int]:
+        def prepare() -> tuple[Config, dict[str, Any], int, Path]:
             config, state = restore(arguments.restore_path)
             check_split(config, arguments.split)
             config = replace(
@@ -93,10 +92,11 @@ def main(argv: list[str] | None = None) -> int:
             )
             steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
             check_memory(config, arguments.num_tasks, steps, SIZES)
+            output = arguments.output or run_directory(arguments.restore_path) / "evaluation.json"
             check_output(output)
-            return config, state, steps
+            return config, state, steps, output
 
-        config, state, steps = ranks.agree(prepare)
+        config, state, steps, output = ranks.agree(prepare)
         worker = Worker(config)
         if not ranks.serve(worker):
             return 0

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from envs.base import Task, TaskVectorEnv
+from envs.point_mass import PointMass
 from mmaml import evaluation
 from mmaml.comm import connect
 from mmaml.config import build_config
@@ -342,6 +343,33 @@ def test_trajectories_that_cannot_be_drawn_are_one_line(
         assert told.startswith("error: ") and told.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate.py", "--restore_path"],
+        ["plot.py"],
+        ["visualize_policy.py", "--restore_path"],
+    ],
+)
+def test_tasks_that_cannot_be_drawn_are_one_line(
+    run: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After the traceback of the environment's code."""
+
+    def fail(*_: Any) -> None:
+        raise LookupError("no such tasks")
+
+    monkeypatch.setattr(PointMass, "_draw_tasks", fail)
+    capsys.readouterr()
+    assert runpy.run_path(str(SCRIPTS / words[0]))["main"]([*words[1:], str(run)]) == 2
+    *trace, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and 'sample_tasks failed for the split "test" (LookupError: no such' in error
+    assert [line for line in trace if not line.startswith(" ")] == [
+        "Traceback (most recent call last):",
+        "LookupError: no such tasks",
+    ]
+
+
 def test_processes_of_an_unknown_launcher_are_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -356,6 +384,7 @@ def test_processes_of_an_unknown_launcher_are_refused(
         ([], "--restore_path"),
         (["--restore_path", "{tmp}/none"], "got '{tmp}/none', which does not exist"),
         (["--restore_path", "{tmp}"], "got '{tmp}', which holds none"),
+        (["--restore_path", "{tmp}/" + 300 * "x"], "restore_path: cannot read '{tmp}/xxx"),
         (["--restore_path", "{run}/params.json"], "cannot be read as a checkpoint"),
         (
             ["--restore_path", "{run}", "--num_tasks", "0"],
