@@ -29,6 +29,7 @@ MEANING = {
 SECONDS_OF_ONE_SIGNAL = 1.0
 # What of `shutdown_seconds` an iteration may take; the rest is for the checkpoint.
 SHARE_OF_ITERATION = 0.7
+SHARE_TO_ABANDON_AGAIN = 0.05  # an environment may catch whatever is raised in it
 
 
 class Interrupted(BaseException):
@@ -53,11 +54,13 @@ class Shutdown:
     def heeded(self) -> Iterator[None]:
         """While this lasts, rank 0 takes the signals that are not ignored already, as nohup and a shell's & have it.
 
-        Other ranks ignore them from now on, since they end when rank 0 says so or is gone.
+        Other ranks do nothing at them from now on, since they end when rank 0 says so or is gone. Processes that
+        environments start meet the signals as any process does.
         """
         if not is_first_rank():
             for number in MEANING:
-                signal.signal(number, signal.SIG_IGN)
+                signal.signal(number, self._leave_to_master)  # SIG_IGN would be inherited by programs
+                signal.siginterrupt(number, False)
             yield
             return
         handlers = {number: self._on_signal for number in MEANING if signal.getsignal(number) is not signal.SIG_IGN}
@@ -104,7 +107,8 @@ class Shutdown:
         self.requested, self._asked_at = int(meaning), now
         if self._seconds is None:
             raise Interrupted(self.requested)
-        signal.setitimer(signal.ITIMER_REAL, SHARE_OF_ITERATION * self._seconds)
+        first, again = SHARE_OF_ITERATION * self._seconds, SHARE_TO_ABANDON_AGAIN * self._seconds
+        signal.setitimer(signal.ITIMER_REAL, first, again)
         with suppress(OSError, ValueError):  # nobody reads it
             # Whatever holds the interpreter when all time is over, and where, is told, and the process ends.
             faulthandler.dump_traceback_later(self._seconds, exit=True)
@@ -115,5 +119,15 @@ class Shutdown:
         if self._abandonable:
             self.check()
 
+    def _leave_to_master(self, number: int, frame: FrameType | None) -> None:
+        pass
+
+    def forget_in_child(self) -> None:
+        """In a process that was forked off this one: have signals act as in any other."""
+        for number in (*MEANING, signal.SIGALRM):
+            if signal.getsignal(number) in (self._on_signal, self._on_alarm, self._leave_to_master):
+                signal.signal(number, signal.SIG_DFL)
+
 
 shutdown = Shutdown()
+os.register_at_fork(after_in_child=lambda: shutdown.forget_in_child())

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from mmaml import checkpoint
 from mmaml.config import load_config
-from mmaml.shutdown import Interrupted, Shutdown
+from mmaml.shutdown import MEANING, Interrupted, Shutdown
 from tests.faults import VALUES, finished, iterations, messages, processes, result, run, started, wait_until
 from tests.support import run as train_here
 
@@ -120,6 +121,35 @@ def test_while_finishing_a_signal_only_asks_until_time_runs_out() -> None:
         assert raised.value.exit_code == 143
         with pytest.raises(Interrupted), asked.abandonable():
             time.sleep(30)
+
+
+def test_an_environment_that_catches_everything_is_abandoned_too() -> None:
+    asked = Shutdown()
+    with asked.heeded(), asked.finishing(2.0):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted), asked.abandonable():
+            with suppress(BaseException):
+                time.sleep(30)
+            time.sleep(30)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_processes_that_a_rank_starts_meet_signals_as_any_other(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmaml.shutdown.is_first_rank", lambda: first)
+    asked = Shutdown()
+    monkeypatch.setattr("mmaml.shutdown.shutdown", asked)
+    before = {number: signal.getsignal(number) for number in MEANING}
+    try:
+        with asked.heeded(), subprocess.Popen(["sleep", "60"]) as program:
+            assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
+            program.terminate()
+            assert program.wait() == -signal.SIGTERM
+            if (child := os.fork()) == 0:
+                os._exit(sum(signal.getsignal(number) is not signal.SIG_DFL for number in MEANING))
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGHUP, 143), (signal.SIGINT, 130)])
