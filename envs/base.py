@@ -124,12 +124,12 @@ class TaskVectorEnv(VectorEnv):
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
         """n tasks of a split. Equal states of `rng` give equal tasks, but different ones in each split.
 
-        Raises ValueError for a split that the family does not have.
+        Raises ValueError for a split that the family does not have, and where it draws what are no n tasks.
         """
         if split not in self.splits:
             raise ValueError(f"split: expected one of {self.splits} for {type(self).__name__}, got {split!r}")
         child = np.random.default_rng([*rng.integers(0, 2**32, size=4), SPLITS.index(split)])
-        return self._draw_tasks(n, child, split)
+        return _checked(type(self).__name__, n, self._draw_tasks(n, child, split))
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give the block its tasks. A reset of all lanes has to follow.
@@ -229,6 +229,19 @@ class TaskVectorEnv(VectorEnv):
     @abstractmethod
     def _observe(self) -> np.ndarray:
         """The observations of all lanes in a fresh array, [M·N, O] float32."""
+
+
+def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks that `owner` has drawn. Raises ValueError unless they are n tasks."""
+    tasks = list(tasks)
+    if len(tasks) != n:
+        raise ValueError(f"{owner}._draw_tasks: expected {n} tasks, got {len(tasks)}")
+    for task in tasks:
+        if not isinstance(task, Task) or not isinstance(task.values, Mapping):
+            raise ValueError(f"{owner}._draw_tasks: expected a Task, whose values are a mapping, got {task!r}")
+        if not isinstance(task.mode, int | np.integer):
+            raise ValueError(f"{owner}._draw_tasks: expected a task's mode to be an integer from 0, got {task.mode!r}")
+    return tasks
 
 
 class SingleTaskEnv(gym.Env):

@@ -69,7 +69,10 @@ def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequenc
 
 @contextmanager
 def in_a_line() -> Iterator[None]:
-    """Turn what keeps a policy from being evaluated, bad numbers and environments that fail, into UsageError."""
+    """Turn what keeps a policy from being evaluated, bad numbers and environments that fail, into UsageError.
+
+    The traceback of a user's code that draws no tasks is told on stderr.
+    """
     try:
         yield
     except NotFinite as finding:
@@ -78,6 +81,8 @@ def in_a_line() -> Iterator[None]:
         place, text, _ = error.failures[0]
         raise UsageError(f"the environment of task {place} failed ({text}); mend it") from error
     except RunStopped as stop:
+        if stop.trace:
+            print(stop.trace, file=sys.stderr)
         raise UsageError(str(stop).removeprefix("stopped: ")) from stop
 
 
@@ -216,9 +221,9 @@ def point_mass_trajectories(
         family = worker.family
         if not isinstance(family, PointMass):
             return None
-        tasks = one_of_each_mode(worker, split)
         parameters = worker.algorithm.spec.flatten(state["parameters"])
         with in_a_line():
+            tasks = one_of_each_mode(worker, split)
             statistics = worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
         assert worker.block is not None
         rollouts = worker.block.rollouts
@@ -237,7 +242,10 @@ def point_mass_trajectories(
 
 
 def one_of_each_mode(worker: Worker, split: str) -> Sequence[Task]:
-    """The first held-out task of each mode among many; four tasks of a family of a single mode."""
+    """The first held-out task of each mode among many; four tasks of a family of a single mode.
+
+    Raises RunStopped, as `Worker.sample_tasks`.
+    """
     num_modes = worker.family.num_modes
     tasks = worker.sample_tasks(32 * num_modes, FRESH, split)
     if num_modes == 1:

@@ -13,7 +13,14 @@ LONGEST_ERROR = 300  # characters of an environment's error that are told in a l
 
 
 class RunStopped(RuntimeError):
-    """The run ends before its time, in order: its text is one line that says why and how to go on."""
+    """The run ends before its time, in order: its text is one line that says why and how to go on.
+
+    trace: of the user's code, where that is why; "" else.
+    """
+
+    def __init__(self, text: str, trace: str = "") -> None:
+        super().__init__(text)
+        self.trace = trace
 
 
 class NotFinite(ArithmeticError):
@@ -114,11 +121,17 @@ def _failures(
         half = len(numbered) // 2
         return [one for part in (numbered[:half], numbered[half:]) for one in _failures(sample, part, None, not_finite)]
     failed, rest = numbered[named or 0], [one for k, one in enumerate(numbered) if k != (named or 0)]
-    return [_failure(failed[0], error), *_failures(sample, rest, None, not_finite)]
+    failure = Failure(failed[0], described(error.error), traced(error.error))
+    return [failure, *_failures(sample, rest, None, not_finite)]
 
 
-def _failure(item: int, error: EnvironmentFailed) -> Failure:
-    kind = "" if isinstance(error.error, TaskError) else f"{type(error.error).__name__}: "
-    text = kind + " ".join(str(error.error).split())
-    shown = text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
-    return Failure(item, shown, "".join(traceback.format_exception(error.error)))
+def described(error: BaseException) -> str:
+    """An error of a user's environment in a line, which is not long."""
+    kind = "" if isinstance(error, TaskError) else f"{type(error).__name__}: "
+    text = kind + " ".join(str(error).split())
+    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
+
+
+def traced(error: BaseException) -> str:
+    """Its traceback."""
+    return "".join(traceback.format_exception(error)).rstrip()

@@ -42,9 +42,9 @@ def record(config: Config, state: Mapping[str, Any], collections: int, split: st
     try:
         if not isinstance(worker.family, MujocoFamily):
             raise TypeError(f"env: expected a MuJoCo family, got '{config.env}'")
-        tasks = one_of_each_mode(worker, split)
         parameters = worker.algorithm.spec.flatten(state["parameters"])
         with in_a_line():
+            tasks = one_of_each_mode(worker, split)
             worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
         assert worker.block is not None
         shown = [

@@ -82,7 +82,7 @@ class Report(NamedTuple):
 def replay(path: Path, config: Config, state: Mapping[str, Any]) -> Report:
     """Repeat the iteration of the dump at `path`, in this process; config, state: as `load_dump` gives them.
 
-    Raises UsageError where the state is not of the configuration.
+    Raises UsageError where the state is not of the configuration, and RunStopped where no tasks are to be had.
     """
     torch.set_num_threads(1)  # as every rank of a run has, for the same bits
     worker = _Witness(config)

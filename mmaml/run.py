@@ -81,7 +81,8 @@ class Run:
                         self.logger.warn(str(unsaved))
                 if isinstance(reason, Interrupted | RunStopped):
                     again = f"continue with --restore_path {self.dump_path}"
-                    self.logger.warn(f"{reason} (after {self.iteration} iterations; {again})")
+                    trace = reason.trace if isinstance(reason, RunStopped) else ""
+                    self.logger.warn(f"{reason} (after {self.iteration} iterations; {again})\n{trace}".rstrip())
                 if isinstance(reason, Interrupted):
                     reason.told = True
                 with suppress(Exception):  # what ends the run is the reason

@@ -19,7 +19,15 @@ from mmaml import guards
 from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.base import Algorithm, Evaluate
 from mmaml.config import Config
-from mmaml.faults import EnvironmentFailed, FromEnvironment, RunStopped, TasksFailed, failing_tasks
+from mmaml.faults import (
+    EnvironmentFailed,
+    FromEnvironment,
+    RunStopped,
+    TasksFailed,
+    described,
+    failing_tasks,
+    traced,
+)
 from mmaml.policies.distributions import distribution_over
 from mmaml.processing import advantages, episode_statistics
 from mmaml.rollouts import Rollouts
@@ -114,16 +122,28 @@ class Worker:
         self._env: TaskVectorEnv | None = None
 
     def sample_tasks(self, n: int, iteration: int, purpose: str = "train") -> list[Task]:
-        """The tasks of one iteration's meta-batch. purpose: "train", "test" or "ood"."""
+        """The tasks of one iteration's meta-batch. purpose: "train", "test" or "ood".
+
+        Raises RunStopped if the environment fails to draw them.
+        """
         rng = generator(self.config.seed, "tasks", iteration, purpose=purpose)
         finite = self.config.num_train_tasks
         if finite is None or purpose != "train":
-            return self.family.sample_tasks(n, rng, purpose)
+            return self._draw_tasks(n, rng, purpose)
         if not self._train_tasks:
-            drawn = self.family.sample_tasks(finite, generator(self.config.seed, "train tasks"), purpose)
+            drawn = self._draw_tasks(finite, generator(self.config.seed, "train tasks"), purpose)
             self._train_tasks = [replace(task, identity=k) for k, task in enumerate(drawn)]
         order = np.concatenate([rng.permutation(finite) for _ in range(-(-n // finite))])
         return [self._train_tasks[k] for k in order[:n]]
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        try:
+            with FromEnvironment():
+                return self.family.sample_tasks(n, rng, split)
+        except EnvironmentFailed as failed:
+            error = failed.error
+        text = f'stopped: env: sample_tasks failed for the split "{split}" ({described(error)}); mend it'
+        raise RunStopped(text, traced(error))
 
     def close(self) -> None:
         """Close the environments."""

@@ -23,10 +23,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, metavar="PATH", help="a file bad_update_*.pt in a run's directory")
     path = parser.parse_args(argv).path
+    from mmaml.evaluation import in_a_line
     from mmaml.replay import FINDING, load_dump, replay  # loads torch: after the arguments are known to be good
 
     config, state = load_dump(path)
-    report = replay(path, config, state)
+    with in_a_line():
+        report = replay(path, config, state)
     print(f"iteration {state['iteration']} of {config.algorithm} on {config.env}; the run met\n  {state[FINDING]}")
     if report.stored:
         print("repeated on the stored rollouts, since the environment did not do the same again,")

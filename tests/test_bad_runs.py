@@ -249,6 +249,29 @@ def test_too_many_failed_tasks_end_the_run(tmp_path: Path) -> None:
         run(_config(tmp_path / "all", {"fault": "error", "share": 1.0, "tasks": None}))
 
 
+def test_tasks_that_cannot_be_drawn_end_the_run_with_a_checkpoint_and_one_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Here for evaluations, after two iterations."""
+    draw = GoesWrong._draw_tasks
+
+    def training_only(self: GoesWrong, n: int, rng: Any, split: str) -> Any:
+        if split != "train":
+            raise LookupError("no such tasks")
+        return draw(self, n, rng, split)
+
+    monkeypatch.setattr(GoesWrong, "_draw_tasks", training_only)
+    config = _config(tmp_path, {"share": 0.0}, eval_interval=3, save_steps=50)
+    values = {key: value for key, value in config.to_dict().items() if value is not None}
+    assert cli.run("promp", ["--overrides", json.dumps(values)]) == 1
+    assert checkpoint.load(tmp_path / "run")["iteration"] == 2
+    told = 'stopped: env: sample_tasks failed for the split "test" (LookupError: no such tasks); mend it (after 2 iter'
+    logged, errors = (tmp_path / "run" / "messages.log").read_text(), capfd.readouterr().err
+    for text in (logged, errors):
+        assert text.count(told) == text.count("Traceback") == 1
+        assert text.endswith("LookupError: no such tasks\n")
+
+
 @pytest.mark.parametrize("wrong", [{"fault": "error"}, {"fault": "nameless error", "collection": 1}, {"collection": 1}])
 def test_what_goes_wrong_does_so_alike_on_any_number_of_ranks(wrong: dict[str, Any], tmp_path: Path) -> None:
     results, told = [], []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -10,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from envs.base import TaskError
+from envs.base import Task, TaskError
 from mmaml.algorithms import ALGORITHMS
-from mmaml.faults import EnvironmentFailed, NotFinite, TasksFailed, failing_tasks
+from mmaml.faults import EnvironmentFailed, NotFinite, RunStopped, TasksFailed, failing_tasks
 from mmaml.rollouts import Rollouts
 from mmaml.seeding import generator
 from mmaml.shutdown import Interrupted
 from mmaml.worker import Worker
-from tests.probes import GoesWrong
+from tests.probes import GoesWrong, TargetAction
 from tests.support import small_config
 
 TASKS = 5
@@ -286,6 +288,50 @@ def test_numbers_that_are_not_finite_are_told_before_failures() -> None:
     with pytest.raises(NotFinite, match=r"^task 1 "):
         worker.collect(parameters, None, items, 0)
     assert [0, 1] in looked
+
+
+# Tasks that are not to be had.
+
+
+class DrawsBadly(TargetAction):
+    """A family that draws what `drawn` makes of n tasks."""
+
+    drawn: ClassVar[Callable[[list[Task]], Any]]
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> Any:
+        return type(self).drawn(super()._draw_tasks(n, rng, split))
+
+
+def _exit(tasks: list[Task]) -> None:
+    sys.exit(0)
+
+
+@pytest.mark.parametrize("finite", [None, 7])
+@pytest.mark.parametrize(
+    ("drawn", "text"),
+    [
+        (lambda tasks: 1 / 0, "ZeroDivisionError: division by zero"),
+        (_exit, r"RuntimeError: it calls sys.exit\(0\)"),
+        (lambda tasks: None, "TypeError: 'NoneType' object is not iterable"),
+        (lambda tasks: tasks[1:], r"ValueError: DrawsBadly._draw_tasks: expected \d tasks, got \d"),
+        (lambda tasks: [*tasks[1:], "one"], "ValueError: DrawsBadly._draw_tasks: expected a Task, .* got 'one'"),
+        (lambda tasks: [Task(0, 3.0) for _ in tasks], "ValueError: .* expected a Task, whose values are a mapping, .*"),  # type: ignore[arg-type]
+        (lambda tasks: [Task("left", {}) for _ in tasks], "ValueError: .* to be an integer from 0, got 'left'"),  # type: ignore[arg-type]
+    ],
+)
+def test_tasks_that_cannot_be_drawn_end_the_run_in_a_line(
+    drawn: Any, text: str, finite: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DrawsBadly, "drawn", drawn, raising=False)
+    worker = Worker(small_config("promp", env="tests.test_failed_tasks:DrawsBadly", num_train_tasks=finite))
+    with pytest.raises(RunStopped) as error:
+        worker.sample_tasks(TASKS, 0)
+    expected = rf'stopped: env: sample_tasks failed for the split "train" \({text}\); mend it'
+    assert re.fullmatch(expected, str(error.value)), str(error.value)
+    assert error.value.trace.startswith("Traceback") and "sample_tasks" in error.value.trace
+
+
+# What environments may not return.
 
 
 class Returns(gym.Env):

@@ -194,6 +194,17 @@ def test_tasks_that_fail_are_left_out_as_in_the_run() -> None:
     assert report.largest[0] == "task 2 was left out: its environment failed (the probe fails as asked)"
 
 
+def test_tasks_that_cannot_be_drawn_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = dumped(tmp_path / "bad.pt", small_config("promp", **FINE), "why")
+    monkeypatch.setattr("tests.probes.GoesWrong._draw_tasks", lambda *_: 1 / 0)
+    assert script(path) == 2
+    *trace, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: env: sample_tasks failed")
+    assert trace[0].startswith("Traceback") and trace[-1] == "ZeroDivisionError: division by zero"
+
+
 def test_files_that_are_no_dump_are_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = small_config("promp", **FINE)
     good = dumped(tmp_path / "bad.pt", config, "why", sampled=True)
