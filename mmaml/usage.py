@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -39,7 +40,7 @@ def is_first_rank() -> bool:
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
     """`main` with UsageError turned into one line on stderr, from one rank only, and exit code 2.
 
-    Ends quietly when nobody reads its output any more, as programs of a pipe do.
+    So is an interrupt, with 130. Ends quietly when nobody reads its output any more, as programs of a pipe do.
     """
 
     @wraps(main)
@@ -56,6 +57,10 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
             if is_first_rank():
                 print(f"error: {error}", file=sys.stderr)
             code = 2
+        except KeyboardInterrupt:
+            if is_first_rank():
+                print("stopped by SIGINT", file=sys.stderr)
+            code = 128 + signal.SIGINT
         finally:
             unread = terminal.finish()
         return code or unread

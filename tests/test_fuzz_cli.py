@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,6 +173,24 @@ def test_an_evaluation_takes_the_place_of_no_other_file(here: Path) -> None:
     assert code == 0, err
     assert json.loads((here / "new.json").read_text())["seed"] == 1
     (here / "new.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("evaluate", "--restore_path run"),
+        ("visualize_policy", "--restore_path run"),
+        ("replay", "run/params.json"),
+        ("plot", "run --output new"),
+    ],
+)
+def test_ctrl_c_is_a_line(script: str, words: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("mmaml.checkpoint.load", interrupt)
+    monkeypatch.setattr("mmaml.plotting.read_run", interrupt)
+    assert called(main_of(script), words.split()) == (130, "", "stopped by SIGINT\n")
 
 
 def test_what_is_good_is_taken(here: Path) -> None:
