@@ -1,4 +1,4 @@
-"""Messages between two ranks, and noticing that the other is gone: all calls of MPI are here."""
+"""Messages between two ranks, and noticing that the other is gone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENDED = "its process ended"
 
 
 class RankLost(Exception):
-    """A rank is gone, or says nothing. waited: the seconds that went by in waiting for it, 0 if MPI told.
+    """A rank is gone, or says nothing. waited: the seconds that went by in waiting for it, 0 if it is known to be gone.
 
     ever: whether this process has met with one.
     """
@@ -103,14 +103,18 @@ class Link:
         self._wait(self._sending[0], patience)
 
     def receive(self, patience: Patience) -> tuple[Any, list[np.ndarray]]:
-        """The next message, and the arrays beside it. Raises RankLost."""
+        """The next message, and the arrays beside it. Raises RankLost.
+
+        What has begun to come takes its time: it is given the same seconds once more, and takes none of `patience`.
+        """
         length = np.empty(1, np.int64)
         self._receive_into([length], patience)
+        transfer = Patience(patience.seconds)
         text = np.empty(length[0], np.uint8)
-        self._receive_into([text], patience)
+        self._receive_into([text], transfer)
         content, layout = cloudpickle.loads(text)
         arrays = [np.empty(shape, dtype) for shape, dtype in layout]
-        self._receive_into(arrays, patience)
+        self._receive_into(arrays, transfer)
         return content, arrays
 
     def give_up(self) -> str:
@@ -159,9 +163,10 @@ def all_lost(comm: MPI.Comm, ranks: Iterable[int]) -> bool:
 
 
 class Process(NamedTuple):
-    """That of a rank: on which machine, and what the processor can do."""
+    """That of a rank: on which machine, and what the processor can do. started: in clock ticks since boot."""
 
     pid: int
+    started: str
     host: str
     machine: tuple[str, ...]
     capability: tuple[str | None, ...]
@@ -176,7 +181,7 @@ class Process(NamedTuple):
             os.readlink(namespace) if namespace.is_symlink() else "",
         )
         capability = (platform.machine(), torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR"))
-        return Process(os.getpid(), platform.node(), machine, capability)
+        return Process(os.getpid(), _stat(os.getpid())[1], platform.node(), machine, capability)
 
     @property
     def is_near(self) -> bool:
@@ -184,14 +189,19 @@ class Process(NamedTuple):
         return self.machine == Process.this().machine
 
     def has_ended(self) -> bool:
-        """Whether it is known to have ended."""
-        return self.is_near and _state(self.pid) in ("gone", "Z", "X")
+        """Whether it is known to have ended; another may have its number by now."""
+        if not self.is_near:
+            return False
+        state, started = _stat(self.pid)
+        return state in ("gone", "Z", "X") or started != self.started
 
     def kill(self) -> str:
         """End it if it is on this machine; what it was doing, or why it goes on, in words."""
         if not self.is_near:
             return f"on host {self.host}, where it cannot be killed from here"
-        doing = {"R": "running", "T": "stopped", "D": "waiting for a disk"}.get(_state(self.pid), "sleeping")
+        if self.has_ended():
+            return f"process {self.pid}, which has ended"
+        doing = {"R": "running", "T": "stopped", "D": "waiting for a disk"}.get(_stat(self.pid)[0], "sleeping")
         try:
             os.kill(self.pid, signal.SIGKILL)
         except OSError as error:
@@ -199,11 +209,12 @@ class Process(NamedTuple):
         return f"process {self.pid}, {doing}, killed"
 
 
-def _state(pid: int) -> str:
-    """The letter by which Linux tells what a process does; "gone" if there is none, "" where nobody tells."""
+def _stat(pid: int) -> tuple[str, str]:
+    """What a process does, by Linux's letter, and when it started; "gone" if there is none, "" where nobody tells."""
     if not Path("/proc/self/stat").exists():
-        return ""
+        return "", ""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return "gone"
+        return "gone", ""
+    return words[0], words[19]

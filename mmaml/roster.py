@@ -78,7 +78,7 @@ class Roster:
     def receive(
         self, ranks: Iterable[int], phase: str, seconds: float | None = None
     ) -> dict[int, tuple[Any, list[np.ndarray]]]:
-        """A message of each rank, of those that are not lost. phase: what they are doing; seconds: rank_timeout."""
+        """A message of each rank that is not lost. phase: what they are doing. seconds: by default rank_timeout."""
         patience = Patience(self.rank_timeout if seconds is None else seconds)
         found = {rank: self._attempt(rank, phase, partial(Link.receive, patience=patience)) for rank in ranks}
         if self._losses and self._noticed is None:
@@ -109,6 +109,7 @@ class Roster:
         except RankLost as loss:
             self._gone.append(link := self._links.pop(rank))
             self.owing.discard(rank)
-            where = f" ({link.give_up()})" if loss.waited else ""
+            process = link.give_up()
+            where = f" ({process})" if loss.waited else ""
             self._losses.append(Loss(f"rank {rank} of {self.size} was lost in {phase}: {loss}{where}", loss.waited))
             return None

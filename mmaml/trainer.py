@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -31,21 +32,21 @@ def train(config: Config, ranks: Ranks) -> None:
     if more went wrong than the configuration allows.
     """
     device = ranks.agree(lambda: check_ranks_and_device(config, ranks))
-    worker = Worker(config)
-    state = ranks.agree(lambda: restored_state(config, worker.algorithm))
-    ranks.patience(config.rank_timeout, remedy=f"continue with --restore_path {config.dump_path}")
-    if not ranks.serve(worker, config.master_samples):
-        return  # the master has finished
-    run = Run(config, ranks, worker, state)
-    with run.finishing():
-        for iteration in range(run.iteration, config.n_itr):
+    with closing(Worker(config)) as worker:
+        state = ranks.agree(lambda: restored_state(config, worker.algorithm))
+        ranks.patience(config.rank_timeout, remedy=f"continue with --restore_path {config.dump_path}")
+        if not ranks.serve(worker, config.master_samples):
+            return  # the master has finished
+        run = Run(config, ranks, worker, state)
+        with run.finishing():
+            for iteration in range(run.iteration, config.n_itr):
+                with shutdown.abandonable():
+                    row = one_iteration(run, ranks, device, iteration)
+                run.finish_iteration(iteration, row)
+                shutdown.check()
             with shutdown.abandonable():
-                row = one_iteration(run, ranks, device, iteration)
-            run.finish_iteration(iteration, row)
-            shutdown.check()
-        with shutdown.abandonable():
-            write_embeddings(config, ranks, worker, run.parameters)
-    run.close()
+                write_embeddings(config, ranks, worker, run.parameters)
+        run.close()
 
 
 def one_iteration(run: Run, ranks: Ranks, device: str, iteration: int) -> dict[str, float]:

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmaml.comm import Ranks, Request
+from mmaml.comm import Ranks, Request, connect
 from mmaml.faults import Failure, NotFinite, TasksFailed
 from mmaml.links import MPI
+from mmaml.trainer import train
+from mmaml.worker import Worker
 from tests.faults import MPIRUN
+from tests.support import small_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,6 +141,15 @@ def test_a_task_whose_environment_fails_only_when_it_is_sampled_again_makes_no_s
 def test_the_error_of_a_program_is_raised_as_it_is() -> None:
     with pytest.raises(ZeroDivisionError):
         ranks_of([Tens({0: ZeroDivisionError()}), Tens()]).call("hold", EVERY)
+
+
+def test_a_rank_that_is_released_closes_its_environments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    closed: list[Worker] = []
+    monkeypatch.setattr(Worker, "close", closed.append)
+    with connect(parallel=False) as ranks:
+        monkeypatch.setattr(ranks, "serve", lambda worker, master_works: False)
+        train(small_config(dump_path=str(tmp_path / "run")), ranks)
+    assert len(closed) == 1
 
 
 # Ranks of mpirun. Each kind: the signal that ranks send themselves, at the first item that comes to them.
