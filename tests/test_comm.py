@@ -145,7 +145,7 @@ def test_the_error_of_a_program_is_raised_as_it_is() -> None:
 
 def test_a_rank_that_is_released_closes_its_environments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     closed: list[Worker] = []
-    monkeypatch.setattr(Worker, "close", closed.append)
+    monkeypatch.setattr(Worker, "close", lambda worker: closed.append(worker))
     with connect(parallel=False) as ranks:
         monkeypatch.setattr(ranks, "serve", lambda worker, master_works: False)
         train(small_config(dump_path=str(tmp_path / "run")), ranks)

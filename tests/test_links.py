@@ -21,7 +21,7 @@ class Slow:
     def __init__(self, *parts: tuple[float, np.ndarray]) -> None:
         self._parts = list(parts)
 
-    def Irecv(self, buffer: np.ndarray, source: int) -> tuple[float, np.ndarray, np.ndarray]:
+    def Irecv(self, buffer: np.ndarray, source: int) -> tuple[float, np.ndarray, np.ndarray]:  # noqa: N802
         seconds, content = self._parts.pop(0)
         return time.monotonic() + seconds, buffer, content
 
