@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmaml.checkpoint import unfinished
 from mmaml.kinds import PATH, TEXT
 from mmaml.usage import UsageError, disk_reason
 
@@ -46,7 +47,7 @@ def check_file(name: str, path: Path) -> None:
             raise UsageError(f"{name}: expected a file, got the directory '{path}'")
         if path.exists() and not path.is_file():
             raise UsageError(f"{name}: expected a file, got '{path}', which is none")
-        _probe(path.parent, path.name)
+        _probe(path.parent, unfinished(path).name)
 
 
 def check_folder(name: str, path: Path) -> None:

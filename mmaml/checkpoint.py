@@ -48,19 +48,24 @@ class CheckpointError(UsageError):
     """A checkpoint that is missing, cannot be read or does not fit the run."""
 
 
+def unfinished(path: Path) -> Path:
+    """What the file at `path` is called while it is written."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name only once it is complete and on the disk; after an error it is gone."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    while_written = unfinished(path)
     try:
-        with open(unfinished, "wb") as file:
+        with open(while_written, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        os.replace(while_written, path)
         _sync_folder(path.parent)
     finally:
-        unfinished.unlink(missing_ok=True)
+        while_written.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

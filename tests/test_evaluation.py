@@ -403,6 +403,8 @@ def test_processes_of_an_unknown_launcher_are_refused(
         (["--restore_path", "{run}", "--inner_lr", "1e300"], "a number > 0 and ≤ 1e+30, got '1e300'"),
         (["--restore_path", "{run}", "--inner_lr", "fast"], "a number > 0 and ≤ 1e+30, got 'fast'"),
         (["--restore_path", "{run}", "--inner_lr"], "--inner_lr"),
+        # Before it is looked for: with what a file is called while it is written, the name is too long.
+        (["--restore_path", "{tmp}/none", "--output", 250 * "x"], "--output: expected a place that can be written"),
         (["--restore_path", "{run}", "--steps", "3"], "--steps"),
     ],
 )
