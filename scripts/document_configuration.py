@@ -40,7 +40,8 @@ under the algorithm that runs is accepted with a notice, so that one file serves
 N rollouts per task, T time steps and K inner steps are the letters used throughout the code.
 
 ↻ marks the keys that may change when a run continues with `--restore_path`. Without `--dump_path` it continues in
-its own directory, with the configuration it was started with; other keys given then must agree with it.
+its own directory, or in a new one from a checkpoint kept away from it, with the configuration it was started with;
+other keys given then must agree with it.
 """
 
 

@@ -95,6 +95,8 @@ def set_environment(arguments: list[str], folder: str) -> None:
     if not any("tmpdir_base" in word for word in (*os.environ, *arguments)):
         os.environ[SESSION_FOLDER] = folder
     os.environ[job.FOLDER_VARIABLE] = folder
+    if "TMPDIR" in os.environ:
+        os.environ["TMPDIR"] = job.temporary()
 
 
 def reach_through_relay(arguments: list[str]) -> list[str]:

@@ -123,8 +123,8 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def temporary() -> str:
-    """The folder for temporary files."""
-    return os.environ.get("TMPDIR") or "/tmp"
+    """The folder for temporary files, whole: ranks may change the folder that they work in."""
+    return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
 
 
 def shared_memory() -> str:
@@ -183,7 +183,10 @@ def remove(folder: str) -> None:
 
 def remove_dead() -> None:
     """Remove what jobs of this user have left all of whose processes were killed at once."""
-    for name in os.listdir(temporary()):
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # it may be one that can be written, but not listed
+        names = os.listdir(temporary())
+    for name in names:
         folder = os.path.join(temporary(), name)
         with contextlib.suppress(OSError):
             if not name.startswith(PREFIX) or time.time() - os.stat(folder).st_mtime < SECONDS_TO_LOCK:

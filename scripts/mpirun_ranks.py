@@ -10,6 +10,7 @@ from scripts import mpirun_job as job
 from scripts.mpirun_messages import CONTINUE
 
 SECONDS_TO_APPEAR = 60.0  # the ranks, after mpirun's start
+SECONDS_TO_START = 600.0  # all of them, after the first here: of those elsewhere nobody tells when one is lost
 
 # Files in the job's folder, made by mmaml/launch.py: any rank is about to join the others; rank 0 has joined them
 # all; rank 0 is done, with the exit code that follows after a point, or one that mpirun knows; what a user is to do
@@ -27,6 +28,7 @@ class Ranks:
         self._found: dict[int, tuple[int, job.Process]] = {}  # rank → process id, what it was then
         self._here = 0  # how many there should be
         self._all_here = False  # none is on another machine
+        self._starting_since: float | None = None
 
     def find(self) -> None:
         """Look for ranks not found yet; cheap once all are."""
@@ -68,14 +70,17 @@ class Ranks:
         return CONTINUE
 
     def hopeless(self) -> bool:
-        """Whether the run has ended, or lost rank 0, or any rank in the start, for which the others would wait."""
+        """Whether the run has ended, or lost rank 0, or any rank in the start, for which the others wait for ever."""
         reports = self.reports()
         if is_over(reports) or (LOST in reports and set(self.living()) <= {0}):
             return True
         if STARTING not in reports:
             return False
         lost = self.lost()
-        return 0 in lost or (bool(lost) and self._all_here and STARTED not in reports)
+        if STARTED in reports:
+            return 0 in lost
+        self._starting_since = self._starting_since or time.monotonic()
+        return bool(lost) or time.monotonic() - self._starting_since > SECONDS_TO_START
 
 
 def is_over(reports: set[str]) -> bool:

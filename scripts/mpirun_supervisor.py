@@ -8,7 +8,7 @@ import time
 
 from scripts import mpirun_job as job
 from scripts.mpirun_messages import say
-from scripts.mpirun_ranks import ENDED, STARTED, STARTING, Ranks, exit_code
+from scripts.mpirun_ranks import ENDED, SECONDS_TO_START, STARTED, STARTING, Ranks, exit_code
 
 # Signals to stop, at which mpirun would kill the ranks at once, and those in their place that it passes on.
 STOPS = {signal.SIGTERM: signal.SIGUSR1, signal.SIGHUP: signal.SIGUSR1, signal.SIGINT: signal.SIGUSR2}
@@ -107,8 +107,8 @@ class Supervisor:
             cause = "rank 0, the master, was lost" if self._ulfm else "a rank was lost, and without ULFM the run"
             say(f"error: {cause}; {self._remedy}")
         elif STARTING in reports:
-            what = f"lost {named(lost)}" if code is None else "the ranks ended"
-            say(f"error: {what} before all had started; start the run again")
+            what = f"lost {named(lost)}" if lost else f"{SECONDS_TO_START:g} s went by"
+            say(f"error: {what if code is None else 'the ranks ended'} before all had started; start the run again")
         elif code is not None:
             return code  # of another program
         return code or 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import mpirun, mpirun_messages, mpirun_ranks
+from scripts import mpirun, mpirun_job, mpirun_messages, mpirun_ranks
 
 PROGRAM = Path(sys.executable).with_name("mpirun")
 RULE = mpirun_messages.RULE + b"\n"
@@ -67,6 +67,46 @@ def test_of_several_exit_codes_the_largest_counts() -> None:
     assert mpirun_ranks.exit_code({"starting", "ended"}) is None
     for codes in itertools.combinations((*range(1, 20), 130, 143), 2):
         assert mpirun_ranks.exit_code({"started", "ended", *(f"ended.{code}" for code in codes)}) == max(codes)
+
+
+def test_a_start_that_cannot_succeed_is_hopeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ranks on other machines too, of which nobody here sees how they are."""
+    ranks = mpirun_ranks.Ranks(os.getpid(), str(tmp_path))
+    assert not ranks.hopeless()
+    (tmp_path / "starting").touch()
+    assert not ranks.hopeless()
+    with monkeypatch.context() as patched:
+        patched.setattr(mpirun_ranks, "SECONDS_TO_START", -1.0)
+        assert ranks.hopeless()
+    variables = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "4"}
+    with subprocess.Popen(["sleep", "60"], env=variables) as rank:
+        ranks.find()
+        assert ranks.living() == [1] and not ranks.hopeless()
+        rank.kill()
+    assert ranks.lost() == [1] and ranks.hopeless()
+    (tmp_path / "started").touch()
+    assert not ranks.hopeless()
+
+
+def test_a_folder_for_temporary_files_is_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr(os, "environ", {"TMPDIR": "here"})
+    folder, lock = mpirun_job.make_folder()
+    os.close(lock)
+    assert Path(folder).parent == tmp_path / "here"
+    mpirun.set_environment([], folder)
+    assert os.environ["TMPDIR"] == str(tmp_path / "here")
+
+
+def test_a_folder_for_temporary_files_need_not_be_one_that_can_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> list[str]:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    mpirun_job.remove_dead()
 
 
 def test_a_rank_that_fails_has_the_last_word() -> None:
