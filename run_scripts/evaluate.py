@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,11 @@ def main(argv: list[str] | None = None) -> int:
             return config, state, steps, output
 
         config, state, steps, output = ranks.agree(prepare)
-        worker = Worker(config)
-        if not ranks.serve(worker):
-            return 0
-        summary = evaluate(ranks, worker, state, arguments.num_tasks, steps, arguments.split)
-    worker.close()
+        ranks.patience(config.rank_timeout, remedy="evaluate again")
+        with closing(Worker(config)) as worker:
+            if not ranks.serve(worker):
+                return 0
+            summary = evaluate(ranks, worker, state, arguments.num_tasks, steps, arguments.split)
     about = {
         "algorithm": config.algorithm,
         "env": config.env,
