@@ -118,20 +118,21 @@ def write_params(config: Mapping[str, Any], dump_path: Path) -> None:
         file.write((json.dumps(record, indent=2) + "\n").encode())
 
 
-def read_params(dump_path: Path) -> dict[str, Any]:
+def read_params(dump_path: Path, name: str = "dump_path", remedy: str = "mend it") -> dict[str, Any]:
     """The configuration of the run in `dump_path`, as a dictionary of config keys.
 
-    Raises UsageError if the directory holds no readable params.json.
+    Raises UsageError if the directory holds no readable params.json. name: of the argument that gave the directory;
+    remedy: for a file that is damaged.
     """
     path = Path(dump_path) / PARAMS
     try:
         record = json.loads(path.read_text())
     except OSError as error:
-        raise UsageError(f"expected the directory of a run, with its {PARAMS}, got '{dump_path}'") from error
+        raise UsageError(f"{name}: expected the directory of a run, with its {PARAMS}, got '{dump_path}'") from error
     except (ValueError, RecursionError) as error:  # brackets nested by thousands
-        raise UsageError(f"'{path}' is not valid JSON: {error}") from error
+        raise UsageError(f"{name}: '{path}' is not valid JSON ({error}); {remedy}") from error
     if not isinstance(record, dict):
-        raise UsageError(f"'{path}': expected a JSON object, got {type(record).__name__}")
+        raise UsageError(f"{name}: expected a JSON object in '{path}', got {type(record).__name__}; {remedy}")
     return {key: value for key, value in record.items() if key not in RECORDS}
 
 

@@ -114,7 +114,7 @@ def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
 
     Raises UsageError if `run` is not the directory of a run with finished iterations.
     """
-    config = read_params(run)
+    config = read_params(run, "RUN")
     table, unread = read_table(run / PROGRESS)
     returns = _steps(table, r"Step_(\d{1,6})-AverageReturn")
     if returns is None or "n_timesteps" not in table:

@@ -231,7 +231,8 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
     ("arguments", "expected"),
     [
         ([], "RUN"),
-        (["{tmp}/none"], "expected the directory of a run, with its params.json, got '{tmp}/none'"),
+        (["{tmp}/none"], "RUN: expected the directory of a run, with its params.json, got '{tmp}/none'"),
+        (["{damaged}"], "RUN: expected a JSON object in '{damaged}/params.json', got list; mend it"),
         (["{run}", "--overlay", "x"], "--overlay: expected LABEL=VALUE, got 'x'"),
         (["{run}", "--overlay", "x={tmp}/none.csv"], "none.csv"),
         (["{run}", "--overlay", "x={run}/params.json"], "params.json"),
@@ -243,7 +244,8 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
 def test_a_mistake_is_one_line_and_exit_code_2(
     tmp_path: Path, plot: Callable[..., int], capsys: Any, arguments: list[str], expected: str
 ) -> None:
-    places = {"tmp": tmp_path, "run": _run(tmp_path / "run", [-8, -6])}
+    places = {"tmp": tmp_path, "run": _run(tmp_path / "run", [-8, -6]), "damaged": _run(tmp_path / "damaged", [-8])}
+    (tmp_path / "damaged" / "params.json").write_text("[]")
     assert plot(*(argument.format(**places) for argument in arguments)) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
