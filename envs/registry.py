@@ -8,6 +8,7 @@ import inspect
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -143,12 +144,13 @@ def check_family(
     """
     try:
         family = make_family(name, 1, 1, **env_kwargs)
-        family.close()
     except ValueError:
         raise
     except Exception as error:  # a user's constructor may fail in any way
         reason = _described(error)
         raise ValueError(f"env_kwargs: '{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
+    with suppress(Exception, SystemExit):  # as in a run, what closing raises concerns nobody
+        family.close()
     scale = family.normalization_scale if isinstance(normalization_scale, str) else normalization_scale
     to_environment(np.zeros((1, 1), np.float32), family.single_action_space, scale)
     return family.single_action_space

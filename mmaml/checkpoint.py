@@ -2,14 +2,15 @@
 
 A checkpoint is a dictionary of plain values (numbers, strings, lists, dictionaries, tensors):
 
-    iteration   the next iteration to run
-    env_steps   environment steps taken so far
-    seconds     training time so far
-    parameters  name -> tensor
-    algorithm   optimiser state, KL coefficients, ...
-    config      the resolved configuration
-    counts      failed tasks and skipped updates so far
-    rng         the seed; random numbers are keyed by it and the iteration, so that nothing else is needed
+    iteration     the next iteration to run
+    env_steps     environment steps taken so far
+    seconds       training time so far
+    parameters    name -> tensor
+    algorithm     optimiser state, KL coefficients, ...
+    config        the resolved configuration
+    counts        failed tasks and skipped updates so far
+    bad_in_a_row  skipped updates since the last that was not
+    rng           the seed; random numbers are keyed by it and the iteration, so that nothing else is needed
 
 `torch.load(path, weights_only=True)` reads it. The file is the zip archive that torch writes, with the SHA-256 of
 all bytes before it as the end of the archive's comment; it is checked before anything is taken from the file.

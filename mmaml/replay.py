@@ -11,8 +11,8 @@ import copy
 import math
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,7 @@ from envs.base import Task
 from mmaml import checkpoint, guards, losses
 from mmaml.algorithms.base import Algorithm, Evaluate
 from mmaml.algorithms.maml import MAML
+from mmaml.checkpoint import CheckpointError
 from mmaml.config import Config, ConfigError, build_config
 from mmaml.faults import NotFinite, TasksFailed
 from mmaml.params import ParamSpec
@@ -52,7 +53,7 @@ def write_dump(path: Path, state: Mapping[str, Any], finding: str, ranks: Ranks 
                 {name: torch.from_numpy(value) for name, value in collection.items()}
                 for collection in by_collection(fields)
             ]
-    folder = path.with_name(f".{path.name}.unfinished")
+    folder = checkpoint.unfinished(path)
     try:
         os.replace(checkpoint.write(folder, state["iteration"], dump), path)
     finally:
@@ -86,7 +87,8 @@ def replay(path: Path, config: Config, state: Mapping[str, Any]) -> Report:
     """
     torch.set_num_threads(1)  # as every rank of a run has, for the same bits
     worker = _Witness(config)
-    check_fits(state, path, config, worker.algorithm)
+    with _naming_path():
+        check_fits(state, path, config, worker.algorithm)
     try:
         fresh = _from_environment(worker, state)
     finally:
@@ -235,15 +237,25 @@ def _largest_entries(algorithm: Algorithm, what: str, vectors: Tensor) -> list[s
 
 def load_dump(path: Path) -> tuple[Config, dict[str, Any]]:
     """The configuration and state in a dump. Raises UsageError if there is none at `path`, or if it is damaged."""
-    if not checkpoint.is_file(path):
+    with _naming_path():
+        state = checkpoint.load(path) if checkpoint.is_file(path) else None
+    if state is None:
         raise UsageError(f"PATH: expected a file bad_update_*.pt that a run has written, got '{path}'; check the path")
-    state = checkpoint.load(path)
     if not isinstance(state.get(FINDING), str):
         raise UsageError(f"PATH: expected a file bad_update_*.pt, got '{path}', a checkpoint of an ordinary iteration")
     try:
         return build_config(state["config"]), state
     except ConfigError as error:
         raise UsageError(f"PATH: the configuration in '{path}' cannot be used here: {error}") from error
+
+
+@contextmanager
+def _naming_path() -> Iterator[None]:
+    """Has the errors of checkpoints name the argument that gives this one."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise UsageError(f"PATH:{str(error).removeprefix('restore_path:')}") from error
 
 
 def _stored_rollouts(stored: Any, like: Sequence[Rollouts], config: Config) -> list[Rollouts]:

@@ -127,9 +127,10 @@ def make_panels(config: Config, state: dict[str, Any], steps: int, arguments: ar
     from mmaml.evaluation import point_mass_trajectories
     from mmaml.panels import PointMassPanels
     from mmaml.recording import record
+    from mmaml.worker import close_quietly
 
     family = make_family(config.env, 1, 1, **config.env_kwargs)
-    family.close()
+    close_quietly(family)
     if isinstance(family, MujocoFamily):
         artist = choose_artist(arguments.renderer)
         return MujocoPanels(record(config, state, steps + 1, arguments.split), arguments.width, artist)

@@ -235,6 +235,7 @@ def test_one_that_fails_to_close_leaves_no_other_open() -> None:
     with pytest.raises(ZeroDivisionError):
         family.close()
     assert all(env.closed for env in Walk.built)
+    check_family(f"{HERE}:Walk", {"fail": "close"})  # it can be built
 
 
 def test_a_single_environment_closes_its_family() -> None:

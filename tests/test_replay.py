@@ -214,11 +214,11 @@ def test_files_that_are_no_dump_are_refused_in_a_line(tmp_path: Path, capsys: py
     elsewhere = {**state, "finding": "why", "config": {**state["config"], "env": "nowhere:Nothing"}}
     crippled = {**state, "finding": "why", "rollouts": [{"actions": torch.zeros(3)}]}
     other = {**state, "finding": "why", "parameters": {"policy.0.weight": torch.zeros(2, 2)}}
-    paths = [tmp_path / name for name in ("missing.pt", ".", "short.pt", "text.pt")]
+    paths = [tmp_path / name for name in ("missing.pt", ".", "short.pt", "text.pt", 300 * "x")]
     for number, values in enumerate((state, elsewhere, crippled, other)):
         paths.append(checkpoint.write(tmp_path / str(number), ITERATION, values))
     for arguments in ([path] for path in paths):
         assert script(*arguments) == 2
         captured = capsys.readouterr()
-        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and captured.out == ""
+        assert captured.err.startswith("error: PATH: ") and captured.err.count("\n") == 1 and captured.out == ""
     assert script() == 2 and script(good, "--what") == 2
