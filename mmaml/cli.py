@@ -10,11 +10,13 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from mmaml import checkpoint, launch
 from mmaml.arguments import check_file, check_folder, writing
+from mmaml.claim import Claim
 from mmaml.config import (
     FIELDS,
     FLAG,
@@ -30,7 +32,7 @@ from mmaml.config import (
     read_config_file,
 )
 from mmaml.faults import RunStopped
-from mmaml.restoring import ended_early, may_start, restored, resumed
+from mmaml.restoring import differences, ended_early, may_start, restored, resumed
 from mmaml.shutdown import Interrupted, shutdown
 from mmaml.usage import Parser, UsageError, disk_reason, one_line_errors
 
@@ -105,11 +107,12 @@ def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
 
     ranks = connect(parallel=launched)
     launch.check_launcher(ranks.size)
-    with ranks:
+    with ranks, Claim() as claim:
 
         def settle() -> Config:
             config, given = resolve(options, algorithm, script)
             check_given_ranks(config, options.ranks, ranks.size, options.ranks_flag)
+            config = claimed(config, claim, named=given.get("dump_path") is not None)
             if idle := idle_keys(config, given, algorithm_class(config.algorithm).default_update):
                 print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
             if config.resume == "auto" and ended_early(Path(str(config.dump_path))):
@@ -246,8 +249,9 @@ def continued(values: Values, original: Config) -> Config:
     changed = frozen_differences(config, original)
     if changed:
         raise ConfigError(
-            f"{', '.join(changed)}: expected the values of the run that is continued, '{original.dump_path}', got "
-            "others; drop them, or start a new run"
+            f"{', '.join(changed)}: expected the values of the run that is continued, "
+            f"'{original.dump_path or config.restore_path}': {differences(changed, original, config)}; drop them, or "
+            "start a new run"
         )
     return config
 
@@ -257,26 +261,50 @@ def default_dump_path(config: Config) -> Path:
     environment = config.env.rpartition(":")[2]
     name = f"{environment}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path("data") / Path(sys.argv[0]).stem
-    names = [name, *(f"{name}-{n}" for n in range(2, 100))]
-    return next(folder / name for name in names if not (folder / name).exists())
+    names = chain([name], (f"{name}-{n}" for n in count(2)))
+    return next(folder / name for name in names if not os.path.lexists(folder / name))
+
+
+def claimed(config: Config, claim: Claim, named: bool) -> Config:
+    """Keep other processes out of the run's directory: the configuration, with the next name if one took a default one.
+
+    named: whether the user named the directory. Raises UsageError if another process writes it, or has begun a run in
+    it since it was looked at.
+    """
+    new = not continues_in_place(config) and config.resume != "auto"
+    while not claim.take(Path(str(config.dump_path)), new):
+        if named:
+            raise _taken(config)
+        config = replace(config, dump_path=str(default_dump_path(config)))
+    if not new and not (continues_in_place(config) or may_start(Path(str(config.dump_path)))):
+        raise _taken(config)
+    return config
+
+
+def continues_in_place(config: Config) -> bool:
+    """Whether the run goes on in the directory of the run that it continues."""
+    return config.restore_path is not None and os.path.realpath(str(config.dump_path)) == os.path.realpath(
+        checkpoint.run_directory(config.restore_path)
+    )
+
+
+def _taken(config: Config) -> ConfigError:
+    return ConfigError(
+        f"dump_path: expected a directory that does not exist yet, got '{config.dump_path}', which does; give another, "
+        f"or continue the run in it with --restore_path {config.dump_path}"
+    )
 
 
 def check_outputs(config: Config) -> None:
     """Raise UsageError if what the run writes cannot be written, or would hide what is there."""
     assert config.dump_path is not None
     dump_path = Path(config.dump_path)
-    continues = config.restore_path is not None and os.path.realpath(dump_path) == os.path.realpath(
-        checkpoint.run_directory(config.restore_path)
-    )
     starts_over = config.resume == "auto" and may_start(dump_path)
-    if os.path.lexists(dump_path) and not (continues or starts_over):
-        raise ConfigError(
-            f"dump_path: expected a directory that does not exist yet, got '{dump_path}', which does; give another, or "
-            f"continue the run in it with --restore_path {dump_path}"
-        )
+    if os.path.lexists(dump_path) and not (continues_in_place(config) or starts_over):
+        raise _taken(config)
     check_folder("dump_path", dump_path)
     if config.te_save_path is not None:
-        check_embeddings(Path(config.te_save_path), continues=config.restore_path is not None)
+        check_embeddings(Path(config.te_save_path), continues_in_place(config))
         if Path(os.path.realpath(dump_path)).is_relative_to(os.path.realpath(config.te_save_path)):
             raise ConfigError(
                 f"te_save_path: expected a file, got '{config.te_save_path}', which the run makes a directory, "

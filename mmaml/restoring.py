@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmaml import checkpoint
 from mmaml.checkpoint import CheckpointError
-from mmaml.config import FIELDS, Config, ConfigError, build_config, check_value
-from mmaml.logging import PARAMS, read_params
+from mmaml.claim import LOCK
+from mmaml.config import FIELDS, Config, ConfigError, build_config, check_value, frozen_differences
+from mmaml.logging import MESSAGES, PARAMS, PROGRESS, read_params
+from mmaml.rowfiles import read_rows
+from mmaml.saver import not_saved
 
 if TYPE_CHECKING:
     from mmaml.algorithms.base import Algorithm
@@ -21,9 +24,10 @@ MOST_NAMED = 4  # differences in an error
 
 
 def restored(path: Any) -> Config:
-    """The configuration of the run at `path`, a directory or a checkpoint, which is its dump_path.
+    """The configuration of the run at `path`, a directory or a checkpoint, whose directory is its dump_path.
 
-    Raises ConfigError, CheckpointError.
+    None is that of a checkpoint kept away from its run: not every folder is one to continue in. Raises ConfigError,
+    CheckpointError.
     """
     check_value("restore_path", path)
     restore_path = Path(path)
@@ -32,7 +36,8 @@ def restored(path: Any) -> Config:
     directory = checkpoint.run_directory(restore_path)
     has_params = (directory / PARAMS).is_file()
     values = read_params(directory) if has_params else checkpoint.load(restore_path)["config"]
-    return build_config(values | {"dump_path": str(directory)})
+    is_run = has_params or (directory / checkpoint.FOLDER).is_dir()
+    return build_config(values | {"dump_path": str(directory) if is_run else None})
 
 
 def resumed(values: Mapping[str, Any]) -> tuple[Config | None, str | None]:
@@ -79,15 +84,51 @@ def sound_checkpoint(run: Path) -> bool:
 
 
 def ended_early(run: Path) -> bool:
-    """Whether `run` is the directory of a run without a checkpoint."""
-    return (run / PARAMS).is_file() and not checkpoint.candidates(run)
+    """Whether `run` is the directory of a run that ended before its first checkpoint, and so may start over.
+
+    Raises CheckpointError if its checkpoints are gone or another program's: what is there would be thrown away.
+    """
+    if not (run / PARAMS).is_file() or checkpoint.candidates(run, "dump_path"):
+        return False
+    folder, config = run / checkpoint.FOLDER, build_config(read_params(run))
+    try:
+        strays = [path.name for path in folder.iterdir() if not _is_leftover(path)] if folder.is_dir() else []
+        iterations = [int(row["Itr"]) for row in read_rows(run / PROGRESS)[1]] if (run / PROGRESS).is_file() else []
+        messages = (run / MESSAGES).read_text(errors="replace") if (run / MESSAGES).is_file() else ""
+    except OSError as error:
+        raise CheckpointError(f"dump_path: cannot read '{run}' ({error.strerror}); check the path") from error
+    if strays:
+        raise CheckpointError(
+            f"dump_path: expected itr_*.pt to continue from in '{folder}', got {_listed(strays)}; give another"
+        )
+    if _saves_due(iterations, config) - not_saved(messages):
+        raise CheckpointError(
+            f"dump_path: expected a checkpoint to continue from in '{run}', whose {PROGRESS} goes on to iteration "
+            f"{iterations[-1]}, got none; put the run's checkpoints back, or give another dump_path"
+        )
+    return True
+
+
+def _saves_due(iterations: list[int], config: Config) -> set[int]:
+    """After how many iterations a run that has logged these wrote checkpoints, if the disk let it."""
+    *earlier, last = iterations or [-1]  # after the last it may have been killed while it wrote
+    due = {iteration + 1 for iteration in earlier if (iteration + 1) % config.save_steps == 0}
+    return due | {last + 1} if last + 1 >= config.n_itr else due
 
 
 def may_start(directory: Path) -> bool:
-    """Whether a run may start where something is: in an empty directory, or that of a run without a checkpoint."""
+    """Whether a run may start where something is: in an empty directory, or that of a run without a checkpoint.
+
+    Raises CheckpointError as `ended_early` does.
+    """
     if not directory.is_dir():
         return False
-    return ended_early(directory) or all(path.name.endswith(".unfinished") for path in directory.iterdir())
+    return ended_early(directory) or all(_is_leftover(path) for path in directory.iterdir())
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a file is of a process that was killed, and means nothing now."""
+    return path.name == LOCK or path.name.endswith(".unfinished")
 
 
 def _same(a: str | Path, b: str | Path) -> bool:
@@ -113,18 +154,18 @@ def _check_config(theirs: Mapping[str, Any], path: Path, config: Config) -> None
     unknown = [name for name in theirs if name not in FIELDS]
     if unknown:
         raise CheckpointError(f"restore_path: '{path}' is of another program: unknown keys {_listed(unknown)}")
-    ours, theirs = config.to_dict(), Config().to_dict() | dict(theirs)
-    frozen = [name for name, field in FIELDS.items() if not field.metadata["resumable"]]
-    differing = [
-        f"{name} {json.dumps(ours[name])}, got {json.dumps(theirs[name])}"[:200]
-        for name in frozen
-        if ours[name] != theirs[name]
-    ]
-    if differing:
+    original = Config(**theirs)
+    if changed := frozen_differences(original, config):
         raise CheckpointError(
-            f"restore_path: '{path}' is of another run than '{config.dump_path}': expected {_listed(differing)}; take "
-            "it away, or start a new run"
+            f"restore_path: '{path}' is of another run than '{config.dump_path}': expected "
+            f"{differences(changed, config, original)}; take it away, or start a new run"
         )
+
+
+def differences(names: Sequence[str], expected: Config, got: Config) -> str:
+    """The values of these keys in two configurations, as an error has them."""
+    ours, theirs = expected.to_dict(), got.to_dict()
+    return _listed(f"{name} {json.dumps(ours[name])}, got {json.dumps(theirs[name])}"[:200] for name in names)
 
 
 def check_parameters(parameters: Mapping[str, Any], path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +12,16 @@ from mmaml import checkpoint
 from mmaml.faults import RunStopped
 from mmaml.usage import disk_reason
 
+_NOT_WRITTEN = "the checkpoint of iteration {} could not be written"
+
 
 class NotSaved(RunStopped):
     """The run ends because its checkpoints cannot be written, or without the last of them."""
+
+
+def not_saved(messages: str) -> set[int]:
+    """The iterations whose checkpoints could not be written, by what a log of messages tells of them."""
+    return {int(number) for number in re.findall(_NOT_WRITTEN.format("([0-9]{1,18})"), messages)}
 
 
 class Saver:
@@ -61,7 +69,7 @@ class Saver:
         self.failures += 1
         before = self._before(iteration)
         there = "there is none before it" if before is None else f"that of iteration {before} stays"
-        told = f"the checkpoint of iteration {iteration} could not be written ({reason}); {there}"
+        told = f"{_NOT_WRITTEN.format(iteration)} ({reason}); {there}"
         allowed = self.max_failed_saves
         if last:
             raise NotSaved(f"stopped: {told}; it is the run's last; make room")

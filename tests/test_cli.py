@@ -78,7 +78,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 
 def everything_in(folder: Path) -> dict[Path, int]:
-    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
+    return {path: 0 if path.is_dir() else path.lstat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def mpirun(ranks: int, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -148,7 +148,9 @@ def test_embeddings_take_the_place_of_those_of_a_run_that_is_continued_alone(tmp
     assert cli.run("mmaml", [*again, '{"n_itr": 2, "num_embeddings": 4}']) == 0
     with np.load("embeddings.npz") as saved:
         assert len(saved["embedding"]) == 4
-    assert "te_save_path: expected a new file, got" in refused("--dump_path", "other", *flags[2:])
+    branch = ["--dump_path", "other", "--restore_path", "run", "--overrides", '{"n_itr": 3}']
+    for arguments in (["--dump_path", "other", *flags[2:]], branch, [*branch, *flags[2:]]):
+        assert "te_save_path: expected a new file, got 'embeddings.npz'" in refused(*arguments)
     np.savez("others.npz", mine=np.zeros(3))
     (tmp_path / "text").write_text("PK\3\4 of my own")
     for name in ("others.npz", "text"):
@@ -244,6 +246,7 @@ def test_the_documented_commands_train() -> None:
     assert json.loads((run / "params.json").read_text())["algorithm"] == "promp"
     assert len(progress(str(run))) == 2
     assert {path.name for path in run.glob("*.png")} == {"learning_curves.png", "trajectories.png"}
+    assert not (run / ".lock").exists()
 
 
 # Flags, and continuing a run.
@@ -296,12 +299,18 @@ def test_a_run_continues_where_it_was(refused: Refused) -> None:
         assert torch.equal(value, parameters("run")[name])
 
 
-def test_a_checkpoint_away_from_its_run_continues_in_a_new_directory() -> None:
+def test_a_checkpoint_away_from_its_run_continues_in_a_new_directory(refused: Refused) -> None:
     alone("--dump_path", "run", "--overrides", ALONE_JSON)
     Path("elsewhere").mkdir()
     checkpoint.latest("run").rename("elsewhere/kept.pt")
     alone("--restore_path", "elsewhere/kept.pt", "--dump_path", "on", "--overrides", '{"n_itr": 3}')
     assert [row["Itr"] for row in progress("on")] == ["2"]
+    lone = ["--restore_path", "elsewhere/kept.pt", "--overrides"]
+    assert "that is continued, 'elsewhere/kept.pt': seed 1, got 5" in refused(*lone, '{"seed": 5}')
+    alone(*lone, '{"n_itr": 3}')
+    (new,) = Path("data/some_script").iterdir()
+    assert [row["Itr"] for row in progress(new)] == ["2"]
+    assert [path.name for path in Path("elsewhere").iterdir()] == ["kept.pt"]
 
 
 def test_default_directories_do_not_collide(monkeypatch: pytest.MonkeyPatch) -> None:

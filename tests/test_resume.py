@@ -71,6 +71,13 @@ def cut_back(iteration: int) -> None:
             path.unlink()
 
 
+def before_its_first_checkpoint() -> None:
+    """As if the run in "run" had been killed then."""
+    shutil.rmtree("run/checkpoints")
+    log = Path("run/progress.csv")
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:2]))
+
+
 def parameters(run: str) -> list[float]:
     return torch.cat([value.flatten() for value in checkpoint.load(run)["parameters"].values()]).tolist()
 
@@ -116,7 +123,10 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_over(
 ) -> None:
     train(*command())
     whole = parameters("run")
-    shutil.rmtree("run/checkpoints")
+    before_its_first_checkpoint()
+    Path("run/checkpoints").mkdir()
+    Path("run/checkpoints/.itr_000001.pt.unfinished").write_text("PK")
+    Path("run/.lock").write_text("process 1 on a machine that lost its power")
     Path("run/slurm-1.out").write_text("mine")
     assert "seed: expected the values of the run" in refused(*command(seed=5))
     capsys.readouterr()
@@ -125,6 +135,47 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_over(
     assert parameters("run") == whole
     assert [row["Itr"] for row in progress("run")] == ["0", "1", "2"]
     assert Path("run/slurm-1.out").read_text() == "mine"
+
+
+UNSAVED = "iteration 1: warning: the checkpoint of iteration 2 could not be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize(
+    ("iterations", "messages", "starts_over"),
+    [
+        (range(0), "", True),
+        (range(2), "", True),  # killed while it wrote the first
+        (range(3), "", False),
+        (range(3), UNSAVED, True),
+        (range(5), UNSAVED, False),
+        (range(3, 5), "", False),  # from another run's third iteration
+        (range(3, 4), "", True),
+        (range(9, 10), "", False),  # finished
+        (range(10), UNSAVED, False),
+    ],
+)
+def test_a_run_that_had_a_checkpoint_does_not_start_over(
+    iterations: range, messages: str, starts_over: bool, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("run").mkdir()
+    Path("run/params.json").write_text(json.dumps(SMALL | {"algorithm": "promp", "save_steps": 2, "n_itr": 10}))
+    Path("run/progress.csv").write_text("Itr,Time\r\n" + "".join(f"{i},1.5\r\n" for i in iterations))
+    Path("run/messages.log").write_text(messages)
+    monkeypatch.setattr("mmaml.trainer.train", lambda *_: None)
+    if starts_over:
+        train(*RESUME)
+    else:
+        text = refused(*RESUME)
+        assert "dump_path: expected a checkpoint to continue from in 'run', whose progress.csv goes on" in text
+
+
+def test_another_programs_directory_is_not_one_to_start_over_in(refused: Refused) -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/params.json").write_text(json.dumps(SMALL))
+    Path("run/checkpoints/itr_1.ckpt.index").write_text("of TensorFlow")
+    assert "dump_path: expected itr_*.pt to continue from in 'run/checkpoints', got itr_1.ckpt.index" in refused(
+        *RESUME
+    )
 
 
 def test_an_empty_directory_or_none_is_where_a_run_starts(tmp_path: Path) -> None:
@@ -158,7 +209,7 @@ def test_what_is_not_a_run_is_not_touched(refused: Refused) -> None:
 def test_other_values_are_refused_as_with_restore_path(refused: Refused) -> None:
     train(*command(n_itr=1))
     Path("file.json").write_text(json.dumps(SMALL | {"seed": 7, "n_itr": 2}))
-    assert "seed: expected the values of the run that is continued, 'run'" in refused(
+    assert "seed: expected the values of the run that is continued, 'run': seed 1, got 7; drop them" in refused(
         *RESUME, "--config_file", "file.json"
     )
     Path("file.json").write_text(json.dumps(SMALL | {"n_itr": 2}))
@@ -193,7 +244,7 @@ def test_a_start_from_another_run_is_continued_too(refused: Refused) -> None:
     cut_back(2)
     train(*again)
     assert [row["Itr"] for row in progress("run")] == ["1", "2"]
-    shutil.rmtree("run/checkpoints")
+    before_its_first_checkpoint()
     train(*again)
     assert [row["Itr"] for row in progress("run")] == ["1", "2"]
     assert parameters("run") == whole
