@@ -90,39 +90,42 @@ class FromEnvironment:
 def failing_tasks(sample: Callable[[list[Any]], Any], items: Sequence[Any], error: EnvironmentFailed) -> list[Failure]:
     """Which of the items of a block that failed fail by themselves, in their order.
 
-    sample: samples a block of some of the items. A task that its environment names is left out and the rest tried
-    again; where none is named, halves of the block are. Raises NotFinite, the least, if numbers of others are not.
+    sample: samples a block of some of the items. error: what it raised for all. A task that its environment names, or
+    that was alone, has failed if it fails once more by itself: so an error that passes costs no task, however they are
+    divided into blocks. The rest is tried again; where no task is named, halves of the block are. Raises NotFinite, the
+    least, if numbers of others are not.
     """
+    found: list[Failure] = []
     not_finite: list[NotFinite] = []
-    found = sorted(_failures(sample, list(enumerate(items)), error, not_finite))
-    if not_finite:
-        raise min(not_finite, key=lambda finding: finding.order)
-    return found
 
-
-def _failures(
-    sample: Callable[[list[Any]], Any],
-    numbered: list[tuple[int, Any]],
-    error: EnvironmentFailed | None,
-    not_finite: list[NotFinite],
-) -> list[Failure]:
-    """Failures among some items. error: what sampling them raised, None if that is to be seen."""
-    if error is None and numbered:
+    def attempt(block: Sequence[tuple[int, Any]]) -> EnvironmentFailed | None:
         try:
-            sample([item for _, item in numbered])
-        except EnvironmentFailed as found:
-            error = found
+            sample([item for _, item in block])
+        except EnvironmentFailed as failed:
+            return failed
         except NotFinite as finding:
             not_finite.append(finding)
-    if error is None:
-        return []
-    named = error.task if error.task in range(len(numbered)) else None
-    if named is None and len(numbered) > 1:
-        half = len(numbered) // 2
-        return [one for part in (numbered[:half], numbered[half:]) for one in _failures(sample, part, None, not_finite)]
-    failed, rest = numbered[named or 0], [one for k, one in enumerate(numbered) if k != (named or 0)]
-    failure = Failure(failed[0], described(error.error), traced(error.error))
-    return [failure, *_failures(sample, rest, None, not_finite)]
+        return None
+
+    first: EnvironmentFailed | None = error
+    blocks = [list(enumerate(items))]
+    while blocks:
+        block = blocks.pop()
+        failed, first = first or attempt(block), None
+        if failed is None:
+            continue
+        named = failed.task if failed.task in range(len(block)) else None
+        if named is None and len(block) > 1:
+            blocks += [block[: len(block) // 2], block[len(block) // 2 :]]
+            continue
+        suspect = block.pop(named or 0)
+        if again := attempt([suspect]):
+            found.append(Failure(suspect[0], described(again.error), traced(again.error)))
+        if block:
+            blocks.append(block)
+    if not_finite:
+        raise min(not_finite, key=lambda finding: finding.order)
+    return sorted(found)
 
 
 def described(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -166,8 +167,9 @@ class Worker:
         tasks come after those that are already held of this iteration and purpose, in place of which they would
         come otherwise; the results are of the new ones alone. If this raises, nothing is held but what is to be
         extended.
-        Raises TasksFailed if environments of some tasks raise, what they raise if no task fails by itself, and
-        NotFinite for NaN or infinity in what was sampled or adapted.
+        Raises TasksFailed if environments of some tasks raise again when these are sampled by themselves; what they
+        raise if no task fails by itself, but all together do, twice; and NotFinite for NaN or infinity in what was
+        sampled or adapted.
         Returns statistics of the whole episodes [m, collections] (return, return_std, return_min,
         return_max, episodes, success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank
         spent on rolling out, processing and adapting. The rollouts stay here for `evaluate`.
@@ -180,15 +182,21 @@ class Worker:
             with self._environment([task for _, task in items], lasting) as env:
                 return self._sample(env, parameters, items, iteration, purpose, collections)
 
-        failed: EnvironmentFailed | None = None
-        try:
-            rollouts, seconds = sample(items, lasting=held is None)
-        except EnvironmentFailed as error:
-            failed = error
-        if failed is not None:  # no longer handled, so that no later error tells of it too
-            if failures := failing_tasks(sample, items, failed):
+        def attempt() -> tuple[list[Rollouts], np.ndarray] | EnvironmentFailed:
+            try:
+                return sample(items, lasting=held is None)
+            except EnvironmentFailed as error:
+                return error  # to be handled no longer, so that no later error tells of it too
+
+        sampled = attempt()
+        if isinstance(sampled, EnvironmentFailed):
+            if failures := failing_tasks(sample, items, failed := sampled):
                 raise TasksFailed(failures)
-            raise failed.error
+            sampled = attempt()
+            if isinstance(sampled, EnvironmentFailed):
+                raise sampled.error
+            print(f"warning: an environment failed ({described(failed.error)}), but not once more", file=sys.stderr)
+        rollouts, seconds = sampled
         blocks = [rollouts] if held is None else [held.rollouts, rollouts]
         every = [Rollouts.concatenate(parts) for parts in zip(*blocks, strict=True)]
         self.block, self._collected = TaskBlock(self.algorithm, every), (iteration, purpose)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -193,12 +195,63 @@ def test_which_tasks_fail_may_change_from_one_iteration_to_the_next() -> None:
     assert len(failed) > 1
 
 
-def test_an_error_that_no_task_meets_alone_is_raised_as_it_is() -> None:
+@pytest.mark.parametrize("fault", ["error", "nameless error", "exit"])
+@pytest.mark.parametrize("crowd", [1, 5])
+@pytest.mark.parametrize("blocks", [[range(5)], [[0, 1], [2, 3, 4]], [[k] for k in range(5)]])
+def test_an_error_that_passes_costs_no_task_and_no_bit_on_any_division_into_blocks(
+    blocks: list[Any], crowd: int, fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of tasks which fail when they first come to that, and that of five tasks together."""
+    fail = GoesWrong._fail
+    failed: set[int] = set()
+
+    def once(self: GoesWrong, _: int) -> None:
+        for row, task in enumerate(self.tasks):
+            if task.values["bad"] and task.values["place"] not in failed:
+                failed.add(task.values["place"])
+                fail(self, row)
+
+    monkeypatch.setattr(GoesWrong, "_fail", once)
+    bad = [1, 3, 4] if crowd == 1 else [1]
+    wrong = {"fault": fault, "tasks": bad, "crowd": crowd, "collection": 1, "step": 2}
+    worker, parameters, items = new_worker("promp", **PROBE, env_kwargs=wrong)
+    items = [(k, replace(task, values={**task.values, "place": k})) for k, task in items]
+    for block in blocks:
+        worker.collect(parameters, None, [items[k] for k in block], 0, extend=True)
+    expected = collect(range(5), fault="error", tasks=[]).block
+    assert worker.block is not None and expected is not None
+    for ours, theirs in zip(worker.block.rollouts, expected.rollouts, strict=True):
+        assert_same_fields(ours, theirs)
+    assert failed == (set(bad) if len(blocks) == 1 or crowd == 1 else set())
+    told = capsys.readouterr().err.count("warning: an environment failed (")
+    assert told == sum(not failed.isdisjoint(block) for block in blocks)
+
+
+def test_a_task_fails_that_fails_again_by_itself() -> None:
+    """Not for what happens to others, nor for what another was named for."""
+    tried: list[list[str]] = []
+
+    def sample(items: list[str]) -> None:
+        tried.append(items)
+        if "bad" in items:
+            raise EnvironmentFailed(TaskError("as asked", 0))  # whoever comes first
+
+    with pytest.raises(EnvironmentFailed) as error:
+        sample(["good", "fine", "bad"])
+    assert [one.item for one in failing_tasks(sample, ["good", "fine", "bad"], error.value)] == [2]
+    assert tried[1:] == [["good"], ["fine", "bad"], ["fine"], ["bad"], ["bad"]]
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"), [("nameless error", r"the probe fails\nas asked"), ("exit", r"it calls sys\.exit\(0\)")]
+)
+def test_an_error_that_no_task_meets_alone_is_raised_as_it_is(fault: str, text: str) -> None:
     """It is told where it arose, with nothing of the search."""
-    with pytest.raises(RuntimeError, match=r"^the probe fails\nas asked$") as error:
-        collect(range(5), fault="nameless error", crowd=5)
+    with pytest.raises(RuntimeError, match=f"^{text}$") as error:
+        collect(range(5), fault=fault, crowd=5)
     assert type(error.value) is RuntimeError
-    assert error.value.__cause__ is None and "_fail" in str(error.traceback[-1])
+    trace = "".join(traceback.format_exception(error.value))
+    assert "in _fail\n" in trace and "failing_tasks" not in trace and "EnvironmentFailed" not in trace
 
 
 @pytest.mark.parametrize(
