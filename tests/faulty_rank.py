@@ -52,6 +52,8 @@ def with_fault(place: str, function: Any) -> Any:
                 pass
         elif what == "slow":
             time.sleep(60)
+        elif what == "crash":
+            os._exit(3)
         elif what is not None:
             os.kill(os.getpid(), signal.Signals[what])
         return function(*arguments, **options)

@@ -61,7 +61,7 @@ def test_a_rank_killed_in_any_phase_costs_no_bit(
     pair: tuple[tuple[str, int], ...], undisturbed: dict[int, Result], tmp_path: Path
 ) -> None:
     values = VALUES | {"dump_path": str(tmp_path / "run")}
-    ended = run(values, 4, faults={rank: [[*place, "SIGKILL"]] for rank, place in enumerate(pair, start=1)})
+    ended = run(values, 4, faults={1: [[*pair[0], "SIGKILL"]], 2: [[*pair[1], "crash"]]})
     assert ended.returncode == 0, ended.stderr
     assert_same(values["dump_path"], undisturbed[VALUES["n_itr"]])
     told = messages(values["dump_path"])
