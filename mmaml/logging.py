@@ -118,7 +118,9 @@ def write_params(config: Mapping[str, Any], dump_path: Path) -> None:
         file.write((json.dumps(record, indent=2) + "\n").encode())
 
 
-def read_params(dump_path: Path, name: str = "dump_path", remedy: str = "mend it") -> dict[str, Any]:
+def read_params(
+    dump_path: Path, name: str = "dump_path", remedy: str = "mend it, or give another directory"
+) -> dict[str, Any]:
     """The configuration of the run in `dump_path`, as a dictionary of config keys.
 
     Raises UsageError if the directory holds no readable params.json. name: of the argument that gave the directory;

@@ -35,7 +35,11 @@ def restored(path: Any) -> Config:
         checkpoint.latest(restore_path)  # raises CheckpointError
     directory = checkpoint.run_directory(restore_path)
     has_params = (directory / PARAMS).is_file()
-    values = read_params(directory) if has_params else checkpoint.load(restore_path)["config"]
+    if has_params:
+        remedy = "mend it, or take it away: checkpoints hold the configuration too"
+        values = read_params(directory, "restore_path", remedy)
+    else:
+        values = checkpoint.load(restore_path)["config"]
     is_run = has_params or (directory / checkpoint.FOLDER).is_dir()
     return build_config(values | {"dump_path": str(directory) if is_run else None})
 

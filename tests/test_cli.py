@@ -313,6 +313,16 @@ def test_a_checkpoint_away_from_its_run_continues_in_a_new_directory(refused: Re
     assert [path.name for path in Path("elsewhere").iterdir()] == ["kept.pt"]
 
 
+def test_a_run_whose_params_are_damaged_continues_without_them(refused: Refused) -> None:
+    alone("--dump_path", "run", "--overrides", ALONE_JSON)
+    Path("run/params.json").write_text('{"n_itr":')
+    error = refused("--restore_path", "run", "--overrides", '{"n_itr": 3}')
+    assert "restore_path: 'run/params.json' is not valid JSON" in error and "take it away" in error
+    Path("run/params.json").unlink()
+    alone("--restore_path", "run", "--overrides", '{"n_itr": 3}')
+    assert [row["Itr"] for row in progress("run")] == ["0", "1", "2"]
+
+
 def test_default_directories_do_not_collide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.time, "strftime", lambda _: "now")
     names = set()
