@@ -136,11 +136,11 @@ def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **
 
 def check_family(
     name: str, env_kwargs: Mapping[str, Any], normalization_scale: str | float | None = "family"
-) -> gym.Space:
+) -> TaskVectorEnv:
     """Build one lane and close it, to raise what `make_family` would; a ValueError whatever it is.
 
     normalization_scale: refused (ValueError) if the family's actions cannot be rescaled by it; "family": by the
-    family's own. Returns the space of its actions.
+    family's own. Returns the lane, closed, to be asked about spaces and splits.
     """
     try:
         family = make_family(name, 1, 1, **env_kwargs)
@@ -153,7 +153,7 @@ def check_family(
         family.close()
     scale = family.normalization_scale if isinstance(normalization_scale, str) else normalization_scale
     to_environment(np.zeros((1, 1), np.float32), family.single_action_space, scale)
-    return family.single_action_space
+    return family
 
 
 def gym_id(name: str) -> str:

@@ -11,15 +11,20 @@ import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmaml import memory
 from mmaml.keys import ALIASES, FIELDS, LEGACY, Config
 from mmaml.kinds import FLAG, LARGEST, PATH, Kind, integer
 from mmaml.shutdown import Interrupted
 from mmaml.usage import UsageError
+
+if TYPE_CHECKING:
+    from gymnasium import Space
+
+    from envs.base import TaskVectorEnv
 
 __all__ = [
     "FIELDS",
@@ -62,7 +67,8 @@ def load_config(
 def build_config(values: Mapping[str, Any], trains: bool = True) -> Config:
     """A validated Config from keys and values. Raises ConfigError.
 
-    trains: refuse a run that does not fit into memory; false for one that is only looked at.
+    trains: refuse a run that does not fit into memory, or for which there are no tasks; false for one that is only
+    looked at.
     """
     for name, value in values.items():
         check_value(name, value)
@@ -73,9 +79,12 @@ def build_config(values: Mapping[str, Any], trains: bool = True) -> Config:
         raise ConfigError(
             f'device: expected "auto" or "cpu" with meta_gradient "ranks", which uses no GPU, got "{config.device}"'
         )
-    action_size = _action_size(config)
-    if trains and (text := memory.shortage(memory.training(config, action_size))):
-        raise ConfigError(text)
+    family = _family(config)
+    action_size = _action_size(config, family.single_action_space)
+    if trains:
+        _check_splits(config, family.splits)
+        if text := memory.shortage(memory.training(config, action_size)):
+            raise ConfigError(text)
     return config
 
 
@@ -224,14 +233,12 @@ def _check_sizes(config: Config) -> None:
         )
 
 
-def _action_size(config: Config) -> int:
-    """Entries of the family's actions. Raises ConfigError where the family cannot be built or does not fit."""
-    from gymnasium.spaces import Discrete
-
+def _family(config: Config) -> TaskVectorEnv:
+    """A lane of the family, closed. Raises ConfigError where it cannot be built."""
     from envs.registry import check_family
 
     try:
-        actions = check_family(config.env, config.env_kwargs, config.normalization_scale)
+        return check_family(config.env, config.env_kwargs, config.normalization_scale)
     except (ValueError, TypeError) as error:
         text = " ".join(str(error).split())
         names_its_key = text.startswith(("env:", "env_kwargs:", "normalization_scale:"))
@@ -241,12 +248,31 @@ def _action_size(config: Config) -> int:
     except BaseException as error:  # a user's module may even call sys.exit
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"env: '{config.env}' cannot be loaded ({reason}); put its module right") from error
+
+
+def _action_size(config: Config, actions: Space) -> int:
+    """Entries of actions of this space. Raises ConfigError where the configuration does not fit them."""
+    from gymnasium.spaces import Discrete
+
     if isinstance(actions, Discrete):
         if not config.learn_std:
             raise ConfigError("learn_std: expected true for discrete actions, which have no log-std, got false")
         return int(actions.n)
     assert actions.shape is not None  # of a Box
     return actions.shape[0]
+
+
+def _check_splits(config: Config, splits: Collection[str]) -> None:
+    """Raise ConfigError if a run needs tasks of a split that its family does not have."""
+    if "train" not in splits:
+        raise ConfigError(f"env: expected tasks of the split \"train\", got '{config.env}', which has {splits}")
+    embeds = config.te_save_path is not None and config.algorithm in FIELDS["te_save_path"].metadata["only"]
+    for name, needed, off in (("eval_interval", config.eval_interval > 0, "0"), ("te_save_path", embeds, "null")):
+        if needed and "test" not in splits:
+            raise ConfigError(
+                f"{name}: expected {off} with '{config.env}', which has {splits} and thus no tasks of the split "
+                f'"test", got {_shown(getattr(config, name))}; leave it out, or have its sample_tasks draw such tasks'
+            )
 
 
 def _unknown_key(name: str) -> str:

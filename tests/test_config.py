@@ -187,6 +187,41 @@ def test_a_signal_while_an_environment_loads_is_no_fault_of_its_module(
         build_config({})
 
 
+class TrainsOnly(TargetAction):
+    splits = ("train",)
+
+
+class HeldOut(TargetAction):
+    splits = ("test",)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"eval_interval": 10},
+            "eval_interval: expected 0 with 'tests.test_config:TrainsOnly', which has ('train',) and thus no tasks of "
+            'the split "test", got 10; leave it out, or have its sample_tasks draw such tasks',
+        ),
+        ({"te_save_path": "x.npz"}, "te_save_path: expected null with 'tests.test_config:TrainsOnly', which has"),
+        (
+            {"env": "tests.test_config:HeldOut"},
+            "env: expected tasks of the split \"train\", got 'tests.test_config:HeldOut', which has ('test',)",
+        ),
+    ],
+)
+def test_a_run_whose_family_lacks_the_tasks_is_refused(values: dict[str, Any], expected: str) -> None:
+    values = {"env": "tests.test_config:TrainsOnly"} | values
+    assert refusal(values).startswith(expected)
+    build_config(values, trains=False)
+
+
+def test_only_what_a_run_does_needs_tasks() -> None:
+    values = {"env": "tests.test_config:TrainsOnly", "eval_interval": 0}
+    build_config(values)
+    build_config(values | {"algorithm": "promp", "te_save_path": "x.npz"})  # which has no embeddings to write
+
+
 class Dials(TargetAction):
     """A family whose actions nothing distributes."""
 
