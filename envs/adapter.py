@@ -36,8 +36,8 @@ class GymTaskAdapter(TaskVectorEnv):
     else "train" and "test").
 
     Each reset is seeded from the generator of the lane's task. Actions come as the action space's dtype, clipped to
-    the bounds of a Box. Its own `terminated` and `truncated` are passed on, and of its infos "success", which
-    has to be there at every step or at none, and the terms "reward_…" that every lane reports.
+    the bounds of a Box. Its own `terminated` and `truncated` are passed on, and of its infos "success", true or false,
+    which has to be there at every step or at none, and the terms "reward_…" that every lane reports.
 
     Raises ValueError for spaces of another kind. What the environment raises later, SystemExit too, is wrapped in a
     TaskError.
@@ -131,6 +131,8 @@ class GymTaskAdapter(TaskVectorEnv):
             self._reports_success = reported
         if reported != self._reports_success:
             raise ValueError("info['success']: expected at every step or at none, false until it is reached")
+        if reported and not _is_truth(info["success"]):
+            raise ValueError(f"info['success']: expected true or false, got {info['success']!r}")
 
     def _failure(self, method: str, lane: int, error: BaseException) -> TaskError:
         task, rollout = divmod(int(lane), self.rollouts_per_task)
@@ -152,6 +154,12 @@ def _check_numbers(**values: Any) -> None:
     for name, value in values.items():
         if value is None or isinstance(value, str):
             raise TypeError(f"{name}: expected a number, got {value!r}")
+
+
+def _is_truth(value: Any) -> bool:
+    """Whether it is true or false, or as a number 1 or 0; NaN, text and shares are not."""
+    array = np.asarray(value)
+    return array.size == 1 and array.item() in (False, True)
 
 
 def _collected(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -199,6 +199,36 @@ class LateSuccess(Walk):
         return *result, info | ({"success": True} if result[3] else {})
 
 
+class Succeeds(Walk):
+    """Reports what it is told to."""
+
+    successes: ClassVar[list[Any]] = []
+
+    def step(self, action: np.ndarray) -> Any:
+        *result, info = super().step(action)
+        return *result, info | {"success": self.successes[len(self.actions) - 1]}
+
+
+def _successes(monkeypatch: pytest.MonkeyPatch, *values: Any) -> list[bool]:
+    """What the family makes of them."""
+    monkeypatch.setattr(Succeeds, "successes", list(values))
+    family = make_family(f"{HERE}:Succeeds")
+    family.reset(seed=0)
+    return [bool(family.step(np.zeros((1, 2), np.float32))[4]["success"][0]) for _ in values]
+
+
+def test_success_is_true_or_false_in_whatever_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    yes = (True, 1, 1.0, np.True_, np.float32(1), np.array([1.0]))
+    no = (False, 0, 0.0, np.False_, np.int64(0), np.array(0))
+    assert _successes(monkeypatch, *yes, *no) == [True] * 6 + [False] * 6
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.5, "no", None, [], np.zeros(2)])
+def test_what_is_neither_success_nor_failure_is_refused(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TaskError, match=r"Succeeds\.step, .* info\['success'\]: expected true or false, got "):
+        _successes(monkeypatch, value)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
