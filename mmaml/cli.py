@@ -129,6 +129,8 @@ def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
         except (OSError, UsageError) as error:  # a full disk, nothing to be drawn; the run itself is safe
             reason = disk_reason(error) if isinstance(error, OSError) else str(error)
             print(f"warning: the run's pictures could not be drawn ({reason})", file=sys.stderr)
+        except Interrupted as interrupted:  # the run itself has ended, and ended well
+            print(f"warning: the run's pictures are not drawn: {interrupted}", file=sys.stderr)
     return 0
 
 

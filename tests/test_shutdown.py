@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from mmaml import checkpoint
+from mmaml import checkpoint, cli
 from mmaml.config import load_config
 from mmaml.shutdown import MEANING, Interrupted, Shutdown
 from tests.faults import VALUES, finished, iterations, messages, processes, result, run, started, wait_until
+from tests.support import SMALL
 from tests.support import run as train_here
 
 LONG = VALUES | {"n_itr": 100_000, "save_steps": 100_000}
@@ -99,6 +101,17 @@ def test_signals_sent_to_every_process_of_a_job_are_one(tmp_path: Path) -> None:
     assert ended.returncode == 143, ended.stderr
     assert not [line for line in messages(values["dump_path"]) if "lost" in line]
     assert checkpoint.load(values["dump_path"])["iteration"] == iterations(values["dump_path"])
+
+
+def test_a_run_that_has_ended_is_not_called_stopped_for_its_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else a scheduler would queue it again."""
+    monkeypatch.setattr("mmaml.pictures.draw_run", lambda path: os.kill(os.getpid(), signal.SIGTERM))
+    values = json.dumps(SMALL | {"n_itr": 1, "parallel": False})
+    assert cli.run("promp", ["--dump_path", str(tmp_path / "run"), "--overrides", values]) == 0
+    assert capsys.readouterr().err == "warning: the run's pictures are not drawn: stopped by SIGTERM\n"
+    assert checkpoint.load(tmp_path / "run")["iteration"] == 1
 
 
 def test_before_anything_is_worth_finishing_a_signal_ends_at_once() -> None:
