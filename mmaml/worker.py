@@ -195,7 +195,8 @@ class Worker:
             sampled = attempt()
             if isinstance(sampled, EnvironmentFailed):
                 raise sampled.error
-            print(f"warning: an environment failed ({described(failed.error)}), but not once more", file=sys.stderr)
+            passing = described(failed.error)
+            print(f"warning: an environment failed ({passing}), but not when sampled again", file=sys.stderr)
         rollouts, seconds = sampled
         blocks = [rollouts] if held is None else [held.rollouts, rollouts]
         every = [Rollouts.concatenate(parts) for parts in zip(*blocks, strict=True)]
