@@ -14,6 +14,7 @@ for _number in (signal.SIGHUP, signal.SIGQUIT):
     signal.signal(_number, signal.SIG_DFL)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes test, a file's tests stay together; those that start ranks come first, one at a time."""
     items.sort(key=lambda item: item.get_closest_marker("ranks") is None)
