@@ -32,7 +32,7 @@ train: $(READY)
 	$(RUN) python $(SCRIPT) --config_file $(CONFIG) $(if $(RANKS),--ranks $(RANKS)) $(QUOTED_ARGS)
 
 test: $(READY)
-	$(RUN) python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(RUN) python -m pytest -n 2 --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(RUN) python -m pytest -m slow

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 import mmaml  # noqa: F401  (fixes threads and MKL's mode, so it comes before NumPy and torch)
 
@@ -14,10 +16,28 @@ for _number in (signal.SIGHUP, signal.SIGQUIT):
     signal.signal(_number, signal.SIG_DFL)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+# Files whose tests start ranks on all cores: where several processes test, one of them runs all these, one by one.
+STARTING_RANKS = {
+    f"tests/test_{name}.py"
+    for name in "bad_runs cli comm hosts launcher leftovers lost_ranks mpirun ranks resume shutdown".split()
+}
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+class ByFile(LoadScopeScheduling):
+    """Deals files to processes, and those that start ranks together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ranks" if _file(nodeid) in STARTING_RANKS else _file(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes test, a file's tests stay together; those that start ranks come first, one at a time."""
-    items.sort(key=lambda item: item.get_closest_marker("ranks") is None)
-    for item in items:
-        name = "ranks" if item.get_closest_marker("ranks") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(name))
+    """What takes longest comes first."""
+    items.sort(key=lambda item: _file(item.nodeid) not in STARTING_RANKS)

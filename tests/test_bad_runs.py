@@ -24,8 +24,6 @@ from tests.faults import finished, messages, result, started
 from tests.probes import GoesWrong
 from tests.support import progress, run, small_config
 
-pytestmark = pytest.mark.ranks
-
 ROOT = Path(__file__).parents[1]
 PROBE = "tests.probes:GoesWrong"
 

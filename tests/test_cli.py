@@ -18,8 +18,6 @@ import torch
 from mmaml import checkpoint, cli, launch
 from tests.support import SMALL, progress
 
-pytestmark = pytest.mark.ranks
-
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "run_scripts" / "mumo_run_point_mass.py"
 PROMP_SCRIPT = ROOT / "run_scripts" / "pro-mp_run_point_mass.py"

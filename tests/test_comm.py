@@ -21,8 +21,6 @@ from mmaml.worker import Worker
 from tests.faults import MPIRUN
 from tests.support import small_config
 
-pytestmark = pytest.mark.ranks
-
 ROOT = Path(__file__).parents[1]
 
 

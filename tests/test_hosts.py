@@ -17,8 +17,6 @@ from tests.hosts import Hosts, HostsRefusedError
 from tests.launching import Launch, wait_until
 from tests.support import run as train_here
 
-pytestmark = pytest.mark.ranks
-
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:

@@ -17,8 +17,6 @@ from benchmarks import soak
 from mmaml.run import Run
 from tests.support import run, small_config
 
-pytestmark = pytest.mark.ranks
-
 # The other ends of the benchmark are those of tests/test_shutdown.py and tests/test_launcher.py.
 ENDS = [end for end in soak.ENDS if end.name in ("success", "failure", "a worker killed", "SIGINT")]
 ITERATIONS, WARM_UP = 50, 25

@@ -28,8 +28,6 @@ from tests.faults import (
 )
 from tests.support import run as train_here
 
-pytestmark = pytest.mark.ranks
-
 Result = tuple[dict[str, torch.Tensor], list[dict[str, str]]]
 
 # Runs, and in each the ranks that are killed at random moments; the phases below add a dozen.

@@ -13,8 +13,6 @@ import pytest
 
 from scripts import mpirun, mpirun_job, mpirun_messages, mpirun_ranks
 
-pytestmark = pytest.mark.ranks
-
 PROGRAM = Path(sys.executable).with_name("mpirun")
 RULE = mpirun_messages.RULE + b"\n"
 EXITED = (

@@ -19,8 +19,6 @@ from mmaml.config import load_config
 from mmaml.worker import TaskBlock
 from tests.support import REQUIRED, SMALL, progress, run, sampled, small_config
 
-pytestmark = pytest.mark.ranks
-
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import sys, json, mmaml

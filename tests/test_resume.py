@@ -23,8 +23,6 @@ from mmaml.worker import Worker
 from tests.support import SMALL, progress, run, small_config
 from tests.test_cli import PROMP_SCRIPT, everything_in
 
-pytestmark = pytest.mark.ranks
-
 Refused = Callable[..., str]
 RESUME = ("--dump_path", "run", "--resume")
 

@@ -21,8 +21,6 @@ from tests.faults import VALUES, finished, iterations, messages, processes, resu
 from tests.support import SMALL
 from tests.support import run as train_here
 
-pytestmark = pytest.mark.ranks
-
 LONG = VALUES | {"n_itr": 100_000, "save_steps": 100_000}
 
 
