@@ -34,7 +34,8 @@ SECONDS_TO_START = 120.0
 
 def rank(ready: str, address: str, *arguments: str) -> int:
     """A rank of a run that waits for its turns."""
-    from mmaml import cli, trainer
+    from mmaml import trainer
+    from mmaml.cli import train
 
     if ready == "no":
         _leave_out_readiness()
@@ -50,20 +51,21 @@ def rank(ready: str, address: str, *arguments: str) -> int:
         return one_iteration(*given)
 
     trainer.one_iteration = in_turn
-    return cli.run("mmaml", list(arguments))
+    return train.run("mmaml", list(arguments))
 
 
 def _leave_out_readiness() -> None:
-    from mmaml import guards, sampling, trainer
-    from mmaml.run import Run
+    from mmaml import trainer
+    from mmaml.sampling import collector, finite
+    from mmaml.training_run import Run
 
     def nothing(*arguments: Any, **options: Any) -> None:
         pass
 
     for owner, name in (
-        (guards, "check_rollouts"),
-        (guards, "check_adapted"),
-        (sampling, "_check_returned"),
+        (finite, "check_rollouts"),
+        (finite, "check_adapted"),
+        (collector, "_check_returned"),
         (trainer, "check_parameters"),
     ):
         assert hasattr(owner, name)

@@ -12,11 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import mmaml  # noqa: F401, I001
+from mmaml.process_settings import prepare_process
+
+prepare_process()  # before NumPy and torch load
 import numpy as np
 import torch
 
-from mmaml.config import Config, load_config
+from mmaml.config.keys import Config
+from mmaml.config.loading import load_config
 from mmaml.seeding import generator
 from mmaml.worker import Worker
 

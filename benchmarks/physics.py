@@ -16,16 +16,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import mmaml  # noqa: F401, I001
+from mmaml.process_settings import prepare_process
+
+prepare_process()  # before NumPy and torch load
 import gymnasium as gym
 import mujoco
 import numpy as np
 import torch
 
-from envs.mujoco.base import MujocoFamily
-from envs.registry import gym_id, make_family
-from mmaml.config import build_config
-from mmaml.sampling import rollout
+from mmaml.config.loading import build_config
+from mmaml.envs.mujoco.base import MujocoFamily
+from mmaml.envs.registry import gym_id, make_family
+from mmaml.sampling.collector import rollout
 from mmaml.seeding import generator
 from mmaml.worker import Worker
 

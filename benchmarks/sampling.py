@@ -13,13 +13,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import mmaml  # noqa: F401, I001
+from mmaml.process_settings import prepare_process
+
+prepare_process()  # before NumPy and torch load
 import numpy as np
 import torch
 
-from envs.registry import make_family
-from mmaml.config import load_config
-from mmaml.sampling import Step, rollout
+from mmaml.config.loading import load_config
+from mmaml.envs.registry import make_family
+from mmaml.sampling.acting import Step
+from mmaml.sampling.collector import rollout
 from mmaml.seeding import generator
 from mmaml.worker import Worker
 

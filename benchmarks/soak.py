@@ -253,7 +253,7 @@ LONG = {"n_itr": 100_000}
 SHORT = {"n_itr": 20}
 FAILING = {
     "seed": 0,
-    "env": "tests.probes:GoesWrong",
+    "env": "tests.helpers.probes:GoesWrong",
     "env_kwargs": {"fault": "error", "step": 1, "share": 0.002},
 }
 ENDS = [

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.base import SPLITS, StepResult, Task, TaskError, TaskVectorEnv, check_spaces
+from mmaml.envs.base import SPLITS, StepResult, Task, TaskError, TaskVectorEnv, check_spaces
 
 
 @dataclass(frozen=True)

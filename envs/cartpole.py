@@ -25,8 +25,8 @@ from collections.abc import Sequence
 import gymnasium as gym
 import numpy as np
 
-from envs.arguments import interval
-from envs.base import StepResult, Task, TaskVectorEnv
+from mmaml.envs.arguments import interval
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 
 GRAVITY, FORCE, HALF_LENGTH, SECONDS = 9.8, 10.0, 0.5, 0.02
 POSITION_LIMIT, ANGLE_LIMIT = 2.4, np.deg2rad(12)

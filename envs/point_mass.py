@@ -24,12 +24,11 @@ from collections.abc import Sequence
 import gymnasium as gym
 import numpy as np
 
-from envs.arguments import choice, number, points
-from envs.base import StepResult, Task, TaskVectorEnv
-from envs.goals import DEALS, draw_goals
+from mmaml.envs.arguments import choice, number, points
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv
+from mmaml.envs.goals import DEALS, draw_goals
 
 REWARD_TYPES = ("dense", "dense_squared", "sparse")
-
 # A lane on a wall would walk through it at its next step; this much closer to the origin it cannot.
 JUST_INSIDE = 1 - 1e-6
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from envs.adapter import GymTaskAdapter
-from envs.base import SingleTaskEnv, TaskVectorEnv, to_environment
+from mmaml.envs.adapter import GymTaskAdapter
+from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, to_environment
 
 
 class UnknownEnvironment(ValueError):
@@ -44,36 +44,35 @@ def _half_circle(modes: int) -> list[list[float]]:
     return [[-4 * math.cos(angle), 4 * math.sin(angle)] for angle in angles]
 
 
-_MOMENTUM = "envs.point_mass:MomentumPointMass"
+_MOMENTUM = "mmaml.envs.point_mass:MomentumPointMass"
 _NOISY = {"noise": 1.0, "reward_type": "dense"}
 _CORNER = {"centers": _corners(2.0), "action_limit": 0.2, "radius": 0.5}
-_HALF_CHEETAH = "envs.mujoco.half_cheetah:HalfCheetah"
-_WALKER = "envs.mujoco.walker:Walker2D"
+_HALF_CHEETAH = "mmaml.envs.mujoco.half_cheetah:HalfCheetah"
+_WALKER = "mmaml.envs.mujoco.walker:Walker2D"
 _CHEETAH_STEP = {"frame_skip": 5, "control_cost": 0.05}
 _WALKER_STEP = {"frame_skip": 8, "control_cost": 1e-3, "alive_bonus": 1}
 _EITHER_WAY = {"reward_type": "direction", "goals": [[-1, -1], [1, 1]]}
 _FORWARDS = {"reward_type": "direction", "goals": [[1, 1]]}
 _ANY_DYNAMICS = _WALKER_STEP | _FORWARDS | {"frame_skip": 4, "dynamics_range": 3}
-_ANT_GOAL = "envs.mujoco.ant:AntGoal"
+_ANT_GOAL = "mmaml.envs.mujoco.ant:AntGoal"
 _ANT_MODES = {"noise": 0.8, "goal_height": 0.03, "frame_skip": 2}
 _IN_TURN = {"deal": "round_robin"}
-_REACHER = "envs.mujoco.reacher:Reacher"
+_REACHER = "mmaml.envs.mujoco.reacher:Reacher"
 _THREE_LINKS = {"noise": 0.1, "goal_height": 0.03, "reach": 0.3, "distance": "l1", "control_cost": 0.1}
 _TWO_LINKS = {"links": 2, "noise": 0.025, "goal_height": None, "reach": 0.25, "distance": "l2", "control_cost": 1.0}
 _TWO_LINKS |= {"reward_before_step": True}
-_ARRIVAL = "envs.mujoco.tesp:Arrival"
+_ARRIVAL = "mmaml.envs.mujoco.tesp:Arrival"
 _LINE = {"directions": [[-1, 0], [1, 0]]}
-
 FAMILIES: dict[str, Family] = {
     "MetaPointEnvMomentum": Family(_MOMENTUM, {"centers": _corners(2.0), "reward_type": "sparse"}),
     "MetaPointEnvMomentumSingleMode": Family(_MOMENTUM, {"centers": [[5, 5]]} | _NOISY),
     "MetaPointEnvMomentum2Modes": Family(_MOMENTUM, {"centers": [[-5, -5], [5, 5]]} | _NOISY),
     "MetaPointEnvMomentumModes": Family(_MOMENTUM, {"centers": _corners(5.0)} | _NOISY),
     "MetaPointEnvMomentum6Modes": Family(_MOMENTUM, {"centers": _hexagon(5.0), "deal": "round_robin"} | _NOISY),
-    "MetaPointEnvCorner": Family("envs.point_mass:CornerPointMass", _CORNER | {"reward_type": "sparse"}),
-    "MetaPointEnvWalls": Family("envs.point_mass:WallsPointMass", _CORNER | {"reward_type": "dense"}),
-    "2DNavigation-v0": Family("envs.point_mass:Navigation2D", {}),
-    "CartPoleMassEnv": Family("envs.cartpole:CartPoleMass", {}, 200),
+    "MetaPointEnvCorner": Family("mmaml.envs.point_mass:CornerPointMass", _CORNER | {"reward_type": "sparse"}),
+    "MetaPointEnvWalls": Family("mmaml.envs.point_mass:WallsPointMass", _CORNER | {"reward_type": "dense"}),
+    "2DNavigation-v0": Family("mmaml.envs.point_mass:Navigation2D", {}),
+    "CartPoleMassEnv": Family("mmaml.envs.cartpole:CartPoleMass", {}, 200),
     "Reacher3Link1ModeEnv": Family(_REACHER, {"centers": [[0.225, 0.225]]} | _THREE_LINKS, 50),
     "Reacher3Link2ModeEnv": Family(_REACHER, {"centers": [[-0.225, -0.225], [0.225, 0.225]]} | _THREE_LINKS, 50),
     "Reacher3LinkEnv": Family(_REACHER, {"centers": _corners(0.225)} | _THREE_LINKS, 50),
@@ -98,20 +97,20 @@ FAMILIES: dict[str, Family] = {
         _WALKER, _WALKER_STEP | {"reward_type": "location", "goals": [[-3, -1], [1, 3]], "alive_bonus": 5}, 200
     ),
     "Walker2DRandParamsEnv": Family(_WALKER, _ANY_DYNAMICS, 200),
-    "HopperRandParamsEnv": Family("envs.mujoco.hopper:Hopper", _ANY_DYNAMICS, 200),
-    "SwimmerRandVelEnv": Family("envs.mujoco.swimmer:SwimmerVelocity", {}, 200),
-    "SwimmerReach2ModesEnv": Family("envs.mujoco.swimmer:SwimmerReach", {"centers": [[-1, -1], [1, 1]]}, 200),
-    "SwimmerReach4ModesEnv": Family("envs.mujoco.swimmer:SwimmerReach", {"centers": _corners(1.0)}, 200),
+    "HopperRandParamsEnv": Family("mmaml.envs.mujoco.hopper:Hopper", _ANY_DYNAMICS, 200),
+    "SwimmerRandVelEnv": Family("mmaml.envs.mujoco.swimmer:SwimmerVelocity", {}, 200),
+    "SwimmerReach2ModesEnv": Family("mmaml.envs.mujoco.swimmer:SwimmerReach", {"centers": [[-1, -1], [1, 1]]}, 200),
+    "SwimmerReach4ModesEnv": Family("mmaml.envs.mujoco.swimmer:SwimmerReach", {"centers": _corners(1.0)}, 200),
     "AntRandGoalEnv": Family(_ANT_GOAL, {"centers": [[0, 0]], "radius": 3}, 200),
     "AntRandGoalMode1ModesEnv": Family(_ANT_GOAL, {"centers": _half_circle(1)} | _ANT_MODES | _IN_TURN, 250),
     "AntRandGoalMode2ModesEnv": Family(_ANT_GOAL, {"centers": _half_circle(2)} | _ANT_MODES, 250),
     "AntRandGoalModeEnv": Family(_ANT_GOAL, {"centers": _half_circle(4)} | _ANT_MODES | _IN_TURN, 250),
     "AntRandGoalMode6ModesEnv": Family(_ANT_GOAL, {"centers": _half_circle(6)} | _ANT_MODES | _IN_TURN, 250),
-    "AntRandDirecEnv": Family("envs.mujoco.ant:AntDirection", _LINE, 200),
-    "AntRandDirec2DEnv": Family("envs.mujoco.ant:AntDirection", {"directions": None}, 200),
-    "AntRandVelEnv": Family("envs.mujoco.ant:AntVelocity", {"goals": [[0, 3]]}, 200),
-    "HumanoidRandDirecEnv": Family("envs.mujoco.humanoid:HumanoidDirection", _LINE, 200),
-    "HumanoidRandDirec2DEnv": Family("envs.mujoco.humanoid:HumanoidDirection", {"directions": None}, 200),
+    "AntRandDirecEnv": Family("mmaml.envs.mujoco.ant:AntDirection", _LINE, 200),
+    "AntRandDirec2DEnv": Family("mmaml.envs.mujoco.ant:AntDirection", {"directions": None}, 200),
+    "AntRandVelEnv": Family("mmaml.envs.mujoco.ant:AntVelocity", {"goals": [[0, 3]]}, 200),
+    "HumanoidRandDirecEnv": Family("mmaml.envs.mujoco.humanoid:HumanoidDirection", _LINE, 200),
+    "HumanoidRandDirec2DEnv": Family("mmaml.envs.mujoco.humanoid:HumanoidDirection", {"directions": None}, 200),
     "TESPWheeledEnv": Family(_ARRIVAL, {"body": "car", "arrival": 0.02}, 200),
     "TESPAntEnv": Family(_ARRIVAL, {"body": "ant", "arrival": 0.03}, 200),
     "TESPReacher2LinkEnv": Family(_ARRIVAL, {"body": "arm_2", "arrival": 0.06}, 200),
@@ -123,7 +122,7 @@ def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **
     """A block of M tasks with N lanes each, of a family by name or of a class at "package.module:ClassName".
 
     The class is a `TaskVectorEnv`, or a `gymnasium.Env` with `sample_tasks` and `set_task`
-    (`envs.adapter`). env_kwargs: arguments of the class, over those of the registry.
+    (`mmaml.envs.adapter`). env_kwargs: arguments of the class, over those of the registry.
     Raises UnknownEnvironment if there is no such class, ValueError for arguments it refuses.
     """
     family = FAMILIES.get(name) or Family(name, {})
@@ -172,7 +171,7 @@ def register_all() -> None:
         if gym_id(name) not in gym.registry:
             gym.register(
                 gym_id(name),
-                entry_point="envs.registry:make_single",
+                entry_point="mmaml.envs.registry:make_single",
                 max_episode_steps=family.horizon,
                 kwargs={"family": name},
             )
@@ -219,3 +218,6 @@ def _check_names(name: str, cls: type, env_kwargs: Mapping[str, Any]) -> None:
 
 def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+register_all()

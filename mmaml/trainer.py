@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 
-from mmaml import checkpoint
-from mmaml.algorithms.base import Algorithm, Evaluate
-from mmaml.comm import Ranks
-from mmaml.config import Config, ConfigError
-from mmaml.faults import NotFinite
-from mmaml.guards import check_parameters, checked
-from mmaml.launch import check_rank_count
-from mmaml.replay import by_collection
-from mmaml.reports import evaluation_row, returns_row, write_embeddings
-from mmaml.restoring import check_fits
-from mmaml.rollouts import Rollouts
-from mmaml.run import Run
-from mmaml.shutdown import shutdown
-from mmaml.worker import TaskBlock, Worker, collect
+from mmaml.algorithms.base import Algorithm
+from mmaml.config.keys import Config
+from mmaml.config.loading import ConfigError
+from mmaml.errors import NotFinite
+from mmaml.evaluation.embeddings import write_embeddings
+from mmaml.evaluation.periodic import evaluation_row
+from mmaml.meta_batch import collect, meta_batch
+from mmaml.parallel.launch import check_rank_count
+from mmaml.parallel.ranks import Ranks
+from mmaml.parallel.shutdown import shutdown
+from mmaml.reporting.columns import returns_row
+from mmaml.storage import checkpoint
+from mmaml.storage.compatibility import check_fits
+from mmaml.training_run import Run
+from mmaml.updates.finite import check_parameters, checked
+from mmaml.worker import Worker
 
 
 def train(config: Config, ranks: Ranks) -> None:
@@ -91,25 +93,6 @@ def sampling_times(sampled: dict[str, Any], seconds: float) -> dict[str, float]:
         "Time-InnerStep": inner,
         "EnvStepsPerSecond": sampled["env_steps"].sum() / seconds,
     }
-
-
-def meta_batch(config: Config, ranks: Ranks, worker: Worker, device: str) -> Evaluate:
-    """Where the meta-objective is evaluated: on the ranks that sampled, or on the master's device."""
-    if meta_gradient_home(config, device) == "ranks":
-        return ranks.evaluator()
-    fields = ranks.call("rollouts", (), subset=ranks.places)
-    rollouts = [
-        Rollouts.from_fields({name: torch.from_numpy(value) for name, value in collection.items()})
-        for collection in by_collection(fields)
-    ]
-    return TaskBlock(worker.algorithm, rollouts, device).evaluator()
-
-
-def meta_gradient_home(config: Config, device: str) -> str:
-    """ "master" or "ranks"; by itself the master where it has a GPU."""
-    if config.meta_gradient != "auto":
-        return config.meta_gradient
-    return "ranks" if device == "cpu" else "master"
 
 
 def check_ranks_and_device(config: Config, ranks: Ranks) -> str:

@@ -14,29 +14,25 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from envs.base import Task, TaskVectorEnv
-from envs.registry import make_family
-from mmaml import guards
 from mmaml.algorithms import make_algorithm
-from mmaml.algorithms.base import Algorithm, Evaluate
-from mmaml.config import Config
-from mmaml.faults import (
-    EnvironmentFailed,
-    FromEnvironment,
-    RunStopped,
-    TasksFailed,
-    described,
-    failing_tasks,
-    traced,
-)
+from mmaml.algorithms.base import Algorithm
+from mmaml.config.keys import Config
+from mmaml.envs.base import Task, TaskVectorEnv
+from mmaml.envs.registry import make_family
+from mmaml.errors import RunStopped, TasksFailed
 from mmaml.policies.distributions import distribution_over
-from mmaml.processing import advantages, episode_statistics
-from mmaml.rollouts import Rollouts
-from mmaml.sampling import rollout
+from mmaml.sampling import finite
+from mmaml.sampling.advantages import advantages
+from mmaml.sampling.collector import rollout
+from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment, described, failing_tasks, traced
+from mmaml.sampling.rollouts import Rollouts
 from mmaml.seeding import generator, integer
+from mmaml.updates.evaluate import Evaluate
 
 if TYPE_CHECKING:
-    from mmaml.comm import Ranks
+    pass
+
+from mmaml.sampling.statistics import collection_statistics
 
 # Steps whose meta-gradient is taken together on a CPU: enough to amortise the calls, few enough for its memory.
 CPU_CHUNK_STEPS = 40_000
@@ -201,7 +197,7 @@ class Worker:
         blocks = [rollouts] if held is None else [held.rollouts, rollouts]
         every = [Rollouts.concatenate(parts) for parts in zip(*blocks, strict=True)]
         self.block, self._collected = TaskBlock(self.algorithm, every), (iteration, purpose)
-        return _statistics(rollouts, [task for _, task in items], seconds)
+        return collection_statistics(rollouts, [task for _, task in items], seconds)
 
     def _sample(
         self,
@@ -225,23 +221,23 @@ class Worker:
         for step in range(collections):
             clock = time.perf_counter()
             data = self._roll_out(env, state, items, (iteration, step), purpose)
-            self.look_at(data, tasks, step, guards.SAMPLED)
+            self.look_at(data, tasks, step, finite.SAMPLED)
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
             self._process(state, data)
-            self.look_at(data, tasks, step, guards.PROCESSED)
+            self.look_at(data, tasks, step, finite.PROCESSED)
             rollouts.append(data)
             seconds[1] += time.perf_counter() - clock
             clock = time.perf_counter()
             if step < collections - 1:
                 state = self.algorithm.adapt(meta, state, rollouts)
-                guards.check_adapted(getattr(state, "params", {}), positions, tasks, step)
+                finite.check_adapted(getattr(state, "params", {}), positions, tasks, step)
             seconds[2] += time.perf_counter() - clock
         return rollouts, seconds
 
     def look_at(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
         """Raise NotFinite for what is not, of the tensors of those names."""
-        guards.check_rollouts(data, tasks, collection, names)
+        finite.check_rollouts(data, tasks, collection, names)
 
     @torch.no_grad()
     def _roll_out(
@@ -262,7 +258,7 @@ class Worker:
             )
         except EnvironmentFailed as error:
             if error.given is not None:
-                raise guards.not_finite_given(error.given, positions, tasks, step) from error
+                raise finite.not_finite_given(error.given, positions, tasks, step) from error
             raise
         data.position = torch.tensor(positions)
         return data
@@ -355,32 +351,3 @@ def close_quietly(env: TaskVectorEnv | None) -> None:
     if env is not None:
         with suppress(Exception, SystemExit):
             env.close()
-
-
-def _statistics(rollouts: Sequence[Rollouts], tasks: Sequence[Task], seconds: np.ndarray) -> dict[str, np.ndarray]:
-    columns = [episode_statistics(collection) for collection in rollouts]
-    names = {name: "return" if name == "mean" else f"return_{name}" for name in ("mean", "std", "min", "max")}
-    names |= {"episodes": "episodes", "success": "success"}
-    result = {new: np.stack([column[old] for column in columns], axis=1) for old, new in names.items()}
-    result["blow_ups"] = torch.stack([collection.blow_ups for collection in rollouts], 1).numpy()
-    result["mode"] = np.array([task.mode for task in tasks])
-    real_steps = [collection.mask.sum((1, 2)) for collection in rollouts]
-    result["env_steps"] = torch.stack(real_steps).sum(0).numpy().astype(np.int64)
-    result["seconds"] = np.tile(seconds, (len(tasks), 1))
-    return result
-
-
-def collect(
-    ranks: Ranks, parameters: Tensor, tasks: Sequence[Task], iteration: int, **options: Any
-) -> dict[str, np.ndarray]:
-    """`Worker.collect` of a whole meta-batch, on all ranks; results in task order.
-
-    Raises NotFinite, and RunStopped where the environments of all tasks failed.
-    """
-    result = ranks.call("collect", list(enumerate(tasks)), parameters, iteration=iteration, **options)
-    if not result:
-        environments = (
-            "the environment of the only task" if len(tasks) == 1 else f"the environments of all {len(tasks)} tasks"
-        )
-        raise RunStopped(f"stopped: {environments} failed; mend it")
-    return result

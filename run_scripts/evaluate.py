@@ -19,10 +19,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.arguments import check_file, check_integers, writing
-from mmaml.kinds import LARGEST_INTEGER, MOST_STEPS
-from mmaml.launch import ended
-from mmaml.usage import Parser, UsageError, add_inner_lr, one_line_errors
+from mmaml.cli.arguments import check_file, check_integers
+from mmaml.cli.script import Parser, add_inner_lr, one_line_errors
+from mmaml.config.value_types import LARGEST_INTEGER, MOST_STEPS
+from mmaml.errors import UsageError
+from mmaml.parallel.launch import ended
+from mmaml.storage.files import writing
 
 # How an evaluation's file is told from others: within what it starts with, a key that no other has.
 EVALUATION, MOST_ABOUT = b'"num_adapt_steps"', 20_000
@@ -71,11 +73,12 @@ def check_output(path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Evaluate on all ranks; rank 0 reports."""
     arguments = parse(argv)
-    from mmaml.checkpoint import run_directory
-    from mmaml.comm import connect  # these load torch: after the arguments are known to be good
-    from mmaml.config import Config
-    from mmaml.evaluation import check_memory, check_split, evaluate, in_a_line, restore, table
-    from mmaml.launch import check_launcher
+    from mmaml.config.keys import Config
+    from mmaml.evaluation.held_out import check_memory, check_split, evaluate, in_a_line, restore
+    from mmaml.evaluation.summary import table
+    from mmaml.parallel.launch import check_launcher
+    from mmaml.parallel.ranks import connect  # these load torch: after the arguments are known to be good
+    from mmaml.storage.layout import run_directory
     from mmaml.worker import Worker
 
     ranks = connect()
@@ -122,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Path) -> None:
     """Write the JSON file and print the table."""
-    from mmaml.checkpoint import atomic_file
+    from mmaml.storage.files import atomic_file
 
     with writing("--output", output):  # first: what is printed may find no reader
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.cli import Flag, Script, Values, run
-from mmaml.config import Config, check_value
-from mmaml.kinds import MOST_LAYERS, integer
+from mmaml.cli.train import Flag, Script, Values, run
+from mmaml.config.keys import Config
+from mmaml.config.loading import check_value
+from mmaml.config.value_types import MOST_LAYERS, integer
 
 # Environments of that program by our names, with its settings: episodes of 200 steps, actions as the body takes them.
 _AS_THERE = {"max_path_length": 200, "normalization_scale": None}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.cli import run
+from mmaml.cli.train import run
 
 if __name__ == "__main__":
     sys.exit(run("mmaml"))

@@ -18,11 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml import plotting
-from mmaml.arguments import check_folder, check_integers, check_path, check_text, writing
-from mmaml.kinds import LARGEST, LARGEST_INTEGER
-from mmaml.pictures import CURVES, TRAJECTORIES, draw_trajectories
-from mmaml.usage import Parser, UsageError, labelled, one_line_errors
+from mmaml.cli.arguments import check_folder, check_integers, check_path, check_text
+from mmaml.cli.script import Parser, labelled, one_line_errors
+from mmaml.config.value_types import LARGEST, LARGEST_INTEGER
+from mmaml.errors import UsageError
+from mmaml.figures import curves
+from mmaml.figures.run_figures import CURVES, TRAJECTORIES, draw_trajectories
+from mmaml.storage.files import writing
 
 MOST_ROLLOUTS = 1000  # in a panel, where no more can be told apart
 
@@ -102,17 +104,17 @@ def _run(text: str) -> tuple[str, Path]:
     return label, Path(path)
 
 
-def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> list[plotting.Curve]:
+def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> list[curves.Curve]:
     """Write the learning curves; returns them."""
-    read = [plotting.read_run(path, label) for label, path in runs]
+    read = [curves.read_run(path, label) for label, path in runs]
     first = read[0][1].env_steps
     per_iteration = arguments.env_steps_per_iteration or float(first[-1] / len(first))
-    curves = plotting.group_runs(read)
+    drawn = curves.group_runs(read)
     for text in arguments.overlay:
         label, file = labelled("--overlay", text)
         check_text("--overlay", label)
         check_path("--overlay", file)
-        curves.append(plotting.read_external(label, Path(file), per_iteration))
+        drawn.append(curves.read_external(label, Path(file), per_iteration))
     references = []
     for text in arguments.reference:
         label, value = labelled("--reference", text)
@@ -125,11 +127,11 @@ def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> 
     check_folder("--output", folder)
     path = folder / CURVES
     with writing("--output", path):
-        plotting.plot_curves(
-            curves, path, title=title, smooth=arguments.smooth, references=references, limits=arguments.limits
+        curves.plot_curves(
+            drawn, path, title=title, smooth=arguments.smooth, references=references, limits=arguments.limits
         )
     print(path)
-    return curves
+    return drawn
 
 
 def _number(name: str, text: str) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.usage import Parser, one_line_errors
+from mmaml.cli.script import Parser, one_line_errors
 
 
 @one_line_errors
@@ -23,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, metavar="PATH", help="a file bad_update_*.pt in a run's directory")
     path = parser.parse_args(argv).path
-    from mmaml.evaluation import in_a_line
-    from mmaml.replay import FINDING, load_dump, replay  # loads torch: after the arguments are known to be good
+    from mmaml.evaluation.bad_update import load_dump, replay  # loads torch: after the arguments are known to be good
+    from mmaml.evaluation.held_out import in_a_line
+    from mmaml.storage.bad_update_file import FINDING
 
     config, state = load_dump(path)
     with in_a_line():

@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.arguments import check_folder, check_integers, writing
-from mmaml.kinds import LARGEST_INTEGER, MOST_STEPS
-from mmaml.usage import Parser, UsageError, add_inner_lr, one_line_errors
+from mmaml.cli.arguments import check_folder, check_integers
+from mmaml.cli.script import Parser, add_inner_lr, one_line_errors
+from mmaml.config.value_types import LARGEST_INTEGER, MOST_STEPS
+from mmaml.errors import UsageError
+from mmaml.storage.files import writing
 
 if TYPE_CHECKING:
-    from mmaml.bodies import Artist
-    from mmaml.config import Config
-    from mmaml.panels import Panels
+    from mmaml.config.keys import Config
+    from mmaml.figures.mujoco_panels import Artist
+    from mmaml.figures.panels import Panels
 
 RENDERERS = ("auto", "mujoco", "drawing")
 RANGES = {
@@ -70,9 +72,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Write the pictures and print their paths."""
     arguments = parse(argv)
-    from mmaml import video  # these load torch and more: after the arguments are known to be good
-    from mmaml.checkpoint import run_directory
-    from mmaml.evaluation import check_memory, check_split, restore
+    from mmaml.evaluation.held_out import check_memory, check_split, restore
+    from mmaml.figures import video  # these load torch and more: after the arguments are known to be good
+    from mmaml.storage.layout import run_directory
 
     config, state = restore(arguments.restore_path)
     check_split(config, arguments.split)
@@ -105,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_sizes(panels: Panels, frames: int) -> None:
     """Raise UsageError if a film of these panels had more pixels than films may have, or than fit into memory."""
-    from mmaml.memory import Need, shortage
+    from mmaml.config.memory_check import Need, shortage
 
     tasks, collections = panels.lengths.shape
     width, height = collections * panels.width, tasks * panels.height
@@ -121,12 +123,11 @@ def check_sizes(panels: Panels, frames: int) -> None:
 
 def make_panels(config: Config, state: dict[str, Any], steps: int, arguments: argparse.Namespace) -> Panels:
     """The rollouts of the policy, ready to be drawn; raises UsageError for a family that cannot be."""
-    from envs.mujoco.base import MujocoFamily
-    from envs.registry import make_family
-    from mmaml.bodies import MujocoPanels
-    from mmaml.evaluation import point_mass_trajectories
-    from mmaml.panels import PointMassPanels
-    from mmaml.recording import record
+    from mmaml.envs.mujoco.base import MujocoFamily
+    from mmaml.envs.registry import make_family
+    from mmaml.figures.mujoco_panels import MujocoPanels
+    from mmaml.figures.panels import PointMassPanels
+    from mmaml.figures.recording import point_mass_trajectories, record
     from mmaml.worker import close_quietly
 
     family = make_family(config.env, 1, 1, **config.env_kwargs)
@@ -144,8 +145,8 @@ def make_panels(config: Config, state: dict[str, Any], steps: int, arguments: ar
 
 def choose_artist(renderer: str) -> Artist:
     """What draws bodies, by the argument --renderer; raises UsageError if it does not work here."""
-    from envs.mujoco.drawing import Drawing
-    from envs.mujoco.renderer import Renderer, usable_backend
+    from mmaml.figures.ray_caster import Drawing
+    from mmaml.figures.renderer import Renderer, usable_backend
 
     backend = None if renderer == "drawing" else usable_backend()
     if backend is not None:

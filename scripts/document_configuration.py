@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the fields of `mmaml.keys.Config`.
+"""Write docs/configuration.md from the fields of `mmaml.config.keys.Config`.
 
 python scripts/document_configuration.py
 """
@@ -13,15 +13,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.keys import Config
-from mmaml.kinds import Kind
+from mmaml.config.keys import Config
+from mmaml.config.value_types import Kind
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
 HEAD = """\
 # Configuration
 
-<!-- Written by scripts/document_configuration.py from mmaml/keys.py: edit that, then run the script. -->
+<!-- Written by scripts/document_configuration.py from mmaml/config/keys.py: edit that, then run the script. -->
 
 A run is configured by a JSON object: a file given with `--config_file`, on which `--overrides '{"key": value}'`
 and the flags `--dump_path`, `--restore_path`, `--te_save_path`, `--log_grad_norm` and `--resume` (`resume`: `"auto"`)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-import mmaml  # noqa: F401  (fixes threads and MKL's mode, so it comes before NumPy and torch)
+from mmaml.process_settings import prepare_process
+
+prepare_process()  # before NumPy and torch load
 
 # What starts the tests may ignore these, as a shell does in the background; processes under test are not to inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,8 +20,11 @@ for _number in (signal.SIGHUP, signal.SIGQUIT):
 
 # Files whose tests start ranks on all cores: where several processes test, one of them runs all these, one by one.
 STARTING_RANKS = {
-    f"tests/test_{name}.py"
-    for name in "bad_runs cli comm hosts launcher leftovers lost_ranks mpirun ranks resume shutdown".split()
+    f"tests/{name}.py"
+    for name in (
+        "cli/test_cli parallel/test_calls parallel/test_lost_ranks parallel/test_ranks parallel/test_shutdown "
+        "storage/test_bad_runs storage/test_resume test_hosts test_launcher test_leftovers test_mpirun"
+    ).split()
 }
 
 

@@ -18,14 +18,14 @@ import pytest
 import torch
 
 import mmaml.algorithms
-from envs.registry import FAMILIES
-from mmaml import cli
-from mmaml.algorithms import ALGORITHMS
-from mmaml.config import EXTENDS, build_config, parse_object, read_config_file
-from mmaml.keys import ALIASES, FIELDS
-from mmaml.kinds import choice
+from mmaml.cli import train
+from mmaml.config.algorithms import ALGORITHMS
+from mmaml.config.keys import ALIASES, FIELDS
+from mmaml.config.loading import EXTENDS, build_config, parse_object, read_config_file
+from mmaml.config.value_types import choice
+from mmaml.envs.registry import FAMILIES
 from mmaml.worker import Worker
-from tests.support import SMALL, progress, run, sampled, small_config
+from tests.helpers.support import SMALL, progress, run, sampled, small_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -132,12 +132,12 @@ def commands(text: str) -> list[str]:
 
 def _parser(script: str) -> Callable[[list[str]], Any]:
     if script.startswith(("mumo_run_", "pro-mp_run_")):
-        return cli.parse
+        return train.parse
     spec = importlib.util.spec_from_file_location(script, ROOT / "run_scripts" / f"{script}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.parse if hasattr(module, "parse") else partial(cli.parse, script=module.SCRIPT)
+    return module.parse if hasattr(module, "parse") else partial(train.parse, script=module.SCRIPT)
 
 
 def test_the_command_lines_are_accepted() -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmaml.config import load_config
-from tests.faults import VALUES, finished, iterations, messages, result, started
+from mmaml.config.loading import load_config
+from tests.helpers.faults import VALUES, finished, iterations, messages, result, started
+from tests.helpers.support import run as train_here
 from tests.hosts import Hosts, HostsRefusedError
 from tests.launching import Launch, wait_until
-from tests.support import run as train_here
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from benchmarks import soak
-from mmaml.run import Run
-from tests.support import run, small_config
+from mmaml.training_run import Run
+from tests.helpers.support import run, small_config
 
-# The other ends of the benchmark are those of tests/test_shutdown.py and tests/test_launcher.py.
+# The other ends of the benchmark are those of tests/parallel/test_shutdown.py and tests/test_launcher.py.
 ENDS = [end for end in soak.ENDS if end.name in ("success", "failure", "a worker killed", "SIGINT")]
 ITERATIONS, WARM_UP = 50, 25
 PERIOD = 5  # iterations after which all happens again

@@ -15,8 +15,8 @@ Goal families observe x and y of the torso first, m, so that all of these number
 | 0 … 7  | torques of back right hip and ankle, front left, front right, back left, in 150 N·m; from −1 to 1 |
 
 The model is gymnasium's `ant.xml`, with physics steps of 0.01 s. Episodes begin at rest position + U(±0.1),
-velocities 0.1·N(0, 1). Rewards: those of `envs.mujoco.free_body`, with reward_goal as each class below says and the
-contact cost 0.0005·‖forces within ±1‖². The published code observes the world's forces, always 0, with the others.
+velocities 0.1·N(0, 1). Rewards: those of `mmaml.envs.mujoco.free_body`, with reward_goal as each class below says and
+the contact cost 0.0005·‖forces within ±1‖². The published code observes the world's forces, always 0, with the others.
 
 Sources: the environments of ProMP (Rothfuss et al. 2018: `AntRandGoalEnv`, `AntRandDirecEnv`, `AntRandDirec2DEnv`),
 MMAML (Vuorio et al. 2019: `AntRandGoalModeEnv` and its kin) and MAML (Finn et al. 2017: ant velocity).
@@ -28,11 +28,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.arguments import choice, intervals, number, points, unit_vectors
-from envs.base import Task
-from envs.goals import DEALS, draw_directions, draw_goals, draw_modes
-from envs.mujoco.base import State
-from envs.mujoco.free_body import FreeBody, direction_tasks
+from mmaml.envs.arguments import choice, intervals, number, points, unit_vectors
+from mmaml.envs.base import Task
+from mmaml.envs.goals import DEALS, draw_directions, draw_goals, draw_modes
+from mmaml.envs.mujoco.base import State
+from mmaml.envs.mujoco.free_body import FreeBody, direction_tasks
 
 CONTACT_COST = 0.5e-3
 

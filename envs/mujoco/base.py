@@ -18,16 +18,13 @@ import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 
-from envs.base import StepResult, Task, TaskVectorEnv
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 
 ASSETS = Path(gym.__file__).parent / "envs" / "mujoco" / "assets"
-
 # A position or velocity beyond this is a blow-up, also where MuJoCo itself does not call it one (below 1e10).
 BLOWN_UP = 1e4
-
 # Physics steps a time step: what `frame_skip` may be at most, seconds of any body's time.
 MOST_FRAME_SKIP = 1000
-
 # The clock at the start of a control step, s. A blow-up sets it to 0 and goes on, which 0 itself would not show.
 BEGIN = 1.0
 

@@ -21,8 +21,8 @@ import copy
 import mujoco
 import numpy as np
 
-from envs.base import Task
-from envs.mujoco.base import silent_warnings
+from mmaml.envs.base import Task
+from mmaml.envs.mujoco.base import silent_warnings
 
 BASES = {"body_mass": 1.5, "body_inertia": 1.5, "geom_friction": 1.5, "dof_damping": 1.3}
 

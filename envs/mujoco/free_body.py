@@ -21,10 +21,10 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from envs.arguments import count, flag, interval, number
-from envs.base import Task
-from envs.goals import draw_directions, draw_modes
-from envs.mujoco.base import MOST_FRAME_SKIP, MujocoFamily, Outcome, State, compiled, load_spec
+from mmaml.envs.arguments import count, flag, interval, number
+from mmaml.envs.base import Task
+from mmaml.envs.goals import draw_directions, draw_modes
+from mmaml.envs.mujoco.base import MOST_FRAME_SKIP, MujocoFamily, Outcome, State, compiled, load_spec
 
 # What can be measured of a lane: names of MuJoCo's data, and how many of its rows belong to the world or the root.
 _NOT_OBSERVED = {"cinert": 1, "cvel": 1, "qfrc_actuator": 6, "cfrc_ext": 1}
@@ -33,7 +33,7 @@ _NOT_OBSERVED = {"cinert": 1, "cvel": 1, "qfrc_actuator": 6, "cfrc_ext": 1}
 def direction_tasks(n: int, rng: np.random.Generator, directions: np.ndarray | None, deal: str) -> list[Task]:
     """n tasks that hold "goal" [2], one of `directions` [modes, 2]; None: one mode, any unit vector.
 
-    deal: see `envs.goals.draw_modes`.
+    deal: see `mmaml.envs.goals.draw_modes`.
     """
     if directions is None:
         return [Task(0, {"goal": direction}) for direction in draw_directions(n, rng)]

@@ -13,7 +13,7 @@
 | 0 … 5  | torques at the joints 2 … 7, in units of 120, 90, 60, 120, 60, 30 N·m         |
 
 Model: gymnasium's `half_cheetah.xml`, a time step `frame_skip` physics steps of 0.01 s. Reward:
-see `envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.1), velocities 0.1·N(0, 1), and do not
+see `mmaml.envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.1), velocities 0.1·N(0, 1), and do not
 end by themselves.
 
 Sources: the environments of ProMP (Rothfuss et al. 2018: `HalfCheetahRandDirecEnv`, `HalfCheetahRandVelEnv`) and
@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.mujoco.base import State
-from envs.mujoco.locomotion import Runner
+from mmaml.envs.mujoco.base import State
+from mmaml.envs.mujoco.locomotion import Runner
 
 
 class HalfCheetah(Runner):

@@ -13,7 +13,7 @@
 | 0, 1, 2 | torques at the joints 2, 3, 4, in units of 200 N·m      |
 
 Model: gymnasium's `hopper.xml`, a time step `frame_skip` physics steps of 0.002 s. Reward: see
-`envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.005), velocities U(±0.005), and end unless
+`mmaml.envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.005), velocities U(±0.005), and end unless
 0.7 < height, -0.2 < pitch < 0.2, and all other positions but x and all velocities are within ±100.
 
 Source: the environment of ProMP (Rothfuss et al. 2018: `HopperRandParamsEnv`).
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.mujoco.locomotion import UprightRunner
+from mmaml.envs.mujoco.locomotion import UprightRunner
 
 
 class Hopper(UprightRunner):

@@ -18,8 +18,8 @@
 
 The model is gymnasium's `humanoid.xml`; a time step is 5 physics steps of 0.003 s. Episodes begin at rest position +
 U(±0.01), velocities U(±0.01), and end where the torso's height leaves [1, 2]. Rewards: those of
-`envs.mujoco.free_body`, with reward_goal 1.25 · direction · velocity of the centre of mass over the step, m/s, and the
-contact cost min(0.5e-6 · ‖forces‖², 10).
+`mmaml.envs.mujoco.free_body`, with reward_goal 1.25 · direction · velocity of the centre of mass over the step, m/s,
+and the contact cost min(0.5e-6 · ‖forces‖², 10).
 
 Sources: the environments of ProMP (Rothfuss et al. 2018: `HumanoidRandDirecEnv`, `HumanoidRandDirec2DEnv`). They pay a
 quarter of the way by the physics step instead of the time step: 1.25 · velocity as well, as long as a time step has 5
@@ -33,11 +33,11 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from envs.arguments import choice, flag, unit_vectors
-from envs.base import Task
-from envs.goals import DEALS
-from envs.mujoco.base import State
-from envs.mujoco.free_body import FreeBody, direction_tasks
+from mmaml.envs.arguments import choice, flag, unit_vectors
+from mmaml.envs.base import Task
+from mmaml.envs.goals import DEALS
+from mmaml.envs.mujoco.base import State
+from mmaml.envs.mujoco.free_body import FreeBody, direction_tasks
 
 VELOCITY_WEIGHT = 1.25
 PUBLISHED_WEIGHT = 0.25

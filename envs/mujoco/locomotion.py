@@ -18,14 +18,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.arguments import choice, count, flag, intervals, number
-from envs.base import Task
-from envs.goals import DEALS, draw_modes
-from envs.mujoco.base import MOST_FRAME_SKIP, MujocoFamily, Outcome, State, compiled, load_spec
-from envs.mujoco.dynamics import draw_multipliers, multiplied
+from mmaml.envs.arguments import choice, count, flag, intervals, number
+from mmaml.envs.base import Task
+from mmaml.envs.goals import DEALS, draw_modes
+from mmaml.envs.mujoco.base import MOST_FRAME_SKIP, MujocoFamily, Outcome, State, compiled, load_spec
+from mmaml.envs.mujoco.dynamics import draw_multipliers, multiplied
 
 REWARD_TYPES = ("direction", "velocity", "location")
-
 # Multipliers up to 1.5^10, about 58; the physics of far greater ones does not hold together.
 MOST_DYNAMICS = 10
 
@@ -36,7 +35,7 @@ class Runner(MujocoFamily):
     frame_skip: physics steps a time step. reward_type: one of the table above. goals: one [low, high] a mode, in
     which its goals are uniform. control_cost: weight of ‖a‖². deal: how tasks get their modes, "draw" (each
     uniformly) or "round_robin" (in turn, over the tasks of a meta-batch). dynamics_range: how far the dynamics of
-    tasks differ, the range of `envs.mujoco.dynamics`; at 0 they are equal. observe_goal: append the goal to the
+    tasks differ, the range of `mmaml.envs.mujoco.dynamics`; at 0 they are equal. observe_goal: append the goal to the
     observation.
 
     Tasks hold "goal", a number, and the multipliers of their dynamics where dynamics_range is above 0.

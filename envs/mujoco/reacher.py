@@ -27,10 +27,10 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from envs.arguments import choice, count, flag, number, points
-from envs.base import Task
-from envs.goals import DEALS, draw_goals
-from envs.mujoco.base import MujocoFamily, Outcome, State, compiled, load_spec, removed
+from mmaml.envs.arguments import choice, count, flag, number, points
+from mmaml.envs.base import Task
+from mmaml.envs.goals import DEALS, draw_goals
+from mmaml.envs.mujoco.base import MujocoFamily, Outcome, State, compiled, load_spec, removed
 
 LINKS = {2: (0.1, 0.11), 3: (0.1, 0.1, 0.11)}
 HEIGHT = 0.01
@@ -44,7 +44,7 @@ class Reacher(MujocoFamily):
     and in y. goal_height: z of goals, m, before they are shortened to the length `reach`, m, as a whole; None: goals
     lie in the fingertip's plane, and their x and y are shortened. distance: "l1" or "l2". reward_before_step:
     measure it before the step, as published with two links. deal: how tasks get their modes, "draw" or
-    "round_robin" (`envs.goals.draw_modes`).
+    "round_robin" (`mmaml.envs.goals.draw_modes`).
 
     Arguments for what the published code does otherwise:
     observe_goal: it appends the goal to the observation of two links, which leaves nothing to adapt to.

@@ -34,10 +34,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.arguments import choice, flag, interval, number, points
-from envs.base import Task
-from envs.goals import DEALS, draw_goals
-from envs.mujoco.base import MujocoFamily, Outcome, State, compiled, load_spec
+from mmaml.envs.arguments import choice, flag, interval, number, points
+from mmaml.envs.base import Task
+from mmaml.envs.goals import DEALS, draw_goals
+from mmaml.envs.mujoco.base import MujocoFamily, Outcome, State, compiled, load_spec
 
 
 class Swimmer(MujocoFamily):

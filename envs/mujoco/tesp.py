@@ -23,8 +23,9 @@
 | ant    | back right hip and ankle, front left, front right, back left, from −50 to 50                     |
 | arm    | its joints from the root on, from −100 to 100 with two links, from −50 to 50 with four           |
 
-A joint is driven by a torque of 1 N·m for each rad/s that it lacks (`envs.mujoco.tesp_bodies`). A time step is five
-physics steps of 0.01 s. Episodes begin at rest, always the same: car and ant at the origin, an arm stretched along x.
+A joint is driven by a torque of 1 N·m for each rad/s that it lacks (`mmaml.envs.mujoco.tesp_bodies`). A time step is
+five physics steps of 0.01 s. Episodes begin at rest, always the same: car and ant at the origin, an arm stretched
+along x.
 
 The reward is the sum of reward_distance −‖p − goal‖₂, p being where the body (of an arm: its tip) is in x and y, m,
 after the step, and reward_control −control_cost · ‖a‖², a in units of the actions' bound. An episode ends, with
@@ -39,11 +40,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.arguments import choice, count, flag, interval, number
-from envs.base import SPLITS, Task
-from envs.goals import draw_in_ring
-from envs.mujoco.base import MujocoFamily, Outcome, State
-from envs.mujoco.tesp_bodies import BODIES
+from mmaml.envs.arguments import choice, count, flag, interval, number
+from mmaml.envs.base import SPLITS, Task
+from mmaml.envs.goals import draw_in_ring
+from mmaml.envs.mujoco.base import MujocoFamily, Outcome, State
+from mmaml.envs.mujoco.tesp_bodies import BODIES
 
 # How many places are tried for each goal before there seems to be none left.
 MOST_MISSES = 2000

@@ -1,4 +1,4 @@
-"""The bodies of TESP's families (`envs.mujoco.tesp`): a car on two wheels, a low ant, arms of two and four links.
+"""The bodies of TESP's families (`mmaml.envs.mujoco.tesp`): a car on two wheels, a low ant, arms of two and four links.
 
 All weigh 24 kg; their joints are driven by a torque of 1 N·m for each rad/s that they lack.
 """
@@ -11,8 +11,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from envs.mujoco.base import State, compiled, load_spec
-from envs.mujoco.reacher import tip
+from mmaml.envs.mujoco.base import State, compiled, load_spec
+from mmaml.envs.mujoco.reacher import tip
 
 TOTAL_MASS = 24.0
 TIMESTEP = 0.01

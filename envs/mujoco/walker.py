@@ -14,7 +14,7 @@
 
 Model: gymnasium's `walker2d_v5.xml`, whose feet rub alike; in the older `walker2d.xml`, which was published with
 these families, the right foot has half the friction of the left one. A time step is `frame_skip` physics steps of
-0.002 s. Reward: see `envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.005), velocities
+0.002 s. Reward: see `mmaml.envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.005), velocities
 U(±0.005), and end unless 0.8 < height < 2 and -1 < pitch < 1.
 
 Sources: the environments of ProMP (Rothfuss et al. 2018: `Walker2DRandDirecEnv`, `Walker2DRandVelEnv`,
@@ -23,7 +23,7 @@ Sources: the environments of ProMP (Rothfuss et al. 2018: `Walker2DRandDirecEnv`
 
 from __future__ import annotations
 
-from envs.mujoco.locomotion import UprightRunner
+from mmaml.envs.mujoco.locomotion import UprightRunner
 
 
 class Walker2D(UprightRunner):

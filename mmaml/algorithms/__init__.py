@@ -7,21 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmaml.algorithms.base import Algorithm
-    from mmaml.config import Config
+    from mmaml.config.keys import Config
     from mmaml.policies.distributions import Distribution
 
-ALGORITHMS = {
-    "mmaml": "mmaml.algorithms.mmaml:MMAML",
-    "promp": "mmaml.algorithms.promp:ProMP",
-    "maml": "mmaml.algorithms.maml:MAML",
-    "e_maml": "mmaml.algorithms.e_maml:EMAML",
-    "dice": "mmaml.algorithms.dice:DiCE",
-    "meta_sgd": "mmaml.algorithms.meta_sgd:MetaSGD",
-    "tesp": "mmaml.algorithms.tesp:TESP",
-    "rllib_maml": "mmaml.algorithms.rllib_maml:RLlibMAML",
-    "cavia": "mmaml.algorithms.cavia:CAVIA",
-    "maesn": "mmaml.algorithms.maesn:MAESN",
-}
+from mmaml.config.algorithms import ALGORITHMS
 
 
 def algorithm_class(name: str) -> type[Algorithm]:

@@ -9,32 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from mmaml.params import Params, ParamSpec
-from mmaml.rollouts import Rollouts
-from mmaml.sampling import Actor
-
-
-class Evaluate(Protocol):
-    """Evaluate a named function of an algorithm on tasks of the meta-batch, wherever their rollouts are."""
-
-    @property
-    def tasks(self) -> Sequence[int]:
-        """Positions in the meta-batch of the tasks that were sampled, ascending: all, unless environments failed."""
-
-    def __call__(
-        self,
-        function: str,
-        parameters: Tensor,
-        vector: Tensor | None = None,
-        tasks: Sequence[int] | None = None,
-        **options: Any,
-    ) -> dict[str, np.ndarray]:
-        """Results by name, one entry a task: [M, …]. tasks: their positions, in order; all if None."""
+from mmaml.policies.params import Params, ParamSpec
+from mmaml.sampling.acting import Actor
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.updates.evaluate import Evaluate
 
 
 class Algorithm(ABC):

@@ -13,9 +13,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmaml.algorithms.maml import MAML, TaskState
-from mmaml.config import Config
-from mmaml.params import Params
+from mmaml.config.keys import Config
 from mmaml.policies.distributions import Distribution
+from mmaml.policies.params import Params
 
 CONTEXT = "context"
 

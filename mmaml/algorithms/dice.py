@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmaml import losses
 from mmaml.algorithms.maml import MAML
 from mmaml.policies.distributions import Distribution
-from mmaml.rollouts import Rollouts
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.updates import losses
 
 
 class DiCE(MAML):

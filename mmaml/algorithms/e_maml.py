@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml import losses
-from mmaml.algorithms.base import Evaluate
 from mmaml.algorithms.maml import MAML, Trial
+from mmaml.updates import losses
+from mmaml.updates.evaluate import Evaluate
 
 
 class EMAML(MAML):

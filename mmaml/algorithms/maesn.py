@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.maml import MAML, TaskState, Trial
-from mmaml.config import Config
-from mmaml.params import Params
+from mmaml.config.keys import Config
 from mmaml.policies.distributions import Distribution, Gaussian
-from mmaml.rollouts import Rollouts
-from mmaml.sampling import Actor
+from mmaml.policies.params import Params
+from mmaml.sampling.acting import Actor
+from mmaml.sampling.rollouts import Rollouts
 
 MEAN, LOG_STD = "latent.mean", "latent.log_std"
 

@@ -5,10 +5,10 @@
            + mean over k < K of η_k KL(π_old,k ‖ π_θ_k) + η_out KL(π_old,K ‖ π_θ_K) + what an algorithm adds
 
 D_k is sampled once an iteration, π_old,k being the policy that sampled it. How the master descends J is the
-configuration's `meta_update` (`mmaml.meta_updates`): by trust region (MAML-TRPO, the default here, without KL terms),
-one step of Adam (MAML-VPG), or epochs of Adam on the clipped L_out (as ProMP). With `first_order`, ∇L_in is a constant
-of the differentiation. With `trainable_inner_step_size`, α is learned, a positive number for each adapted parameter
-(Meta-SGD). An algorithm says what is adapted, how a policy comes of it, and L_in.
+configuration's `meta_update` (`mmaml.updates.outer_step`): by trust region (MAML-TRPO, the default here, without KL
+terms), one step of Adam (MAML-VPG), or epochs of Adam on the clipped L_out (as ProMP). With `first_order`, ∇L_in is a
+constant of the differentiation. With `trainable_inner_step_size`, α is learned, a positive number for each adapted
+parameter (Meta-SGD). An algorithm says what is adapted, how a policy comes of it, and L_in.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml import losses
-from mmaml.algorithms.base import Algorithm, Evaluate
-from mmaml.config import Config
-from mmaml.inner import adapt, adapt_tangent, directional
-from mmaml.meta_updates import make_update
-from mmaml.params import Params, ParamSpec
+from mmaml.algorithms.base import Algorithm
+from mmaml.config.keys import Config
 from mmaml.policies.distributions import Distribution
+from mmaml.policies.params import Params, ParamSpec
 from mmaml.policies.policy import MLPPolicy, make_policy
-from mmaml.processing import episode_statistics
-from mmaml.rollouts import Rollouts
-from mmaml.sampling import Actor
+from mmaml.sampling.acting import Actor
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.sampling.statistics import episode_statistics
+from mmaml.updates import losses
+from mmaml.updates.evaluate import Evaluate
+from mmaml.updates.inner_step import adapt, adapt_tangent, directional
+from mmaml.updates.outer_step import make_update
 
 STEP_SIZE = "step_size."
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mmaml.algorithms.maml import MAML
-from mmaml.config import Config
+from mmaml.config.keys import Config
 from mmaml.policies.distributions import Distribution
 
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from mmaml.algorithms.maml import TaskState
 from mmaml.algorithms.promp import ProMP
-from mmaml.config import Config
-from mmaml.modulation import TaskEncoder
-from mmaml.params import Params, derivative
+from mmaml.config.keys import Config
 from mmaml.policies.distributions import Distribution
-from mmaml.rollouts import Rollouts
+from mmaml.policies.params import Params, derivative
+from mmaml.policies.task_encoder import TaskEncoder
+from mmaml.sampling.rollouts import Rollouts
 
 
 class MMAML(ProMP):

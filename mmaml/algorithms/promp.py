@@ -14,10 +14,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmaml import losses
 from mmaml.algorithms.maml import MAML
 from mmaml.policies.distributions import Distribution
-from mmaml.rollouts import Rollouts
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.updates import losses
 
 
 class ProMP(MAML):

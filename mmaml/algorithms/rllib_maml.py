@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml import losses
-from mmaml.algorithms.base import Evaluate
 from mmaml.algorithms.maml import TaskState, Trial
 from mmaml.algorithms.promp import ProMP
-from mmaml.config import Config
-from mmaml.params import Params
+from mmaml.config.keys import Config
+from mmaml.policies.batch_invariant import weighted_sum
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.mlp import mlp
+from mmaml.policies.params import Params
 from mmaml.policies.policy import glorot_uniform
-from mmaml.rollouts import Rollouts
-from mmaml.taskwise import weighted_sum
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.updates import losses
+from mmaml.updates.evaluate import Evaluate
 
 SMALLEST_VARIANCE = 1e-8
 

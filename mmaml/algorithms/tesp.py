@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.maml import MAML, TaskState, Trial
-from mmaml.config import Config
-from mmaml.params import Params
+from mmaml.config.keys import Config
+from mmaml.policies.batch_invariant import row_product
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.gru import gru_final_states, gru_shapes, init_with_gru
-from mmaml.rollouts import Rollouts
-from mmaml.taskwise import row_product
+from mmaml.policies.params import Params
+from mmaml.sampling.rollouts import Rollouts
 
 GRU = "encoder.gru"
 WEIGHT, BIAS = "encoder.embedding.weight", "encoder.embedding.bias"

@@ -1,1 +1,1 @@
-"""Policies and the networks they are made of, as functions of parameter values."""
+"""Networks as functions of parameter values."""

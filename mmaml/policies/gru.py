@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmaml.params import Params
+from mmaml.policies.batch_invariant import outer, refuse_third_derivative, sigmoid_, sum_rows, tanh_
+from mmaml.policies.params import Params
 from mmaml.policies.policy import glorot_uniform
-from mmaml.taskwise import outer, refuse_third_derivative, sigmoid_, sum_rows, tanh_
 
 
 def gru_shapes(prefix: str, inputs: int, cell: int) -> dict[str, tuple[int, ...]]:

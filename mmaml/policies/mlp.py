@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmaml.taskwise import affine, outer, refuse_third_derivative, sum_rows, tanh_
+from mmaml.policies.batch_invariant import affine, outer, refuse_third_derivative, sum_rows, tanh_
 
 
 def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], nonlinearity: str) -> Tensor:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.params import Params
+from mmaml.policies.batch_invariant import broadcast_rows, columns, row_product
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
 from mmaml.policies.mlp import mlp
-from mmaml.taskwise import broadcast_rows, columns, row_product
+from mmaml.policies.params import Params
 
 MIN_LOG_STD = math.log(1e-6)
 CONTEXT_WEIGHT = "policy.context"

@@ -1,1 +1,0 @@
-"""Task families on MuJoCo's physics. `envs.mujoco.base` holds what they have in common."""

@@ -1,0 +1,1 @@
+"""The command line: arguments, errors in one line, starting a run."""

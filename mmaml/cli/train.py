@@ -1,0 +1,353 @@
+"""The command line of the training scripts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from mmaml.cli.arguments import check_file, check_folder
+from mmaml.cli.script import Parser, one_line_errors
+from mmaml.config.keys import FIELDS, Config
+from mmaml.config.loading import (
+    ConfigError,
+    build_config,
+    check_value,
+    frozen_differences,
+    idle_keys,
+    parse_object,
+    read_config_file,
+)
+from mmaml.config.value_types import FLAG, Kind, integer
+from mmaml.errors import Interrupted, RunStopped, UsageError, disk_reason
+from mmaml.parallel import launch
+from mmaml.parallel.shutdown import shutdown
+from mmaml.storage import layout
+from mmaml.storage.compatibility import differences
+from mmaml.storage.files import writing
+from mmaml.storage.resuming import ended_early, may_start, restored, resumed
+from mmaml.storage.run_lock import Claim
+
+PATHS = ("dump_path", "restore_path", "te_save_path")
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag that sets a key of the configuration.
+
+    kind: of its value; None: that of the key. settings: from the value, and the keys and values so far (of the run that
+    is continued, of the file, of flags before), to those that it sets; None: the value is the key's. text: what --help
+    says of it, "" for what the configuration says of the key.
+    """
+
+    key: str
+    kind: Kind | None = None
+    settings: Callable[[Any, Values], Values] | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a run script has of its own.
+
+    flags: by name, such as "--fast-lr". synonyms: further names of flags that every script has. config_file: where a
+    new run starts unless --config_file is given. epilog: the end of --help.
+    """
+
+    flags: Mapping[str, Flag] = field(default_factory=dict)
+    synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    config_file: Path | None = None
+    epilog: str = ""
+
+
+PLAIN = Script()
+
+
+def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN) -> int:
+    """Meta-train by the command line, on all cores unless told otherwise; the exit code.
+
+    algorithm: what trains unless the configuration names one. argv: the arguments, by default the process's.
+    script: what the run script adds. What the user can put right is one line on stderr and exit code 2, before any
+    rank works and with nothing written.
+    """
+    try:
+        with shutdown.heeded():
+            code = one_line_errors(partial(_run, algorithm, script))(argv)
+    except RunStopped:
+        code = 1  # the log has told why
+    except Interrupted as interrupted:
+        if not interrupted.told:
+            print(interrupted, file=sys.stderr)
+        code = interrupted.exit_code
+    return launch.ended(code)
+
+
+def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    options = parse(arguments, script)
+    launched = launch.announced_ranks() is not None
+    if not launched:
+        config, _ = resolve(options, algorithm, script)
+        count = rank_count(config, options.ranks)
+        if count > 1:
+            launch.relaunch(count, sys.argv[0], arguments)
+
+    from mmaml.algorithms import algorithm_class
+    from mmaml.parallel.ranks import connect  # these load torch: after the configuration is known to be good
+    from mmaml.trainer import train
+
+    ranks = connect(parallel=launched)
+    launch.check_launcher(ranks.size)
+    with ranks, Claim() as claim:
+
+        def settle() -> Config:
+            config, given = resolve(options, algorithm, script)
+            check_given_ranks(config, options.ranks, ranks.size, options.ranks_flag)
+            config = claimed(config, claim, named=given.get("dump_path") is not None)
+            if idle := idle_keys(config, given, algorithm_class(config.algorithm).default_update):
+                print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
+            if config.resume == "auto" and ended_early(Path(str(config.dump_path))):
+                print(f"notice: '{config.dump_path}' has no checkpoint yet; its run starts over", file=sys.stderr)
+            return config
+
+        config = ranks.agree(settle)
+        train(config, ranks)
+    if ranks.rank == 0:
+        from mmaml.figures.run_figures import draw_run
+
+        try:
+            draw_run(Path(str(config.dump_path)))
+        except (OSError, UsageError) as error:  # a full disk, nothing to be drawn; the run itself is safe
+            reason = disk_reason(error) if isinstance(error, OSError) else str(error)
+            print(f"warning: the run's pictures could not be drawn ({reason})", file=sys.stderr)
+        except Interrupted as interrupted:  # the run itself has ended, and ended well
+            print(f"warning: the run's pictures are not drawn: {interrupted}", file=sys.stderr)
+    return 0
+
+
+def parse(argv: list[str], script: Script = PLAIN) -> argparse.Namespace:
+    """The command line; raises UsageError."""
+    parser = Parser(
+        description="Meta-train. Without mpirun, starts itself under mpirun with one rank per physical core.",
+        epilog=f"{script.epilog} Every key of the configuration: docs/configuration.md".strip(),
+    )
+
+    def add(name: str, **options: Any) -> str:
+        """Every name of a flag that is added, as argparse's own messages have them."""
+        return "/".join(parser.add_argument(name, *script.synonyms.get(name, ()), **options).option_strings)
+
+    start = "" if script.config_file is None else f" (default of a new run: configs/{script.config_file.name})"
+    add("--config_file", metavar="FILE", help=f"JSON file of the run's configuration{start}")
+    add("--dump_path", metavar="DIR", help="new directory of the run (default: in data/<script>)")
+    add("--restore_path", metavar="PATH", help="run directory or checkpoint to continue from")
+    add("--resume", action="store_true", help="continue the run in --dump_path where there is one; else start it")
+    add(
+        "--overrides",
+        metavar="JSON",
+        nargs="+",  # words, where a shell has taken the object apart at its spaces
+        default=["{}"],
+        help="a JSON object, whose keys and values win over the file's",
+    )
+    add("--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end")
+    add("--log_grad_norm", action="store_true", help="log the norm of the meta-gradient")
+    ranks = add("--ranks", type=_count, metavar="N", help="ranks to start (default: one per physical core)")
+    for name, flag in script.flags.items():
+        text = f"{flag.key}: {flag.text or FIELDS[flag.key].metadata['text']}".replace("%", "%%")
+        if _kind(flag) is FLAG:
+            parser.add_argument(name, action="store_true", default=None, help=text)
+        else:
+            parser.add_argument(name, type=partial(_value, _kind(flag)), metavar="X", help=text)
+    parser.set_defaults(ranks_flag=ranks)
+    return parser.parse_args(argv)
+
+
+def _kind(flag: Flag) -> Kind:
+    return flag.kind or FIELDS[flag.key].metadata["kind"]
+
+
+def _count(text: str) -> int:
+    return _value(integer(1), text)
+
+
+def _value(kind: Kind, text: str) -> Any:
+    """What a flag is given, as text or as a number, whichever the kind takes."""
+    for convert in (str, int, float):
+        try:
+            value = convert(text)
+        except ValueError:
+            continue
+        if kind.accepts(value):
+            return value
+    raise argparse.ArgumentTypeError(f"expected {kind.expected}, got {text or 'nothing'}")
+
+
+def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN) -> tuple[Config, dict[str, Any]]:
+    """The configuration of the run, and the keys and values that were given for it.
+
+    Defaults, or the configuration of the run that is continued; then the file, the script's flags, --overrides, the
+    flags of every script. Reads, but writes nothing. Raises ConfigError, CheckpointError, or UsageError for a flag and
+    an override of one key.
+    """
+    overrides = parse_object(" ".join(options.overrides), "overrides")
+    overrides |= {name: getattr(options, name) for name in PATHS if getattr(options, name) is not None}
+    if options.log_grad_norm:
+        overrides["log_grad_norm"] = True
+    if options.resume:
+        overrides["resume"] = "auto"
+
+    file = options.config_file
+    if file is None and overrides.get("restore_path") is None:
+        file = script.config_file
+    values = {} if file is None else read_config_file(Path(file))
+    original, automatic = run_to_continue(values | overrides)
+    if automatic:
+        overrides |= automatic
+        values = {"algorithm": algorithm} | (values if options.config_file is not None else {})
+    before = {} if original is None else original.to_dict()
+    given: dict[str, str] = {}
+    for name, flag in script.flags.items():
+        value = getattr(options, name.lstrip("-").replace("-", "_"))
+        if value is None:
+            continue
+        if flag.key in overrides:
+            raise UsageError(f"{name}: sets {flag.key}, which --overrides sets too; keep one of them")
+        given[flag.key] = name
+        values |= {flag.key: value} if flag.settings is None else flag.settings(value, before | values)
+    values |= overrides
+
+    try:
+        config = build_config({"algorithm": algorithm} | values) if original is None else continued(values, original)
+    except ConfigError as error:
+        key, _, rest = str(error).partition(":")
+        raise ConfigError(f"{given[key]} ({key}):{rest}" if key in given else str(error)) from error
+    if config.dump_path is None:
+        config = replace(config, dump_path=str(default_dump_path(config)))
+    check_outputs(config)
+    return config, values
+
+
+def run_to_continue(values: Values) -> tuple[Config | None, dict[str, Any]]:
+    """The configuration of the run that `values` continue, None for a new run, and what "resume" adds to them."""
+    check_value("resume", values.get("resume", Config.resume))
+    if values.get("resume") == "auto":
+        original, restore_path = resumed(values)
+        return original, {} if original is None else {"restore_path": restore_path}
+    restore_path = values.get("restore_path")
+    return (None if restore_path is None else restored(restore_path)), {}
+
+
+def continued(values: Values, original: Config) -> Config:
+    """The configuration of a run, changed by `values` where it may be. Raises ConfigError where it may not."""
+    config = build_config(original.to_dict() | dict(values))
+    changed = frozen_differences(config, original)
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)}: expected the values of the run that is continued, "
+            f"'{original.dump_path or config.restore_path}': {differences(changed, original, config)}; drop them, or "
+            "start a new run"
+        )
+    return config
+
+
+def default_dump_path(config: Config) -> Path:
+    """data/<script>/<env>-<time>, one that does not exist."""
+    environment = config.env.rpartition(":")[2]
+    name = f"{environment}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path("data") / Path(sys.argv[0]).stem
+    names = chain([name], (f"{name}-{n}" for n in count(2)))
+    return next(folder / name for name in names if not os.path.lexists(folder / name))
+
+
+def claimed(config: Config, claim: Claim, named: bool) -> Config:
+    """Keep other processes out of the run's directory: the configuration, with the next name if one took a default one.
+
+    named: whether the user named the directory. Raises UsageError if another process writes it, or has begun a run in
+    it since it was looked at.
+    """
+    new = not continues_in_place(config) and config.resume != "auto"
+    while not claim.take(Path(str(config.dump_path)), new):
+        if named:
+            raise _taken(config)
+        config = replace(config, dump_path=str(default_dump_path(config)))
+    if not new and not (continues_in_place(config) or may_start(Path(str(config.dump_path)))):
+        raise _taken(config)
+    return config
+
+
+def continues_in_place(config: Config) -> bool:
+    """Whether the run goes on in the directory of the run that it continues."""
+    return config.restore_path is not None and os.path.realpath(str(config.dump_path)) == os.path.realpath(
+        layout.run_directory(config.restore_path)
+    )
+
+
+def _taken(config: Config) -> ConfigError:
+    return ConfigError(
+        f"dump_path: expected a directory that does not exist yet, got '{config.dump_path}', which does; give another, "
+        f"or continue the run in it with --restore_path {config.dump_path}"
+    )
+
+
+def check_outputs(config: Config) -> None:
+    """Raise UsageError if what the run writes cannot be written, or would hide what is there."""
+    assert config.dump_path is not None
+    dump_path = Path(config.dump_path)
+    starts_over = config.resume == "auto" and may_start(dump_path)
+    if os.path.lexists(dump_path) and not (continues_in_place(config) or starts_over):
+        raise _taken(config)
+    check_folder("dump_path", dump_path)
+    if config.te_save_path is not None:
+        check_embeddings(Path(config.te_save_path), continues_in_place(config))
+        if Path(os.path.realpath(dump_path)).is_relative_to(os.path.realpath(config.te_save_path)):
+            raise ConfigError(
+                f"te_save_path: expected a file, got '{config.te_save_path}', which the run makes a directory, "
+                f"dump_path being '{dump_path}'; give another"
+            )
+
+
+def check_embeddings(path: Path, continues: bool) -> None:
+    """Raise UsageError unless embeddings can be written at `path`, in place only of such of a run that is continued."""
+    check_file("te_save_path", path)
+    with writing("te_save_path", path):
+        if path.exists() and not (continues and _holds_embeddings(path)):
+            expected = "a new file, or embeddings that the run has written before" if continues else "a new file"
+            raise UsageError(f"te_save_path: expected {expected}, got '{path}', which is there; give another")
+
+
+def _holds_embeddings(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"embedding.npy", "mode.npy"} <= {*archive.namelist()}
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or one that is none of NumPy's
+        return False
+
+
+def rank_count(config: Config, given: int | None) -> int:
+    """How many ranks to start: as given, or one per physical core but no more than there are tasks."""
+    check_given_ranks(config, given, None)
+    if not config.parallel:
+        return 1
+    idle_master = 0 if config.master_samples else 1
+    return given or min(launch.physical_cores(), config.meta_batch_size + idle_master)
+
+
+def check_given_ranks(config: Config, given: int | None, connected: int | None, flag: str = "--ranks") -> None:
+    """Raise ConfigError if the ranks given, "parallel" and the ranks that mpirun started do not fit together.
+
+    connected: those started already, None before. flag: what `given` was given by.
+    """
+    wanted = max(given or 1, connected or 1)
+    if wanted > 1 and not config.parallel:
+        raise ConfigError(f'parallel: expected true with {wanted} ranks, got false; start one, or set "parallel": true')
+    if connected is not None and given is not None and given != connected:
+        raise ConfigError(f"{flag}: expected the {connected} ranks that mpirun started, got {given}; leave it out")
+    launch.check_rank_count(wanted, config)

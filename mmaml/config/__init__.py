@@ -1,0 +1,1 @@
+"""The configuration: its keys, the values they take, loading and checking it."""

@@ -1,0 +1,16 @@
+"""The algorithms by name: one line each."""
+
+from __future__ import annotations
+
+ALGORITHMS = {
+    "mmaml": "mmaml.algorithms.mmaml:MMAML",
+    "promp": "mmaml.algorithms.promp:ProMP",
+    "maml": "mmaml.algorithms.maml:MAML",
+    "e_maml": "mmaml.algorithms.e_maml:EMAML",
+    "dice": "mmaml.algorithms.dice:DiCE",
+    "meta_sgd": "mmaml.algorithms.meta_sgd:MetaSGD",
+    "tesp": "mmaml.algorithms.tesp:TESP",
+    "rllib_maml": "mmaml.algorithms.rllib_maml:RLlibMAML",
+    "cavia": "mmaml.algorithms.cavia:CAVIA",
+    "maesn": "mmaml.algorithms.maesn:MAESN",
+}

@@ -1,0 +1,393 @@
+"""The keys of the configuration: each with its type, range, default and meaning, in one place.
+
+Validation, the command line and the table in docs/configuration.md all come from the fields of `Config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmaml.config.algorithms import ALGORITHMS
+from mmaml.config.value_types import (
+    DEVICE,
+    FLAG,
+    MOST_SECONDS,
+    MOST_STEPS,
+    OBJECT,
+    PATH,
+    RATES,
+    SCALE,
+    SIZES,
+    TEXT,
+    Kind,
+    choice,
+    integer,
+    number,
+    optional,
+)
+
+BASELINES = ("LinearFeatureBaseline", "LinearTimeBaseline", "ZeroBaseline")
+LEGACY = "legacy"
+ADAM = ("ppo", "vpg")
+
+
+def _key(
+    group: str,
+    default: Any,
+    kind: Kind,
+    text: str,
+    only: tuple[str, ...] = (),
+    updates: tuple[str, ...] = (),
+    resumable: bool = False,
+    without: tuple[str, ...] = (),
+) -> Any:
+    """A field.
+
+    only, updates: the algorithms and the meta-updates under which alone it has an effect; under all when empty.
+    without: algorithms under which it has none.
+    resumable: may change when a run continues.
+    """
+    metadata = {"group": group, "kind": kind, "text": text, "resumable": resumable}
+    return field(default=default, metadata=metadata | {"only": only, "updates": updates, "without": without})
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run's whole configuration. See the metadata of each field, or docs/configuration.md."""
+
+    algorithm: str = _key("Experiment", "mmaml", choice(*ALGORITHMS), "what trains; by default the run script's own")
+    env: str = _key(
+        "Experiment",
+        "MetaPointEnvMomentumModes",
+        TEXT,
+        'the task family: a registered name, or "package.module:ClassName" of your own environment',
+    )
+    env_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "group": "Experiment",
+            "kind": OBJECT,
+            "text": "arguments of the family's constructor, such as centers, noise, reward_type",
+            "only": (),
+            "updates": (),
+            "without": (),
+            "resumable": False,
+        },
+    )
+    seed: int = _key("Experiment", 1, integer(0), "root of every random number of the run")
+    n_itr: int = _key("Experiment", 1001, integer(1), "iterations of meta-training", resumable=True)
+
+    meta_batch_size: int = _key("Sampling", 40, integer(1), "M, tasks an iteration")
+    rollouts_per_meta_task: int = _key("Sampling", 20, integer(1), "N, rollouts (lanes) of a task a collection")
+    max_path_length: int = _key("Sampling", 100, integer(1), "T, horizon of an episode in time steps")
+    num_train_tasks: int | None = _key(
+        "Sampling",
+        None,
+        optional(integer(1)),
+        "train on a finite set of so many tasks, drawn once; null: the family's new ones each iteration",
+    )
+    collect: str = _key(
+        "Sampling",
+        "lanes",
+        choice("lanes", "episodes"),
+        '"lanes": an episode that terminates is followed by another in its lane, N·T real steps; '
+        '"episodes": exactly N episodes, the rest of a lane is padding',
+    )
+    normalization_scale: str | float | None = _key(
+        "Sampling",
+        "family",
+        SCALE,
+        "s: actions in [-s, s] are rescaled to the environment's bounds; null: clipped only; "
+        '"family": the scale of the family\'s published experiments',
+    )
+    parallel: bool = _key(
+        "Sampling", True, FLAG, "relaunch under mpirun on all cores; false: one process", resumable=True
+    )
+    master_samples: bool = _key(
+        "Sampling",
+        True,
+        FLAG,
+        "rank 0 samples a share of the tasks too; false: it only updates",
+        resumable=True,
+    )
+
+    baseline: str = _key(
+        "Advantages",
+        "LinearFeatureBaseline",
+        choice(*BASELINES),
+        "value baseline, fitted per task",
+        without=("rllib_maml",),
+    )
+    discount: float = _key("Advantages", 0.99, number(0, 1), "γ")
+    gae_lambda: float = _key("Advantages", 1.0, number(0, 1), "λ of generalised advantage estimation")
+    normalize_adv: bool = _key("Advantages", True, FLAG, "advantages to mean 0, standard deviation 1 per task")
+    positive_adv: bool = _key("Advantages", False, FLAG, "shift advantages to be positive, after normalising")
+
+    hidden_sizes: tuple[int, ...] = _key("Policy", (64, 64), SIZES, "units of the policy's hidden layers")
+    hidden_nonlinearity: str = _key("Policy", "tanh", choice("tanh", "relu"), "nonlinearity of the hidden layers")
+    learn_std: bool = _key(
+        "Policy", True, FLAG, "adapt and meta-learn the log-std; false: it stays 0 (std 1); discrete actions have none"
+    )
+
+    num_inner_grad_steps: int = _key("Adaptation", 1, integer(1, MOST_STEPS), "K, inner steps")
+    inner_lr: float | tuple[float, ...] = _key(
+        "Adaptation",
+        0.1,
+        RATES,
+        "α, step size of an inner step; a list: of the first, the second, …, the last of all later",
+    )
+    trainable_inner_step_size: bool = _key(
+        "Adaptation",
+        False,
+        FLAG,
+        "meta-learn α, a positive number for every adapted parameter, from inner_lr on",
+        ("promp", "mmaml", "maml", "e_maml", "dice", "rllib_maml", "cavia"),
+    )
+    first_order: bool = _key(
+        "Adaptation", False, FLAG, "leave the derivative of the inner gradient out of the meta-gradient"
+    )
+
+    meta_update: str = _key(
+        "Meta-update",
+        "auto",
+        choice("auto", "ppo", "trpo", "vpg"),
+        '"ppo": epochs of Adam on a clipped objective; "trpo": a step of natural gradient within a trust region; '
+        '"vpg": one step of Adam on the policy gradient; "auto": the algorithm\'s own',
+    )
+    learning_rate: float = _key("Meta-update", 1e-3, number(0, open_low=True), "Adam's step size", updates=ADAM)
+    learning_rate_anneal: float = _key(
+        "Meta-update",
+        1.0,
+        number(0, 1, open_low=True),
+        "the step size is multiplied by learning_rate_anneal^iteration",
+        updates=ADAM,
+    )
+    num_promp_steps: int = _key(
+        "Meta-update", 5, integer(1, MOST_STEPS), "E, epochs on the data of an iteration", updates=("ppo",)
+    )
+    num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch", updates=ADAM)
+    clip_eps: float = _key(
+        "Meta-update", 0.3, number(0, open_low=True), "ε of the clipped likelihood ratio", updates=("ppo",)
+    )
+    clip_outer: bool = _key(
+        "Meta-update",
+        True,
+        FLAG,
+        "clip the ratio of the meta-objective; false: plain surrogate",
+        updates=("ppo",),
+    )
+    anneal_factor: float = _key(
+        "Meta-update",
+        1.0,
+        number(0, 1, open_low=True),
+        "ε is multiplied by anneal_factor^iteration",
+        updates=("ppo",),
+    )
+    init_inner_kl_penalty: float = _key(
+        "Meta-update", 5e-4, number(0), "η_k at the start: weight of KL(π_old,k ‖ π_k)", updates=("ppo",)
+    )
+    adaptive_inner_kl_penalty: bool = _key(
+        "Meta-update",
+        False,
+        FLAG,
+        "halve or double each η_k once an iteration, towards target_inner_step",
+        updates=("ppo",),
+    )
+    target_inner_step: float = _key("Meta-update", 0.01, number(0), "target of the adaptive inner KL", updates=("ppo",))
+    init_outer_kl_penalty: float = _key(
+        "Meta-update", 0.0, number(0), "η_out at the start: weight of KL(π_old,K ‖ π_K)", updates=("ppo",)
+    )
+    adaptive_outer_kl_penalty: bool = _key("Meta-update", False, FLAG, "adapt η_out by the same rule", updates=("ppo",))
+    target_outer_step: float = _key("Meta-update", 0.01, number(0), "target of the adaptive outer KL", updates=("ppo",))
+    max_kl: float = _key(
+        "Meta-update", 0.01, number(0, open_low=True), "δ, KL that bounds a step of the trust region", updates=("trpo",)
+    )
+    cg_iters: int = _key("Meta-update", 10, integer(1, MOST_STEPS), "conjugate gradient steps", updates=("trpo",))
+    fisher_rollouts: int | None = _key(
+        "Meta-update",
+        None,
+        optional(integer(1)),
+        "rollouts of each collection that stand for all in products with the Fisher matrix; null: all",
+        updates=("trpo",),
+    )
+    cg_damping: float = _key(
+        "Meta-update", 1e-5, number(0), "added to the diagonal of the Fisher matrix", updates=("trpo",)
+    )
+    ls_max_steps: int = _key(
+        "Meta-update", 15, integer(1, MOST_STEPS), "steps that a line search tries", updates=("trpo",)
+    )
+    ls_backtrack_ratio: float = _key(
+        "Meta-update",
+        0.8,
+        number(0, 1, open_low=True, open_high=True),
+        "of a step's length to that of the step tried before",
+        updates=("trpo",),
+    )
+    meta_gradient: str = _key(
+        "Meta-update",
+        "auto",
+        choice("auto", "master", "ranks"),
+        'where the meta-gradient is computed; "auto": on the master if it has a GPU, else on the ranks',
+        resumable=True,
+    )
+    device: str = _key(
+        "Meta-update", "auto", DEVICE, 'the master\'s device; "auto": a GPU if there is one', resumable=True
+    )
+
+    vf_loss_coeff: float = _key(
+        "Value function",
+        0.5,
+        number(0),
+        "weight of the value function's loss, in inner steps and outside",
+        ("rllib_maml",),
+    )
+    entropy_coeff: float = _key(
+        "Value function", 0.0, number(0), "weight of the policy's entropy, in inner steps and outside", ("rllib_maml",)
+    )
+
+    context_size: int = _key("Context", 2, integer(1), "context parameters, which alone are adapted", ("cavia",))
+    latent_size: int = _key("Context", 2, integer(1), "entries of the latent that an episode draws", ("maesn",))
+    latent_kl_penalty: float = _key(
+        "Context", 0.1, number(0), "weight of KL(latent ‖ N(0, 1)) in the meta-objective", ("maesn",)
+    )
+    adapt_latent: bool = _key(
+        "Context",
+        True,
+        FLAG,
+        "false: latents take no inner steps in training (the latent-variable variant)",
+        ("maesn",),
+    )
+
+    cell_size: int = _key(
+        "Task encoder", 64, integer(1), "units of the GRU and of the encoder's MLPs", ("mmaml", "tesp")
+    )
+    use_betas: bool = _key("Task encoder", False, FLAG, "shift the hidden layers as well as scale them", ("mmaml",))
+    shift_gammas: bool = _key("Task encoder", True, FLAG, "scale by γ + 1 instead of γ", ("mmaml",))
+    mlp_after_gru: bool = _key("Task encoder", True, FLAG, "MLP on each episode's final state", ("mmaml",))
+    mlp_after_pool: bool = _key("Task encoder", True, FLAG, "MLP on the mean over episodes", ("mmaml",))
+    encoder_input: str = _key(
+        "Task encoder",
+        "full",
+        choice("full", "published"),
+        'what the GRU reads: "full" rollouts, or the 5·N steps that the published code gave it',
+        ("mmaml",),
+    )
+    embedding_size: int = _key("Task encoder", 8, integer(1), "entries of the task embedding", ("tesp",))
+    embedding_penalty: float = _key(
+        "Task encoder", 0.01, number(0), "weight of the embedding's mean square in the meta-objective", ("tesp",)
+    )
+    episodes_kept: str = _key(
+        "Task encoder",
+        "episode_buffer",
+        choice("episode_buffer", "last_episodes", "all_episodes"),
+        'what the GRU reads of a task so far: "episode_buffer", the buffer_size whole episodes of highest return; '
+        '"last_episodes", those of the last collection; "all_episodes"',
+        ("tesp",),
+    )
+    buffer_size: int = _key("Task encoder", 16, integer(1), "episodes that the episode buffer holds", ("tesp",))
+
+    eval_interval: int = _key(
+        "Evaluation",
+        0,
+        integer(0),
+        "evaluate on held-out tasks every so many iterations; 0: never",
+        resumable=True,
+    )
+    eval_num_tasks: int = _key("Evaluation", 40, integer(1), "held-out tasks of such an evaluation", resumable=True)
+
+    dump_path: str | None = _key(
+        "Output",
+        None,
+        optional(PATH),
+        "directory of the run; null: a new one in data/, named by script, env and time",
+        resumable=True,
+    )
+    restore_path: str | None = _key(
+        "Output", None, optional(PATH), "checkpoint, or directory of a run, to continue from", resumable=True
+    )
+    save_steps: int = _key("Output", 50, integer(1), "write a checkpoint every so many iterations", resumable=True)
+    max_checkpoints_to_keep: int = _key("Output", 20, integer(1), "newest checkpoints kept", resumable=True)
+    keep_checkpoint_every_n_hours: float = _key(
+        "Output",
+        1.0,
+        number(0),
+        "beyond those, keep one checkpoint every so many hours; 0: none",
+        resumable=True,
+    )
+    log_grad_norm: bool = _key("Output", False, FLAG, "log the norm of the meta-gradient and its parts", resumable=True)
+    te_save_path: str | None = _key(
+        "Output",
+        None,
+        optional(PATH),
+        "file (.npz) for task embeddings at the end of the run",
+        ("mmaml", "tesp"),
+        resumable=True,
+    )
+    num_embeddings: int = _key(
+        "Output", 100, integer(1), "tasks whose embeddings are written", ("mmaml", "tesp"), resumable=True
+    )
+
+    rank_timeout: float = _key(
+        "Reliability",
+        600.0,
+        number(0, MOST_SECONDS, open_low=True),
+        "seconds without an answer, from when the master itself has nothing left to do, after which a rank is lost; "
+        'with "master_samples": false more than any phase takes; a rank leaves when the master says nothing for 5 '
+        "times as long",
+        resumable=True,
+    )
+    shutdown_seconds: float = _key(
+        "Reliability",
+        60.0,
+        number(1, MOST_SECONDS),
+        "seconds after SIGTERM or SIGINT to finish the iteration, or else to abandon it, and to write a checkpoint; a "
+        "process that needs more ends without, with exit code 1 (under our mpirun 143 or 130)",
+        resumable=True,
+    )
+    resume: str = _key(
+        "Reliability",
+        "never",
+        choice("never", "auto"),
+        '"auto": continue from the newest valid checkpoint in dump_path, if there is one',
+        resumable=True,
+    )
+    max_failed_saves: int = _key(
+        "Reliability",
+        3,
+        integer(1),
+        "checkpoints in a row that could not be written, after which the run stops",
+        resumable=True,
+    )
+    max_bad_updates: int = _key(
+        "Reliability",
+        3,
+        integer(1),
+        "updates in a row that were skipped for NaN or infinity, after which the run stops",
+        resumable=True,
+    )
+    max_failed_tasks: int = _key(
+        "Reliability",
+        10,
+        integer(1),
+        "tasks that were dropped, in the whole run, because their environment raised, after which the run stops",
+        resumable=True,
+    )
+
+    step_size: float | None = _key(LEGACY, None, optional(number()), "accepted for older files; has no effect")
+    exploration: bool | None = _key(LEGACY, None, optional(FLAG), "accepted for older files; has no effect")
+
+    def inner_rate(self, step: int) -> float:
+        """α of an inner step, counted from 0."""
+        rates = self.inner_lr if isinstance(self.inner_lr, tuple) else (self.inner_lr,)
+        return rates[min(step, len(rates) - 1)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys and values as a JSON object would hold them."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+# Names that RLlib's MAML gives to keys of ours.
+ALIASES = {"inner_adaptation_steps": "num_inner_grad_steps", "maml_optimizer_steps": "num_promp_steps"}

@@ -1,0 +1,102 @@
+"""How much memory a run takes at the least, so that one that cannot fit is refused before it starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from mmaml.config.keys import Config
+
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+ROLLOUT_KEYS = ("meta_batch_size", "rollouts_per_meta_task", "max_path_length", "num_inner_grad_steps")
+GIB = 1 << 30
+# Bytes of a task as an object, and numbers of a step beside its action: both fewer than any family has.
+TASK_BYTES = 300
+STEP_NUMBERS = 8
+
+
+class Need(NamedTuple):
+    """Bytes that something takes at the least, on all hosts together. what: in words. keys: what to lower."""
+
+    bytes: int
+    what: str
+    keys: Sequence[str]
+
+
+def shortage(needs: Iterable[Need]) -> str:
+    """What to tell the user of the first need that this run's hosts cannot hold; "" if they can hold each."""
+    there = available()
+    for need in needs:
+        if need.bytes > there:
+            return (
+                f"{', '.join(need.keys)}: expected what fits into the memory, {there / GIB:.3g} GiB, got {need.what}, "
+                f"which take {need.bytes / GIB:.3g} GiB or more; change {'one of them' if need.keys[1:] else 'it'}"
+            )
+    return ""
+
+
+def available() -> int:
+    """Bytes of memory: of this host, or its cgroup, times the hosts of the run."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in CGROUP_LIMITS:
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue  # not this kind of cgroup
+        if text.isdecimal():  # not "max"
+            memory = min(memory, int(text))
+    return memory * hosts()
+
+
+def hosts() -> int:
+    """How many hosts Open MPI or Slurm says that the run has; 1 where neither does."""
+    ranks, local = _announced("OMPI_COMM_WORLD_SIZE"), _announced("OMPI_COMM_WORLD_LOCAL_SIZE")
+    return max(1, -(-ranks // max(local, 1)) if local else 1, _announced("SLURM_JOB_NUM_NODES"))
+
+
+def _announced(variable: str) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+
+
+def training(config: Config, action_size: int) -> list[Need]:
+    """What a run holds at a time. action_size: A, entries of an action."""
+    steps = config.num_inner_grad_steps
+    found = [rollouts(config, config.meta_batch_size, steps, action_size, ROLLOUT_KEYS)]
+    if config.eval_interval:
+        keys = ("eval_num_tasks", *ROLLOUT_KEYS[1:])
+        found.append(rollouts(config, config.eval_num_tasks, steps, action_size, keys))
+    if config.te_save_path is not None:
+        found.append(rollouts(config, config.num_embeddings, 0, action_size, ("num_embeddings", *ROLLOUT_KEYS[1:3])))
+    if config.num_train_tasks is not None:
+        count = config.num_train_tasks
+        found.append(Need(count * TASK_BYTES, f"{_short(count)} training tasks", ("num_train_tasks",)))
+    return [*found, _weights(config)]
+
+
+def rollouts(config: Config, tasks: int, steps: int, action_size: int, keys: Sequence[str]) -> Need:
+    """Some tasks and their rollouts before and after each of `steps` inner steps. keys: what sets how many."""
+    counts = (tasks, config.rollouts_per_meta_task, config.max_path_length, steps + 1)
+    words = ("tasks", "rollouts each", "time steps", "collections")
+    numbers = STEP_NUMBERS + 3 * action_size  # the action, and the mean and log-std that it was drawn from
+    size = tasks * TASK_BYTES + 4 * numbers * counts[0] * counts[1] * counts[2] * counts[3]
+    return Need(size, " × ".join(f"{_short(n)} {word}" for n, word in zip(counts, words, strict=True)), keys)
+
+
+def _weights(config: Config) -> Need:
+    """Parameters, their gradient and Adam's two moments."""
+    added = {"cavia": "context_size", "maesn": "latent_size", "tesp": "embedding_size"}.get(config.algorithm)
+    sizes = (*(() if added is None else (getattr(config, added),)), *config.hidden_sizes)
+    keys = ["hidden_sizes"] if added is None else ["hidden_sizes", added]
+    count = sizes[0] + sum(before * after for before, after in pairwise(sizes))
+    if config.algorithm in ("mmaml", "tesp"):
+        keys.append("cell_size")
+        count += 3 * config.cell_size**2
+    return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", keys)
+
+
+def _short(count: int) -> str:
+    return str(count) if count < 10**9 else f"{count:.3g}"

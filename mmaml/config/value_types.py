@@ -1,0 +1,116 @@
+"""What values the keys of the configuration take: the check of each kind, and its words."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mmaml.errors import UNPRINTABLE
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What values a key takes. expected: in words. accepts: the check. convert: from JSON's value to ours."""
+
+    expected: str
+    accepts: Callable[[Any], bool]
+    convert: Callable[[Any], Any] = lambda value: value
+
+
+LARGEST = 1e30  # far beyond what trains, and within single precision even when divided by a small number
+LARGEST_INTEGER = 2**63 - 1
+MOST_NESTED = 50
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return abs(value) <= LARGEST if isinstance(value, float) else _is_int(value) and abs(value) < 2**63
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text of one line that files and terminals can hold."""
+    return isinstance(value, str) and not any(unicodedata.category(character) in UNPRINTABLE for character in value)
+
+
+def _is_json(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, dict | list | tuple):
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        keys_fit = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
+        return depth < MOST_NESTED and keys_fit and all(_is_json(item, depth + 1) for item in inner)
+    return value is None or isinstance(value, bool | str) or _is_number(value)
+
+
+def integer(least: int, most: int = LARGEST_INTEGER) -> Kind:
+    """A whole number from `least` to `most`."""
+    words = f"a whole number ≥ {least}" + (f" and ≤ {most}" if most < LARGEST_INTEGER else "")
+    return Kind(words, lambda v: _is_int(v) and least <= v <= most)
+
+
+def number(low: float = -math.inf, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Kind:
+    """A finite number from `low` (itself excluded with open_low) to `high` (itself excluded with open_high)."""
+    words = "a number" + (f" {'>' if open_low else '≥'} {low:g}" if low > -math.inf else "")
+    words += f" and {'<' if open_high else '≤'} {high:g}" if high < math.inf else ""
+    excluded = {low} if open_low else set()
+    excluded |= {high} if open_high else set()
+    return Kind(words, lambda v: _is_number(v) and low <= v <= high and v not in excluded, float)
+
+
+def choice(*options: str) -> Kind:
+    """One of some words."""
+    return Kind("one of " + ", ".join(f'"{option}"' for option in options), lambda v: v in options)
+
+
+def optional(kind: Kind) -> Kind:
+    """null, or another kind."""
+    return Kind(
+        f"{kind.expected} or null",
+        lambda v: v is None or kind.accepts(v),
+        lambda v: None if v is None else kind.convert(v),
+    )
+
+
+FLAG = Kind("true or false", lambda v: isinstance(v, bool))
+TEXT = Kind("a non-empty string of printable characters", lambda v: _is_text(v) and bool(v.strip()))
+PATH = Kind("a path, as a non-empty string of printable characters", TEXT.accepts)
+OBJECT = Kind(
+    f"a JSON object of texts, numbers up to {LARGEST:g}, lists and the like, nested at most {MOST_NESTED} deep",
+    lambda v: isinstance(v, dict) and _is_json(v),
+)
+# Far beyond what trains.
+MOST_LAYERS = 100
+MOST_STEPS = 10_000
+MOST_SECONDS = 1e9
+SIZES = Kind(
+    f"a list of whole numbers ≥ 1, at least one and at most {MOST_LAYERS}",
+    lambda v: (
+        isinstance(v, list | tuple) and 1 <= len(v) <= MOST_LAYERS and all(_is_int(n) and 1 <= n < 2**31 for n in v)
+    ),
+    tuple,
+)
+RATES = Kind(
+    "a number > 0, or a list of such numbers, at least one",
+    lambda v: (
+        all(_is_number(rate) and rate > 0 for rate in v) and len(v) > 0
+        if isinstance(v, list | tuple)
+        else _is_number(v) and v > 0
+    ),
+    lambda v: tuple(map(float, v)) if isinstance(v, list | tuple) else float(v),
+)
+SCALE = Kind(
+    '"family", a number > 0 or null',
+    lambda v: v is None or v == "family" or (_is_number(v) and v > 0),
+    lambda v: v if v is None or v == "family" else float(v),
+)
+DEVICE = Kind(
+    '"auto", "cpu", "cuda" or "cuda:0", "cuda:1", …',
+    lambda v: (
+        isinstance(v, str) and (v in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d{1,3}", v, re.ASCII) is not None)
+    ),
+)

@@ -1,0 +1,77 @@
+"""Errors of a run: what the user can correct, and what can end or interrupt it."""
+
+from __future__ import annotations
+
+import signal
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates, line and paragraph separators
+LONGEST_LINE = 1500  # of an error: as long as the one that lists every family
+
+
+def one_line(text: str) -> str:
+    """`text` as a line: control characters and the like as escapes, the middle left out where it is very long."""
+    line = "".join(repr(c)[1:-1] if unicodedata.category(c) in UNPRINTABLE else c for c in text)
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} … {line[-half:]}"
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done. Its text is one line: what, expected, given, remedy."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))  # whatever names and values of the user's are in it
+
+
+def disk_reason(error: OSError) -> str:
+    """Why the disk refused, in the system's words."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+class RunStopped(RuntimeError):
+    """The run ends before its time, in order: its text is one line that says why and how to go on.
+
+    trace: of the user's code, where that is why; "" else.
+    """
+
+    def __init__(self, text: str, trace: str = "") -> None:
+        super().__init__(text)
+        self.trace = trace
+
+
+class NotFinite(ArithmeticError):
+    """A number is NaN or infinite, or missing. order: of several that ranks find at once, the least is told."""
+
+    def __init__(self, text: str, order: tuple[int, ...] = ()) -> None:
+        super().__init__(text, order)
+        self.text, self.order = text, order
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Failure(NamedTuple):
+    """A task whose environment raised. item: its index among the items given; error: in a line; trace: in full."""
+
+    item: int
+    error: str
+    trace: str
+
+
+class TasksFailed(RuntimeError):
+    """Environments of some of the tasks raised; the others could go on without them."""
+
+    def __init__(self, failures: Sequence[Failure]) -> None:
+        super().__init__(list(failures))
+        self.failures = list(failures)
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop; exit_code: 128 + the signal; told: whether the log has said so."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+        self.told = False

@@ -1,0 +1,238 @@
+"""A meta-batch whose numbers went bad: written down by a run that it ends, repeated to see what was wrong.
+
+The file is a checkpoint of the state before the iteration, with the finding and, where all tasks were sampled, their
+rollouts. An iteration follows from its state, so that it is repeated from the environment; the stored rollouts are
+for one that does not do the same again.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmaml.algorithms.base import Algorithm
+from mmaml.algorithms.maml import MAML
+from mmaml.config.keys import Config
+from mmaml.config.loading import ConfigError, build_config
+from mmaml.envs.base import Task
+from mmaml.errors import NotFinite, TasksFailed, UsageError
+from mmaml.policies.params import ParamSpec
+from mmaml.sampling import finite
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.storage import checkpoint
+from mmaml.storage.bad_update_file import FINDING, ROLLOUTS
+from mmaml.storage.checkpoint_format import CheckpointError
+from mmaml.storage.compatibility import check_fits
+from mmaml.updates import losses
+from mmaml.updates.evaluate import Evaluate
+from mmaml.updates.finite import check_parameters, checked, not_finite_results
+from mmaml.worker import TaskBlock, Worker
+
+
+class Report(NamedTuple):
+    """What a repeated iteration told. findings: a line for each tensor of a task that is not finite; none if all are.
+
+    largest: lines with the largest numbers met. stored: whether it took the stored rollouts to find anything.
+    """
+
+    findings: list[str]
+    largest: list[str]
+    stored: bool = False
+
+
+def replay(path: Path, config: Config, state: Mapping[str, Any]) -> Report:
+    """Repeat the iteration of the dump at `path`, in this process; config, state: as `load_dump` gives them.
+
+    Raises UsageError where the state is not of the configuration, and RunStopped where no tasks are to be had.
+    """
+    torch.set_num_threads(1)  # as every rank of a run has, for the same bits
+    worker = _Witness(config)
+    with _naming_path():
+        check_fits(state, path, config, worker.algorithm)
+    try:
+        fresh = _from_environment(worker, state)
+    finally:
+        worker.close()
+    if fresh.findings or worker.block is None or ROLLOUTS not in state:
+        return fresh
+    stored = _stored_rollouts(state[ROLLOUTS], worker.block.rollouts, config)
+    again = _updated(worker.algorithm, state, TaskBlock(worker.algorithm, stored))
+    return again._replace(stored=True) if again.findings else fresh
+
+
+class _Witness(Worker):
+    """A worker that notes all that is not finite in a collection before it stops."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.noted: list[str] = []
+
+    def look_at(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
+        found = finite.findings(data, names)
+        positions = data.position.tolist()
+        for one in found:
+            place = finite.place_of(positions[one.row], tasks[one.row], collection)
+            self.noted.append(f"{place}, {one} ({one.entries} of the tensor's entries are not finite)")
+        if self.noted and names is finite.PROCESSED:
+            raise NotFinite(self.noted[0])
+        if not found:
+            super().look_at(data, tasks, collection, names)
+
+
+def _from_environment(worker: _Witness, state: Mapping[str, Any]) -> Report:
+    iteration = state["iteration"]
+    parameters = worker.algorithm.spec.flatten(state["parameters"])
+    findings, failed = [], []
+    for item in enumerate(worker.sample_tasks(worker.config.meta_batch_size, iteration)):
+        worker.noted = []
+        try:
+            worker.collect(parameters, None, [item], iteration, extend=True)
+        except TasksFailed as error:
+            failed.append(f"task {item[0]} was left out: its environment failed ({error.failures[0].error})")
+        except NotFinite as error:
+            findings += worker.noted or [str(error)]
+    if findings or worker.block is None:
+        held = [] if worker.block is None else _largest_sampled(worker.block.rollouts)
+        return Report(findings, failed + held)
+    report = _updated(worker.algorithm, state, worker.block)
+    return report._replace(largest=failed + report.largest)
+
+
+def _updated(algorithm: Algorithm, state: Mapping[str, Any], block: TaskBlock) -> Report:
+    """What comes of the update on rollouts that are finite themselves."""
+    spec = algorithm.spec
+    parameters = spec.flatten(state["parameters"])
+    algorithm.load_state_dict(copy.deepcopy(state["algorithm"]))
+    watched = _Watched(block.evaluator())
+    findings = []
+    try:
+        updated, _ = algorithm.update(parameters, checked(watched, spec), state["iteration"])
+        watched.parameters = updated
+        check_parameters(spec, updated)
+    except NotFinite as error:
+        findings = watched.not_finite(spec) or [str(error)]
+    largest = _largest_sampled(block.rollouts) + _largest_ratios(algorithm, watched.parameters, block.rollouts)
+    for name, value in watched.result.items():
+        if value.ndim == 2 and value.shape[1] == spec.total:
+            largest += _largest_entries(algorithm, f"{name} of", torch.from_numpy(value))
+    return Report(findings, largest + _largest_entries(algorithm, "parameter", watched.parameters))
+
+
+class _Watched:
+    """An `Evaluate` that keeps what it was last asked and what came of it."""
+
+    def __init__(self, evaluate: Evaluate) -> None:
+        self._evaluate = evaluate
+        self.tasks = self.tasks_of_call = evaluate.tasks
+        self.parameters = torch.empty(0)
+        self.function, self.evaluations = "", 0
+        self.result: dict[str, np.ndarray] = {}
+
+    def __call__(
+        self,
+        function: str,
+        parameters: Tensor,
+        vector: Tensor | None = None,
+        tasks: Sequence[int] | None = None,
+        **options: Any,
+    ) -> dict[str, np.ndarray]:
+        self.function, self.evaluations, self.parameters = function, self.evaluations + 1, parameters
+        self.tasks_of_call = self.tasks if tasks is None else tasks
+        self.result = self._evaluate(function, parameters, vector, tasks, **options)
+        return self.result
+
+    def not_finite(self, spec: ParamSpec) -> list[str]:
+        """A line for each task and tensor of the last result that is not finite."""
+        return not_finite_results(spec, self.function, self.evaluations, self.tasks_of_call, self.result)
+
+
+# The largest numbers.
+def _largest_sampled(rollouts: Sequence[Rollouts]) -> list[str]:
+    lines = []
+    for collection, data in enumerate(rollouts):
+        for name in ("observations", "actions", "rewards", "advantages"):
+            sizes = getattr(data, name).abs()
+            if sizes.dim() == 4:  # [M, N, T, E]
+                sizes = sizes.amax(-1)
+            lines.append(f"largest |{finite.LOOKED_AT[name]}| of collection {collection}: {_of_tasks(sizes, data)}")
+    return lines
+
+
+def _largest_ratios(algorithm: Algorithm, parameters: Tensor, rollouts: Sequence[Rollouts]) -> list[str]:
+    """Of π_new / π_old on each collection, at the parameters of the last evaluation; of algorithms that have these."""
+    if not isinstance(algorithm, MAML):
+        return []
+    lines = []
+    meta = algorithm.spec.per_task(parameters, rollouts[0].tasks)
+    state = algorithm.begin(meta, rollouts[0].identity)
+    for collection, data in enumerate(rollouts):
+        with torch.no_grad():
+            ratios = losses.likelihood_ratio(algorithm.distribution(state, data), data).view(data.mask.shape)
+        lines.append(f"largest likelihood ratio on collection {collection}: {_of_tasks(ratios, data)}")
+        if collection < len(rollouts) - 1:
+            state = algorithm.adapt(meta, state, rollouts[: collection + 1])
+    return lines
+
+
+def _of_tasks(values: Tensor, data: Rollouts) -> str:
+    """The largest of [M, N, T] on real steps, and the task that has it."""
+    of_task = torch.where(data.mask > 0, values, 0.0).flatten(1).nan_to_num(nan=math.inf, posinf=math.inf).amax(1)
+    row = int(of_task.argmax())
+    return f"{of_task[row]:.4g} (task {int(data.position[row])})"
+
+
+def _largest_entries(algorithm: Algorithm, what: str, vectors: Tensor) -> list[str]:
+    """Of each tensor of flat vectors [..., P]; what is not finite left out."""
+    sizes = torch.where(vectors.isfinite(), vectors, 0.0).detach()
+    return [
+        f"largest finite |{what} {name}|: {value.abs().max():.4g}"
+        for name, value in algorithm.spec.unflatten(sizes).items()
+    ]
+
+
+# The file.
+def load_dump(path: Path) -> tuple[Config, dict[str, Any]]:
+    """The configuration and state in a dump. Raises UsageError if there is none at `path`, or if it is damaged."""
+    with _naming_path():
+        state = checkpoint.load(path) if checkpoint.is_file(path) else None
+    if state is None:
+        raise UsageError(f"PATH: expected a file bad_update_*.pt that a run has written, got '{path}'; check the path")
+    if not isinstance(state.get(FINDING), str):
+        raise UsageError(f"PATH: expected a file bad_update_*.pt, got '{path}', a checkpoint of an ordinary iteration")
+    try:
+        return build_config(state["config"]), state
+    except ConfigError as error:
+        raise UsageError(f"PATH: the configuration in '{path}' cannot be used here: {error}") from error
+
+
+@contextmanager
+def _naming_path() -> Iterator[None]:
+    """Has the errors of checkpoints name the argument that gives this one."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise UsageError(f"PATH:{str(error).removeprefix('restore_path:')}") from error
+
+
+def _stored_rollouts(stored: Any, like: Sequence[Rollouts], config: Config) -> list[Rollouts]:
+    """Rollouts of the form of others. Raises UsageError."""
+    try:
+        collections = [Rollouts.from_fields(fields) for fields in stored]
+        for ours, theirs in zip(collections, like, strict=True):
+            expected = {name: (value.shape[1:], value.dtype) for name, value in theirs.fields().items()}
+            if {name: (value.shape[1:], value.dtype) for name, value in ours.fields().items()} != expected:
+                raise ValueError("tensors of other shapes or types")
+            if not set(ours.position.tolist()) <= set(range(config.meta_batch_size)):
+                raise ValueError("tasks that are not in the meta-batch")
+    except (AttributeError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"PATH: expected rollouts as a run writes them, got others ({reason})") from error
+    return collections

@@ -1,0 +1,79 @@
+"""Task embeddings of held-out tasks, written to a file."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mmaml.config.keys import Config
+from mmaml.envs.base import Task
+from mmaml.errors import NotFinite, disk_reason
+from mmaml.meta_batch import collect
+from mmaml.parallel.ranks import Ranks
+from mmaml.sampling.environment_failures import described
+from mmaml.storage.files import atomic_file
+from mmaml.worker import Worker
+
+
+def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: Tensor) -> None:
+    """Task embeddings and their tasks for `num_embeddings` held-out tasks, into `te_save_path` (.npz).
+
+    Arrays: embedding [n, H], mode [n], and one array for every entry that all tasks have, e.g. goal [n, 2]; text where
+    the tasks' entries differ in shape (JSON) or are no numbers or text (as Python shows them). Bad numbers, tasks that
+    cannot be written, or a disk that refuses, end no run that has finished.
+    """
+    if config.te_save_path is None or "embed" not in worker.algorithm.functions:
+        return
+    path = Path(config.te_save_path)
+    drawn = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
+    try:
+        collect(ranks, parameters, drawn, 0, purpose="test", collections=1)
+        embedded = ranks.evaluator()("embed", parameters)
+    except NotFinite as finding:
+        ranks.roster.report(f"warning: no task embeddings, since on held-out tasks, {finding}")
+        return
+    try:
+        arrays = _columns([drawn[place] for place in ranks.places]) | embedded
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_arrays(path, arrays)
+    except OSError as error:
+        ranks.roster.report(
+            f"warning: te_save_path: '{path}' could not be written ({disk_reason(error)}); make room, and again with "
+            f"--restore_path {config.dump_path}"
+        )
+    except Exception as error:  # a user's objects may fail in any way
+        ranks.roster.report(
+            f"warning: te_save_path: '{path}' could not be written ({described(error)}); mend the tasks of "
+            f"sample_tasks, and again with --restore_path {config.dump_path}"
+        )
+
+
+def _columns(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
+    """What is written of tasks: the entries that all have, by name, and the mode."""
+    shared = [name for name in tasks[0].values if all(name in task.values for task in tasks)]
+    arrays = {str(name): _stacked([task.values[name] for task in tasks]) for name in shared}
+    return arrays | {"mode": np.array([task.mode for task in tasks])}
+
+
+def _stacked(values: Sequence[Any]) -> np.ndarray:
+    try:
+        arrays = [np.asarray(value) for value in values]
+        alike = len({array.shape for array in arrays}) == 1
+        stacked = np.stack(arrays) if alike else np.array([json.dumps(array.tolist()) for array in arrays])
+    except (TypeError, ValueError):  # uneven lists, objects of unlike shapes, times beside numbers
+        stacked = np.array(None)
+    return np.array([repr(value) for value in values]) if stacked.dtype.hasobject else stacked
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """As `numpy.savez` does, whose own arguments take some names."""
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, values, allow_pickle=False)

@@ -1,0 +1,124 @@
+"""What a trained run is worth: returns after 0 … K adaptation steps on held-out tasks, and how it moves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gymnasium.spaces import flatdim
+
+from mmaml.config import memory_check
+from mmaml.config.keys import Config
+from mmaml.config.loading import ConfigError, build_config, check_value
+from mmaml.envs.registry import make_family
+from mmaml.errors import Failure, NotFinite, RunStopped, TasksFailed, UsageError
+from mmaml.evaluation.summary import summarise
+from mmaml.meta_batch import collect
+from mmaml.parallel.ranks import Ranks
+from mmaml.storage import checkpoint
+from mmaml.storage.compatibility import check_parameters
+from mmaml.worker import Worker, close_quietly
+
+# Keys the tasks and randomness of an evaluation in place of an iteration that training could reach.
+FRESH = 1 << 30
+# For numbers of a policy that are not finite.
+REMEDY = "lower inner_lr, or take an earlier checkpoint"
+
+
+def restore(path: str | Path) -> tuple[Config, dict[str, Any]]:
+    """The configuration and state in a checkpoint, or in the newest one of a run's directory.
+
+    Raises UsageError if there is none, if its environment is not to be found here, or if its parameters are others
+    than its configuration asks for.
+    """
+    check_value("restore_path", str(path))
+    state = checkpoint.load(path)
+    try:
+        config = build_config(state["config"], trains=False)
+    except ConfigError as error:
+        raise UsageError(f"restore_path: the configuration in '{path}' cannot be used here: {error}") from error
+    worker = Worker(replace(config, rollouts_per_meta_task=1))
+    worker.close()
+    check_parameters(state["parameters"], path, worker.algorithm.spec.shapes)
+    return config, state
+
+
+def check_split(config: Config, split: str) -> None:
+    """Raise UsageError if the configuration's family has no such tasks."""
+    family = make_family(config.env, 1, 1, **config.env_kwargs)
+    close_quietly(family)
+    if split not in family.splits:
+        raise UsageError(f"--split: '{config.env}' has {family.splits}, got '{split}'")
+
+
+def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequence[str]) -> None:
+    """Raise UsageError, naming the keys, if the rollouts of an evaluation, N of each task, cannot fit into memory."""
+    family = make_family(config.env, 1, 1, **config.env_kwargs)
+    close_quietly(family)
+    action_size = flatdim(family.single_action_space)
+    if text := memory_check.shortage([memory_check.rollouts(config, num_tasks, adapt_steps, action_size, keys)]):
+        raise UsageError(text)
+
+
+@contextmanager
+def in_a_line() -> Iterator[None]:
+    """Turn what keeps a policy from being evaluated, bad numbers and environments that fail, into UsageError.
+
+    The traceback of a user's code that draws no tasks is told on stderr.
+    """
+    try:
+        yield
+    except NotFinite as finding:
+        raise UsageError(f"{finding}; {REMEDY}") from finding
+    except TasksFailed as error:
+        place, text, _ = error.failures[0]
+        raise UsageError(f"the environment of task {place} failed ({text}); mend it") from error
+    except RunStopped as stop:
+        if stop.trace:
+            print(stop.trace, file=sys.stderr)
+        raise UsageError(str(stop).removeprefix("stopped: ")) from stop
+
+
+def evaluate(
+    ranks: Ranks,
+    worker: Worker,
+    state: Mapping[str, Any],
+    num_tasks: int,
+    adapt_steps: int,
+    split: str = "test",
+) -> dict[str, Any]:
+    """Adapt to `num_tasks` fresh tasks and summarise their returns; on rank 0, while the others serve.
+
+    Each task is sampled adapt_steps + 1 times, with one step of adaptation in between, as in training. Its
+    return after k steps is the mean, undiscounted, over the whole episodes of collection k. split: "test"
+    (tasks like those of training, from a stream that it never sees) or "ood" where the family has it.
+    Returns what `summarise` gives. A task whose environment fails is told on stderr and left out. Raises RunStopped, in
+    words for `in_a_line`, if all do or a number is not finite.
+    """
+    tasks = worker.sample_tasks(num_tasks, FRESH, split)
+    parameters = worker.algorithm.spec.flatten(state["parameters"])
+    ranks.task_failed = _Warner()
+    try:
+        result = collect(ranks, parameters, tasks, FRESH, purpose=split, collections=adapt_steps + 1)
+    except NotFinite as finding:  # ranks that serve are released, not ended
+        raise RunStopped(f"stopped: {finding}; {REMEDY}") from finding
+    return summarise(result["return"], result["mode"], result["success"])
+
+
+class _Warner:
+    """Tells of tasks that an evaluation goes on without; of equal tracebacks the first alone."""
+
+    def __init__(self) -> None:
+        self._traces: set[str] = set()
+
+    def __call__(self, place: int, failure: Failure) -> None:
+        trace = "" if failure.trace in self._traces else f"\n{failure.trace.rstrip()}"
+        self._traces.add(failure.trace)
+        print(
+            f"warning: the environment of task {place} failed ({failure.error}); the others go on without it{trace}",
+            file=sys.stderr,
+        )

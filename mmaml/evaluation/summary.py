@@ -1,0 +1,87 @@
+"""Statistics of returns on held-out tasks: by mode and overall, with 95% intervals; and their table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+
+def summarise(returns: np.ndarray, modes: np.ndarray, success: np.ndarray) -> dict[str, Any]:
+    """Statistics over all tasks and over those of each mode.
+
+    returns and success [M, K+1] (success NaN where a family reports none), modes [M]. The result is ready
+    for JSON: {"overall": group, "modes": {mode: group}, "tasks": every task's mode and returns}. A group
+    holds its number of tasks and, for each number of adaptation steps, mean, sample standard deviation and
+    95% interval of the mean; None where too few tasks were measured to say.
+    """
+    groups = {str(mode): modes == mode for mode in np.unique(modes)}
+    return {
+        "overall": _group(returns, success),
+        "modes": {mode: _group(returns[chosen], success[chosen]) for mode, chosen in groups.items()},
+        "tasks": [
+            {"mode": int(mode), "return": [_known(value) for value in row]}
+            for mode, row in zip(modes, returns, strict=True)
+        ],
+    }
+
+
+def _group(returns: np.ndarray, success: np.ndarray) -> dict[str, Any]:
+    steps = [{"adapt_steps": k, **_spread(column)} for k, column in enumerate(returns.T)]
+    for step, column in zip(steps, success.T, strict=True):
+        if not np.isnan(column).all():
+            step["success_rate"] = float(np.nanmean(column))
+    return {"num_tasks": len(returns), "return": steps}
+
+
+def _spread(values: np.ndarray) -> dict[str, Any]:
+    """Mean, sample standard deviation and Student's 95% interval of the mean; NaN left out."""
+    values = values[~np.isnan(values)].astype(np.float64)
+    if not len(values):
+        return {"mean": None, "std": None, "interval95": None}
+    mean = float(values.mean())
+    if len(values) == 1:
+        return {"mean": mean, "std": None, "interval95": None}
+    std = float(values.std(ddof=1))
+    half = student_quantile(0.975, len(values) - 1) * std / math.sqrt(len(values))
+    return {"mean": mean, "std": std, "interval95": [mean - half, mean + half]}
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+@cache
+def student_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t distribution, by integrating its density.
+
+    With t = √n · tan(φ) the density of φ is proportional to cos(φ)^(n-1) on a finite interval.
+    """
+    angle = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
+    density = np.cos(angle[:-1] + (angle[1] - angle[0]) / 2) ** (degrees - 1)
+    cumulative = np.concatenate([[0.0], density.cumsum()])
+    return math.sqrt(degrees) * math.tan(np.interp(probability, cumulative / cumulative[-1], angle))
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The statistics of `summarise` as text, a row for each group and number of adaptation steps."""
+    groups = {f"mode {mode}": group for mode, group in summary["modes"].items()}
+    groups["all tasks"] = summary["overall"]
+    succeeds = any("success_rate" in step for step in summary["overall"]["return"])
+    header = f"{'':12}{'tasks':>6}{'steps':>7}{'mean':>12}{'std':>12}   {'95% interval':24}"
+    lines = [header + ("success" if succeeds else "")]
+    for name, group in groups.items():
+        for index, step in enumerate(group["return"]):
+            start = f"{name:12}{group['num_tasks']:6d}" if index == 0 else " " * 18
+            interval = "" if step["interval95"] is None else "[{:.2f}, {:.2f}]".format(*step["interval95"])
+            success = f"{100 * step['success_rate']:6.1f}%" if "success_rate" in step else ""
+            numbers = f"{step['adapt_steps']:7d}{_decimal(step['mean'])}{_decimal(step['std'])}"
+            lines.append(f"{start}{numbers}   {interval:24}{success}".rstrip())
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _decimal(value: float | None) -> str:
+    return f"{'-':>12}" if value is None else f"{value:12.2f}"

@@ -1,0 +1,1 @@
+"""Learning curves, trajectories and moving pictures."""

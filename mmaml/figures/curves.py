@@ -1,0 +1,264 @@
+"""Learning curves of runs and of other programs' CSV files, and point-mass trajectories."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmaml.config.keys import FIELDS
+from mmaml.config.value_types import LARGEST
+from mmaml.errors import UsageError
+from mmaml.storage.layout import PROGRESS
+from mmaml.storage.params_file import read_params
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+from mmaml.figures.page import COLOURS, page
+
+# Keys that say where a run is kept, how it is watched or how long it lasts, not what it learns.
+_NOT_AN_EXPERIMENT = {name for name, field in FIELDS.items() if field.metadata["resumable"]} | {
+    *("seed", "device", "meta_gradient", "step_size", "exploration")
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Returns over training: of one run, of one CSV file, or of runs that differ only in their seed.
+
+    `env_steps` [I]; `returns` [S, I, K+1], S seeds, I iterations, K adaptation steps; `held_out` the same
+    on evaluation tasks, NaN where not measured, or None; `unread` rows of the file that could not be read.
+    """
+
+    label: str
+    env_steps: np.ndarray
+    returns: np.ndarray
+    held_out: np.ndarray | None = None
+    external: bool = False
+    unread: int = 0
+
+
+def read_table(path: Path) -> tuple[dict[str, np.ndarray], int]:
+    """The columns of a CSV file of numbers, NaN for what is no finite one, and how many rows could not be read.
+
+    A row that was cut short, holds text or does not say how far training was has no place on a curve: it is left out
+    and counted. Raises UsageError if the file is missing or has no row of numbers.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(0, "not a regular file")  # a pipe or a device may never end
+        with open(path, newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
+            names, *lines = list(csv.reader(file)) or [[]]
+    except (OSError, ValueError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"'{path}': expected a CSV file with a header, got an unreadable one ({reason})") from error
+    column = {name: index for index, name in enumerate(names)}
+    place = column.get("n_timesteps", column.get("Itr"))
+    whole = [row for line in lines if (row := _numbers(line)) is not None and len(row) == len(names)]
+    rows = [row for row in whole if place is None or not math.isnan(row[place])]
+    if not rows:
+        raise UsageError(f"'{path}': expected a CSV file with a header and rows of numbers, got none")
+    return dict(zip(names, np.array(rows).T, strict=True)), len(lines) - len(rows)
+
+
+def _numbers(cells: list[str]) -> list[float] | None:
+    """A row, NaN for what is too large to be drawn, or None if it holds text."""
+    try:
+        values = [float(cell) if cell else math.nan for cell in cells]
+    except ValueError:
+        return None
+    return [value if abs(value) <= LARGEST else math.nan for value in values]
+
+
+def _steps(table: Mapping[str, np.ndarray], pattern: str) -> np.ndarray | None:
+    """The columns of the returns after 0 … K adaptation steps, [I, K+1], or None if there are none."""
+    found = {int(match[1]): column for name, column in table.items() if (match := re.fullmatch(pattern, name))}
+    return np.stack([found[step] for step in sorted(found)], axis=1) if found else None
+
+
+def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
+    """A run's configuration and its curve (one seed, S = 1).
+
+    Raises UsageError if `run` is not the directory of a run with finished iterations.
+    """
+    config = read_params(run, "RUN")
+    table, unread = read_table(run / PROGRESS)
+    returns = _steps(table, r"Step_(\d{1,6})-AverageReturn")
+    if returns is None or "n_timesteps" not in table:
+        raise UsageError(
+            f"'{run / PROGRESS}': expected columns n_timesteps and Step_k-AverageReturn, got {list(table)}"
+        )
+    held_out = _steps(table, r"Eval-Step_(\d{1,6})-AverageReturn")
+    held_out = held_out[None] if held_out is not None and held_out.shape == returns.shape else None
+    return config, Curve(label, table["n_timesteps"], returns[None], held_out, unread=unread)
+
+
+def read_external(label: str, path: Path, env_steps_per_iteration: float | None) -> Curve:
+    """A curve from another program's CSV file.
+
+    Columns: n_timesteps, or Itr together with `env_steps_per_iteration`; Step_k-AverageReturn, or Step_k.
+    Iterations are taken as counted from where the file starts, 0 or 1. Raises UsageError.
+    """
+    table, unread = read_table(path)
+    returns = _steps(table, r"Step_(\d{1,6})-AverageReturn")
+    if returns is None:
+        returns = _steps(table, r"Step_(\d{1,6})")
+    if returns is None:
+        raise UsageError(f"'{path}': expected columns Step_k-AverageReturn or Step_k, got {list(table)}")
+    if "n_timesteps" in table:
+        env_steps = table["n_timesteps"]
+    elif "Itr" not in table:
+        raise UsageError(f"'{path}': expected a column n_timesteps or Itr, got {list(table)}")
+    elif env_steps_per_iteration is None:
+        raise UsageError(f"'{path}' counts iterations only: say --env_steps_per_iteration N")
+    else:
+        env_steps = (table["Itr"] + (table["Itr"][0] == 0)) * env_steps_per_iteration
+    return Curve(label, env_steps, returns[None], external=True, unread=unread)
+
+
+def group_runs(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[Curve]:
+    """Runs that differ only in seed become one curve; without a label, it is named by how it differs."""
+    groups: dict[tuple[str, int], list[tuple[dict[str, Any], Curve]]] = {}
+    for config, curve in runs:
+        identity = {key: value for key, value in sorted(config.items()) if key not in _NOT_AN_EXPERIMENT}
+        groups.setdefault((repr(identity), curve.returns.shape[2]), []).append((config, curve))
+    configs = [members[0][0] for members in groups.values()]
+    curves = [[curve for _, curve in members] for members in groups.values()]
+    given = [next((curve.label for curve in members if curve.label), "") for members in curves]
+    return [
+        _merge(label or description, members)
+        for label, description, members in zip(given, _labels(configs), curves, strict=True)
+    ]
+
+
+def _labels(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The algorithm, then each key whose value is not the same in all configurations."""
+    keys = sorted({key for config in configs for key in config} - _NOT_AN_EXPERIMENT - {"algorithm"})
+    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    labels = []
+    for config in configs:
+        values = (f"{key} {_short(config.get(key))}" for key in differing)
+        labels.append(", ".join([str(config.get("algorithm", "run")), *values]))
+    return labels
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _merge(label: str, curves: Sequence[Curve]) -> Curve:
+    """Seeds on one axis of env steps, as far as the shortest run goes."""
+    axis = min((curve.env_steps for curve in curves), key=lambda env_steps: env_steps[-1])
+    returns = np.stack([_at(axis, curve.env_steps, curve.returns[0]) for curve in curves])
+    held_out = None
+    if all(curve.held_out is not None and len(curve.env_steps) >= len(axis) for curve in curves):
+        held_out = np.stack([curve.held_out[0, : len(axis)] for curve in curves])  # type: ignore[index]
+    return Curve(label, axis, returns, held_out, unread=sum(curve.unread for curve in curves))
+
+
+def _at(axis: np.ndarray, env_steps: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    return np.stack([np.interp(axis, env_steps, column) for column in returns.T], axis=1)
+
+
+def _smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred moving average over `window` iterations, fewer at the ends, without NaN; [S, I] -> [S, I]."""
+    kernel = np.ones(min(window, values.shape[1]))
+    known = ~np.isnan(values)
+    sums = np.stack([np.convolve(row, kernel, mode="same") for row in np.where(known, values, 0.0)])
+    counts = np.stack([np.convolve(row, kernel, mode="same") for row in known])
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def plot_curves(
+    curves: Sequence[Curve],
+    path: Path,
+    *,
+    title: str = "",
+    smooth: int = 1,
+    references: Sequence[tuple[str, float]] = (),
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Write the returns before (dashed) and after adaptation (solid) over env steps as a PNG.
+
+    Curves of several seeds show their mean and a band of one standard deviation over seeds; `smooth` is a
+    moving average in iterations; `references` are labelled horizontal lines; `limits` the range of returns.
+    """
+    from matplotlib.patheffects import withStroke
+
+    unit, name = _unit(max(curve.env_steps[-1] for curve in curves))
+    with page(path, 9.0, 5.2) as (_, axes):
+        for colour, curve in zip(_cycle(len(curves)), curves, strict=True):
+            _draw_curve(axes, curve, colour, unit, smooth)
+        for label, value in references:
+            axes.axhline(value, color="#666666", linewidth=1.0, linestyle=(0, (1, 2)))
+            axes.annotate(
+                label, (0.995, value), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+                annotation_clip=True, ha="right", fontsize=9, color="#666666",
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            )  # fmt: skip
+        axes.set(xlabel=f"environment steps{name}", ylabel="return per episode", xlim=(0, None), ylim=limits)
+        axes.set_title(title, loc="left", fontsize=12)
+        _legend(axes, curves)
+
+
+def _draw_curve(axes: Axes, curve: Curve, colour: str, unit: float, smooth: int) -> None:
+    after = _smooth(curve.returns[:, :, -1], smooth)
+    before = _smooth(curve.returns[:, :, 0], smooth)
+    x = curve.env_steps / unit
+    width = 1.3 if curve.external else 2.0
+    axes.plot(x, before.mean(0), color=colour, linewidth=0.7 * width, linestyle=(0, (4, 2)), alpha=0.75)
+    axes.plot(x, after.mean(0), color=colour, linewidth=width)
+    if len(after) > 1:
+        for values, alpha in ((before, 0.10), (after, 0.20)):
+            mean, deviation = values.mean(0), values.std(0, ddof=1)
+            axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=alpha, linewidth=0)
+    if curve.held_out is not None:
+        measured = ~np.isnan(curve.held_out[:, :, -1]).any(0)
+        points = curve.held_out[:, measured, -1].mean(0)
+        axes.plot(x[measured], points, "o", markersize=4.5, color=colour, markeredgecolor="white", zorder=3)
+
+
+def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Curves from the highest final return to the lowest, as they lie; then what the line styles mean."""
+    from matplotlib.lines import Line2D
+
+    final = [_last_return(curve) for curve in curves]
+    entries = []
+    for index in np.argsort(final)[::-1]:
+        curve = curves[index]
+        seeds = f" ({len(curve.returns)} seeds)" if len(curve.returns) > 1 else ""
+        colour = _cycle(len(curves))[index]
+        entries.append(Line2D([], [], color=colour, linewidth=2.5, label=curve.label + seeds))
+    grey = "#777777"
+    entries.append(Line2D([], [], linewidth=0, label=" "))
+    entries.append(Line2D([], [], color=grey, linewidth=2.0, label="after adaptation"))
+    entries.append(Line2D([], [], color=grey, linewidth=1.4, linestyle=(0, (4, 2)), label="before adaptation"))
+    if any(curve.held_out is not None for curve in curves):
+        entries.append(Line2D([], [], color=grey, marker="o", linewidth=0, label="after, held-out tasks"))
+    axes.legend(handles=entries, loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=1.8, fontsize=10)
+
+
+def _last_return(curve: Curve) -> float:
+    """The mean of what is known of the last iterations."""
+    values = curve.returns[:, -10:, -1]
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else -math.inf
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+
+
+def _unit(largest: float) -> tuple[float, str]:
+    """In what to count env steps, and how to say it."""
+    for size, name in ((1e6, " (millions)"), (1e3, " (thousands)")):
+        if largest >= 2 * size:
+            return size, name
+    return 1.0, ""

@@ -1,0 +1,156 @@
+"""Moving pictures of MuJoCo bodies: where the camera is, what marks the goal and the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mujoco
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mmaml.envs.base import Task
+from mmaml.figures.camera import SIDE, Camera, framed, view
+from mmaml.figures.panels import GOAL, OTHER_GOALS, SMOOTH, TRAIL, Panels, return_text, vector
+from mmaml.figures.ray_caster import Drawing, Marker
+from mmaml.figures.recording import Episodes
+from mmaml.figures.renderer import Renderer
+
+Artist = Callable[[mujoco.MjModel, int, int], Drawing | Renderer]
+# A camera farther away than so many times what a body at rest needs would show too little of it: it follows instead,
+# and shows so many times the body.
+FARTHEST, SURROUNDINGS = 6.0, 1.6
+SPEED_OVER = 10  # steps over which a body's speed is measured
+
+
+class MujocoPanels(Panels):
+    """Bodies in one episode each, with their way, a ball at the goal and faint ones at the other tasks' goals.
+
+    All panels share one camera if the ways of all bodies, and all goals, can be seen from a place not too far away;
+    else each has one that follows its body, and an arrow points to a goal out of sight. width: of a panel, pixels;
+    artist: makes what draws (model, width, height).
+    """
+
+    def __init__(self, episodes: Episodes, width: int, artist: Artist = Drawing) -> None:
+        self.episodes = episodes
+        self.width, self.height = width, 3 * width // 4
+        family, tasks = episodes.family, episodes.tasks
+        self.dt = family.dt
+        kind = "mode" if family.num_modes > 1 else "task"
+        self.names = [f"{kind} {task.mode if kind == 'mode' else number}" for number, task in enumerate(tasks)]
+        self.details = [describe(task) for task in tasks]
+        self.captions = [[return_text(value) for value in row] for row in episodes.returns]
+        self.lengths = np.array([[len(qpos) - 1 for qpos in row] for row in episodes.qpos])
+        self.ended = episodes.ended
+        self.note = "Return: of the episode shown, the one nearest to its task's mean."
+        self._goals = [family.marker(task) for task in tasks]
+        self._ways = [[root_positions(family.model, qpos) for qpos in row] for row in episodes.qpos]
+        self._moves = any(np.ptp(way, axis=0).max() > 1e-6 for row in self._ways for way in row)
+        self._angles = view(family.model)
+        self._camera, self._follows = self._place_camera()
+        self._artist = artist(family.model, self.width, self.height)
+
+    def picture(self, task: int, step: int, time: int) -> Image.Image:
+        time = min(time, int(self.lengths[task, step]))
+        way, camera = self._ways[task][step][: time + 1], self._camera
+        if self._follows:
+            x, y, z = camera.lookat
+            camera = camera._replace(lookat=(x + float(way[-1, 0]), y + float(way[-1, 1]), z))
+        qpos = self.episodes.qpos[task][step][time]
+        image = Image.fromarray(self._artist.draw(qpos, camera, self._markers(task, camera)))
+        if self._moves:
+            _draw_trail(image, camera.project(way, SMOOTH * self.width, SMOOTH * self.height))
+        goal = self._goals[task]
+        if goal is not None:
+            _point_to(image, *camera.project(goal, self.width, self.height))
+        return image
+
+    def place(self, task: int, step: int, time: int) -> str:
+        if not self._moves:
+            return ""
+        name, axes = ("x ", [0]) if self._angles == SIDE else ("", [0, 1])
+        recent = self._ways[task][step][: time + 1, axes][-SPEED_OVER - 1 :]
+        speed = np.linalg.norm(recent[-1] - recent[0]) / (max(len(recent) - 1, 1) * self.episodes.family.dt)
+        return f"{name}{vector(recent[-1])} m  {speed:.1f} m/s"
+
+    def close(self) -> None:
+        """Release what draws."""
+        self._artist.close()
+
+    def _place_camera(self) -> tuple[Camera, bool]:
+        """The camera of all panels, or the one of a body whose root is at the origin; whether it is to follow."""
+        aspect, model = self.width / self.height, self.episodes.family.model
+        start = self.episodes.qpos[0][0][:1]
+        rest = extent(model, start)
+        boxes = [extent(model, qpos) for row in self.episodes.qpos for qpos in row]
+        goals = [goal[None] for goal in self._goals if goal is not None]
+        whole = framed(np.concatenate(boxes + goals), self._angles, aspect)
+        alone = framed(rest - root_positions(model, start) * [1, 1, 0], self._angles, aspect)
+        if whole.distance <= FARTHEST * alone.distance:
+            return whole._replace(distance=1.1 * whole.distance), False
+        return alone._replace(distance=SURROUNDINGS * alone.distance), True
+
+    def _markers(self, task: int, camera: Camera) -> Sequence[Marker]:
+        shown = [number for number in range(len(self._goals)) if number == task or not self._follows]
+        return [
+            Marker(
+                goal, (0.025 if number == task else 0.014) * camera.distance, GOAL if number == task else OTHER_GOALS
+            )
+            for number in shown
+            if (goal := self._goals[number]) is not None
+        ]
+
+
+def describe(task: Task) -> str:
+    """The numbers of a task that are few enough to be told, as "goal −1.00"."""
+    few = {name: values for name, values in task.values.items() if np.size(values) <= 3}
+    return ", ".join(f"{name} {vector(values)}" for name, values in few.items())
+
+
+def root_positions(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
+    """Where the first body is at positions qpos [n, nq]: [n, 3]."""
+    data = mujoco.MjData(model)
+    places = np.empty((len(qpos), 3))
+    for place, data.qpos[:] in zip(places, qpos, strict=True):
+        mujoco.mj_kinematics(model, data)
+        place[:] = data.xpos[1]
+    return places
+
+
+def extent(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
+    """The corners [8, 3] of a box in which whatever moves stays, at positions qpos [n, nq]."""
+    data = mujoco.MjData(model)
+    moving = model.geom_bodyid > 0
+    radius = model.geom_rbound[moving, None]
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for data.qpos[:] in qpos:
+        mujoco.mj_kinematics(model, data)
+        places = data.geom_xpos[moving]
+        low, high = np.minimum(low, (places - radius).min(0)), np.maximum(high, (places + radius).max(0))
+    return np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def _draw_trail(image: Image.Image, way: tuple[np.ndarray, np.ndarray]) -> None:
+    """A line, with a dot at its end. way: pixels [t, 2] of a picture `SMOOTH` times as large, and their distances."""
+    pixels, away = way
+    overlay = Image.new("RGBA", (image.width * SMOOTH, image.height * SMOOTH), (*TRAIL, 0))
+    draw = ImageDraw.Draw(overlay)
+    points = [tuple(pixel) for pixel in pixels[away > 0].tolist()]
+    colour = (*TRAIL, 190)
+    draw.line(points, colour, 2 * SMOOTH - 1, joint="curve")
+    draw.circle(points[-1], 2.5 * SMOOTH, colour)
+    overlay = overlay.reduce(SMOOTH)
+    image.paste(overlay, mask=overlay)
+
+
+def _point_to(image: Image.Image, pixel: np.ndarray, away: np.ndarray) -> None:
+    """An arrow at the edge of the picture towards a pixel [2] beyond it, if it is in front (distance > 0)."""
+    middle = np.array(image.size) / 2
+    offset = pixel - middle
+    beyond = np.abs(offset / middle).max()
+    if beyond <= 1 or not away > 0:
+        return
+    tip = middle + offset / beyond * (1 - 8 / middle.min())
+    along = 14 * offset / np.linalg.norm(offset)
+    across = np.array([along[1], -along[0]]) / 2
+    points = [tip, tip - along + across, tip - along - across]
+    ImageDraw.Draw(image).polygon([tuple(point) for point in np.array(points).tolist()], GOAL, "white")

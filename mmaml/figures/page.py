@@ -1,0 +1,58 @@
+"""What all figures share: colours, style, and the page that is written to a file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmaml.storage.files import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+# Okabe and Ito's colours: told apart also by the colour-blind.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#000000", "#8C6D31", "#6A3D9A", "#B5BD00", "#9B2335", "#7F8FA9"),
+)
+INK = "#333333"
+STYLE: dict[Any, Any] = {
+    "figure.facecolor": "white",
+    "figure.dpi": 150,
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#666666",
+    "ytick.color": "#666666",
+    "legend.frameon": False,
+    "text.parse_math": False,  # a dollar sign in a label is one
+}
+
+
+@contextmanager
+def page(path: Path, width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
+    """A figure and its axes in one style, without need of a screen; written to `path` at the end."""
+    import matplotlib  # slow, and of no use to a reader of tables
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the box that is drawn for a letter tells it
+        figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False)
+        yield figure, axes if rows * columns > 1 else axes[0, 0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            figure.savefig(file, format="png", bbox_inches="tight")
+        pyplot.close(figure)

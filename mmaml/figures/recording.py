@@ -1,0 +1,161 @@
+"""Episodes of a trained policy on MuJoCo tasks, kept as positions: what moving pictures are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+
+from mmaml.config.keys import Config
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv
+from mmaml.envs.mujoco.base import MujocoFamily
+from mmaml.envs.point_mass import PointMass
+from mmaml.evaluation.held_out import FRESH, in_a_line
+from mmaml.figures.trajectories import Trajectories
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.worker import Worker
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """One episode of each of M tasks after 0 … K adaptation steps, and the family that they belong to.
+
+    qpos[m][k] [L + 1, nq]: positions at its start and after each of its L steps; returns [M, K+1];
+    ended bool [M, K+1]: whether it came to an end before the horizon.
+    """
+
+    family: MujocoFamily
+    tasks: Sequence[Task]
+    qpos: Sequence[Sequence[np.ndarray]]
+    returns: np.ndarray
+    ended: np.ndarray
+
+
+def record(config: Config, state: Mapping[str, Any], collections: int, split: str) -> Episodes:
+    """Adapt to one held-out task of each mode, as an evaluation does, and keep an episode of every collection.
+
+    It is the first one of the rollout whose return is nearest to the mean of the task's rollouts.
+    Raises TypeError if the configuration's family is not a MuJoCo one, and UsageError for numbers that are not finite
+    and environments that fail.
+    """
+    worker = _RecordingWorker(config)
+    try:
+        if not isinstance(worker.family, MujocoFamily):
+            raise TypeError(f"env: expected a MuJoCo family, got '{config.env}'")
+        parameters = worker.algorithm.spec.flatten(state["parameters"])
+        with in_a_line():
+            tasks = one_of_each_mode(worker, split)
+            worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
+        assert worker.block is not None
+        shown = [
+            _typical(data, np.stack(qpos)) for data, qpos in zip(worker.block.rollouts, worker.recorded, strict=True)
+        ]
+        qpos, returns, lengths = (
+            [list(row) for row in zip(*column, strict=True)] for column in zip(*shown, strict=True)
+        )
+        return Episodes(worker.family, tasks, qpos, np.array(returns), np.array(lengths) < config.max_path_length)
+    finally:
+        worker.close()
+
+
+def _typical(data: Rollouts, qpos: np.ndarray) -> tuple[list[np.ndarray], list[float], list[int]]:
+    """Of each task's first episodes, the one nearest to their mean return: positions, return, number of steps.
+
+    qpos [T + 1, M·N, nq]: of one collection.
+    """
+    lanes = data.rewards.shape[1]
+    lengths = data.episode_end.numpy().argmax(-1) + 1
+    steps = np.arange(data.rewards.shape[2])
+    returns = np.where(steps < lengths[..., None], data.rewards.numpy(), 0).sum(-1)
+    nearest = np.abs(returns - returns.mean(1, keepdims=True)).argmin(1)
+    kept = [(task, int(lane), int(lengths[task, lane])) for task, lane in enumerate(nearest)]
+    return (
+        [qpos[: length + 1, task * lanes + lane] for task, lane, length in kept],
+        [float(returns[task, lane]) for task, lane, _ in kept],
+        [length for *_, length in kept],
+    )
+
+
+class _RecordingWorker(Worker):
+    """A worker that keeps, for each collection, the positions before the first step and after every step."""
+
+    recorded: Sequence[list[np.ndarray]] = ()
+
+    def _sample(self, env: TaskVectorEnv, *arguments: Any) -> tuple[list[Rollouts], np.ndarray]:
+        recorder = _Recorder(cast(MujocoFamily, env))
+        self.recorded = recorder.recorded
+        return super()._sample(cast(TaskVectorEnv, recorder), *arguments)
+
+
+class _Recorder:
+    """Stands for a family in rollouts and keeps its positions [M·N, nq]; a reset of all lanes starts a new list."""
+
+    def __init__(self, family: MujocoFamily) -> None:
+        self._family = family
+        self.recorded: list[list[np.ndarray]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._family, name)
+
+    def reset(self, **arguments: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        result = self._family.reset(**arguments)
+        if arguments.get("options") is None:
+            self.recorded.append([self._family.qpos.copy()])
+        return result
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        result = self._family.step(actions)
+        self.recorded[-1].append(self._family.qpos.copy())
+        return result
+
+
+def point_mass_trajectories(
+    config: Config,
+    state: Mapping[str, Any],
+    rollouts_per_task: int,
+    collections: int | None = None,
+    split: str = "test",
+) -> Trajectories | None:
+    """Rollouts before and after each adaptation step on one held-out task of each mode.
+
+    None if the environment is not a point mass. A family of a single mode is shown on four tasks. collections: the
+    algorithm's own number when None. Raises UsageError for numbers that are not finite and environments that fail.
+    """
+    worker = Worker(replace(config, rollouts_per_meta_task=rollouts_per_task))
+    try:
+        family = worker.family
+        if not isinstance(family, PointMass):
+            return None
+        parameters = worker.algorithm.spec.flatten(state["parameters"])
+        with in_a_line():
+            tasks = one_of_each_mode(worker, split)
+            statistics = worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
+        assert worker.block is not None
+        rollouts = worker.block.rollouts
+        unbroken = [(data.mask[..., 1:] > 0) & ~data.episode_start[..., 1:] for data in rollouts]
+        label = "mode" if family.num_modes > 1 else "task"
+        return Trajectories(
+            positions=np.stack([data.observations[..., :2].numpy() for data in rollouts], axis=1),
+            connected=np.stack([flags.numpy() for flags in unbroken], axis=1),
+            goals=np.stack([task.values["goal"] for task in tasks]),
+            returns=statistics["return"],
+            names=[f"{label} {task.mode if label == 'mode' else number}" for number, task in enumerate(tasks)],
+            gaps=np.stack([task.values["gaps"] for task in tasks]) if "gaps" in tasks[0].values else None,
+        )
+    finally:
+        worker.close()
+
+
+def one_of_each_mode(worker: Worker, split: str) -> Sequence[Task]:
+    """The first held-out task of each mode among many; four tasks of a family of a single mode.
+
+    Raises RunStopped, as `Worker.sample_tasks`.
+    """
+    num_modes = worker.family.num_modes
+    tasks = worker.sample_tasks(32 * num_modes, FRESH, split)
+    if num_modes == 1:
+        return tasks[:4]
+    first = {task.mode: task for task in reversed(tasks)}
+    return [first[mode] for mode in sorted(first)]

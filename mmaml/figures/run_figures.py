@@ -1,0 +1,43 @@
+"""The pictures of one run: how its returns went, and what adaptation does to its trajectories."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mmaml.figures import curves
+from mmaml.storage.checkpoint_format import CheckpointError
+from mmaml.storage.layout import PROGRESS
+
+CURVES, TRAJECTORIES = "learning_curves.png", "trajectories.png"
+
+
+def draw_run(run: Path) -> None:
+    """Write the learning curves and, for point mass, the trajectories of a run into its directory.
+
+    Nothing if no iteration was logged there: a finished run that is continued elsewhere.
+    """
+    if not (run / PROGRESS).exists():
+        return
+    config, curve = curves.read_run(run, "")
+    curves.plot_curves(curves.group_runs([(config, curve)]), run / CURVES, title=str(config["env"]))
+    print(run / CURVES)
+    draw_trajectories(run, run / TRAJECTORIES)
+
+
+def draw_trajectories(run: Path, path: Path, rollouts_per_task: int = 20) -> None:
+    """Write a run's trajectories, if its environment has any to draw and it has a checkpoint."""
+    from mmaml.evaluation.held_out import restore  # loads torch: after the curves are there
+    from mmaml.figures.recording import point_mass_trajectories
+    from mmaml.figures.trajectories import plot_trajectories
+
+    try:
+        config, state = restore(run)
+    except CheckpointError as error:
+        print(f"note: no trajectories: {error}", file=sys.stderr)
+        return
+    trajectories = point_mass_trajectories(config, state, rollouts_per_task)
+    if trajectories is not None:
+        title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
+        plot_trajectories(trajectories, path, title=title)
+        print(path)

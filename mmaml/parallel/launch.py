@@ -1,0 +1,122 @@
+"""How this process was started, and starting a run's ranks under mpirun."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mmaml.cli.script import is_first_rank
+from mmaml.config.keys import Config
+from mmaml.config.loading import ConfigError
+
+# Where launchers tell a process how many it started: Open MPI's mpirun, MPICH's and its kin, Slurm's srun.
+# The first one set is that of the innermost launcher: our mpirun inside a Slurm job, not the reverse.
+SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
+# Where this project's mpirun is told how far the run is: scripts/mpirun_job.py.
+LAUNCHER_FOLDER = "MMAML_LAUNCHER"
+CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def announced_ranks() -> int | None:
+    """How many processes a launcher says it started; None if no launcher started this one."""
+    for variable in SIZE_VARIABLES:
+        size = os.environ.get(variable, "")
+        if size.isdecimal():
+            return int(size)
+    return None
+
+
+def report(state: str, text: str = "") -> bool:
+    """Tell this project's mpirun how far the run is, for it to end what cannot end by itself; whether it is there.
+
+    state: "starting", by every rank, before MPI is; "started", by rank 0, once it is; "remedy", with a text: what to do
+    should rank 0 be lost; "lost", by another rank: rank 0 is gone or says nothing; "ended.<exit code>" or "ended", by
+    rank 0.
+    """
+    folder = os.environ.get(LAUNCHER_FOLDER)
+    if folder is None:
+        return False
+    try:
+        Path(folder, state).write_text(text)
+    except OSError:
+        return False  # on another machine
+    return True
+
+
+def ended(code: int) -> int:
+    """Report, as rank 0's last act, that the run has ended with this exit code, which is given back."""
+    if is_first_rank():
+        report(f"ended.{code}")
+    return code
+
+
+def check_launcher(connected: int) -> None:
+    """Raise ConfigError unless the `connected` ranks are all that the launcher started.
+
+    The processes of a launcher that our MPI does not know would each believe to be alone, and write the
+    same directory.
+    """
+    announced = announced_ranks()
+    if announced is not None and announced > connected:
+        raise ConfigError(
+            f"ranks: expected the {announced} processes of this launcher to find each other, but its MPI is not ours "
+            f"and each sees {connected}; start them with this environment's mpirun: mpirun -n {announced} python …"
+        )
+
+
+def check_rank_count(ranks: int, config: Config) -> None:
+    """Raise ConfigError if a rank would have no task."""
+    idle = 0 if config.master_samples or ranks == 1 else 1
+    if ranks - idle > config.meta_batch_size:
+        raise ConfigError(
+            f"ranks: expected at most one working rank a task, meta_batch_size = {config.meta_batch_size}, got "
+            f"{ranks - idle}; start {config.meta_batch_size + idle} ranks or fewer, or raise meta_batch_size"
+        )
+
+
+def relaunch(ranks: int, script: str, arguments: Sequence[str]) -> NoReturn:
+    """Become mpirun with `ranks` ranks of this script. Raises ConfigError if there is no mpirun."""
+    beside_python = Path(sys.executable).with_name("mpirun")
+    mpirun = str(beside_python) if beside_python.exists() else shutil.which("mpirun")
+    if mpirun is None:
+        raise ConfigError(
+            f"parallel: expected an mpirun beside '{sys.executable}' or on PATH, found none; run make setup, or give "
+            "--ranks 1"
+        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(mpirun, [mpirun, "-n", str(ranks), sys.executable, script, *arguments])
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use: those of its affinity, no more than its container's share."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = {_hardware_threads(cpu) for cpu in allowed}
+    return max(1, int(min(len(cores), _cpu_quota())))
+
+
+def _hardware_threads(cpu: int) -> str:
+    """The hardware threads of the core that `cpu` belongs to, as one text; `cpu` alone if nobody tells."""
+    try:
+        return (CPU_TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def _cpu_quota() -> float:
+    """CPUs' worth of time that the container is given; infinite without a limit."""
+    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = (CGROUP / quota_file).read_text().split()
+            if period_file is not None:
+                words += (CGROUP / period_file).read_text().split()
+            quota, period = words
+            return float("inf") if quota in ("max", "-1") else int(quota) / int(period)
+        except (OSError, ValueError):
+            continue
+    return float("inf")

@@ -1,0 +1,158 @@
+"""Messages between two ranks, and noticing that the other is gone."""
+
+from __future__ import annotations
+
+import atexit
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import mpi4py
+import numpy as np
+
+from mmaml.parallel.launch import announced_ranks, report
+from mmaml.parallel.process import Process
+
+report("starting")
+
+# A process that no launcher started is alone. MPI would leave it a folder and shared memory, which it never removes.
+mpi4py.rc.initialize = announced_ranks() is not None
+mpi4py.rc.finalize = False  # `_finalize` does it, unless it would wait for ever
+from mpi4py import MPI  # noqa: E402
+
+if MPI.Is_initialized() and MPI.COMM_WORLD.Get_rank() == 0:
+    report("started")
+
+# Seconds between two looks at a message that has not come: a rank that waits leaves its core to those that work.
+PAUSE = 5e-5
+# Of the time between two looks no more than this counts as waiting: this rank may have been stopped itself.
+LONGEST_PAUSE = 1.0
+# Seconds between two looks at the other's process: MPI is not told of one that exits with an error.
+SECONDS_BETWEEN_CHECKS = 1.0
+# What a rank is waited for when others have taken all patience: long enough for what it has sent to arrive.
+MOMENT = 1.0
+ENDED = "its process ended"
+
+
+class RankLost(Exception):
+    """A rank is gone, or says nothing. waited: the seconds that went by in waiting for it, 0 if it is known to be gone.
+
+    ever: whether this process has met with one.
+    """
+
+    ever = False
+
+    def __init__(self, reason: str, waited: float = 0.0) -> None:
+        super().__init__(reason)
+        self.waited = waited
+        RankLost.ever = True
+
+
+@atexit.register
+def _finalize() -> None:
+    """End MPI, which waits for all ranks: not where some are lost."""
+    if not MPI.Is_initialized():
+        return
+    if MPI.COMM_WORLD.Get_rank() == 0:
+        report("ended")
+    if not RankLost.ever:
+        MPI.Finalize()
+
+
+class Patience:
+    """Seconds that may go by in waiting for several ranks together, `spent` of them so far.
+
+    Each is given a moment even after that, for what it has sent already.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.spent = seconds, 0.0
+
+
+class Link:
+    """Messages between this rank and another: an object, and arrays beside it, which are not copied.
+
+    A link on which something was lost is not used again, but kept: MPI may still write into its buffers.
+    process: of the other rank, once it is known.
+    """
+
+    def __init__(self, comm: MPI.Comm, peer: int) -> None:
+        self._comm, self._peer = comm, peer
+        self.process: Process | None = None
+        self._sending: tuple[list[MPI.Request], list[np.ndarray]] = ([], [])
+        self._receiving: tuple[list[MPI.Request], list[np.ndarray]] = ([], [])
+
+    def send(self, content: Any, arrays: Iterable[np.ndarray] = ()) -> None:
+        """Begin to send; `finish_sending` before long work, or nothing may leave. Raises RankLost."""
+        arrays = [np.ascontiguousarray(array) for array in arrays]
+        layout = [(array.shape, array.dtype) for array in arrays]
+        text = np.frombuffer(cloudpickle.dumps((content, layout)), np.uint8)
+        buffers = [np.array([text.size]), text, *arrays]
+        try:
+            self._sending = ([self._comm.Isend(buffer, self._peer) for buffer in buffers], buffers)
+        except MPI.Exception as error:
+            raise self._lost(error) from error
+
+    def finish_sending(self, patience: Patience) -> None:
+        """Wait until all is sent. Raises RankLost."""
+        self._wait(self._sending[0], patience)
+
+    def receive(self, patience: Patience) -> tuple[Any, list[np.ndarray]]:
+        """The next message, and the arrays beside it. Raises RankLost.
+
+        What has begun to come takes its time: it is given the same seconds once more, and takes none of `patience`.
+        """
+        length = np.empty(1, np.int64)
+        self._receive_into([length], patience)
+        transfer = Patience(patience.seconds)
+        text = np.empty(length[0], np.uint8)
+        self._receive_into([text], transfer)
+        content, layout = cloudpickle.loads(text)
+        arrays = [np.empty(shape, dtype) for shape, dtype in layout]
+        self._receive_into(arrays, transfer)
+        return content, arrays
+
+    def give_up(self) -> str:
+        """Expect no more of the other rank, and end its process if it is on this machine; in words, what it did."""
+        RankLost.ever = True
+        return "of which nothing is known" if self.process is None else self.process.kill()
+
+    def _receive_into(self, buffers: list[np.ndarray], patience: Patience) -> None:
+        try:
+            self._receiving = ([self._comm.Irecv(buffer, self._peer) for buffer in buffers], buffers)
+        except MPI.Exception as error:
+            raise self._lost(error) from error
+        self._wait(self._receiving[0], patience)
+
+    def _wait(self, requests: list[MPI.Request], patience: Patience) -> None:
+        waited, last, next_check = 0.0, time.monotonic(), SECONDS_BETWEEN_CHECKS
+        try:
+            while not MPI.Request.Testall(requests):
+                time.sleep(PAUSE)
+                now = time.monotonic()
+                pause, last = min(now - last, LONGEST_PAUSE), now
+                waited, patience.spent = waited + pause, patience.spent + pause
+                if patience.spent > patience.seconds and waited > min(MOMENT, patience.seconds):
+                    raise RankLost(f"no answer for {patience.seconds:g} s", waited)
+                if waited > next_check:
+                    next_check += SECONDS_BETWEEN_CHECKS
+                    if self.process is not None and self.process.has_ended() and not MPI.Request.Testall(requests):
+                        raise RankLost(ENDED)
+        except MPI.Exception as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: MPI.Exception) -> RankLost:
+        return RankLost(ENDED if all_lost(self._comm, [self._peer]) else str(error))
+
+
+def all_lost(comm: MPI.Comm, ranks: Iterable[int]) -> bool:
+    """Whether MPI knows all of `ranks` to be gone."""
+    ranks = list(ranks)
+    if not ranks:
+        return True
+    try:
+        failed = comm.Get_failed()
+    except (MPI.Exception, NotImplementedError):
+        return False  # an MPI that tells of no losses
+    return MPI.UNDEFINED not in comm.Get_group().Translate_ranks(ranks, failed)

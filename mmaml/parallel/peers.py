@@ -1,0 +1,115 @@
+"""The ranks that the master can count on: sending to them, hearing from them, and what becomes of those it loses."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from mmaml.parallel.link import MPI, Link, Patience, RankLost
+from mmaml.parallel.process import Process
+
+Result = TypeVar("Result")
+# Until the configuration says how long a rank may take to answer, and for ranks to come through their start.
+FIRST_PATIENCE = 600.0
+
+
+def to_stderr(text: str) -> None:
+    """The report of a line where there is no log."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Loss(NamedTuple):
+    """What is to be said of a rank that was lost, and the seconds that went by in waiting for it."""
+
+    text: str
+    waited: float
+
+
+class Roster:
+    """The other ranks, as the master sees them; a rank that is lost is no longer among `ranks`.
+
+    size: how many there were, the master with them. rank_timeout: seconds without an answer after which a rank is lost.
+    report: told of each loss, in a line. seconds_lost: that losses have cost. owing: ranks that owe an answer.
+    """
+
+    def __init__(self, comm: MPI.Comm, size: int) -> None:
+        self.size = size
+        self.rank_timeout = FIRST_PATIENCE
+        self.report: Callable[[str], None] = to_stderr
+        self.seconds_lost = 0.0
+        self.owing: set[int] = set()
+        self._links = {rank: Link(comm, rank) for rank in range(1, size)}
+        self._gone: list[Link] = []
+        self._losses: list[Loss] = []  # not yet reported
+        self._noticed: float | None = None  # when the first of them was done with
+
+    @property
+    def ranks(self) -> list[int]:
+        """Those that answer, as far as is known."""
+        return [*self._links]
+
+    def meet(self) -> None:
+        """Learn where the ranks are. Equal bits are promised on equal processors: unlike ones are told."""
+        processes = [Process.this()]
+        for rank, (process, _) in self.receive(self.ranks, "the start", FIRST_PATIENCE).items():
+            self._links[rank].process = process
+            processes.append(process)
+        self.report_losses()
+        capabilities = {str(process.capability) for process in processes}
+        if len(capabilities) > 1:
+            self.report(
+                f"warning: ranks run on unlike processors {sorted(capabilities)}; results may differ in the last bits "
+                "from those on another number of ranks"
+            )
+
+    def send(self, messages: Mapping[int, tuple[Any, Iterable[np.ndarray]]], phase: str) -> None:
+        """Send each rank a message of its own, and wait until all have gone. phase: for what is said of a loss."""
+        for rank, (content, arrays) in messages.items():
+            self._attempt(rank, phase, partial(Link.send, content=content, arrays=arrays))
+        patience = Patience(self.rank_timeout)
+        for rank in messages:
+            self._attempt(rank, phase, partial(Link.finish_sending, patience=patience))
+
+    def receive(
+        self, ranks: Iterable[int], phase: str, seconds: float | None = None
+    ) -> dict[int, tuple[Any, list[np.ndarray]]]:
+        """A message of each rank that is not lost. phase: what they are doing. seconds: by default rank_timeout."""
+        patience = Patience(self.rank_timeout if seconds is None else seconds)
+        found = {rank: self._attempt(rank, phase, partial(Link.receive, patience=patience)) for rank in ranks}
+        if self._losses and self._noticed is None:
+            self._noticed = time.perf_counter()
+        return {rank: message for rank, message in found.items() if message is not None}
+
+    def report_losses(self) -> None:
+        """Tell of the ranks that were lost since the last report; what it took to do without them ends now."""
+        again = 0.0 if self._noticed is None else time.perf_counter() - self._noticed
+        for text, waited in self._losses:
+            left = 1 + len(self._links)
+            self.report(f"warning: {text}; {left} of {self.size} ranks go on with its work, {waited + again:.2f} s")
+        self.seconds_lost += again + sum(loss.waited for loss in self._losses)
+        self._losses, self._noticed = [], None
+
+    def end_those_at_work(self) -> None:
+        """Leave ranks that owe an answer, of which nothing will come."""
+        for rank in self.owing & self._links.keys():
+            self._gone.append(self._links.pop(rank))
+            self._gone[-1].give_up()
+
+    def _attempt(self, rank: int, phase: str, action: Callable[[Link], Result]) -> Result | None:
+        """`action` of the link to a rank; None if the rank is, or was, lost."""
+        if rank not in self._links:
+            return None
+        try:
+            return action(self._links[rank])
+        except RankLost as loss:
+            self._gone.append(link := self._links.pop(rank))
+            self.owing.discard(rank)
+            process = link.give_up()
+            where = f" ({process})" if loss.waited else ""
+            self._losses.append(Loss(f"rank {rank} of {self.size} was lost in {phase}: {loss}{where}", loss.waited))
+            return None

@@ -1,0 +1,69 @@
+"""The process of a rank: whether it is on this machine, whether it is alive, and ending it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Process(NamedTuple):
+    """That of a rank: on which machine, and what the processor can do. started: in clock ticks since boot."""
+
+    pid: int
+    started: str
+    host: str
+    machine: tuple[str, ...]
+    capability: tuple[str | None, ...]
+
+    @staticmethod
+    def this() -> Process:
+        """This process."""
+        boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+        machine = (
+            platform.node(),
+            boot.read_text() if boot.exists() else "",
+            os.readlink(namespace) if namespace.is_symlink() else "",
+        )
+        capability = (platform.machine(), torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR"))
+        return Process(os.getpid(), _stat(os.getpid())[1], platform.node(), machine, capability)
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it is on this machine."""
+        return self.machine == Process.this().machine
+
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended; another may have its number by now."""
+        if not self.is_near:
+            return False
+        state, started = _stat(self.pid)
+        return state in ("gone", "Z", "X") or started != self.started
+
+    def kill(self) -> str:
+        """End it if it is on this machine; what it was doing, or why it goes on, in words."""
+        if not self.is_near:
+            return f"on host {self.host}, where it cannot be killed from here"
+        if self.has_ended():
+            return f"process {self.pid}, which has ended"
+        doing = {"R": "running", "T": "stopped", "D": "waiting for a disk"}.get(_stat(self.pid)[0], "sleeping")
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except OSError as error:
+            return f"process {self.pid}, which cannot be killed ({error.strerror})"
+        return f"process {self.pid}, {doing}, killed"
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """What a process does, by Linux's letter, and when it started; "gone" if there is none, "" where nobody tells."""
+    if not Path("/proc/self/stat").exists():
+        return "", ""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "gone", ""
+    return words[0], words[19]

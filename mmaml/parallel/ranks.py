@@ -1,0 +1,343 @@
+"""The ranks of a run: dealing work to them, and going on without those that are lost.
+
+One primitive carries everything: the master, rank 0, calls a named method of every rank's worker with flat
+parameters, an optional flat vector and that rank's items; the results come back as arrays in the order of the items.
+Items are dealt in consecutive blocks; what a worker makes of an item stays with it, for later calls on that item.
+
+Messages (`mmaml.parallel.link`) go between the master and one other rank, never among others. So the loss of a rank is
+seen by the master alone: it deals the lost items to the ranks that are left, and asks them for what the lost one was
+asked. Results do not depend on who computed them, so the run ends as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, TasksFailed, UsageError
+from mmaml.parallel.launch import report
+from mmaml.parallel.link import MPI, Link, Patience, RankLost, all_lost
+from mmaml.parallel.peers import FIRST_PATIENCE, Roster, to_stderr
+from mmaml.parallel.process import Process
+from mmaml.parallel.requests import (
+    Answer,
+    Arrays,
+    Dealt,
+    Part,
+    Released,
+    Request,
+    extending,
+    in_order,
+    partition,
+    travelling,
+)
+from mmaml.parallel.shutdown import shutdown
+
+Result = TypeVar("Result")
+SECONDS_BEFORE_HIGHER_RANK = 0.3
+# Of a rank with the master, which works alone now and then, in units of the master's with a rank.
+PATIENCE_WITH_MASTER = 5
+# Of signals, while the ranks are told of the end.
+SECONDS_TO_RELEASE = 30.0
+
+
+def connect(parallel: bool = True) -> Ranks:
+    """Join the ranks that the launcher started; alone if `parallel` is false or nothing launched us."""
+    torch.set_num_threads(1)
+    return Ranks(MPI.COMM_WORLD if parallel and MPI.Is_initialized() else MPI.COMM_NULL)
+
+
+class MasterLost(Exception):
+    """Rank 0 is gone, or has said nothing for long."""
+
+
+class WorkerError(RuntimeError):
+    """A rank's worker failed; the text is its traceback."""
+
+
+class Evaluator:
+    """`algorithms.base.Evaluate` on the rollouts where they were sampled: on all ranks."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self.tasks = ranks.places
+
+    def __call__(
+        self,
+        function: str,
+        parameters: Tensor,
+        vector: Tensor | None = None,
+        tasks: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Arrays:
+        chosen = self.tasks if tasks is None else tasks
+        return self._ranks.call("evaluate", (), parameters, vector, chosen, function=function, **options)
+
+
+def _fail(place: int, failure: Failure) -> NoReturn:
+    raise WorkerError(f"the environment of task {place} failed:\n{failure.trace}")
+
+
+class Ranks:
+    """The ranks of a run.
+
+    rank: which this is; size: how many were started; seconds_busy: of the slowest rank in all calls. roster: on rank 0,
+    the others. task_failed: told of a task, by its place among the items, whose environment raised; the others go on
+    without it unless this raises.
+    """
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._comm = comm
+        self.rank: int = comm.Get_rank() if comm else 0
+        self.size: int = comm.Get_size() if comm else 1
+        self.seconds_busy = 0.0
+        self.task_failed: Callable[[int, Failure], None] = _fail
+        self.roster = Roster(comm, self.size if self.rank == 0 else 1)
+        self._master = Link(comm, 0)
+        self._patience = PATIENCE_WITH_MASTER * FIRST_PATIENCE
+        self._remedy = "start again"
+        self._worker: Any = None
+        self._agreed_failure: Exception | None = None
+        self._master_works = True
+        self._dealt = Dealt(Request(""))
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Release the ranks that serve; end all of them if this one failed, those at work if it leaves before."""
+        if isinstance(error, MasterLost):
+            self._leave(error)
+        in_order = error is None or error is self._agreed_failure
+        in_order |= isinstance(error, RunStopped | Interrupted | SystemExit)
+        in_order |= self.rank == 0 and isinstance(error, UsageError)
+        if error is not None and self.size > 1 and not in_order:
+            self._abort(error)
+        if self.rank == 0 and self.size > 1:
+            with shutdown.finishing(SECONDS_TO_RELEASE):
+                self.roster.end_those_at_work()
+                self._send_all(Released(RankLost.ever), "the end")
+                self.roster.report_losses()
+
+    def agree(self, function: Callable[[], Result]) -> Result:
+        """`function()` of rank 0 on every rank; what it raises is raised on every rank."""
+        outcome: Any
+        if self.rank == 0:
+            try:
+                outcome = (function(), None, Process.this())
+            except Exception as error:
+                outcome = (None, error, Process.this())
+            self._send_all(outcome, "the start")
+            self.roster.report_losses()
+        else:
+            outcome, _ = self._from_master()
+        if isinstance(outcome, Released):
+            raise SystemExit(1)  # interrupted, as the master says
+        result, failure, self._master.process = outcome
+        if failure is not None:
+            self._agreed_failure = failure
+            raise failure
+        return result
+
+    def patience(self, rank_timeout: float, remedy: str) -> None:
+        """How long a rank may take to answer, in seconds, and what a user is to do when the master is lost."""
+        self.roster.rank_timeout = rank_timeout
+        self._patience, self._remedy = PATIENCE_WITH_MASTER * rank_timeout, remedy
+        if self.rank == 0:
+            report("remedy", remedy)
+
+    @property
+    def places(self) -> list[int]:
+        """Places, in order, of the items of the last call that dealt some, but those whose environments failed."""
+        return self._dealt.places
+
+    def evaluator(self) -> Evaluator:
+        """`algorithms.base.Evaluate` on the items dealt last."""
+        return Evaluator(self)
+
+    def serve(self, worker: Any, master_works: bool = True) -> bool:
+        """Offer `worker` to the master's calls. Rank 0 returns True at once, the others False at the end.
+
+        master_works: rank 0 takes a share of the items too (always, when it is alone).
+        """
+        self._worker, self._master_works = worker, master_works
+        if self.rank == 0:
+            self.roster.meet()
+            return True
+        self._to_master(Process.this())
+        while not isinstance((message := self._from_master())[0], Released):
+            asked, arrays = message
+            flats = map(torch.from_numpy, arrays)
+            parameters, vector = (next(flats) if given else None for given in asked.flats)
+            answer = self._work(Request(asked.method, parameters, vector, asked.options), asked.items)
+            fault = answer.fault
+            if fault is not None and not isinstance(fault, NotFinite | TasksFailed):
+                trace = "".join(traceback.format_exception(fault))
+                fault = WorkerError(f"rank {self.rank} of {self.size} failed in {asked.method}:\n{trace}")
+            self._to_master((list(answer.result), fault, answer.seconds), answer.result.values())
+        RankLost.ever |= message[0].others_lost
+        return False
+
+    # The master's side of a call.
+
+    def call(
+        self,
+        method: str,
+        items: Sequence[Any],
+        parameters: Tensor | None = None,
+        vector: Tensor | None = None,
+        subset: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Arrays:
+        """worker.method(parameters, vector, its items, **options) on every rank; results [items, …] in order.
+
+        subset: places, ascending, of items of the last call without one. Each rank is then given those that it
+        holds, counted from its own first, in place of items. Only rank 0 calls this.
+
+        Items whose environment failed (the worker raised TasksFailed) are told to `task_failed` and left out, now and
+        later. The items of ranks that are lost are dealt to others, with `extend=True` in the options where these hold
+        some already. Raises NotFinite, of those that workers raised the least; what this rank's worker raised; or
+        WorkerError.
+        """
+        flats = [None if v is None else v.detach().to("cpu", torch.float32).contiguous() for v in (parameters, vector)]
+        request = Request(method, flats[0], flats[1], options)
+        try:
+            if subset is None:
+                self._dealt = Dealt(request, items, {rank: [] for rank in self._samplers()})
+                parts = self._deal(range(len(items)))
+            else:
+                parts = self._ask(request, subset)
+        finally:
+            self.roster.report_losses()
+        return in_order(parts)
+
+    def _deal(self, places: Iterable[int]) -> list[Part]:
+        """Deal items that no rank holds; their results."""
+        dealt, parts, left = self._dealt, [], list(places)
+        failed: dict[int, Failure] = {}
+        while left:
+            ranks = self._samplers()
+            blocks = zip(ranks, partition(len(left), len(ranks)), strict=True)
+            shares = {rank: [left[i] for i in block] for rank, block in blocks if block}
+            answers = self._exchange(
+                {
+                    rank: (extending(dealt.request, bool(dealt.held.get(rank))), [dealt.items[i] for i in share])
+                    for rank, share in shares.items()
+                }
+            )
+            left = []
+            for rank, share in shares.items():
+                if rank not in answers:
+                    left += share + dealt.held.pop(rank, [])
+                elif isinstance(fault := answers[rank].fault, TasksFailed):
+                    failed |= {share[failure.item]: failure for failure in fault.failures}
+                    left += [place for place in share if place not in failed]
+                else:
+                    dealt.held.setdefault(rank, []).extend(share)
+                    parts.append(Part(share, answers[rank].result))
+            left.sort()
+        for place in sorted(failed):
+            self.task_failed(place, failed[place])
+        return parts
+
+    def _ask(self, request: Request, subset: Collection[int]) -> list[Part]:
+        """What the ranks that hold the items say of them; the items of a lost rank are dealt again first.
+
+        Raises NotFinite where the environment of such an item has failed since.
+        """
+        held, parts, left = self._dealt.held, [], set(subset)
+        while left:
+            if missing := left - set(self._dealt.places):
+                raise NotFinite(f"task {min(missing)}: sampled again after its rank was lost, its environment failed")
+            shares = {rank: [i for i, place in enumerate(places) if place in left] for rank, places in held.items()}
+            answers = self._exchange({rank: (request, share) for rank, share in shares.items() if share})
+            for rank in answers:
+                places = [held[rank][i] for i in shares[rank]]
+                parts.append(Part(places, answers[rank].result))
+                left.difference_update(places)
+            if left:
+                lost = held.keys() - {0, *self.roster.ranks}
+                self._deal(sorted(place for rank in lost for place in held.pop(rank)))
+        return parts
+
+    def _exchange(self, messages: Mapping[int, tuple[Request, list[Any]]]) -> dict[int, Answer]:
+        """Ask ranks, and wait for all answers; those of lost ranks are missing. Raises what workers raised."""
+        phase = next(iter(messages.values()))[0].phase
+        others = {rank: travelling(*message) for rank, message in messages.items() if rank}
+        self.roster.owing |= others.keys()
+        self.roster.send(others, phase)
+        answers = {0: self._work(*messages[0])} if 0 in messages else {}
+        for rank, ((names, fault, seconds), arrays) in self.roster.receive(others, phase).items():
+            answers[rank] = Answer(dict(zip(names, arrays, strict=True)), fault, seconds)
+        self.roster.owing.clear()
+        self.seconds_busy += max((answer.seconds for answer in answers.values()), default=0.0)
+        _raise_worst([answer.fault for answer in answers.values() if answer.fault is not None])
+        return answers
+
+    def _samplers(self) -> list[int]:
+        """The ranks that take items."""
+        others = self.roster.ranks
+        return [0, *others] if self._master_works or not others else others
+
+    # A rank's side of it.
+
+    def _work(self, request: Request, items: Sequence[Any]) -> Answer:
+        """This rank's part in a call."""
+        clock = time.perf_counter()
+        try:
+            result = getattr(self._worker, request.method)(request.parameters, request.vector, items, **request.options)
+            return Answer(result, None, time.perf_counter() - clock)
+        except Exception as error:
+            return Answer({}, error, time.perf_counter() - clock)
+
+    def _send_all(self, content: Any, phase: str) -> None:
+        self.roster.send(dict.fromkeys(self.roster.ranks, (content, ())), phase)
+
+    def _from_master(self) -> tuple[Any, list[np.ndarray]]:
+        try:
+            return self._master.receive(Patience(self._patience))
+        except RankLost as loss:
+            raise MasterLost(str(loss)) from loss
+
+    def _to_master(self, content: Any, arrays: Iterable[np.ndarray] = ()) -> None:
+        try:
+            self._master.send(content, arrays)
+            self._master.finish_sending(Patience(self._patience))
+        except RankLost as loss:
+            raise MasterLost(str(loss)) from loss
+
+    def _leave(self, error: MasterLost) -> NoReturn:
+        """End this rank; if our mpirun does not say why, the lowest that is left does."""
+        if not report("lost") and all_lost(self._comm, range(1, self.rank)):
+            to_stderr(f"error: the master, rank 0 of {self.size}, was lost: {error}; {self._remedy}")
+        os._exit(1)  # MPI's own end would wait for the lost
+
+    def _abort(self, error: BaseException) -> NoReturn:
+        """Print this rank's traceback and end every rank.
+
+        What fails on all ranks is told by the lowest: the others give it the time to end them first.
+        """
+        sys.stdout.flush()
+        time.sleep(SECONDS_BEFORE_HIGHER_RANK * min(self.rank, 10))
+        trace = f"rank {self.rank} of {self.size} failed:\n" + "".join(traceback.format_exception(error))
+        to_stderr(str(error) if isinstance(error, WorkerError) else trace)
+        report("ended.1")
+        MPI.COMM_WORLD.Abort(1)
+        raise SystemExit(1)
+
+
+def _raise_worst(faults: Sequence[Exception]) -> None:
+    """Raise the first error of a program, or else the least finding; failed tasks are for the caller."""
+    for error in faults:
+        if not isinstance(error, NotFinite | TasksFailed):
+            raise error
+    if findings := [fault for fault in faults if isinstance(fault, NotFinite)]:
+        raise min(findings, key=lambda finding: finding.order)

@@ -1,0 +1,125 @@
+"""SIGTERM and SIGINT: the master finishes what is worth finishing, the other ranks leave it to the master.
+
+The launcher passes SIGTERM on as SIGUSR1 and SIGINT as SIGUSR2, so those are taken too; SIGHUP is as SIGTERM. The
+first asks the run to stop: it finishes its iteration or, after most of `shutdown_seconds`, abandons it. Where nothing
+is worth finishing, or with a second signal, it ends at once.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from mmaml.cli.script import is_first_rank
+from mmaml.errors import Interrupted
+
+MEANING = {
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
+    signal.SIGUSR1: signal.SIGTERM,
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGUSR2: signal.SIGINT,
+}
+# Launcher and scheduler may both tell a process of the same thing.
+SECONDS_OF_ONE_SIGNAL = 1.0
+# What of `shutdown_seconds` an iteration may take; the rest is for the checkpoint.
+SHARE_OF_ITERATION = 0.7
+SHARE_TO_ABANDON_AGAIN = 0.05  # an environment may catch whatever is raised in it
+
+
+class Shutdown:
+    """Whether this process was asked to stop. requested: by which signal, None while it was not."""
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self._asked_at = 0.0
+        self._seconds: float | None = None  # to finish in; None: nothing is worth finishing
+        self._abandonable = False
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """While this lasts, rank 0 takes the signals that are not ignored already, as nohup and a shell's & have it.
+
+        Other ranks do nothing at them from now on, since they end when rank 0 says so or is gone. Processes that
+        environments start meet the signals as any process does.
+        """
+        if not is_first_rank():
+            for number in MEANING:
+                signal.signal(number, self._leave_to_master)  # SIG_IGN would be inherited by programs
+                signal.siginterrupt(number, False)
+            yield
+            return
+        handlers = {number: self._on_signal for number in MEANING if signal.getsignal(number) is not signal.SIG_IGN}
+        handlers[signal.SIGALRM] = self._on_alarm
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.requested = None
+
+    @contextmanager
+    def finishing(self, seconds: float) -> Iterator[None]:
+        """While this lasts, a signal only asks to stop, for `check` and `abandonable` to heed within `seconds`."""
+        self._seconds = seconds
+        try:
+            yield
+        finally:
+            self._seconds = None
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            faulthandler.cancel_dump_traceback_later()
+
+    @contextmanager
+    def abandonable(self) -> Iterator[None]:
+        """While this lasts, Interrupted is raised once there is no more time to finish."""
+        self._abandonable = True
+        try:
+            yield
+        finally:
+            self._abandonable = False
+
+    def check(self) -> None:
+        """Raise Interrupted if the process was asked to stop."""
+        if self.requested is not None:
+            raise Interrupted(self.requested)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now, meaning = time.monotonic(), MEANING[signal.Signals(number)]
+        if self.requested is not None:
+            if now - self._asked_at > SECONDS_OF_ONE_SIGNAL:
+                os._exit(128 + meaning)
+            return
+        self.requested, self._asked_at = int(meaning), now
+        if self._seconds is None:
+            raise Interrupted(self.requested)
+        first, again = SHARE_OF_ITERATION * self._seconds, SHARE_TO_ABANDON_AGAIN * self._seconds
+        signal.setitimer(signal.ITIMER_REAL, first, again)
+        with suppress(OSError, ValueError):  # nobody reads it
+            # Whatever holds the interpreter when all time is over, and where, is told, and the process ends.
+            faulthandler.dump_traceback_later(self._seconds, exit=True)
+            text = f"{meaning.name}: finishing the iteration, or what of it takes {self._seconds:g} s, and a checkpoint"
+            os.write(sys.stderr.fileno(), f"{text}; once more to end at once\n".encode())
+
+    def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        if self._abandonable:
+            self.check()
+
+    def _leave_to_master(self, number: int, frame: FrameType | None) -> None:
+        pass
+
+    def forget_in_child(self) -> None:
+        """In a process that was forked off this one: have signals act as in any other."""
+        for number in (*MEANING, signal.SIGALRM):
+            if signal.getsignal(number) in (self._on_signal, self._on_alarm, self._leave_to_master):
+                signal.signal(number, signal.SIG_DFL)
+
+
+shutdown = Shutdown()
+os.register_at_fork(after_in_child=lambda: shutdown.forget_in_child())

@@ -1,0 +1,190 @@
+"""Roll out a block of tasks in lock-step: one policy call and one environment update a time step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv, to_environment
+from mmaml.policies.distributions import Distribution
+from mmaml.sampling import finite
+from mmaml.sampling.acting import Actor, Step
+from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment
+from mmaml.sampling.rollouts import Rollouts
+
+
+@torch.no_grad()
+def rollout(
+    env: TaskVectorEnv,
+    actor: Actor,
+    noise: Tensor,
+    seeds: Sequence[int],
+    normalization_scale: float | None,
+    collect: str,
+    episode_noise: Tensor | None = None,
+) -> Rollouts:
+    """N lanes of T steps of every task that `env` holds.
+
+    actor: the policy of all tasks at once. noise [M, T, N, A]: the randomness of the actions, of which
+    task m reads noise[m] alone. seeds: one a task, for resets and whatever else the environment draws.
+    episode_noise [M, T, N, L]: its entry t is that of an episode which starts at t; none when None.
+    Raises EnvironmentFailed for what the environment raises, and where it returns other arrays than it should.
+    """
+    if episode_noise is None:
+        episode_noise = noise.new_empty(*noise.shape[:3], 0)
+    tasks, lanes = env.num_tasks, env.rollouts_per_task
+    horizon = noise.shape[1]
+    record = _Record(tasks, lanes, horizon)
+    step = Step(
+        torch.empty(0),
+        torch.zeros(tasks, lanes, noise.shape[-1]),
+        torch.zeros(tasks, lanes),
+        torch.ones(tasks, lanes, dtype=torch.bool),
+        episode_noise[:, 0],
+    )
+    observation = _reset(env, seed=list(seeds))
+    for t in range(horizon):
+        step = step._replace(observation=torch.from_numpy(observation).view(tasks, lanes, -1))
+        distribution = actor(step)
+        action = distribution.sample(noise[:, t])
+        env_action = to_environment(action.flatten(0, 1).numpy(), env.single_action_space, normalization_scale)
+        try:
+            observation, reward, terminated, truncated, infos = _step(env, env_action)
+        except EnvironmentFailed as error:
+            error.given = finite.finding_of_step(step.observation, distribution, action, t)
+            raise
+        record.append(step, action, distribution, reward, terminated, truncated, infos)
+
+        done = terminated | truncated
+        any_done = bool(done.any())
+        step = Step(
+            step.observation,
+            action,
+            torch.from_numpy(reward).view(tasks, lanes),
+            torch.from_numpy(done).view(tasks, lanes),
+            step.episode_noise,
+        )
+        if any_done and t < horizon - 1:
+            observation = _reset(env, options={"reset_mask": done})
+            step = step._replace(
+                episode_noise=torch.where(step.episode_start[..., None], episode_noise[:, t + 1], step.episode_noise)
+            )
+    return record.finish(observation, collect, env.tasks)
+
+
+def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
+    """The observations of `env.reset`."""
+    with FromEnvironment():
+        observation, _ = env.reset(**arguments)
+        _check_returned("observations", observation, _observations_of(env), np.float32)
+    return observation
+
+
+def _step(env: TaskVectorEnv, actions: np.ndarray) -> StepResult:
+    """`env.step`."""
+    with FromEnvironment():
+        observation, reward, terminated, truncated, infos = env.step(actions)
+        lanes = (env.num_envs,)
+        _check_returned("observations", observation, _observations_of(env), np.float32)
+        _check_returned("rewards", reward, lanes, np.float32)
+        _check_returned("terminated", terminated, lanes, np.bool_)
+        _check_returned("truncated", truncated, lanes, np.bool_)
+        for name in ("success", "blow_up"):
+            if name in infos:
+                _check_returned(name, infos[name], lanes, np.bool_)
+    return observation, reward, terminated, truncated, infos
+
+
+def _observations_of(env: TaskVectorEnv) -> tuple[int, ...]:
+    return (env.num_envs, *env.single_observation_space.shape)  # type: ignore[misc]
+
+
+def _check_returned(name: str, value: Any, shape: tuple[int, ...], kind: type) -> None:
+    if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != kind:
+        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)
+        raise ValueError(f"{name}: expected from the environment {kind.__name__} {list(shape)}, got {got}")
+
+
+class _Record:
+    """Steps as they come, time first; turned into dense [M, N, T, …] arrays at the end."""
+
+    def __init__(self, tasks: int, lanes: int, horizon: int) -> None:
+        self.shape = (tasks, lanes, horizon)
+        self.steps: list[tuple[Tensor, ...]] = []
+        self.distributions: list[Distribution] = []
+        self.success: list[np.ndarray] = []
+        self.blow_ups: list[np.ndarray] = []
+
+    def append(
+        self,
+        step: Step,
+        action: Tensor,
+        distribution: Distribution,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        infos: Mapping[str, np.ndarray],
+    ) -> None:
+        flags = (step.episode_start, torch.from_numpy(terminated), torch.from_numpy(truncated))
+        self.steps.append((step.observation, action, torch.from_numpy(reward), step.episode_noise, *flags))
+        self.distributions.append(distribution)
+        if "success" in infos:
+            self.success.append(infos["success"])
+        if "blow_up" in infos:
+            self.blow_ups.append(infos["blow_up"])
+
+    def finish(self, final_observation: np.ndarray, collect: str, drawn: Sequence[Task]) -> Rollouts:
+        tasks, lanes, horizon = self.shape
+        columns = [torch.stack(column) for column in zip(*self.steps, strict=True)]
+        observations, actions, rewards, episode_noise, start, terminated, truncated = (
+            column.view(horizon, tasks, lanes, column[0].numel() // (tasks * lanes)).permute(1, 2, 0, 3).contiguous()
+            for column in columns
+        )
+        start, terminated, truncated = (flag.squeeze(-1) for flag in (start, terminated, truncated))
+        whole_lane = ~start[..., 1:].any(-1) & ~terminated[..., -1]
+        truncated[..., -1] |= whole_lane  # an episode as long as the lane has reached the horizon
+        mask = torch.ones(self.shape)
+        if collect == "episodes":
+            mask = (start.cumsum(-1) == 1).float()
+            start, terminated, truncated = (flag & (mask > 0) for flag in (start, terminated, truncated))
+        last_real = torch.zeros_like(start)
+        last_real[..., -1] = mask[..., -1] > 0
+        distribution: Distribution = type(self.distributions[0]).recorded(self.distributions)  # type: ignore[arg-type]
+        return Rollouts(
+            observations=observations,
+            actions=actions,
+            rewards=rewards.squeeze(-1),
+            distribution=distribution,
+            log_probs=distribution.log_prob(actions),
+            mask=mask,
+            weights=mask / mask.sum((1, 2), keepdim=True),
+            episode_start=start,
+            terminated=terminated,
+            truncated=truncated,
+            episode_end=terminated | truncated | last_real,
+            final_observations=torch.from_numpy(final_observation).view(tasks, lanes, -1),
+            advantages=torch.zeros(self.shape),
+            value_targets=torch.zeros(self.shape),
+            episode_noise=episode_noise,
+            position=torch.arange(tasks),
+            identity=torch.tensor([task.identity for task in drawn]),
+            success=self._success(),
+            blow_ups=self._blow_ups(),
+        )
+
+    def _success(self) -> Tensor:
+        tasks, lanes, horizon = self.shape
+        if not self.success:
+            return torch.full(self.shape, torch.nan)
+        values = np.stack(self.success).astype(np.float32).reshape(horizon, tasks, lanes)
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(1, 2, 0)))
+
+    def _blow_ups(self) -> Tensor:
+        tasks, lanes, _ = self.shape
+        if not self.blow_ups:
+            return torch.full((tasks,), torch.nan)
+        return torch.from_numpy(np.sum(self.blow_ups, axis=0).reshape(tasks, lanes).sum(1).astype(np.float32))

@@ -1,0 +1,103 @@
+"""What can go wrong in the middle of a run without being a fault of this program."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from mmaml.envs.base import TaskError
+from mmaml.errors import Failure, NotFinite
+
+LONGEST_ERROR = 300  # characters of an environment's error that are told in a line
+
+
+class EnvironmentFailed(RuntimeError):
+    """An environment raised `error`, or returned what it may not. task: index in the block of its task, if known.
+
+    given: what of the policy's step was not finite, an `mmaml.sampling.finite.Finding`, so that it is none of the
+    environment's fault.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("an environment failed")
+        self.error = error
+        self.task: int | None = error.task if isinstance(error, TaskError) else None
+        self.given: Any = None
+
+
+class FromEnvironment:
+    """A context in which environments are called: what they raise becomes EnvironmentFailed.
+
+    sys.exit is a failure too: an environment cannot know that the run is over. Left alone are signals, and memory that
+    ran out, which says nothing about a task.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, SystemExit):
+            exits = RuntimeError(f"it calls sys.exit({error.code!r})")
+            exits.__cause__ = error
+            raise EnvironmentFailed(exits) from error
+        if not isinstance(error, Exception):
+            return
+        if not any(isinstance(one, MemoryError) for one in (error, error.__cause__)):
+            raise EnvironmentFailed(error) from error
+
+
+def failing_tasks(sample: Callable[[list[Any]], Any], items: Sequence[Any], error: EnvironmentFailed) -> list[Failure]:
+    """Which of the items of a block that failed fail by themselves, in their order.
+
+    sample: samples a block of some of the items. error: what it raised for all. A task that its environment names, or
+    that was alone, has failed if it fails once more by itself: so an error that passes costs no task, however they are
+    divided into blocks. The rest is tried again; where no task is named, halves of the block are. Raises NotFinite, the
+    least, if numbers of others are not.
+    """
+    found: list[Failure] = []
+    not_finite: list[NotFinite] = []
+
+    def attempt(block: Sequence[tuple[int, Any]]) -> EnvironmentFailed | None:
+        try:
+            sample([item for _, item in block])
+        except EnvironmentFailed as failed:
+            return failed
+        except NotFinite as finding:
+            not_finite.append(finding)
+        return None
+
+    first: EnvironmentFailed | None = error
+    blocks = [list(enumerate(items))]
+    while blocks:
+        block = blocks.pop()
+        failed, first = first or attempt(block), None
+        if failed is None:
+            continue
+        named = failed.task if failed.task in range(len(block)) else None
+        if named is None and len(block) > 1:
+            blocks += [block[: len(block) // 2], block[len(block) // 2 :]]
+            continue
+        suspect = block.pop(named or 0)
+        if again := attempt([suspect]):
+            found.append(Failure(suspect[0], described(again.error), traced(again.error)))
+        if block:
+            blocks.append(block)
+    if not_finite:
+        raise min(not_finite, key=lambda finding: finding.order)
+    return sorted(found)
+
+
+def described(error: BaseException) -> str:
+    """An error of a user's environment in a line, which is not long."""
+    kind = "" if isinstance(error, TaskError) else f"{type(error).__name__}: "
+    text = kind + " ".join(str(error).split())
+    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
+
+
+def traced(error: BaseException) -> str:
+    """Its traceback."""
+    return "".join(traceback.format_exception(error)).rstrip()

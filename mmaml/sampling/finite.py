@@ -1,0 +1,172 @@
+"""NaN and infinity: found in the iteration in which they appear, and named by task, step and tensor.
+
+A rank looks at what it sampled before a task adapts to it, and at what adaptation led to; the master at what an update
+is made of. A first look takes the sum of a tensor, which is finite only if all of it is; where it is not, the exact
+search follows, and finds nothing if the sum alone was too large.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmaml.envs.base import Task
+from mmaml.errors import NotFinite
+from mmaml.policies.distributions import Distribution
+from mmaml.sampling.rollouts import Rollouts
+
+if TYPE_CHECKING:  # which samples by what is guarded here
+    pass
+
+
+# The tensors of rollouts that are looked at, as a message calls an entry, those first from which later ones follow.
+SAMPLED = {
+    "observations": "observation",
+    "final_observations": "observation",
+    "mean": "mean of the action",
+    "log_std": "log-std of the action",
+    "logits": "logit",
+    "actions": "action",
+    "log_probs": "log-probability",
+    "rewards": "reward",
+}
+PROCESSED = {"value_targets": "value target", "advantages": "advantage"}
+LOOKED_AT = SAMPLED | PROCESSED
+_RANK = {name: rank for rank, name in enumerate(LOOKED_AT)}
+
+
+class Finding(NamedTuple):
+    """Where one tensor of a task first is not finite, and how many of its entries are not, `entries`.
+
+    row: of the task in its block. entry: of the step's vector; None where a step has one number.
+    """
+
+    row: int
+    name: str
+    step: int
+    lane: int
+    entry: int | None
+    value: float
+    entries: int
+
+    @property
+    def sort_key(self) -> tuple[bool, int, int]:
+        """Of several findings in a task, the least is where it began: sampling, step, what follows from what."""
+        return self.name in PROCESSED, self.step, _RANK[self.name]
+
+    def __str__(self) -> str:
+        entry = "" if self.entry is None else f"[{self.entry}]"
+        return f"step {self.step} of rollout {self.lane}: {LOOKED_AT[self.name]}{entry} is {self.value}"
+
+
+def check_rollouts(data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
+    """Raise NotFinite, naming the first task and its first number, if one of a real step is not finite.
+
+    tasks: those of the rollouts. names: of the tensors that are looked at, `SAMPLED` or `PROCESSED`. What is not
+    finite in padding is set to 0, where it can do no harm.
+    """
+    if all(sum_is_finite(value) for name, value in data.fields().items() if name in names):
+        return
+    found = findings(data, names)
+    if not found:
+        _clean_padding(data, names)
+        return
+    positions = data.position.tolist()
+    first = min(found, key=lambda one: (positions[one.row], one.sort_key))
+    position, stage = positions[first.row], 1 + (first.name in PROCESSED)
+    raise NotFinite(f"{place_of(position, tasks[first.row], collection)}, {first}", (collection, stage, position))
+
+
+def findings(data: Rollouts, names: Collection[str] = tuple(LOOKED_AT)) -> list[Finding]:
+    """One finding for each task and tensor with a number on a real step that is not finite, in order."""
+    found = []
+    for name in data.fields().keys() & set(names):
+        values, counts, offset = _laid_out(data, name)
+        for row, bad in enumerate(~torch.isfinite(values) & counts[..., None]):  # [N, T, E]
+            if bad.any():
+                found.append(_finding(row, name, values[row], bad, offset))
+    return sorted(found, key=lambda one: (one.row, one.sort_key))
+
+
+def _laid_out(data: Rollouts, name: str) -> tuple[Tensor, Tensor, int]:
+    """A tensor as [M, N, T, E]; which of its steps count, bool [M, N, T]; its first step's number."""
+    values = data.fields()[name]
+    counts, offset = data.mask > 0, 0
+    if name == "final_observations":  # it follows the last step, if the episode goes on
+        values, offset = values[:, :, None], counts.shape[-1]
+        counts = (counts & ~data.terminated)[..., -1:]
+    elif values.dim() == 3:
+        values = values[..., None]
+    if values.shape[1:3] != counts.shape[1:3]:  # one for all steps
+        counts = torch.ones(values.shape[:3], dtype=torch.bool)
+    return values, counts, offset
+
+
+def _finding(row: int, name: str, values: Tensor, bad: Tensor, offset: int) -> Finding:
+    step, lane, entry = bad.transpose(0, 1).nonzero()[0].tolist()
+    value = values[lane, step, entry].item()
+    several = None if name in ("rewards", "log_probs", *PROCESSED) else entry
+    return Finding(row, name, offset + step, lane, several, value, int(bad.sum()))
+
+
+def _clean_padding(data: Rollouts, names: Collection[str]) -> None:
+    for name, value in data.fields().items():
+        if name in names:
+            value[~torch.isfinite(value)] = 0.0  # no real step has any
+
+
+def finding_of_step(observations: Tensor, distribution: Distribution, actions: Tensor, step: int) -> Finding | None:
+    """The first of a step's numbers that is not finite, of all tasks, if there is one. Tensors [M, N, E]."""
+    for name, values in {"observations": observations, **distribution._asdict(), "actions": actions}.items():
+        bad = ~torch.isfinite(values)
+        if bad.any():
+            row = int(bad.flatten(1).any(1).nonzero()[0])
+            return _finding(row, name, values[row][:, None], bad[row][:, None], step)
+    return None
+
+
+def not_finite_given(found: Finding, positions: Sequence[int], tasks: Sequence[Task], collection: int) -> NotFinite:
+    """The error for what a policy gave to an environment, which raised at that."""
+    position = positions[found.row]
+    return NotFinite(
+        f"{place_of(position, tasks[found.row], collection)}, {found}", (collection, 0, found.step, position)
+    )
+
+
+def place_of(position: int, task: Task, collection: int) -> str:
+    """How a message begins that tells of a task's collection."""
+    return f"task {position} (mode {task.mode}), collection {collection}"
+
+
+def check_adapted(
+    params: Mapping[str, Tensor], positions: Sequence[int], tasks: Sequence[Task], collection: int
+) -> None:
+    """Raise NotFinite if a task's parameters are not finite after the inner step on a collection.
+
+    params: name -> [M, …], M tasks in the order of positions and tasks.
+    """
+    if all(sum_is_finite(value) for value in params.values()):
+        return
+    for position, row in sorted(zip(positions, range(len(tasks)), strict=True)):
+        for name, value in params.items():
+            if (where := first_not_finite(value[row])) is not None:
+                place = f"task {position} (mode {tasks[row].mode}), inner step {collection + 1}"
+                raise NotFinite(f"{place}: adapted parameter {name}{where}", (collection, 3, position))
+
+
+def sum_is_finite(values: Tensor) -> bool:
+    """Whether the sum is finite, and so every entry; a sum may also overflow where all entries are finite."""
+    return math.isfinite(values.sum().item())
+
+
+def first_not_finite(values: Tensor) -> str | None:
+    """ "[1, 3] is inf" of the first entry that is not finite."""
+    bad = ~torch.isfinite(values)
+    if not bad.any():
+        return None
+    index = bad.nonzero()[0].tolist()
+    return f"{index or ''} is {values[tuple(index)].item()}"

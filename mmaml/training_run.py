@@ -1,0 +1,176 @@
+"""What the master carries from iteration to iteration: parameters, counters, the log, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmaml.config.keys import Config
+from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, disk_reason
+from mmaml.parallel.ranks import Ranks
+from mmaml.parallel.shutdown import shutdown
+from mmaml.reporting.run_logger import RunLogger
+from mmaml.seeding import generator
+from mmaml.storage import checkpoint, layout
+from mmaml.storage.bad_update_file import write_dump
+from mmaml.storage.saver import NotSaved, Saver
+from mmaml.worker import Worker
+
+
+class Run:
+    """What the master carries from iteration to iteration, and where it goes: log and checkpoints.
+
+    state: all that the next iteration depends on, as of the last that was finished; what a checkpoint holds.
+    counts: columns of the log, what went wrong so far.
+    """
+
+    def __init__(self, config: Config, ranks: Ranks, worker: Worker, state: dict[str, Any] | None) -> None:
+        assert config.dump_path is not None
+        self.config, self.ranks, self.worker = config, ranks, worker
+        self._config = config.to_dict()
+        self.dump_path = Path(config.dump_path)
+        self.iteration = self.env_steps = self.bad_in_a_row = 0
+        self.seconds = 0.0
+        self.counts = {"FailedTasks": 0, "BadUpdates": 0}
+        spec = worker.algorithm.spec
+        if state is None:
+            self.parameters = spec.flatten(worker.algorithm.init(generator(config.seed, "parameters")))
+        else:
+            self.parameters = spec.flatten(state["parameters"])
+            worker.algorithm.load_state_dict(state["algorithm"])
+            self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+            self.seconds = state["seconds"]
+            self.counts |= state.get("counts", {})
+            self.bad_in_a_row = state.get("bad_in_a_row", 0)
+        self._clock = time.perf_counter() - self.seconds
+        restored = config.restore_path and layout.run_directory(config.restore_path)
+        # With "resume", the run that is there, if any, goes on or starts over.
+        continues = config.resume == "auto" or (restored and Path(restored).resolve() == self.dump_path.resolve())
+        self.logger = RunLogger(config, self.dump_path, self.iteration if continues else None)
+        self.saver = Saver(
+            self.dump_path / layout.FOLDER,
+            keep=config.max_checkpoints_to_keep,
+            keep_every_hours=config.keep_checkpoint_every_n_hours,
+            max_failed_saves=config.max_failed_saves,
+            warn=self.logger.warn,
+        )
+        # The iteration of the newest checkpoint, if it is of this run.
+        self._saved = self.iteration if state is not None and self._is_newest(self.iteration) else None
+        self._traces: set[str] = set()
+        ranks.roster.report, ranks.task_failed = self.logger.warn, self.task_failed
+        self.state = self._state()
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """While this lasts, whatever ends the run leaves a checkpoint of the last finished iteration."""
+        with shutdown.finishing(self.config.shutdown_seconds):
+            try:
+                yield
+            except BaseException as reason:
+                try:
+                    self.save(last=True)
+                except NotSaved as unsaved:
+                    if not isinstance(reason, NotSaved):
+                        self.logger.warn(str(unsaved))
+                if isinstance(reason, Interrupted | RunStopped):
+                    again = f"continue with --restore_path {self.dump_path}"
+                    trace = reason.trace if isinstance(reason, RunStopped) else ""
+                    self.logger.warn(f"{reason} (after {self.iteration} iterations; {again})\n{trace}".rstrip())
+                if isinstance(reason, Interrupted):
+                    reason.told = True
+                with suppress(Exception):  # what ends the run is the reason
+                    self.close()
+                raise
+
+    def accept(self, parameters: Tensor) -> None:
+        """Go on from new meta-parameters."""
+        self.parameters, self.bad_in_a_row = parameters, 0
+
+    def skip_update(self, finding: NotFinite, iteration: int) -> None:
+        """Go on from where the iteration began. Raises RunStopped if that was done too many times in a row."""
+        self.worker.algorithm.load_state_dict(copy.deepcopy(self.state["algorithm"]))
+        self.counts["BadUpdates"] += 1
+        self.bad_in_a_row += 1
+        allowed = self.config.max_bad_updates
+        count = f"{self.bad_in_a_row} in a row, {allowed} end the run"
+        self.logger.warn(f"warning: iteration {iteration}: {finding}; its update is skipped ({count})")
+        if self.bad_in_a_row >= allowed:
+            updates = "an update" if allowed == 1 else f"{allowed} updates in a row"
+            raise RunStopped(
+                f"stopped: {updates} met numbers that are not finite; {self._write_bad_update(finding, iteration)}; "
+                "mend the environment, or start a new run with a lower learning_rate or inner_lr"
+            )
+
+    def _write_bad_update(self, finding: NotFinite, iteration: int) -> str:
+        """Write what `replay` repeats an iteration from; how a message tells of it."""
+        path = self.dump_path / f"bad_update_{iteration:06d}.pt"
+        failed = self.counts["FailedTasks"] - self.state["counts"]["FailedTasks"]
+        sampled_all = len(self.ranks.places) + failed == self.config.meta_batch_size
+        try:
+            write_dump(path, self.state, str(finding), self.ranks if sampled_all else None)
+        except OSError as error:
+            return f"the last could not be written down to be repeated ({disk_reason(error)})"
+        return f"the last is repeated by python run_scripts/replay.py {path}"
+
+    def task_failed(self, place: int, failure: Failure) -> None:
+        """Count a task that an iteration goes on without. Raises RunStopped if they are too many."""
+        self.counts["FailedTasks"] += 1
+        failed, allowed = self.counts["FailedTasks"], self.config.max_failed_tasks
+        trace = "" if failure.trace in self._traces else f"\n{failure.trace.rstrip()}"
+        self._traces.add(failure.trace)
+        self.logger.warn(
+            f"warning: iteration {self.iteration}: the environment of task {place} failed ({failure.error}); the "
+            f"others go on without it ({failed} so far, {allowed} end the run){trace}"
+        )
+        if failed >= allowed:
+            environments = "the environment of a task" if failed == 1 else f"the environments of {failed} tasks"
+            raise RunStopped(f"stopped: {environments} failed; mend it, or raise max_failed_tasks")
+
+    def finish_iteration(self, iteration: int, row: dict[str, float]) -> None:
+        """Log the iteration and, when it is due, write a checkpoint."""
+        self.iteration = iteration + 1
+        self.seconds = time.perf_counter() - self._clock
+        self.state = self._state()
+        self.logger.log(row | {"Time": self.seconds})
+        last = self.iteration == self.config.n_itr
+        if last or self.iteration % self.config.save_steps == 0:
+            self.save(last)
+
+    def save(self, last: bool = False) -> None:
+        """Write a checkpoint of the last finished iteration, unless there is one. last: none will follow."""
+        if self._saved == self.iteration:
+            return
+        self.logger.sync()
+        if self.saver.save(self.iteration, self.state, last):
+            self._saved = self.iteration
+
+    def _is_newest(self, iteration: int) -> bool:
+        """Whether the newest checkpoint in the run's directory is that of `iteration`."""
+        directory = self.dump_path / layout.FOLDER
+        there = checkpoint.by_iteration(directory) if directory.is_dir() else []
+        return bool(there) and there[-1][0] == iteration
+
+    def close(self) -> None:
+        """Close files and environments."""
+        self.logger.close()
+        self.worker.close()
+
+    def _state(self) -> dict[str, Any]:
+        algorithm = self.worker.algorithm
+        return {
+            "iteration": self.iteration,
+            "env_steps": self.env_steps,
+            "seconds": self.seconds,
+            "parameters": {name: value.clone() for name, value in algorithm.spec.unflatten(self.parameters).items()},
+            "algorithm": copy.deepcopy(algorithm.state_dict()),
+            "counts": dict(self.counts),
+            "bad_in_a_row": self.bad_in_a_row,
+            "config": self._config,
+            "rng": {"seed": self.config.seed, "iteration": self.iteration},
+        }

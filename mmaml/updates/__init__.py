@@ -1,0 +1,1 @@
+"""How parameters change: losses, the inner step, the outer step."""

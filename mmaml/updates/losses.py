@@ -1,0 +1,79 @@
+"""Pure losses on one collection of rollouts; every result has one entry a task, [M].
+
+n = N·T steps of a task, flattened. `weights` [M, n] are 1/(number of real steps) on real steps and 0 on
+padding, so that a weighted sum is the mean over real steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmaml.policies.batch_invariant import weighted_sum
+from mmaml.policies.distributions import Distribution
+from mmaml.sampling.rollouts import Rollouts
+
+
+def likelihood_ratio(new: Distribution, rollouts: Rollouts) -> Tensor:
+    """r = π_new(a|s) / π_old(a|s) on the sampled actions: [M, n]."""
+    return (new.log_prob(rollouts.flat("actions")) - rollouts.flat("log_probs")).exp()
+
+
+def policy_gradient(log_probs: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
+    """L = -mean_t[ log π(a|s) Â ], the log-likelihood form of MAML's inner step (Williams 1992; Finn et al. 2017)."""
+    return -weighted_sum(log_probs * advantages, weights)
+
+
+def dice(log_probs: Tensor, rollouts: Rollouts) -> Tensor:
+    """L = -mean_t[ (□_t - □_{t-1}) Â_t ], □_t = Π_{s ≤ t} π_s / π_old,s (Foerster et al. 2018; Farquhar et al. 2019).
+
+    The product is over the episode so far. DiCE's □ stops the gradient of its own exponent where this divides by the
+    policy that sampled: the same value, 1, and the same derivatives of every order at the sampling parameters, and
+    elsewhere a function that these are the derivatives of. Weighing advantages by the differences of □ is weighing
+    rewards by □: Σ_t □_t ρ_t, less what no action decides. At the sampling parameters the first derivative is that of
+    `policy_gradient`; the second also sees how what was sampled depends on π. log_probs: [M, n].
+    """
+    log_ratios = (log_probs - rollouts.flat("log_probs")).view(rollouts.rewards.shape).unbind(-1)
+    goes_on = (~rollouts.episode_start).to(log_probs.dtype).unbind(-1)
+    before = [torch.zeros_like(log_ratios[0])]
+    for log_ratio, continues in zip(log_ratios[:-1], goes_on[1:], strict=True):
+        before.append(continues * (before[-1] + log_ratio))
+    exponents, so_far = torch.stack(before, -1), torch.stack(log_ratios, -1)
+    change = (exponents + so_far).exp() - exponents.exp()
+    return -weighted_sum((change * rollouts.advantages).flatten(1), rollouts.flat("weights"))
+
+
+def surrogate(ratio: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
+    """L = -mean_t[ r Â ], the low-variance-curvature form (Rothfuss et al. 2018).
+
+    At the sampling parameters r = 1 and the gradient is the policy gradient; unlike the log-likelihood
+    form, its derivative also carries the dependence of the sampling distribution on the parameters.
+    """
+    return -weighted_sum(ratio * advantages, weights)
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, weights: Tensor, clip_eps: float) -> Tensor:
+    """L = -mean_t[ min(r Â, clip(r, 1-ε, 1+ε) Â) ] (Schulman et al. 2017, eq. 7)."""
+    clipped = ratio.clamp(1 - clip_eps, 1 + clip_eps)
+    return -weighted_sum(torch.minimum(ratio * advantages, clipped * advantages), weights)
+
+
+def clip_fraction(ratio: Tensor, weights: Tensor, clip_eps: float) -> Tensor:
+    """Share of steps whose ratio lies outside 1 ± ε."""
+    return weighted_sum(((ratio - 1).abs() > clip_eps).to(ratio.dtype), weights)
+
+
+def mean_kl(new: Distribution, rollouts: Rollouts, old: Distribution | None = None) -> Tensor:
+    """mean_t KL(π_old(.|s_t) ‖ π_new(.|s_t)), π_old the distribution that sampled, unless another is given."""
+    old = rollouts.flat_distribution() if old is None else old
+    return weighted_sum(old.kl(new), rollouts.flat("weights"))  # type: ignore[arg-type]
+
+
+def value_error(values: Tensor, rollouts: Rollouts) -> Tensor:
+    """mean_t[ (V - V^target)² ] (Schulman et al. 2017, eq. 9, L^VF). values: V, [M, n]."""
+    return weighted_sum((values - rollouts.flat("value_targets")).square(), rollouts.flat("weights"))
+
+
+def mean_entropy(new: Distribution, rollouts: Rollouts) -> Tensor:
+    """mean_t[ H(π_new(.|s_t)) ] (Schulman et al. 2017, eq. 9, S)."""
+    return weighted_sum(new.entropy(), rollouts.flat("weights"))

@@ -1,0 +1,266 @@
+"""The configuration, given anything: it is accepted and usable, or refused in one line that names what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mmaml.config import memory_check
+from mmaml.config.keys import ALIASES, FIELDS
+from mmaml.config.loading import ConfigError, build_config, idle_keys, load_config, parse_object, read_config_file
+from mmaml.envs.registry import FAMILIES, make_family
+from tests.helpers.fuzzing import ANYTHING, FUZZ, NUMBERS, TEXTS, no_hang, refusal
+from tests.helpers.support import sampled, small_config
+
+NAMES = st.one_of(st.sampled_from([*FIELDS, *ALIASES, "extends"]), TEXTS)
+OBJECTS = st.dictionaries(NAMES, ANYTHING, max_size=4)
+
+
+@settings(FUZZ, max_examples=250)
+@given(st.sampled_from(list(FIELDS)), ANYTHING)
+def test_a_value_is_taken_as_it_is_or_refused_by_its_key(name: str, value: Any) -> None:
+    text = refusal(ConfigError, lambda: build_config({name: value}))
+    if text:
+        told = set(text.split(":")[0].split(", "))  # all that a run's memory or its tasks depend on
+        assert told & {name, "num_minibatches", "num_train_tasks", "num_inner_grad_steps"}
+        return
+    config = build_config({name: value})
+    values = config.to_dict()
+    assert values[name] == value
+    assert build_config(json.loads(json.dumps(values, allow_nan=False))) == config
+
+
+@settings(FUZZ, max_examples=150)
+@given(OBJECTS, st.sampled_from(["overrides", "config_file 'x'"]))
+def test_an_object_is_taken_or_refused(values: dict[str, Any], source: str) -> None:
+    def use() -> None:
+        config = load_config(None, parse_object(json.dumps(values), source))
+        idle_keys(config, config.to_dict(), "ppo")
+
+    refusal(ConfigError, use)
+
+
+@settings(FUZZ, max_examples=200)
+@given(st.one_of(TEXTS, st.binary(max_size=40).map(lambda raw: raw.decode("latin-1")), st.text('{}[]",:019.eE-+ ntu')))
+@example('{"a": ' * 100_000)
+@example('{"env_kwargs": ' + '{"a": ' * 500 + "1" + "}" * 501)
+@example('{"seed": NaN}')
+@example('{"seed": -Infinity}')
+@example('{"a\\nb": 1}')
+@example('{"a\\nb": 1, "a\\nb": 2}')
+@example('{"' + "k" * 10**6 + '": 1}')
+@example("{" + ",".join(f'"{n}": 1' for n in range(50_000)) + "}")
+def test_any_text_is_an_object_or_refused(text: str) -> None:
+    assert refusal(ConfigError, lambda: build_config(parse_object(text, "overrides"))) or text.strip() == "{}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0" * 1000,
+        b"\xff\xfe{\0}\0",
+        b"\x80",
+        b"{}" + b" " * 2_000_000,
+        b'{"seed": "\\ud800"}',
+        b'{"dump_path": "\\ud800"}',
+        b'{"extends": "\\u0000"}',
+        b'{"extends": "\\ud800"}',
+        b'{"extends": ""}',
+        b'{"extends": "file.json"}',
+        b'{"extends": "./../folder/file.json"}',
+        b'{"extends": "/dev/zero"}',
+        b'{"extends": "pipe"}',
+        b'{"extends": ["file.json"]}',
+        b'{"extends": "' + b"x" * 5000 + b'"}',
+        b'{"extends": "' + b"x/" * 5000 + b'"}',
+    ],
+)
+def test_a_strange_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    (folder / "file.json").write_bytes(content)
+    text = refusal(ConfigError, lambda: load_config(folder / "file.json"))
+    assert text.startswith(("config_file", "extends", "seed", "dump_path"))
+
+
+def test_a_path_that_is_no_regular_file_is_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to("nothing")
+    devices = ["/dev/zero", "/dev/null", "/dev/stdin", "/dev/tty", "/proc/self/mem", "/proc/kmsg", "/proc/self/pagemap"]
+    names = ["pipe", "loop", "folder", "dangling", "a\0b", "a\nb", "\ud800", "\udcff", "x" * 300, "x/" * 5000, ""]
+    for name in [*names, *devices]:
+        assert refusal(ConfigError, lambda name=name: read_config_file(tmp_path / name)).startswith("config_file")
+
+
+def test_a_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text('{"seed": 3}', encoding="utf-8-sig")
+    assert read_config_file(tmp_path / "file.json") == {"seed": 3}
+
+
+def test_a_long_line_of_files_is_followed_to_its_end(tmp_path: Path) -> None:
+    for number in range(1500):  # more than Python's calls may nest
+        text = json.dumps({"n_itr": 1 + number, "extends": f"{number + 1}.json"})
+        (tmp_path / f"{number}.json").write_text(text)
+    (tmp_path / "1500.json").write_text('{"seed": 5}')
+    assert read_config_file(tmp_path / "0.json") == {"n_itr": 1, "seed": 5}
+    (tmp_path / "1500.json").write_text('{"extends": "700.json"}')
+    assert "circle" in refusal(ConfigError, lambda: read_config_file(tmp_path / "0.json"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text("{}")
+    (tmp_path / "file.json").chmod(0)
+    assert "Permission denied" in refusal(ConfigError, lambda: read_config_file(tmp_path / "file.json"))
+
+
+# Environments.
+
+MODULES = {
+    "exits": "import sys; sys.exit(3)",
+    "exits_quietly": "raise SystemExit",
+    "fails": "raise RuntimeError('two\\nlines')",
+    "fails_badly": "raise BaseException('no ordinary error')",
+    "cannot_say_why": "class Mute(Exception):\n    def __str__(self): raise ValueError\nraise Mute",
+    "goes_deep": "def f(): f()\nf()",
+    "is_no_python": "def (",
+    "is_not_utf8": "# \\xff",
+    "has_names": "import sys\nEnv = 3\nclass Plain: pass\nclass Exits:\n    def __init__(self): sys.exit(1)\n",
+    "asks": (
+        "import sys, gymnasium as gym\nclass Env(gym.Env):\n    def __init__(self): sys.exit(1)\n"
+        "    def sample_tasks(self, n, rng): return []\n    def set_task(self, task): pass\n"
+    ),
+}
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules of users, most of which cannot be imported."""
+    for name, text in MODULES.items():
+        (tmp_path / f"user_{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name in MODULES:
+        sys.modules.pop(f"user_{name}", None)
+
+
+PLACES = [f"user_{module}:{name}" for module in MODULES for name in ("Env", "Plain", "Exits", "", "__doc__")]
+STRANGE = [
+    "..:Env",
+    ".:x",
+    "a..b:Env",
+    ":",
+    "::",
+    "a:b:c",
+    "json:loads.x",
+    "a b:c d",
+    "\0:\0",
+    "\ud800:x",
+    "os:.",
+    "é:é",
+]
+STRANGE += ["x" * 10_000, "x" * 10_000 + ":Env", "json:" + "y" * 10_000]
+
+
+@pytest.mark.parametrize("place", [*PLACES, *STRANGE])
+def test_a_place_of_no_environment_is_refused(place: str, modules: None) -> None:
+    assert refusal(ConfigError, lambda: build_config({"env": place})).startswith("env")
+
+
+@settings(FUZZ, max_examples=100)
+@given(st.one_of(TEXTS, st.tuples(TEXTS, TEXTS).map(":".join), st.tuples(st.just("json"), TEXTS).map(":".join)))
+def test_any_name_of_an_environment_is_refused(name: str) -> None:
+    assert refusal(ConfigError, lambda: build_config({"env": name})).startswith("env: ")
+
+
+CLASSES = {family.place: name for name, family in FAMILIES.items()}
+PAIRS = st.lists(st.lists(NUMBERS, min_size=2, max_size=2), max_size=3)
+WORDS = st.sampled_from(
+    ["draw", "round_robin", "dense", "sparse", "direction", "velocity", "location", "l1", "l2", "ant"]
+)
+
+
+def arguments(name: str) -> list[str]:
+    """What a family's constructor takes."""
+    text = refusal(ConfigError, lambda: build_config({"env": name, "env_kwargs": {"no_such": 1}}))
+    known = text.partition(" takes ")[2].partition(", got 'no_such'")[0]
+    return [] if known == "no arguments" else known.split(", ")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", CLASSES.values())
+@settings(FUZZ, max_examples=20)
+@given(data=st.data())
+def test_arguments_of_a_family_are_usable_or_refused(name: str, data: st.DataObject) -> None:
+    values = st.one_of(NUMBERS, PAIRS, WORDS, PAIRS.map(lambda pairs: (pairs or [[]])[0]), ANYTHING)
+    given = data.draw(st.dictionaries(st.sampled_from([*arguments(name), "no_such"]), values, min_size=1, max_size=2))
+    text = refusal(ConfigError, lambda: build_config({"env": name, "env_kwargs": given}))
+    if text:
+        assert text.startswith(("env_kwargs: ", "normalization_scale: ", "learn_std: "))
+        return
+    with no_hang(), closing(make_family(name, 2, 1, **given)) as block:
+        block.reset(seed=0)
+        observations, rewards, *_ = block.step(block.action_space.sample())
+        for split in block.splits:
+            block.sample_tasks(3, np.random.default_rng(0), split)
+        assert np.isfinite(observations).all() and np.isfinite(rewards).all()
+
+
+# What is accepted can be run.
+
+
+def test_a_run_that_cannot_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("meta_batch_size", "rollouts_per_meta_task", "max_path_length", "num_train_tasks"):
+        text = refusal(ConfigError, lambda name=name: build_config({name: 2**62}))
+        assert name in text.split(":")[0] and "; change " in text
+    for values in (
+        {"hidden_sizes": [2**30, 2**30]},
+        {"hidden_sizes": [2**20] * 3},
+        {"cell_size": 2**31},
+        {"algorithm": "cavia", "context_size": 2**60},
+        {"eval_interval": 1, "eval_num_tasks": 2**50},
+        {"te_save_path": "x.npz", "num_embeddings": 2**50},
+    ):
+        text = refusal(ConfigError, lambda values=values: build_config(values))
+        assert list(values)[-1] in text.split(":")[0]
+    assert build_config({"eval_num_tasks": 2**50, "num_embeddings": 2**50}), "neither is done"
+    assert build_config({"max_path_length": 2**62}, trains=False), "a run that is only looked at needs no memory"
+
+
+def test_what_fits_depends_on_the_memory_of_all_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_JOB_NUM_NODES"):
+        monkeypatch.delenv(name, raising=False)
+    need = max(need.bytes for need in memory_check.training(build_config({}), action_size=2))
+    monkeypatch.setattr(memory_check, "CGROUP_LIMITS", (tmp_path / "no such file", tmp_path / "limit"))
+    (tmp_path / "limit").write_text(f"{need}\n")
+    build_config({})
+    (tmp_path / "limit").write_text(f"{need - 1}\n")
+    assert "40 tasks × 20 rollouts each × 100 time steps × 2 coll" in refusal(ConfigError, lambda: build_config({}))
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    build_config({})
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "3")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
+    build_config({})
+
+
+def test_the_least_estimate_of_memory_is_below_what_a_run_takes() -> None:
+    """Of the rollouts, by the size of the arrays that hold them."""
+    worker, _, _ = sampled(small_config("promp"))
+    assert worker.block is not None
+    held = sum(value.nbytes for data in worker.block.rollouts for value in data.fields().values())
+    need = memory_check.rollouts(worker.config, 4, 1, 2, memory_check.ROLLOUT_KEYS).bytes - 4 * memory_check.TASK_BYTES
+    assert held / 3 < need <= held

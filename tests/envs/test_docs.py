@@ -1,0 +1,112 @@
+"""docs/environments.md: its examples run, its tables are true."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from mmaml.config.loading import load_config
+from mmaml.envs.adapter import GymTaskAdapter
+from mmaml.envs.registry import FAMILIES, check_family, gym_id, make_family
+from tests.helpers.support import SMALL, run
+
+DOC = (Path(__file__).parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", DOC, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the path with the doc's Python files, each named by the comment in its first line."""
+    names = []
+    for text in blocks("python"):
+        if named := re.match(r"# (\w+)\.py\n", text):
+            names.append(named[1])
+            (tmp_path / f"{named[1]}.py").write_text(text, encoding="utf-8")
+    assert names == ["hold_speed", "hold_speed_family"]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_the_users_environment_trains_from_its_config(modules: Path, tmp_path: Path) -> None:
+    text = next(block for block in blocks("json") if "hold_speed" in block)
+    assert "hold_speed.json" in DOC
+    (modules / "hold_speed.json").write_text(text, encoding="utf-8")
+    config = load_config(str(modules / "hold_speed.json"), SMALL | {"dump_path": str(tmp_path / "run")}, "mmaml")
+    state = run(config)
+    assert state["iteration"] == 2
+    row = (tmp_path / "run" / "progress.csv").read_text().splitlines()[0]
+    assert "SuccessRate" in row
+
+
+def test_objects_and_arrays_are_the_same_family(modules: Path) -> None:
+    objects = make_family("hold_speed:HoldSpeed", 3, 4, drag=0.3)
+    arrays = make_family("hold_speed_family:HoldSpeedFamily", 3, 4, drag=0.3)
+    assert isinstance(objects, GymTaskAdapter)
+    for family in (objects, arrays):
+        family.set_tasks(family.sample_tasks(3, np.random.default_rng(0)))
+        family.reset(seed=0)
+    assert [task.mode for task in objects.tasks] == [task.mode for task in arrays.tasks]
+    arrays.speed[:] = [env.speed for env in objects._envs]  # type: ignore[attr-defined]
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        actions = rng.normal(scale=2, size=(12, 1)).astype(np.float32)
+        ours, theirs = objects.step(actions), arrays.step(actions)
+        for one, other in zip((*ours[:4], *ours[4].values()), (*theirs[:4], *map(theirs[4].get, ours[4])), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(ours[4]["reward_speed"] + ours[4]["reward_effort"], ours[1], rtol=1e-6)
+
+
+def test_the_single_environment_runs_as_shown() -> None:
+    text = next(block for block in blocks("python") if "gym.make" in block)
+    names: dict[str, Any] = {}
+    exec(compile(ast.parse(text), "docs/environments.md", "exec"), names)
+    assert names["env"].observation_space.contains(names["observation"])
+
+
+def test_arguments_shown_are_accepted() -> None:
+    shown = json.loads(next(block for block in blocks("json") if "centers" in block))
+    check_family(shown["env"], shown["env_kwargs"])
+    assert make_family(shown["env"], **shown["env_kwargs"]).num_modes == 8
+
+
+def row(name: str) -> dict[str, str]:
+    """A family's cells in the tables, by column."""
+    lines = DOC.splitlines()
+    places = [number for number, line in enumerate(lines) if line.startswith(f"| `{name}` |")]
+    assert len(places) == 1
+    head = max(number for number in range(places[0]) if lines[number].startswith("| `env` |"))
+    columns, cells = ([cell.strip() for cell in lines[number].split("|")[1:-1]] for number in (head, places[0]))
+    return dict(zip(columns, cells, strict=True))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_tables_tell_the_truth(name: str) -> None:
+    told, family = row(name), make_family(name)
+    actions = family.single_action_space
+    assert int(told["modes"]) == family.num_modes
+    assert int(told["O"]) == family.single_observation_space.shape[0]  # type: ignore[index]
+    assert json.loads(told["scale"]) == family.normalization_scale
+    assert int(told["horizon"]) == FAMILIES[name].horizon == gym.spec(gym_id(name)).max_episode_steps
+    if isinstance(actions, gym.spaces.Discrete):
+        assert told["actions"] == f"{actions.n}, discrete"
+        return
+    assert isinstance(actions, gym.spaces.Box)
+    if "bound" in told:
+        np.testing.assert_allclose(actions.high, float(told["bound"]))
+        assert told["default reward"].split(",")[0] == family.reward_type  # type: ignore[attr-defined]
+    else:
+        assert int(told["A"]) == actions.shape[0]

@@ -1,0 +1,146 @@
+"""Runs under mpirun of which processes are killed, stopped or told to stop; and faults put into their ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmaml.storage import checkpoint
+from tests.helpers.support import SMALL, progress
+
+ROOT = Path(__file__).parents[2]
+MPIRUN = str(Path(sys.executable).with_name("mpirun"))
+# A guard against hanging, not a measure.
+LONGEST = 300.0
+
+# Runs the script of its arguments with faults in its rank: FAULTS holds {rank: [[place, visit, what], …]}.
+PROGRAM = str(ROOT / "tests" / "faulty_rank.py")
+
+# Where in an iteration a rank that is not the master may meet its end (faulty_rank.PLACES), at which visit.
+PLACES_OF_RANKS = [
+    ("broadcast", 4),
+    ("broadcast, half received", 6),
+    ("sampling", 3),
+    ("a time step", 50),
+    ("processing", 4),
+    ("adaptation", 3),
+    ("gradient", 1),
+    ("gradient", 7),
+    ("evaluation", 8),
+    ("losses", 2),
+    ("gather", 9),
+    ("gather, half sent", 5),
+]
+
+# Uneven blocks on any number of ranks; minibatches, evaluations and several checkpoints.
+VALUES: dict[str, Any] = SMALL | {
+    "n_itr": 6,
+    "meta_batch_size": 7,
+    "num_inner_grad_steps": 2,
+    "num_minibatches": 2,
+    "eval_interval": 3,
+    "eval_num_tasks": 5,
+    "save_steps": 2,
+    "parallel": True,
+}
+
+
+def command(values: dict[str, Any], ranks: int, *mpirun: str, script: str = "mumo_run_point_mass.py") -> list[str]:
+    """The command line of a run; without mpirun where `ranks` is 0."""
+    arguments = [PROGRAM, str(ROOT / "run_scripts" / script), "--overrides", json.dumps(values)]
+    return [*([MPIRUN, "-n", str(ranks), *mpirun] if ranks else []), sys.executable, *arguments]
+
+
+@contextmanager
+def started(
+    values: dict[str, Any],
+    ranks: int,
+    *mpirun: str,
+    faults: dict[int, list[Any]] | None = None,
+    place: Sequence[str] = (),
+) -> Iterator[subprocess.Popen[str]]:
+    """A run that goes on while the test does something to it. What is left of it at the end is killed.
+
+    place: the command that runs another where this is to start.
+    """
+    process = subprocess.Popen(
+        [*place, *command(values, ranks, *mpirun)],
+        env=os.environ | {"FAULTS": json.dumps(faults or {}), "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        for pid in processes(values["dump_path"]):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def finished(process: subprocess.Popen[str], seconds: float = LONGEST) -> subprocess.CompletedProcess[str]:
+    """The process once it has ended."""
+    out, err = process.communicate(timeout=seconds)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(
+    values: dict[str, Any], ranks: int, *mpirun: str, faults: dict[int, list[Any]] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A run from start to end."""
+    with started(values, ranks, *mpirun, faults=faults) as process:
+        return finished(process)
+
+
+def processes(dump_path: str) -> dict[int, int]:
+    """The processes of the ranks of the run that writes `dump_path`: pid -> rank."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        rank = [value[len("PMIX_RANK=") :] for value in map(bytes.decode, variables) if value.startswith("PMIX_RANK=")]
+        if rank and any(dump_path.encode() in word for word in words):
+            found[int(entry.name)] = int(rank[0])
+    return found
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = LONGEST) -> Any:
+    """What the condition gives once it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if result := condition():
+            return result
+        time.sleep(0.02)
+    raise TimeoutError("it did not happen")
+
+
+def iterations(dump_path: str) -> int:
+    """How many iterations the run has logged."""
+    path = Path(dump_path) / "progress.csv"
+    return len(progress(dump_path)) if path.exists() else 0
+
+
+def messages(dump_path: str) -> list[str]:
+    """What the log tells of faults."""
+    path = Path(dump_path) / "messages.log"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def result(dump_path: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """The last checkpoint's parameters and the log's rows without their clocks."""
+    clocks = ("Time", "ItrTime", "EnvStepsPerSecond")
+    rows = [{k: v for k, v in row.items() if not k.startswith(clocks)} for row in progress(dump_path)]
+    return checkpoint.load(dump_path)["parameters"], rows

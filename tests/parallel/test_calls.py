@@ -1,0 +1,203 @@
+"""Dealing work to ranks and doing without those that are lost, with workers whose right answers are known."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmaml.errors import Failure, NotFinite, TasksFailed
+from mmaml.parallel.link import MPI
+from mmaml.parallel.ranks import Ranks, connect
+from mmaml.parallel.requests import Request
+from mmaml.trainer import train
+from mmaml.worker import Worker
+from tests.helpers.faults import MPIRUN
+from tests.helpers.support import small_config
+
+ROOT = Path(__file__).parents[2]
+
+
+class Tens:
+    """Holds items and gives ten times each. troubles: raised when an item comes to this worker; None: it fails."""
+
+    def __init__(self, troubles: dict[int, Exception | None] | None = None) -> None:
+        self.troubles = troubles or {}
+        self.held: list[int] = []
+
+    def hold(self, parameters: Any, vector: Any, items: Sequence[int], extend: bool = False) -> dict[str, np.ndarray]:
+        for index, item in enumerate(items):
+            if item in self.troubles:
+                raise self.troubles[item] or TasksFailed([Failure(index, f"item {item}", "trace")])
+        self.held = [*(self.held if extend else []), *items]
+        return {"ten": 10 * np.array(items)}
+
+    def evaluate(self, parameters: Any, vector: Any, items: Sequence[int], function: str) -> dict[str, np.ndarray]:
+        return {"hundred": 100 * np.array([self.held[item] for item in items])}
+
+
+class Present:
+    """Stands for a roster whose ranks are in this process. loses: called before each answer of a rank."""
+
+    def __init__(self, workers: dict[int, Ranks], loses: Callable[[int, str], bool]) -> None:
+        self.workers, self.loses = workers, loses
+        self.owing: set[int] = set()
+        self._answers: dict[int, Any] = {}
+
+    @property
+    def ranks(self) -> list[int]:
+        return [*self.workers]
+
+    def send(self, messages: dict[int, tuple[Any, Iterable[np.ndarray]]], phase: str) -> None:
+        for rank, (asked, _) in messages.items():
+            if self.loses(rank, phase):
+                self.workers.pop(rank, None)
+            elif rank in self.workers:
+                answer = self.workers[rank]._work(Request(asked.method, options=asked.options), asked.items)
+                self._answers[rank] = (list(answer.result), answer.fault, 0.0), [*answer.result.values()]
+
+    def receive(self, ranks: Iterable[int], phase: str) -> dict[int, Any]:
+        return {rank: self._answers.pop(rank) for rank in ranks if rank in self._answers}
+
+    def report_losses(self) -> None:
+        pass
+
+
+def ranks_of(workers: list[Tens], loses: Callable[[int, str], bool] = lambda rank, phase: False) -> Ranks:
+    """Rank 0 of as many ranks as there are workers."""
+    all_ranks = [Ranks(MPI.COMM_NULL) for _ in workers]
+    for ranks, worker in zip(all_ranks, workers, strict=True):
+        ranks._worker = worker
+    all_ranks[0].roster = Present(dict(enumerate(all_ranks[1:], start=1)), loses)  # type: ignore[assignment]
+    return all_ranks[0]
+
+
+def losing(*moments: tuple[int, int]) -> Callable[[int, str], bool]:
+    """Loses rank r at its n-th message, for each (r, n)."""
+    counts: dict[int, int] = {}
+
+    def loses(rank: int, phase: str) -> bool:
+        counts[rank] = counts.get(rank, 0) + 1
+        return (rank, counts[rank]) in moments
+
+    return loses
+
+
+EVERY = list(range(11))
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [(), ((1, 1),), ((2, 2),), ((1, 1), (2, 2)), ((1, 2), (2, 3)), ((3, 2), (1, 3), (2, 4)), ((1, 3), (2, 3), (3, 3))],
+)
+def test_every_item_is_answered_in_order_whichever_ranks_are_lost_and_when(moments: tuple[Any, ...]) -> None:
+    ranks = ranks_of([Tens() for _ in range(4)], losing(*moments))
+    assert ranks.call("hold", EVERY)["ten"].tolist() == [10 * item for item in EVERY]
+    evaluate = ranks.evaluator()
+    for tasks in (None, [2, 3, 9], [7], EVERY[::2]):
+        found = evaluate("hundred", None, tasks=tasks)["hundred"]  # type: ignore[arg-type]
+        assert found.tolist() == [100 * item for item in (EVERY if tasks is None else tasks)]
+    assert ranks.places == EVERY
+
+
+def test_failed_items_are_told_in_order_and_left_out_of_all_that_follows() -> None:
+    ranks, told = ranks_of([Tens({0: None}), Tens({6: None}), Tens()]), []
+    ranks.task_failed = lambda place, failure: told.append((place, failure.error))
+    assert ranks.call("hold", EVERY)["ten"].tolist() == [10 * item for item in EVERY if item not in (0, 6)]
+    assert told == [(0, "item 0"), (6, "item 6")]
+    assert ranks.evaluator().tasks == ranks.places == [item for item in EVERY if item not in (0, 6)]
+
+
+@pytest.mark.parametrize("moments", [(), ((2, 1),), ((1, 1), (2, 1))])
+def test_the_same_is_told_of_an_iteration_that_cannot_be_used_whichever_ranks_are_lost(
+    moments: tuple[Any, ...],
+) -> None:
+    troubles = {0: None, 10: NotFinite("second", (1, 10)), 7: NotFinite("first", (0, 7))}
+    ranks, told = ranks_of([Tens(troubles) for _ in range(3)], losing(*moments)), []
+    ranks.task_failed = lambda place, failure: told.append(place)
+    with pytest.raises(NotFinite, match="first"):
+        ranks.call("hold", EVERY)
+    assert told == []
+
+
+def test_a_task_whose_environment_fails_only_when_it_is_sampled_again_makes_no_shorter_result() -> None:
+    workers = [Tens(), Tens(), Tens()]
+    ranks, told = ranks_of(workers, losing((2, 2))), []
+    ranks.task_failed = lambda place, failure: told.append(place)
+    ranks.call("hold", EVERY)
+    workers[0].troubles = workers[1].troubles = {8: None}
+    evaluate = ranks.evaluator()
+    with pytest.raises(NotFinite, match="task 8: sampled again after its rank was lost, its environment failed"):
+        evaluate("hundred", None)  # type: ignore[arg-type]
+    assert told == [8]
+
+
+def test_the_error_of_a_program_is_raised_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        ranks_of([Tens({0: ZeroDivisionError()}), Tens()]).call("hold", EVERY)
+
+
+def test_a_rank_that_is_released_closes_its_environments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    closed: list[Worker] = []
+    monkeypatch.setattr(Worker, "close", lambda worker: closed.append(worker))
+    with connect(parallel=False) as ranks:
+        monkeypatch.setattr(ranks, "serve", lambda worker, master_works: False)
+        train(small_config(dump_path=str(tmp_path / "run")), ranks)
+    assert len(closed) == 1
+
+
+# Ranks of mpirun. Each kind: the signal that ranks send themselves, at the first item that comes to them.
+PROGRAM = """
+import json, os, signal, sys, time
+import numpy as np
+from mmaml.comm import connect
+stopped, patience, broken = json.loads(sys.argv[1])
+
+class Tens:
+    def hold(self, parameters, vector, items, extend=False):
+        if ranks.rank in stopped:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if ranks.rank == broken:
+            raise ZeroDivisionError("as asked")
+        return {"ten": 10 * np.array(items)}
+
+with connect() as ranks:
+    ranks.patience(patience, "do as you are told")
+    if ranks.serve(Tens()):
+        found = ranks.call("hold", range(20))["ten"].tolist()
+        print(json.dumps([found, ranks.roster.ranks, ranks.roster.seconds_lost]))
+"""
+
+
+def launch(ranks: int, stopped: list[int], patience: float, broken: int = -1) -> subprocess.CompletedProcess[str]:
+    command = [MPIRUN, "-n", str(ranks), sys.executable, "-c", PROGRAM, json.dumps([stopped, patience, broken])]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_several_silent_ranks_are_waited_for_together() -> None:
+    ended = launch(7, [1, 2, 4, 5, 6], 4.0)
+    assert ended.returncode == 0, ended.stderr
+    found, left, seconds_lost = json.loads(ended.stdout)
+    assert (found, left) == ([10 * item for item in range(20)], [3])
+    assert ended.stderr.count("was lost in hold: no answer for 4 s") == 5
+    assert seconds_lost < 5 * 4
+
+
+def test_a_master_that_hangs_is_told_and_the_run_ended() -> None:
+    ended = launch(3, [0], 1.0)
+    assert ended.returncode not in (0, None)
+    assert ended.stderr == "error: rank 0, the master, was lost; do as you are told\n"
+
+
+def test_the_error_of_a_program_is_told_once_with_its_rank_and_ends_all() -> None:
+    ended = launch(3, [], 60.0, broken=2)
+    assert ended.returncode not in (0, None)
+    assert ended.stderr.count("rank 2 of 3 failed in hold:\n") == ended.stderr.count("ZeroDivisionError: as asked") == 1

@@ -1,0 +1,86 @@
+"""Waiting for messages that are slow, or never come, and knowing the process of a rank."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+
+from mmaml.parallel import link, process
+from mmaml.parallel.link import Link, Patience, RankLost
+from mmaml.parallel.process import Process
+
+
+class Slow:
+    """Stands for a communicator: what arrives, part by part, each so many seconds after it was asked for."""
+
+    def __init__(self, *parts: tuple[float, np.ndarray]) -> None:
+        self._parts = list(parts)
+
+    def Irecv(self, buffer: np.ndarray, source: int) -> tuple[float, np.ndarray, np.ndarray]:  # noqa: N802
+        seconds, content = self._parts.pop(0)
+        return time.monotonic() + seconds, buffer, content
+
+
+def _all_came(requests: list[Any]) -> bool:
+    came = all(time.monotonic() >= due for due, _, _ in requests)
+    for _, buffer, content in requests if came else ():
+        buffer[...] = content
+    return came
+
+
+@pytest.fixture(autouse=True)
+def no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = SimpleNamespace(Testall=_all_came)
+    monkeypatch.setattr(link, "MPI", SimpleNamespace(Request=requests, Exception=link.MPI.Exception))
+    monkeypatch.setattr(link, "MOMENT", 0.1)
+
+
+def message(first: float, rest: float) -> Link:
+    """A link on which a message comes: its length after some seconds, the array beside it after some more."""
+    array = np.arange(6.0).reshape(2, 3)
+    text = np.frombuffer(cloudpickle.dumps(("ten", [(array.shape, array.dtype)])), np.uint8)
+    return Link(Slow((first, np.array([text.size])), (0, text), (rest, array)), 1)  # type: ignore[arg-type]
+
+
+def test_of_ranks_that_answer_none_is_lost_by_how_long_an_answer_takes_to_arrive() -> None:
+    patience = Patience(0.5)
+    for one in (message(0.1, 0.4), message(0, 0.4), message(0, 0.4)):
+        content, arrays = one.receive(patience)
+        assert content == "ten" and arrays[0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert patience.spent < 0.5
+
+
+@pytest.mark.parametrize("link", [message(60, 0), message(0, 60)], ids=["silent", "stuck"])
+def test_a_rank_that_says_nothing_or_no_more_is_lost(link: Link) -> None:
+    with pytest.raises(RankLost, match=r"no answer for 0.2 s"):
+        link.receive(Patience(0.2))
+
+
+def test_silent_ranks_share_their_seconds() -> None:
+    patience = Patience(0.3)
+    waited = []
+    for one in (message(60, 0), message(60, 0)):
+        with pytest.raises(RankLost) as lost:
+            one.receive(patience)
+        waited.append(lost.value.waited)
+    assert waited[0] > 0.3 > waited[1]
+
+
+def test_a_process_is_known_by_its_start_too() -> None:
+    """Another may have its number."""
+    with subprocess.Popen(["sleep", "60"]) as program:
+        state, started = process._stat(program.pid)
+        assert state != "gone"
+        same = Process.this()._replace(pid=program.pid, started=started)
+        before = same._replace(started=str(int(started) - 1))
+        assert before.has_ended() and not same.has_ended()
+        assert before.kill() == f"process {program.pid}, which has ended" and program.poll() is None
+        assert same.kill() == f"process {program.pid}, sleeping, killed"
+        assert program.wait() == -9
+        assert same.has_ended()

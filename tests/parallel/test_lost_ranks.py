@@ -1,0 +1,169 @@
+"""Real processes are killed and stopped under a real mpirun: the run ends with the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmaml.config.loading import load_config
+from tests.helpers.faults import (
+    PLACES_OF_RANKS,
+    VALUES,
+    finished,
+    iterations,
+    messages,
+    processes,
+    result,
+    run,
+    started,
+    wait_until,
+)
+from tests.helpers.support import run as train_here
+
+Result = tuple[dict[str, torch.Tensor], list[dict[str, str]]]
+
+# Runs, and in each the ranks that are killed at random moments; the phases below add a dozen.
+RUNS, VICTIMS = 5, 8
+LONG = VALUES | {"n_itr": 40, "save_steps": 7, "meta_batch_size": VICTIMS + 1}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Result]:
+    """Results of runs of so many iterations on which no fault falls, in one process."""
+    results = {}
+    for values in (VALUES, LONG):
+        path = str(tmp_path_factory.mktemp("undisturbed") / "run")
+        train_here(load_config(None, {"algorithm": "mmaml"} | values | {"dump_path": path, "parallel": False}))
+        results[values["n_itr"]] = result(path)
+    return results
+
+
+def assert_same(path: str, undisturbed: Result) -> None:
+    (parameters, rows), (expected, expected_rows) = result(path), undisturbed
+    assert all(torch.equal(parameters[name], expected[name]) for name in expected)
+    assert rows == expected_rows
+
+
+# Places at which a rank is killed: two of them a run, in ranks 1 and 2 of 4.
+PAIRS = list(zip(PLACES_OF_RANKS[::2], PLACES_OF_RANKS[1::2], strict=True))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=[" and ".join(place for place, _ in pair) for pair in PAIRS])
+def test_a_rank_killed_in_any_phase_costs_no_bit(
+    pair: tuple[tuple[str, int], ...], undisturbed: dict[int, Result], tmp_path: Path
+) -> None:
+    values = VALUES | {"dump_path": str(tmp_path / "run")}
+    ended = run(values, 4, faults={1: [[*pair[0], "SIGKILL"]], 2: [[*pair[1], "crash"]]})
+    assert ended.returncode == 0, ended.stderr
+    assert_same(values["dump_path"], undisturbed[VALUES["n_itr"]])
+    told = messages(values["dump_path"])
+    assert len(told) == 2
+    for line in told:
+        lost = (
+            r"warning: rank [12] of 4 was lost in .+: its process ended; [23] of 4 ranks go on with its work, [\d.]+ s"
+        )
+        pattern = rf"iteration \d+: ({lost})$"
+        assert (match := re.search(pattern, line)) and match[1] in ended.stderr
+
+
+def test_kills_at_random_moments_down_to_the_master_alone_cost_no_bit(
+    undisturbed: dict[int, Result], tmp_path: Path
+) -> None:
+    """Each run loses all its workers, whatever they do at the time."""
+    chance = random.Random(1)
+    phases: set[str] = set()
+    for number in range(RUNS):
+        path = str(tmp_path / f"{number}")
+        with started(LONG | {"dump_path": path}, VICTIMS + 1) as process:
+            wait_until(lambda path=path: iterations(path))
+            victims = [pid for pid, rank in processes(path).items() if rank]
+            assert len(victims) == VICTIMS
+            for pid in chance.sample(victims, VICTIMS):
+                os.kill(pid, signal.SIGKILL)
+                time.sleep(chance.uniform(0, 0.25))
+            ended = finished(process)
+        assert ended.returncode == 0, ended.stderr
+        assert_same(path, undisturbed[LONG["n_itr"]])
+        lost = [line for line in messages(path) if "was lost in" in line]
+        assert len(lost) == VICTIMS and f"; 1 of {VICTIMS + 1} ranks go on" in lost[-1]
+        phases |= {line.partition("was lost in ")[2].partition(":")[0] for line in lost}
+    assert {"collect", "meta_gradient"} <= phases
+
+
+def test_a_stopped_rank_and_one_that_loops_are_named_killed_and_done_without(
+    undisturbed: dict[int, Result], tmp_path: Path
+) -> None:
+    values = VALUES | {"dump_path": str(tmp_path / "run"), "rank_timeout": 3.0, "master_samples": False}
+    ended = run(values, 3, faults={1: [["adaptation", 2, "SIGSTOP"]], 2: [["gradient", 3, "loop"]]})
+    assert ended.returncode == 0, ended.stderr
+    assert_same(values["dump_path"], undisturbed[VALUES["n_itr"]])
+    told = messages(values["dump_path"])
+    assert re.search(r"rank 1 of 3 was lost in collect: no answer for 3 s \(process \d+, stopped, killed\)", told[0])
+    assert re.search(
+        r"rank 2 of 3 was lost in meta_gradient: no answer for 3 s \(process \d+, running, killed\)", told[1]
+    )
+    assert not processes(values["dump_path"])
+
+
+@pytest.mark.parametrize("place", [["gradient", 13], ["checkpoint", 2], ["checkpoint, half written", 4]], ids=str)
+def test_without_the_master_all_end_and_the_run_continues_from_its_checkpoint(
+    place: list[Any], undisturbed: dict[int, Result], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "run")
+    clock = time.monotonic()
+    with started(VALUES | {"dump_path": path}, 3, faults={0: [[*place, "SIGKILL"]]}) as process:
+        wait_until(lambda: processes(path))
+        wait_until(lambda: 0 not in processes(path).values())
+        clock = time.monotonic()
+        ended = finished(process)
+        assert time.monotonic() - clock < 10
+    assert ended.returncode not in (0, None)
+    assert not processes(path)
+    assert ended.stderr.count(f"error: rank 0, the master, was lost; continue with --restore_path {path}\n") == 1
+    train_here(load_config(None, {"algorithm": "mmaml"} | VALUES | {"dump_path": path, "restore_path": path}))
+    assert_same(path, undisturbed[VALUES["n_itr"]])
+
+
+OTHERS: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "rollouts on their way to the master": ({"meta_gradient": "master"}, ["gather", 3]),
+    "a trust region": ({"algorithm": "tesp", "meta_update": "trpo", "cg_iters": 3}, ["evaluation", 4]),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_loss_costs_no_bit_wherever_and_however_the_update_is_made(name: str, tmp_path: Path) -> None:
+    changed, place = OTHERS[name]
+    values = {"algorithm": "mmaml", "meta_gradient": "ranks"} | VALUES | {"n_itr": 2} | changed
+    path = str(tmp_path / "run")
+    assert run(values | {"dump_path": path}, 3, faults={2: [[*place, "SIGKILL"]]}).returncode == 0
+    assert len(messages(path)) == 1
+    alone = values | {"dump_path": str(tmp_path / "alone"), "parallel": False}
+    train_here(load_config(None, alone))
+    assert_same(path, result(alone["dump_path"]))
+
+
+def test_an_mpi_that_survives_no_loss_ends_the_run_which_continues_from_its_checkpoint(
+    undisturbed: dict[int, Result], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "run")
+    with started(
+        VALUES | {"dump_path": path}, 3, "--with-ft", "none", faults={1: [["gradient", 12, "SIGKILL"]]}
+    ) as process:
+        wait_until(lambda: processes(path))
+        wait_until(lambda: 1 not in processes(path).values())
+        clock = time.monotonic()
+        ended = finished(process)
+        assert time.monotonic() - clock < 10
+    assert ended.returncode not in (0, None)
+    assert not processes(path)
+    assert f"continue with --restore_path {path}\n" in ended.stderr
+    assert run(VALUES | {"dump_path": path, "resume": "auto"}, 2).returncode == 0
+    assert_same(path, undisturbed[VALUES["n_itr"]])

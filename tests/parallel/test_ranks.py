@@ -1,0 +1,249 @@
+"""Under a real mpirun: the same bits on any number of ranks, resuming, and failing without hanging."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from mmaml.algorithms import algorithm_class
+from mmaml.config.algorithms import ALGORITHMS
+from mmaml.config.loading import load_config
+from mmaml.parallel.requests import partition
+from mmaml.storage import checkpoint
+from mmaml.worker import TaskBlock
+from tests.helpers.support import REQUIRED, SMALL, progress, run, sampled, small_config
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys, json, mmaml
+from mmaml.comm import connect
+from mmaml.config import load_config
+from mmaml.trainer import train
+for values in sys.argv[1:]:
+    with connect() as ranks:
+        train(load_config(None, json.loads(values)), ranks)
+"""
+Values = dict[str, Any]
+
+
+def launch(ranks: int, *runs: Values, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Train by each of `runs`, one after the other, on `ranks` ranks: one start of MPI and torch for all."""
+    command = [str(Path(sys.executable).with_name("mpirun")), "-n", str(ranks), sys.executable, "-c", PROGRAM]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*command, *map(json.dumps, runs)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout
+    )
+
+
+class Result(NamedTuple):
+    """Of a run: parameters at its end, and the rows of its log."""
+
+    parameters: dict[str, torch.Tensor]
+    rows: list[dict[str, str]]
+
+
+def trained(ranks: int, *runs: Values) -> list[Result]:
+    """The result of each of such runs."""
+    finished = launch(ranks, *runs)
+    assert finished.returncode == 0, finished.stderr
+    paths = [values["dump_path"] for values in runs]
+    return [Result(checkpoint.load(path)["parameters"], _rows(Path(path))) for path in paths]
+
+
+def assert_same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert any(value.any() for value in ours.values())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """progress.csv without its clock columns."""
+    clocks = ("Time", "ItrTime", "EnvStepsPerSecond")
+    return [{k: v for k, v in row.items() if not k.startswith(clocks)} for row in progress(path)]
+
+
+def _without(values: Values, *names: str) -> Values:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+# Sizes that leave tasks unaligned in memory and blocks of unequal length.
+ODD = SMALL | {
+    "n_itr": 5,
+    "meta_batch_size": 7,
+    "rollouts_per_meta_task": 3,
+    "max_path_length": 9,
+    "hidden_sizes": [13, 7],
+    "cell_size": 5,
+    "num_inner_grad_steps": 2,
+    "use_betas": True,
+    "mlp_after_gru": True,
+    "num_minibatches": 2,
+    "eval_interval": 2,
+    "eval_num_tasks": 3,
+    "parallel": True,
+}
+ENCODER_KEYS = ("cell_size", "use_betas", "mlp_after_gru")
+FAMILIES: dict[str, Values] = {
+    "point mass": ODD | {"algorithm": "mmaml", "env": "MetaPointEnvMomentumModes"},
+    "ragged episodes": ODD | {"algorithm": "mmaml", "env": "tests.helpers.probes:RandomLengths"},
+    "one action": _without(ODD, *ENCODER_KEYS) | {"algorithm": "promp", "env": "tests.helpers.probes:TargetAction"},
+    "discrete": ODD | {"algorithm": "mmaml", "env": "CartPoleMassEnv", "max_path_length": 15},
+    "reacher": ODD | {"algorithm": "mmaml", "env": "Reacher3LinkEnv"},
+    "ant": ODD | {"algorithm": "mmaml", "env": "AntRandGoalModeEnv"},
+    "published sizes": {"n_itr": 1, "num_inner_grad_steps": 2, "num_promp_steps": 2, "inner_lr": 0.01},
+}
+
+# Every algorithm, and other ways of the meta-gradient and the meta-update than its own.
+VARIANTS: dict[str, Values] = {name: {"algorithm": name} | REQUIRED.get(name, {}) for name in sorted(ALGORITHMS)}
+VARIANTS |= {f"maml, {update}": {"algorithm": "maml", "meta_update": update} for update in ("ppo", "vpg")}
+VARIANTS |= {
+    "maml, first order": {"algorithm": "maml", "first_order": True},
+    "mmaml, trpo": {"algorithm": "mmaml", "meta_update": "trpo", "cg_iters": 2},
+    "tesp, trpo": VARIANTS["tesp"] | {"meta_update": "trpo", "fisher_rollouts": 2, "cg_iters": 2},
+}
+# 3 tasks are a block of 3 on one rank, blocks of 2 and of 1 on two.
+FEW = ODD | {
+    "n_itr": 2,
+    "meta_batch_size": 3,
+    "eval_interval": 0,
+    "cg_iters": 4,
+    "env": "tests.helpers.probes:RandomLengths",
+}
+RUNS = FAMILIES | {name: FEW | values for name, values in VARIANTS.items()}
+
+
+@pytest.fixture(scope="module")
+def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
+    """Results of all runs: alone and on 2 ranks; families on 3 too; two on 5, and on 3 whose master samples nothing."""
+    folder = tmp_path_factory.mktemp("by_ranks")
+    results: dict[str, list[Result]] = {name: [] for name in RUNS}
+    two = {name: FAMILIES[name] for name in ("point mass", "ragged episodes")}
+    launches = [(1, RUNS, {}), (2, RUNS, {}), (3, FAMILIES, {}), (5, two, {}), (3, two, {"master_samples": False})]
+    for ranks, chosen, options in launches:
+        runs = [
+            values | options | {"dump_path": str(folder / f"{name} {ranks} {bool(options)}")}
+            for name, values in chosen.items()
+        ]
+        for name, result in zip(chosen, trained(ranks, *runs), strict=True):
+            results[name].append(result)
+    return results
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_same_bits_on_any_number_of_ranks(name: str, by_ranks: dict[str, list[Result]]) -> None:
+    alone, *others = by_ranks[name]
+    assert any(row["LossAfter"] != row["LossBefore"] for row in alone.rows)  # something was learned
+    for other in others:
+        assert_same_bits(other.parameters, alone.parameters)
+        assert other.rows == alone.rows
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(variant: str, tmp_path: Path) -> None:
+    common = {
+        "adaptive_inner_kl_penalty": True,
+        "anneal_factor": 0.9,
+        "save_steps": 2,
+        "eval_interval": 2,
+        "num_minibatches": 2,
+    } | VARIANTS[variant]
+    whole = run(small_config(n_itr=4, dump_path=str(tmp_path / "whole"), **common))
+    path = str(tmp_path / "cut")
+    config = small_config(n_itr=3, dump_path=path, **common)
+    cut = run(config)
+    update = algorithm_class(config.algorithm).default_update if config.meta_update == "auto" else config.meta_update
+    outlives = {"trpo": set(), "vpg": {"optimizer"}, "ppo": {"optimizer", "kl_coefficients", "outer_kl_coefficient"}}
+    assert set(cut["algorithm"]) == outlives[update]
+    if update == "ppo":
+        assert 5e-4 not in cut["algorithm"]["kl_coefficients"]
+    # As if it had died in its third iteration: the newest checkpoint is of the second.
+    checkpoint.latest(path).unlink()
+    resumed = run(small_config(n_itr=4, dump_path=path, restore_path=path, **common))
+    assert_same_bits(resumed["parameters"], whole["parameters"])
+    assert resumed["env_steps"] == whole["env_steps"]
+    assert resumed["algorithm"].get("kl_coefficients") == whole["algorithm"].get("kl_coefficients")
+    for ours, theirs in zip(_rows(tmp_path / "cut"), _rows(tmp_path / "whole"), strict=True):
+        assert ours == theirs
+
+
+@pytest.fixture(scope="module")
+def by_home(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Result]:
+    """Results of every variant with the meta-gradient on the ranks and on the master, by its name and that."""
+    folder = tmp_path_factory.mktemp("by_home")
+    runs = {
+        (name, home): FEW | values | {"meta_gradient": home, "dump_path": str(folder / f"{name} {home}")}
+        for name, values in VARIANTS.items()
+        for home in ("ranks", "master")
+    }
+    return dict(zip(runs, trained(2, *runs.values()), strict=True))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_master_and_ranks_agree_on_the_gradient(variant: str, by_home: dict[tuple[str, str], Result]) -> None:
+    """Both homes evaluate the same function; in a run they lead to the same place."""
+    on_ranks, on_master = (by_home[variant, home] for home in ("ranks", "master"))
+    for name, value in on_ranks.parameters.items():
+        torch.testing.assert_close(on_master.parameters[name], value, rtol=1e-5, atol=1e-6)
+
+
+def assert_devices_agree(values: Values, device: str) -> None:
+    """Of the algorithm's functions on the CPU and on another device, away from where the tasks were sampled."""
+    config = small_config(**values | {"meta_batch_size": 6, "hidden_sizes": [64, 64], "num_inner_grad_steps": 2})
+    worker, parameters, _ = sampled(config)
+    assert worker.block is not None
+    on_device = TaskBlock(worker.algorithm, worker.block.rollouts, device)
+    random = torch.Generator().manual_seed(0)
+    moved = parameters + 0.01 * torch.randn(parameters.shape, generator=random)
+    options = {"clip": True, "clip_eps": 0.1, "kl_coefficients": [5e-4, 5e-4]}
+    credits, direction = (torch.randn(size, generator=random) for size in (6, len(parameters)))
+    arguments: dict[str, tuple[str, dict[str, Any]]] = {
+        "meta_gradient": ("gradient", {"vector": credits} | options),
+        "meta_loss": ("loss", {"vector": credits} | options),
+        "fisher_product": ("product", {"vector": direction}),
+        "returns": ("return", {}),
+        "embed": ("embedding", {}),
+    }
+    for function in worker.algorithm.functions:
+        part, given = arguments[function]
+        expected, found = (block.evaluate(function, moved, **given)[part] for block in (worker.block, on_device))
+        difference, norm = torch.from_numpy(found - expected).norm(), torch.from_numpy(expected).norm()
+        assert 0 < norm < torch.inf and difference < 1e-5 * norm, function
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_functions_on_cuda_are_those_on_the_cpu(variant: str) -> None:
+    assert_devices_agree(VARIANTS[variant], "cuda")
+
+
+RAGGED = _without(SMALL, "cell_size") | {
+    "algorithm": "promp",
+    "env": "tests.helpers.probes:RandomLengths",
+    "parallel": True,
+}
+
+
+def test_an_evaluation_that_fails_on_one_rank_ends_on_all(tmp_path: Path) -> None:
+    values = RAGGED | {"env_kwargs": {"fail_on_rank": 1}, "dump_path": str(tmp_path / "run"), "parallel": False}
+    run(load_config(None, values))
+    script = str(ROOT / "run_scripts" / "evaluate.py")
+    command = [str(Path(sys.executable).with_name("mpirun")), "-n", "2", sys.executable, script]
+    finished = subprocess.run(
+        [*command, "--restore_path", values["dump_path"]], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert finished.returncode not in (0, None)
+    assert "rank 1 of 2 failed:" in finished.stderr and "the probe fails as asked" in finished.stderr
+
+
+@pytest.mark.parametrize("items, ranks", [(40, 3), (5, 5), (3, 5), (7, 2)])
+def test_items_are_dealt_in_consecutive_blocks_of_like_size(items: int, ranks: int) -> None:
+    blocks = partition(items, ranks)
+    assert [i for block in blocks for i in block] == list(range(items))
+    assert max(map(len, blocks)) - min(map(len, blocks)) <= 1

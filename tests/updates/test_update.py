@@ -1,0 +1,219 @@
+"""What the master does with a meta-batch: epochs, minibatches, annealing, Adam's steps, the KL coefficients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmaml.algorithms.promp import ProMP
+from mmaml.config.loading import load_config
+from mmaml.policies.distributions import Gaussian
+from mmaml.updates.adam import Adam
+from mmaml.updates.outer_step import Proximal, adapted_coefficient
+from tests.updates.test_fisher import as_if_sampled
+from tests.updates.test_meta_gradient import setting
+
+TASKS = 6
+TARGET = 0.02
+LOW, RIGHT, HIGH = 0.01, 0.02, 0.04  # a KL below, about and above the target
+
+
+class FakeEvaluate:
+    """Records its calls; made-up gradients, the KLs of the last call differing from those of the gradients."""
+
+    tasks = range(TASKS)
+
+    def __init__(self, gradients: np.ndarray, kls: tuple[float, float], kl_outer: float) -> None:
+        self.gradients = gradients
+        self.after = {"kl_0": kls[0], "kl_1": kls[1], "kl_outer": kl_outer}
+        self.calls: list[tuple[str, list[int] | None, torch.Tensor, dict[str, Any]]] = []
+
+    def __call__(
+        self,
+        function: str,
+        parameters: torch.Tensor,
+        vector: torch.Tensor | None = None,
+        tasks: Any = None,
+        **options: Any,
+    ) -> dict[str, np.ndarray]:
+        self.calls.append((function, tasks, parameters.clone(), options))
+        chosen = list(range(TASKS)) if tasks is None else list(tasks)
+        ones = np.ones(len(chosen), np.float32)
+        if function == "meta_gradient":
+            values = {"kl_0": RIGHT, "kl_1": RIGHT, "kl_outer": RIGHT}
+            result = {"gradient": self.gradients[chosen], "loss": 3 * ones, "clip_fraction": 0.5 * ones}
+        else:
+            values = self.after
+            result = {"loss": 2 * ones, "clip_fraction": 0.25 * ones}
+        return result | {name: value * ones for name, value in values.items()}
+
+
+def _algorithm(**overrides: Any) -> ProMP:
+    settings: dict[str, Any] = {
+        "hidden_sizes": [3],
+        "meta_batch_size": TASKS,
+        "num_inner_grad_steps": 2,
+        "num_promp_steps": 3,
+        "learning_rate": 0.01,
+    }
+    return ProMP(load_config(None, settings | overrides, "promp"), 3, 2, Gaussian)
+
+
+def _proximal(algo: ProMP) -> Proximal:
+    assert isinstance(algo.meta_update, Proximal)
+    return algo.meta_update
+
+
+def _update(
+    algo: ProMP,
+    iteration: int,
+    gradients: np.ndarray | None = None,
+    kls: tuple[float, float] = (RIGHT, RIGHT),
+    kl_outer: float = RIGHT,
+) -> tuple[FakeEvaluate, torch.Tensor, dict[str, float]]:
+    """One update from zero parameters; every task's gradient is the same when none are given."""
+    if gradients is None:
+        gradients = np.tile(_signs(algo), (TASKS, 1))
+    evaluate = FakeEvaluate(gradients, kls, kl_outer)
+    parameters, row = algo.update(torch.zeros(algo.spec.total), evaluate, iteration)
+    return evaluate, parameters, row
+
+
+def _signs(algo: ProMP) -> np.ndarray:
+    """+5, -5, +5, …: [P]."""
+    return np.where(np.arange(algo.spec.total) % 2, -5.0, 5.0).astype(np.float32)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2, 4])
+def test_every_epoch_takes_every_task_once(minibatches: int) -> None:
+    evaluate, _, _ = _update(_algorithm(num_minibatches=minibatches), 0)
+    *steps, last = evaluate.calls
+    assert [function for function, *_ in steps] == ["meta_gradient"] * (3 * minibatches)
+    assert last[:2] == ("meta_loss", None)
+    for epoch in range(3):
+        parts = [tasks or [] for _, tasks, _, _ in steps[epoch * minibatches : (epoch + 1) * minibatches]]
+        assert sorted(task for part in parts for task in part) == list(range(TASKS))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("iteration", [0, 1, 4])
+def test_annealing_is_by_the_power_of_the_iteration(iteration: int) -> None:
+    algo = _algorithm(clip_eps=0.3, anneal_factor=0.5, learning_rate_anneal=0.8)
+    evaluate, parameters, row = _update(algo, iteration)
+    assert row["ClipEps"] == pytest.approx(0.3 * 0.5**iteration, rel=1e-12)
+    for _, _, _, options in evaluate.calls:
+        assert options["clip_eps"] == pytest.approx(0.3 * 0.5**iteration, rel=1e-12)
+    # Under a constant gradient each of Adam's steps is the step size against the gradient's sign.
+    at = [values for _, _, values, _ in evaluate.calls]
+    expected = -0.01 * 0.8**iteration * torch.from_numpy(np.sign(_signs(algo)))
+    for before, after in zip(at, at[1:], strict=False):
+        torch.testing.assert_close(after - before, expected, rtol=1e-4, atol=0)
+    assert torch.equal(at[-1], parameters)
+
+
+def test_the_gradient_is_the_mean_over_tasks() -> None:
+    algo = _algorithm(num_promp_steps=1)
+    gradients = np.tile(_signs(algo), (TASKS, 1))
+    gradients[0] *= -1
+    gradients[-1] *= -1
+    _, parameters, _ = _update(algo, 0, gradients)
+    torch.testing.assert_close(parameters, -0.01 * torch.from_numpy(np.sign(_signs(algo))), rtol=1e-4, atol=0)
+    moment = _proximal(algo).optimizer.state_dict()["state"][0]["exp_avg"]
+    torch.testing.assert_close(moment, 0.1 * torch.from_numpy(gradients.mean(0)), rtol=1e-5, atol=0)
+
+
+def test_kl_coefficients_adapt_from_the_kl_after_the_last_step() -> None:
+    algo = _algorithm(
+        init_inner_kl_penalty=0.5,
+        init_outer_kl_penalty=0.25,
+        adaptive_inner_kl_penalty=True,
+        adaptive_outer_kl_penalty=True,
+        target_inner_step=TARGET,
+        target_outer_step=TARGET,
+    )
+    evaluate, _, row = _update(algo, 0, kls=(HIGH, LOW), kl_outer=HIGH)
+    for _, _, _, options in evaluate.calls:
+        assert options["kl_coefficients"] == [0.5, 0.5] and options["outer_kl_coefficient"] == 0.25
+    assert (row["KLCoeffInner_0"], row["KLCoeffInner_1"], row["KLCoeffOuter"]) == (0.5, 0.5, 0.25)
+    assert _proximal(algo).kl_coefficients == [1.0, 0.25] and _proximal(algo).outer_kl_coefficient == 0.5
+
+    evaluate, _, _ = _update(algo, 1, kls=(RIGHT, HIGH), kl_outer=LOW)
+    for _, _, _, options in evaluate.calls:
+        assert options["kl_coefficients"] == [1.0, 0.25] and options["outer_kl_coefficient"] == 0.5
+    assert _proximal(algo).kl_coefficients == [1.0, 0.5] and _proximal(algo).outer_kl_coefficient == 0.25
+
+
+def test_kl_coefficients_stay_where_they_do_not_adapt() -> None:
+    algo = _algorithm(init_inner_kl_penalty=0.5, init_outer_kl_penalty=0.25)
+    _update(algo, 0, kls=(HIGH, LOW), kl_outer=HIGH)
+    assert _proximal(algo).kl_coefficients == [0.5, 0.5] and _proximal(algo).outer_kl_coefficient == 0.25
+
+
+def test_the_row_holds_the_losses_before_and_after() -> None:
+    _, _, row = _update(_algorithm(), 0, kls=(HIGH, LOW), kl_outer=HIGH)
+    expected = {"LossBefore": 3, "LossAfter": 2, "KLInner": (HIGH + LOW) / 2, "KLOuter": HIGH, "ClipFraction": 0.25}
+    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kl, factor",
+    [(0.0, 0.5), (0.0133, 0.5), (0.0134, 1), (0.02, 1), (0.0299, 1), (0.0301, 2), (0.2, 2), (1.0, 2)],
+)
+def test_a_coefficient_halves_below_and_doubles_above_one_and_a_half_times_the_target(kl: float, factor: float) -> None:
+    assert adapted_coefficient(0.6, kl, 0.02) == pytest.approx(0.6 * factor, rel=1e-12)
+
+
+def test_a_policy_gradient_update_is_one_step_on_the_plain_objective() -> None:
+    algo = _algorithm(meta_update="vpg", learning_rate_anneal=0.5)
+    evaluate = FakeEvaluate(np.tile(_signs(algo), (TASKS, 1)), (RIGHT, RIGHT), RIGHT)
+    parameters, row = algo.update(torch.zeros(algo.spec.total), evaluate, 2)
+    assert [(function, options) for function, _, _, options in evaluate.calls] == [
+        ("meta_gradient", {}),
+        ("meta_loss", {}),
+    ]
+    torch.testing.assert_close(parameters, -0.01 * 0.25 * torch.from_numpy(np.sign(_signs(algo))), rtol=1e-4, atol=0)
+    assert {"LossBefore", "LossAfter", "KLInner", "KLOuter"} == set(row)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "dice", "e_maml"])
+def test_its_gradient_is_the_policy_gradient_through_the_inner_step(algorithm: str) -> None:
+    """At the sampling parameters, that of -mean log π Â in place of -mean r Â."""
+    algo, flat, rollouts, _ = setting(algorithm, 2)
+    as_if_sampled(algo, flat, rollouts)
+    zero = torch.zeros(3, dtype=torch.float64)
+    ours = algo.meta_gradient(flat, rollouts, zero)["gradient"]
+    meta = algo.spec.per_task(flat, 3)
+    state = algo.begin(meta, rollouts[0].identity)
+    for k in range(2):
+        state, _ = algo.inner_step(meta, state, rollouts[: k + 1], create_graph=True)
+    last = rollouts[-1]
+    log_probs = algo.distribution(state, last).log_prob(last.flat("actions"))
+    loss = -(log_probs * last.flat("advantages") * last.flat("weights")).sum()
+    gradients = torch.autograd.grad(loss, list(meta.values()))
+    expected = algo.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_adam_is_torchs_to_the_bit_and_goes_on_from_its_state() -> None:
+    numbers = torch.Generator().manual_seed(3)
+    values = torch.randn(101, generator=numbers).requires_grad_()
+    expected, ours = torch.optim.Adam([values], lr=0.01), Adam(0.01)
+    assert ours.state_dict() == expected.state_dict()
+    parameters = values.detach().clone()
+    for step in range(12):
+        expected.param_groups[0]["lr"] = ours.learning_rate = 0.01 * 0.9**step
+        values.grad = torch.randn(101, generator=numbers) * 10.0 ** torch.arange(-50, 51).mul(0.4)
+        parameters = ours.step(parameters, values.grad)
+        expected.step()
+        assert torch.equal(parameters, values)
+        if step == 5:
+            ours = Adam(1.0)
+            ours.load_state_dict(expected.state_dict())
+    state, state_expected = ours.state_dict(), expected.state_dict()
+    assert state["param_groups"] == state_expected["param_groups"]
+    assert state["state"].keys() == state_expected["state"].keys()
+    for name, moment in state_expected["state"][0].items():
+        assert torch.equal(state["state"][0][name], moment)
