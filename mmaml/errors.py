@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates, line and paragraph separators
 LONGEST_LINE = 1500  # of an error: as long as the one that lists every family
@@ -19,10 +19,30 @@ def one_line(text: str) -> str:
 
 
 class UsageError(ValueError):
-    """What the user asked for cannot be done. Its text is one line: what, expected, given, remedy."""
+    """What the user asked for cannot be done, told in one line: "argument: expected …, got …; remedy".
 
-    def __init__(self, text: str) -> None:
-        super().__init__(one_line(text))  # whatever names and values of the user's are in it
+    argument: the key, flag or file that is wrong. expected and got, or the problem in words. remedy: what to do.
+    """
+
+    def __init__(
+        self, argument: str, problem: str = "", remedy: str = "", *, expected: str = "", got: str = ""
+    ) -> None:
+        self.argument, self.problem, self.remedy = argument, problem, remedy
+        self.expected, self.got = expected, got
+        told = problem or ", ".join(
+            part for part in (expected and f"expected {expected}", got and f"got {got}") if part
+        )
+        text = f"{argument}: {told}" if told else argument
+        # Names and values in it are the user's: whatever they hold, it stays one line.
+        super().__init__(one_line(f"{text}; {remedy}" if remedy else text))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it travels between ranks."""
+        return (_usage_error, (type(self), dict(vars(self))))
+
+
+def _usage_error(kind: type[UsageError], values: dict[str, str]) -> UsageError:
+    return kind(values["argument"], values["problem"], values["remedy"], expected=values["expected"], got=values["got"])
 
 
 def disk_reason(error: OSError) -> str:
