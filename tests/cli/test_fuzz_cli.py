@@ -272,9 +272,9 @@ def test_a_result_is_kept_whoever_reads_what_is_printed(
 def test_a_run_that_is_stopped_says_so_whoever_reads_what_is_printed(here: Path) -> None:
     """As Ctrl-C stops a run, and with it the program that reads its output."""
     program = (
-        "import sys; from mmaml import cli; from mmaml.parallel.shutdown import Interrupted\n"
+        "import sys; from mmaml.cli import train as cli; from mmaml.parallel.shutdown import Interrupted\n"
         "def work(*_): print('iteration'); raise Interrupted(2)\n"
-        "cli._run = work; sys.exit(train.run('mmaml', []))"
+        "cli._run = work; sys.exit(cli.run('mmaml', []))"
     )
     for redirection in ("| true", ">/dev/full"):
         variables = {"PYTHONPATH": str(SCRIPTS.parent), "PYTHONUNBUFFERED": None}

@@ -21,7 +21,7 @@ from mmaml import worker
 from mmaml.algorithms import maml
 from mmaml.parallel import link
 from mmaml.sampling import collector
-from mmaml.storage import checkpoint
+from mmaml.storage import files
 from mmaml.storage.saver import Saver
 
 RANK = os.environ.get("OMPI_COMM_WORLD_RANK", "0")
@@ -42,7 +42,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "gather": (link.Link, "send"),
     "gather, half sent": (link.Link, "finish_sending"),
     "checkpoint": (Saver, "save"),
-    "checkpoint, half written": (checkpoint.os, "replace"),
+    "checkpoint, half written": (files.os, "replace"),
 }
 
 

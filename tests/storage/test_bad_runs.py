@@ -218,7 +218,7 @@ def test_pictures_that_cannot_be_drawn_fail_no_run_that_has_finished(
         return collect(self, parameters, vector, items, iteration, *more, **options)
 
     if cause == "bad numbers":
-        monkeypatch.setattr("mmaml.evaluation.held_out.PointMass", GoesWrong)  # to be drawn
+        monkeypatch.setattr("mmaml.figures.recording.PointMass", GoesWrong)  # to be drawn
         monkeypatch.setattr(Worker, "collect", fail)
     values = {key: value for key, value in config.to_dict().items() if value is not None}
     assert train.run("promp", ["--overrides", json.dumps(values)]) == 0

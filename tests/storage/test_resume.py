@@ -227,8 +227,8 @@ def test_a_script_with_a_file_of_its_own_continues() -> None:
     def deeper(count: int, before: train.Values) -> train.Values:
         return {"hidden_sizes": [before["hidden_sizes"][0]] * count}
 
-    flags = {"--layers": train.Flag("hidden_sizes", train.integer(1), deeper), "--iterations": train.Flag("n_itr")}
-    script = train.Script(flags=flags, config_file=Path("default.json"))
+    flags = {"--layers": cli.Flag("hidden_sizes", cli.integer(1), deeper), "--iterations": cli.Flag("n_itr")}
+    script = cli.Script(flags=flags, config_file=Path("default.json"))
     for iterations in ("1", "2", "2"):
         assert cli.run("promp", [*RESUME, "--layers", "3", "--iterations", iterations], script) == 0
         assert len(progress("run")) == int(iterations)
