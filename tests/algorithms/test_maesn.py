@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from mmaml.algorithms.maesn import LOG_STD, MEAN
 from mmaml.config.loading import ConfigError, load_config
-from tests.algorithms.test_cavia import (
+from tests.helpers.adapting import (
     CARTPOLE,
     KNOWS,
     KNOWS_NOT,

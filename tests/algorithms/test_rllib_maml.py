@@ -19,9 +19,8 @@ from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
 from mmaml.updates.outer_step import TrustRegion
 from mmaml.worker import Worker
+from tests.helpers.objectives import as_if_sampled, setting
 from tests.helpers.support import progress, run, sampled, small_config
-from tests.updates.test_fisher import as_if_sampled
-from tests.updates.test_meta_gradient import setting
 
 Weights = dict[str, torch.Tensor]
 TASKS, VALUE_WEIGHT, ENTROPY_WEIGHT = 3, 0.3, 0.2

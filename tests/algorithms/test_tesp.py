@@ -18,11 +18,11 @@ from mmaml.policies.distributions import Gaussian
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.seeding import generator
 from mmaml.worker import Worker
-from tests.algorithms.test_cavia import assert_a_task_alone_has_the_bits_of_one_in_a_block
+from tests.helpers.adapting import assert_a_task_alone_has_the_bits_of_one_in_a_block
+from tests.helpers.objectives import VECTOR, setting
 from tests.helpers.reference import gru
 from tests.helpers.support import REQUIRED, held_out_returns, progress, run, sampled, small_config
 from tests.helpers.synthetic import ragged_rollouts
-from tests.updates.test_meta_gradient import VECTOR, setting
 
 KEEP = ("episode_buffer", "last_episodes", "all_episodes")
 

@@ -18,11 +18,9 @@ import torch
 from mmaml.cli import train
 from mmaml.parallel import launch
 from mmaml.storage import checkpoint
+from tests.helpers.scripts import PROMP_SCRIPT, ROOT, SCRIPT, everything_in
 from tests.helpers.support import SMALL, progress
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "run_scripts" / "mumo_run_point_mass.py"
-PROMP_SCRIPT = ROOT / "run_scripts" / "pro-mp_run_point_mass.py"
 CONFIG = ROOT / "configs" / "point_env_momentum_dense.json"
 MPIRUN = Path(sys.executable).with_name("mpirun")
 SMALL_JSON = json.dumps({k: v for k, v in SMALL.items() if k != "parallel"})
@@ -77,10 +75,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         return caught.value.args[0]
 
     return command
-
-
-def everything_in(folder: Path) -> dict[Path, int]:
-    return {path: 0 if path.is_dir() else path.lstat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def mpirun(ranks: int, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

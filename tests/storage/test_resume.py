@@ -21,7 +21,7 @@ from mmaml.storage import checkpoint
 from mmaml.storage.checkpoint_format import CheckpointError
 from mmaml.storage.compatibility import check_fits
 from mmaml.worker import Worker
-from tests.cli.test_cli import PROMP_SCRIPT, everything_in
+from tests.helpers.scripts import PROMP_SCRIPT, everything_in
 from tests.helpers.support import SMALL, progress, run, small_config
 
 Refused = Callable[..., str]
