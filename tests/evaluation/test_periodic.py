@@ -104,7 +104,7 @@ def test_a_disk_that_refuses_the_embeddings_ends_no_run(tmp_path: Path, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr("mmaml.evaluation.periodic.atomic_file", refuse)
+        patched.setattr("mmaml.evaluation.embeddings.atomic_file", refuse)
         assert _embedding_run(tmp_path, "error")["iteration"] == 2
     # The task that fails is left out, and told before.
     assert "te_save_path: " in _told(tmp_path)[-1] and "(No space left on device)" in _told(tmp_path)[-1]

@@ -14,7 +14,7 @@ import pytest
 from mmaml.errors import UsageError
 from mmaml.figures import curves
 from mmaml.figures.curves import Curve
-from mmaml.figures.trajectories import Trajectories
+from mmaml.figures.trajectories import Trajectories, plot_trajectories
 from tests.helpers.support import files_no_larger
 
 SCRIPT = Path(__file__).parents[2] / "run_scripts" / "plot.py"
@@ -208,7 +208,7 @@ def test_trajectories_of_any_number_of_modes(tmp_path: Path, tasks: int, collect
         names=[f"mode {task}" for task in range(tasks)],
         gaps=np.array([[[1.0, 0.0], [0.0, 2.0]]] * tasks) if tasks > 1 else None,
     )
-    trajectories.plot_trajectories(trajectories, tmp_path / "figure.png", title="title")
+    plot_trajectories(trajectories, tmp_path / "figure.png", title="title")
     assert _is_picture(tmp_path / "figure.png")
 
 

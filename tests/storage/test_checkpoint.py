@@ -124,7 +124,7 @@ def test_a_failed_save_leaves_the_earlier_checkpoint_alone(tmp_path: Path, monke
 def test_a_process_killed_while_saving_leaves_the_earlier_checkpoint_valid(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, _state(1), keep=1)
     killed = (
-        "import os, sys; from pathlib import Path; from mmaml.storage.checkpoint import atomic_file\n"
+        "import os, sys; from pathlib import Path; from mmaml.storage.files import atomic_file\n"
         "with atomic_file(Path(sys.argv[1]) / 'itr_000002.pt') as file:\n"
         "    file.write(b'half'); file.flush(); os.kill(os.getpid(), 9)"
     )
@@ -313,7 +313,7 @@ def test_the_rows_that_a_checkpoint_counts_are_on_the_disk_before_it(
 def test_looking_for_a_checkpoint_does_not_load_torch(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, _state(1), keep=1)
     program = (
-        "import sys; from mmaml import checkpoint; path = checkpoint.latest(sys.argv[1])\n"
+        "import sys; from mmaml.storage import checkpoint, checkpoint_format; path = checkpoint.latest(sys.argv[1])\n"
         "assert checkpoint_format.damage(path) == '' and 'torch' not in sys.modules"
     )
     assert _python(program, tmp_path) == 0

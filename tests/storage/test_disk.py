@@ -19,7 +19,7 @@ import torch
 
 from mmaml.errors import RunStopped, UsageError
 from mmaml.reporting.run_logger import RunLogger
-from mmaml.storage import checkpoint
+from mmaml.storage import checkpoint, files
 from mmaml.storage.files import AppendedFile, Backlog
 from mmaml.storage.saver import Saver
 from tests.helpers.support import SMALL, progress, run, small_config
@@ -132,7 +132,7 @@ def test_whatever_the_disk_refuses(tmp_path: Path, call: str, number: int, monke
 
     with monkeypatch.context() as patched:
         if call == "open":
-            patched.setattr(checkpoint, "open", refuse, raising=False)
+            patched.setattr(files, "open", refuse, raising=False)
         else:
             patched.setattr(os, call, refuse)
         text = rf"iteration 1 .*{os.strerror(number)}.*there is none before it \(1 in a row failed"
