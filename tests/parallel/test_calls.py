@@ -157,7 +157,7 @@ def test_a_rank_that_is_released_closes_its_environments(monkeypatch: pytest.Mon
 PROGRAM = """
 import json, os, signal, sys, time
 import numpy as np
-from mmaml.comm import connect
+from mmaml.parallel.ranks import connect
 stopped, patience, broken = json.loads(sys.argv[1])
 
 class Tens:

@@ -23,8 +23,8 @@ from tests.helpers.support import REQUIRED, SMALL, progress, run, sampled, small
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, json, mmaml
-from mmaml.comm import connect
-from mmaml.config import load_config
+from mmaml.parallel.ranks import connect
+from mmaml.config.loading import load_config
 from mmaml.trainer import train
 for values in sys.argv[1:]:
     with connect() as ranks:
