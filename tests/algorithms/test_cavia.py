@@ -55,6 +55,7 @@ def test_a_task_alone_has_the_bits_of_one_in_a_block(learned: bool) -> None:
     )
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("meta_update, n_itr, learning_rate", [("ppo", 20, 1e-2), ("vpg", 40, 2e-2), ("trpo", 12, 1.0)])
 def test_it_learns_to_adapt_to_either_mode(meta_update: str, n_itr: int, learning_rate: float, tmp_path: Path) -> None:
     settings = TWO_MODES | {"n_itr": n_itr, "meta_update": meta_update, "learning_rate": learning_rate}

@@ -263,6 +263,7 @@ LEARN = {
 }
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("probe, update", [("TargetAction", "ppo"), ("DelayedTarget", "ppo"), ("TargetAction", "trpo")])
 def test_it_learns_the_known_action(probe: str, update: str, tmp_path: Path) -> None:
     config = small_config(
@@ -280,6 +281,7 @@ def test_it_learns_the_known_action(probe: str, update: str, tmp_path: Path) -> 
     assert abs(action - 0.7) < (0.3 if update == "trpo" else 0.15)  # a step of fixed KL does not come to rest
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("update", ["ppo", "trpo"])
 def test_the_value_function_learns_the_known_values(update: str, tmp_path: Path) -> None:
     """Of episodes that pay 1 a step, of known length, of which the ends of lanes cut many."""

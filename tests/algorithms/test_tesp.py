@@ -257,6 +257,7 @@ PROBE: dict[str, Any] = {
 }
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("options", [{}, {"first_order": True, "episodes_kept": "last_episodes"}])
 def test_it_solves_what_no_policy_without_an_embedding_can(options: dict[str, Any], tmp_path: Path) -> None:
     config = small_config("tesp", dump_path=str(tmp_path / "run"), **PROBE | options)
@@ -266,6 +267,7 @@ def test_it_solves_what_no_policy_without_an_embedding_can(options: dict[str, An
     assert after > BEST_WITHOUT_EMBEDDING + 2 + noise
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("update", ["trpo", "vpg"])
 def test_it_learns_by_other_meta_updates_too(update: str, tmp_path: Path) -> None:
     values = {"num_inner_grad_steps": 2, "n_itr": 1, "cg_iters": 2, "rollouts_per_meta_task": 6}
