@@ -1,6 +1,6 @@
 # make setup      install everything into .venv (once)
 # make train      meta-train, on all cores: CONFIG=file  RANKS=n  ARGS='--overrides {"n_itr": 5} --dump_path out/run1'
-# make test       all tests but the slow ones; make test-slow: those; make lint
+# make test       all tests but the slow ones; make test-fast: those of the mathematics; make test-slow; make lint
 # make bench      measure speed; make soak: a long run, watched for leaks
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -18,7 +18,9 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 UNQUOTED = $(if $(findstring ',$(ARGS)),,$(findstring {,$(ARGS)))
 QUOTED_ARGS = $(if $(UNQUOTED),$(subst {,\{,$(subst [,\[,$(subst ",\",$(ARGS)))),$(ARGS))
 
-.PHONY: setup train test test-slow lint bench soak
+IN_TWO_PROCESSES := -n 2 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: setup train test test-fast test-slow lint bench soak
 
 setup: $(READY)
 
@@ -32,7 +34,10 @@ train: $(READY)
 	$(RUN) python $(SCRIPT) --config_file $(CONFIG) $(if $(RANKS),--ranks $(RANKS)) $(QUOTED_ARGS)
 
 test: $(READY)
-	$(RUN) python -m pytest -n 2 --no-loadscope-reorder
+	$(RUN) python -m pytest $(IN_TWO_PROCESSES)
+
+test-fast: $(READY)
+	$(RUN) python -m pytest $(IN_TWO_PROCESSES) -m "not (ranks or fuzz or learn or slow)"
 
 test-slow: $(READY)
 	$(RUN) python -m pytest -m slow

@@ -1,4 +1,4 @@
-"""Shared by all tests."""
+"""Shared by all tests: the process they run in, and how they are divided among processes."""
 
 from __future__ import annotations
 
@@ -6,43 +6,36 @@ import signal
 from typing import Any
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
+from xdist.scheduler import LoadGroupScheduling
 
 from mmaml.process_settings import prepare_process
 
 prepare_process()  # before NumPy and torch load
 
-# What starts the tests may ignore these, as a shell does in the background; processes under test are not to inherit it.
+# The program that starts the tests may ignore these signals, as a shell does for background jobs; processes that tests
+# start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGHUP, signal.SIGQUIT):
     signal.signal(_number, signal.SIG_DFL)
 
-
-# Files whose tests start ranks on all cores: where several processes test, one of them runs all these, one by one.
-STARTING_RANKS = {
-    f"tests/{name}.py"
-    for name in (
-        "cli/test_cli parallel/test_calls parallel/test_lost_ranks parallel/test_ranks parallel/test_shutdown "
-        "storage/test_bad_runs storage/test_resume test_hosts test_launcher test_leftovers test_mpirun"
-    ).split()
-}
+MARKS_BY_TIME = ("ranks", "slow", "learn", "fuzz")  # the longest first
 
 
-def _file(nodeid: str) -> str:
-    return nodeid.partition("::")[0]
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest tests first. Tests that start ranks on all cores form one group, which one process runs."""
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in MARKS_BY_TIME])
+    for item in items:
+        if item.get_closest_marker("ranks"):
+            item.add_marker(pytest.mark.xdist_group("ranks"))
 
 
-class ByFile(LoadScopeScheduling):
-    """Deals files to processes, and those that start ranks together."""
+class ByFile(LoadGroupScheduling):
+    """Gives each process a group of tests at a time, or all other tests of a file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ranks" if _file(nodeid) in STARTING_RANKS else _file(nodeid)
+        return super()._split_scope(nodeid).partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first."""
-    items.sort(key=lambda item: _file(item.nodeid) not in STARTING_RANKS)

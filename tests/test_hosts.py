@@ -17,6 +17,8 @@ from tests.helpers.support import run as train_here
 from tests.hosts import Hosts, HostsRefusedError
 from tests.launching import Launch, wait_until
 
+pytestmark = pytest.mark.ranks
+
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:

@@ -18,6 +18,8 @@ import pytest
 from scripts import mpirun_job, mpirun_supervisor
 from tests.launching import PROGRAM, SECONDS, Launch, parent, wait_until
 
+pytestmark = pytest.mark.ranks
+
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:

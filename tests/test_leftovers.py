@@ -17,6 +17,8 @@ from benchmarks import soak
 from mmaml.training_run import Run
 from tests.helpers.support import run, small_config
 
+pytestmark = pytest.mark.ranks
+
 # The other ends of the benchmark are those of tests/parallel/test_shutdown.py and tests/test_launcher.py.
 ENDS = [end for end in soak.ENDS if end.name in ("success", "failure", "a worker killed", "SIGINT")]
 ITERATIONS, WARM_UP = 50, 25

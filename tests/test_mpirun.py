@@ -109,6 +109,7 @@ def test_a_folder_for_temporary_files_need_not_be_one_that_can_be_listed(monkeyp
     mpirun_job.remove_dead()
 
 
+@pytest.mark.ranks
 def test_a_rank_that_fails_has_the_last_word() -> None:
     ranks = (os.cpu_count() or 1) + 1  # more than cores
     script = (

@@ -11,9 +11,9 @@ import torch
 from mmaml.policies.distributions import Gaussian
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
+from tests.helpers.objectives import setting
 from tests.helpers.support import sampled, small_config
 from tests.helpers.synthetic import ragged_rollouts
-from tests.updates.test_meta_gradient import setting
 
 
 def _shifted(data: Rollouts, shift: torch.Tensor) -> Gaussian:

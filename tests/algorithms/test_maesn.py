@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from mmaml.algorithms.maesn import LOG_STD, MEAN
 from mmaml.config.loading import ConfigError, load_config
-from tests.algorithms.test_cavia import (
+from tests.helpers.adapting import (
     CARTPOLE,
     KNOWS,
     KNOWS_NOT,
@@ -142,6 +142,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: Path
     assert all(torch.equal(value, whole["parameters"][name]) for name, value in resumed["parameters"].items())
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("meta_update, n_itr, learning_rate", [("ppo", 40, 1e-2), ("vpg", 80, 2e-2), ("trpo", 25, 1.0)])
 def test_it_learns_to_adapt_to_either_mode(meta_update: str, n_itr: int, learning_rate: float, tmp_path: Path) -> None:
     """On tasks that are none of the training tasks, within three steps from the prior."""

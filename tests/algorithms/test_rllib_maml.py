@@ -19,9 +19,8 @@ from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
 from mmaml.updates.outer_step import TrustRegion
 from mmaml.worker import Worker
+from tests.helpers.objectives import as_if_sampled, setting
 from tests.helpers.support import progress, run, sampled, small_config
-from tests.updates.test_fisher import as_if_sampled
-from tests.updates.test_meta_gradient import setting
 
 Weights = dict[str, torch.Tensor]
 TASKS, VALUE_WEIGHT, ENTROPY_WEIGHT = 3, 0.3, 0.2
@@ -264,6 +263,7 @@ LEARN = {
 }
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("probe, update", [("TargetAction", "ppo"), ("DelayedTarget", "ppo"), ("TargetAction", "trpo")])
 def test_it_learns_the_known_action(probe: str, update: str, tmp_path: Path) -> None:
     config = small_config(
@@ -281,6 +281,7 @@ def test_it_learns_the_known_action(probe: str, update: str, tmp_path: Path) -> 
     assert abs(action - 0.7) < (0.3 if update == "trpo" else 0.15)  # a step of fixed KL does not come to rest
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("update", ["ppo", "trpo"])
 def test_the_value_function_learns_the_known_values(update: str, tmp_path: Path) -> None:
     """Of episodes that pay 1 a step, of known length, of which the ends of lanes cut many."""

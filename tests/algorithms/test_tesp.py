@@ -18,11 +18,11 @@ from mmaml.policies.distributions import Gaussian
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.seeding import generator
 from mmaml.worker import Worker
-from tests.algorithms.test_cavia import assert_a_task_alone_has_the_bits_of_one_in_a_block
+from tests.helpers.adapting import assert_a_task_alone_has_the_bits_of_one_in_a_block
+from tests.helpers.objectives import VECTOR, setting
 from tests.helpers.reference import gru
 from tests.helpers.support import REQUIRED, held_out_returns, progress, run, sampled, small_config
 from tests.helpers.synthetic import ragged_rollouts
-from tests.updates.test_meta_gradient import VECTOR, setting
 
 KEEP = ("episode_buffer", "last_episodes", "all_episodes")
 
@@ -257,6 +257,7 @@ PROBE: dict[str, Any] = {
 }
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("options", [{}, {"first_order": True, "episodes_kept": "last_episodes"}])
 def test_it_solves_what_no_policy_without_an_embedding_can(options: dict[str, Any], tmp_path: Path) -> None:
     config = small_config("tesp", dump_path=str(tmp_path / "run"), **PROBE | options)
@@ -266,6 +267,7 @@ def test_it_solves_what_no_policy_without_an_embedding_can(options: dict[str, An
     assert after > BEST_WITHOUT_EMBEDDING + 2 + noise
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("update", ["trpo", "vpg"])
 def test_it_learns_by_other_meta_updates_too(update: str, tmp_path: Path) -> None:
     values = {"num_inner_grad_steps": 2, "n_itr": 1, "cg_iters": 2, "rollouts_per_meta_task": 6}

@@ -18,11 +18,9 @@ import torch
 from mmaml.cli import train
 from mmaml.parallel import launch
 from mmaml.storage import checkpoint
+from tests.helpers.scripts import PROMP_SCRIPT, ROOT, SCRIPT, everything_in
 from tests.helpers.support import SMALL, progress
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "run_scripts" / "mumo_run_point_mass.py"
-PROMP_SCRIPT = ROOT / "run_scripts" / "pro-mp_run_point_mass.py"
 CONFIG = ROOT / "configs" / "point_env_momentum_dense.json"
 MPIRUN = Path(sys.executable).with_name("mpirun")
 SMALL_JSON = json.dumps({k: v for k, v in SMALL.items() if k != "parallel"})
@@ -77,10 +75,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         return caught.value.args[0]
 
     return command
-
-
-def everything_in(folder: Path) -> dict[Path, int]:
-    return {path: 0 if path.is_dir() else path.lstat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def mpirun(ranks: int, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -159,6 +153,7 @@ def test_embeddings_take_the_place_of_those_of_a_run_that_is_continued_alone(tmp
         assert "te_save_path: expected a new file, or embeddings" in refused(*again, "{}", "--te_save_path", name)
 
 
+@pytest.mark.ranks
 def test_more_ranks_than_tasks_are_refused_before_work(tmp_path: Path) -> None:
     finished = mpirun(3, SCRIPT, "--overrides", json.dumps({"meta_batch_size": 2}), "--dump_path", "run")
     assert finished.returncode == 2
@@ -168,6 +163,7 @@ def test_more_ranks_than_tasks_are_refused_before_work(tmp_path: Path) -> None:
     assert not everything_in(tmp_path)
 
 
+@pytest.mark.ranks
 def test_bad_input_under_mpirun_is_one_line_too(tmp_path: Path) -> None:
     finished = mpirun(2, SCRIPT, "--config_file", str(CONFIG), "--overrides", '{"n_iter": 5}')
     assert finished.returncode == 2
@@ -235,6 +231,7 @@ def test_physical_cores_are_those_the_process_may_use(tmp_path: Path, monkeypatc
     assert launch.physical_cores() == 2
 
 
+@pytest.mark.ranks
 def test_the_documented_commands_train() -> None:
     arguments = ["--config_file", str(CONFIG), "--overrides", SMALL_JSON]
     finished = subprocess.run(

@@ -26,6 +26,8 @@ from mmaml.parallel import launch
 from tests.helpers.fuzzing import FUZZ, WEIRD, contents, no_hang
 from tests.helpers.support import run, small_config
 
+pytestmark = pytest.mark.fuzz
+
 SCRIPTS = Path(__file__).parents[2] / "run_scripts"
 TRAINING = ["mumo_run_point_mass", "maml_run"]  # the other run scripts are as the first
 OTHERS = ["evaluate", "plot", "visualize_policy", "replay"]

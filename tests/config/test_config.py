@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import pytest
 
 from mmaml.config.keys import FIELDS
@@ -19,11 +18,9 @@ from mmaml.config.loading import (
     parse_object,
     read_config_file,
 )
-from mmaml.envs.base import TaskVectorEnv
 from mmaml.envs.registry import FAMILIES
 from mmaml.errors import Interrupted
 from scripts.document_configuration import PAGE, page
-from tests.helpers.probes import RightChoice, TargetAction
 from tests.helpers.support import REQUIRED, SMALL, run
 
 ROOT = Path(__file__).parents[2]
@@ -162,11 +159,11 @@ def test_a_size_of_no_buffer_is_idle(kept: str, idle: list[str]) -> None:
         ({"env_kwargs": {"nois": 1}}, "env_kwargs: "),
         ({"env_kwargs": {"noise": "loud"}}, "env_kwargs: noise: expected a number"),
         (
-            {"env": "tests.envs.test_adapter:Unbounded", "normalization_scale": 2},
+            {"env": "tests.helpers.user_environments:Unbounded", "normalization_scale": 2},
             "normalization_scale: expected null for an environment with unbounded actions, got 2",
         ),
         (
-            {"env": "tests.config.test_config:Dials"},
+            {"env": "tests.helpers.probes:Dials"},
             "env: expected Dials to have a Box of one dimension or Discrete as action",
         ),
     ],
@@ -187,54 +184,34 @@ def test_a_signal_while_an_environment_loads_is_no_fault_of_its_module(
         build_config({})
 
 
-class TrainsOnly(TargetAction):
-    splits = ("train",)
-
-
-class HeldOut(TargetAction):
-    splits = ("test",)
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
         (
             {"eval_interval": 10},
-            "eval_interval: expected 0 with 'tests.config.test_config:TrainsOnly', which has ('train',) and thus no "
+            "eval_interval: expected 0 with 'tests.helpers.probes:TrainsOnly', which has ('train',) and thus no "
             'tasks of the split "test", got 10; leave it out, or have its sample_tasks draw such tasks',
         ),
         (
             {"te_save_path": "x.npz"},
-            "te_save_path: expected null with 'tests.config.test_config:TrainsOnly', which has",
+            "te_save_path: expected null with 'tests.helpers.probes:TrainsOnly', which has",
         ),
         (
-            {"env": "tests.config.test_config:HeldOut"},
-            "env: expected tasks of the split \"train\", got 'tests.config.test_config:HeldOut', which has ('test',)",
+            {"env": "tests.helpers.probes:HeldOut"},
+            "env: expected tasks of the split \"train\", got 'tests.helpers.probes:HeldOut', which has ('test',)",
         ),
     ],
 )
 def test_a_run_whose_family_lacks_the_tasks_is_refused(values: dict[str, Any], expected: str) -> None:
-    values = {"env": "tests.config.test_config:TrainsOnly"} | values
+    values = {"env": "tests.helpers.probes:TrainsOnly"} | values
     assert refusal(values).startswith(expected)
     build_config(values, trains=False)
 
 
 def test_only_what_a_run_does_needs_tasks() -> None:
-    values = {"env": "tests.config.test_config:TrainsOnly", "eval_interval": 0}
+    values = {"env": "tests.helpers.probes:TrainsOnly", "eval_interval": 0}
     build_config(values)
     build_config(values | {"algorithm": "promp", "te_save_path": "x.npz"})  # which has no embeddings to write
-
-
-class Dials(TargetAction):
-    """A family whose actions nothing distributes."""
-
-    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1) -> None:
-        actions = gym.spaces.MultiDiscrete([2, 3])
-        TaskVectorEnv.__init__(self, num_tasks, rollouts_per_task, gym.spaces.Box(-1, 1, (1,)), actions)
-
-
-class ScaledChoice(RightChoice):
-    normalization_scale = 2.0
 
 
 @pytest.mark.parametrize(
@@ -245,7 +222,7 @@ class ScaledChoice(RightChoice):
             "normalization_scale: expected null for an environment with discrete actions, got 1.0",
         ),
         (
-            {"env": "tests.config.test_config:ScaledChoice"},
+            {"env": "tests.helpers.probes:ScaledChoice"},
             "normalization_scale: expected null for an environment with discrete actions, got 2.0",
         ),
         (

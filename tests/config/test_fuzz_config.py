@@ -22,6 +22,8 @@ from mmaml.envs.registry import FAMILIES, make_family
 from tests.helpers.fuzzing import ANYTHING, FUZZ, NUMBERS, TEXTS, no_hang, refusal
 from tests.helpers.support import sampled, small_config
 
+pytestmark = pytest.mark.fuzz
+
 NAMES = st.one_of(st.sampled_from([*FIELDS, *ALIASES, "extends"]), TEXTS)
 OBJECTS = st.dictionaries(NAMES, ANYTHING, max_size=4)
 

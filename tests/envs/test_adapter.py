@@ -16,60 +16,10 @@ from mmaml.envs.base import SPLITS, SingleTaskEnv, Task, TaskError
 from mmaml.envs.registry import UnknownEnvironment, check_family, make_family
 from mmaml.worker import Worker
 from tests.helpers.support import sampled, small_config
+from tests.helpers.user_environments import Walk
 
 HERE = __name__
-
-
-class Walk(gym.Env):
-    """A random walk pushed by the action; ends at the task's limit, is cut after `patience` steps.
-
-    Observation: place, steps. Reward: the place, as drift plus the rest.
-    """
-
-    built: ClassVar[list[Walk]] = []
-    num_modes = 2
-
-    def __init__(self, patience: int = 6, fail: str = "") -> None:
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
-        self.action_space = gym.spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 3.0]), dtype=np.float64)
-        self.patience, self.fail = patience, fail
-        self.closed, self.steps, self.place, self.limit = False, 0, 0.0, 0.0
-        self.actions: list[np.ndarray] = []
-        self.seeds: list[int | None] = []
-        self.built.append(self)
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-        return [{"mode": k % 2, "limit": limit} for k, limit in enumerate(rng.uniform(1, 3, n))]
-
-    def set_task(self, task: dict[str, Any]) -> None:
-        self._maybe_fail("set_task", task["limit"])
-        self.limit = task["limit"]
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.seeds.append(seed)
-        self._maybe_fail("reset", self.limit)
-        self.steps, self.place = 0, self.np_random.uniform(-0.1, 0.1)
-        return self._observe(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self._maybe_fail("step", self.limit)
-        self.actions.append(action)
-        self.steps += 1
-        self.place += float(action[0]) + self.np_random.normal(scale=0.3)
-        info = {"reward_drift": 0.5, "reward_rest": self.place - 0.5, "note": "not for arrays"}
-        return self._observe(), self.place, abs(self.place) > self.limit, self.steps >= self.patience, info
-
-    def close(self) -> None:
-        self.closed = True
-        self._maybe_fail("close", 9)
-
-    def _observe(self) -> np.ndarray:
-        return np.array([self.place, self.steps])
-
-    def _maybe_fail(self, method: str, limit: float) -> None:
-        if self.fail == method and limit > 2:
-            raise ZeroDivisionError("as asked")
+UNBOUNDED = "tests.helpers.user_environments:Unbounded"
 
 
 @pytest.fixture(autouse=True)
@@ -301,19 +251,8 @@ class Named(Walk):
         self.name = name
 
 
-class Unbounded(Walk):
-    splits = ("train", "ood")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.action_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
-        return list(rng.normal(size=n))
-
-
 def test_tasks_may_be_any_object() -> None:
-    slopes, numbers = make_family(f"{HERE}:Slopes"), make_family(f"{HERE}:Unbounded")
+    slopes, numbers = make_family(f"{HERE}:Slopes"), make_family(UNBOUNDED)
     drawn = slopes.sample_tasks(2, np.random.default_rng(0))
     assert [task.mode for task in drawn] == [3, 3]
     assert pickle.loads(pickle.dumps(drawn)) == drawn
@@ -326,7 +265,7 @@ def test_tasks_may_be_any_object() -> None:
 
 
 def test_class_attributes_describe_the_family() -> None:
-    walk, slopes, unbounded = (make_family(f"{HERE}:{name}") for name in ("Walk", "Slopes", "Unbounded"))
+    walk, slopes, unbounded = map(make_family, (f"{HERE}:Walk", f"{HERE}:Slopes", UNBOUNDED))
     assert (walk.num_modes, walk.normalization_scale, walk.splits) == (2, 1.0, ("train", "test"))
     assert (slopes.num_modes, slopes.normalization_scale, slopes.splits) == (4, 2.5, SPLITS)
     assert (unbounded.normalization_scale, unbounded.splits) == (None, ("train", "ood"))

@@ -12,7 +12,7 @@ import pytest
 from mmaml.envs.base import Task
 from mmaml.envs.mujoco.base import MujocoFamily
 from mmaml.envs.registry import FAMILIES, check_family, make_family
-from tests.envs.test_mujoco import actions, put
+from tests.helpers.mujoco import actions, put
 
 ANTS = [name for name in FAMILIES if name.startswith("Ant")]
 HUMANOIDS = [name for name in FAMILIES if name.startswith("Humanoid")]

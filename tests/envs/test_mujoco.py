@@ -11,6 +11,7 @@ import pytest
 
 from mmaml.envs.mujoco.base import MujocoFamily
 from mmaml.envs.registry import FAMILIES, make_family
+from tests.helpers.mujoco import actions, put
 
 # MuJoCo's own reset of a lane is over before the next physics step.
 ONE_PHYSICS_STEP = [(name, {"frame_skip": 1}) for name in ("HalfCheetahRandDirecEnv", "HumanoidRandDirecEnv")]
@@ -33,17 +34,6 @@ def block(name: str, tasks: int = 3, rollouts: int = 2, seed: int = 0, **env_kwa
     family.set_tasks(family.sample_tasks(tasks, np.random.default_rng(seed)))
     family.reset(seed=list(range(tasks)))
     return family
-
-
-def actions(family: MujocoFamily, steps: int) -> np.ndarray:
-    """Actions [steps, M·N, A], some of them beyond the bounds."""
-    family.action_space.seed(3)
-    return np.stack([1.5 * np.asarray(family.action_space.sample()) for _ in range(steps)])
-
-
-def put(family: MujocoFamily, other: MujocoFamily, lane: int) -> None:
-    """Put the only lane of a block into the state of a lane of another."""
-    family.qpos[0], family.qvel[0] = other.qpos[lane], other.qvel[lane]
 
 
 @pytest.mark.parametrize("name", NAMES)

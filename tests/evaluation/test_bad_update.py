@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 import torch
 
 from mmaml.config.keys import Config
-from mmaml.evaluation import bad_update as replay_module
 from mmaml.evaluation.bad_update import load_dump, replay
 from mmaml.parallel.ranks import WorkerError
 from mmaml.seeding import generator
@@ -77,7 +77,7 @@ def test_a_dump_that_cannot_be_written_leaves_nothing(
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(*((torch, "save") if refused == "write" else (replay_module.os, "replace")), refuse)
+    monkeypatch.setattr(*((torch, "save") if refused == "write" else (os, "replace")), refuse)
     with pytest.raises(OSError, match="No space"):
         dumped(tmp_path / "bad_update_000003.pt", small_config("mmaml", **FINE), "why", sampled=True)
     assert not [*tmp_path.iterdir()]

@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
 from mmaml.config.loading import build_config
-from mmaml.envs.base import Task, TaskVectorEnv
+from mmaml.envs.base import Task
 from mmaml.envs.point_mass import PointMass
 from mmaml.errors import Failure, NotFinite, TasksFailed
 from mmaml.evaluation import held_out, summary
@@ -34,32 +33,6 @@ SMALL = {
     "hidden_sizes": [8, 8],
     "cell_size": 6,
 }
-
-
-class Still(TaskVectorEnv):
-    """A family that is no point mass: nothing moves, nothing pays."""
-
-    splits = ("train", "test", "ood")
-
-    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1) -> None:
-        box = gym.spaces.Box(-1, 1, (1,), np.float32)
-        super().__init__(num_tasks, rollouts_per_task, box, box)
-
-    def step(self, actions: np.ndarray) -> Any:
-        no = np.zeros(self.num_envs, bool)
-        return self._observe(), np.zeros(self.num_envs, np.float32), no, no, {"success": ~no}
-
-    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        return [Task(0, {}) for _ in range(n)]
-
-    def _set_tasks(self, tasks: Any) -> None:
-        pass
-
-    def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
-        pass
-
-    def _observe(self) -> np.ndarray:
-        return np.zeros((self.num_envs, 1), np.float32)
 
 
 def _train(path: Path, **changes: Any) -> Path:
@@ -228,7 +201,7 @@ def test_tasks_are_none_of_those_that_training_saw(run: Path) -> None:
 
 
 def test_a_family_of_its_own_with_success_and_other_splits(tmp_path: Path, evaluate: Callable[..., Any]) -> None:
-    other = _train(tmp_path / "still", env=f"{__name__}:Still", algorithm="promp")
+    other = _train(tmp_path / "still", env="tests.helpers.probes:Still", algorithm="promp")
     result = evaluate(restore_path=other, split="ood")
     assert result["split"] == "ood" and result["overall"]["return"][0]["success_rate"] == 1.0
     config, state = held_out.restore(other)

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmaml.envs.base import Task
 from mmaml.errors import RunStopped
 from mmaml.evaluation.periodic import evaluation_row
 from mmaml.reporting.columns import returns_row
 from mmaml.worker import Worker
-from tests.helpers.probes import TargetAction
 from tests.helpers.support import run, small_config
 
 # Returns of the episodes of each task, and which of them succeeded, before and after adaptation.
@@ -106,7 +104,7 @@ def test_a_disk_that_refuses_the_embeddings_ends_no_run(tmp_path: Path, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr("mmaml.evaluation.periodic.atomic_file", refuse)
+        patched.setattr("mmaml.evaluation.embeddings.atomic_file", refuse)
         assert _embedding_run(tmp_path, "error")["iteration"] == 2
     # The task that fails is left out, and told before.
     assert "te_save_path: " in _told(tmp_path)[-1] and "(No space left on device)" in _told(tmp_path)[-1]
@@ -115,41 +113,12 @@ def test_a_disk_that_refuses_the_embeddings_ends_no_run(tmp_path: Path, monkeypa
         assert len(saved["embedding"]) == len(saved["mode"]) == 7
 
 
-class Thing:
-    """What NumPy holds only as an object, and pickle not at all."""
-
-    def __init__(self, number: int | None) -> None:
-        self.number, self.unpicklable = number, lambda: None
-
-    def __repr__(self) -> str:
-        if self.number is None:
-            raise LookupError("no name")
-        return f"Thing {self.number}"
-
-
-class Oddities(TargetAction):
-    """Held-out tasks with entries of all kinds. nameless: with a thing that cannot be shown."""
-
-    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, nameless: bool = False) -> None:
-        super().__init__(num_tasks, rollouts_per_task)
-        self.nameless = nameless
-
-    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        return [Task(k % 2, {"sign": 1.0, **(self._entries(k) if split == "test" else {})}) for k in range(n)]
-
-    def _entries(self, k: int) -> dict[Any, Any]:
-        entries: dict[Any, Any] = {"goal": [k, 0.5], "file": k, "args": "ab"[k % 2], 7: -k}
-        entries |= {"unlike": list(range(k + 1)), "uneven": [[1], [k, 2]], "unlike things": [Thing(k)] * (k + 1)}
-        entries |= {"thing": Thing(None if self.nameless else k), "nothing": None, "complex": 1j * np.ones(k + 1)}
-        return entries | ({"odd": k} if k % 2 else {"even": k})
-
-
 def test_tasks_of_all_kinds_are_written_with_their_embeddings(tmp_path: Path) -> None:
     """Numbers as numbers, the rest as text; what some tasks lack is left out."""
     path = tmp_path / "embeddings.npz"
     run(
         small_config(
-            env="tests.evaluation.test_periodic:Oddities",
+            env="tests.helpers.probes:Oddities",
             num_embeddings=3,
             dump_path=str(tmp_path / "run"),
             te_save_path=str(path),
@@ -177,7 +146,7 @@ def test_tasks_of_all_kinds_are_written_with_their_embeddings(tmp_path: Path) ->
 def test_tasks_that_cannot_be_written_end_no_run(tmp_path: Path) -> None:
     path = tmp_path / "embeddings.npz"
     values = {"dump_path": str(tmp_path / "run"), "te_save_path": str(path), "env_kwargs": {"nameless": True}}
-    assert run(small_config(env="tests.evaluation.test_periodic:Oddities", **values))["iteration"] == 2
+    assert run(small_config(env="tests.helpers.probes:Oddities", **values))["iteration"] == 2
     assert f"te_save_path: '{path}' could not be written (LookupError: no name); mend" in _told(tmp_path)[-1]
     assert not path.exists()
 

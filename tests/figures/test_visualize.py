@@ -139,7 +139,7 @@ def test_a_family_without_a_body_is_refused(
     tmp_path: Path, visualize: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     still = tmp_path / "still"
-    run(small_config("promp", env="tests.evaluation.test_evaluation:Still", dump_path=str(still), n_itr=1))
+    run(small_config("promp", env="tests.helpers.probes:Still", dump_path=str(still), n_itr=1))
     assert visualize("--restore_path", still) == 2
     assert "expected a run on a MuJoCo family or a point mass" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ MPIRUN = str(Path(sys.executable).with_name("mpirun"))
 LONGEST = 300.0
 
 # Runs the script of its arguments with faults in its rank: FAULTS holds {rank: [[place, visit, what], …]}.
-PROGRAM = str(ROOT / "tests" / "helpers" / "faulty_rank.py")
+PROGRAM = str(Path(__file__).with_name("faulty_rank.py"))
 
 # Where in an iteration a rank that is not the master may meet its end (faulty_rank.PLACES), at which visit.
 PLACES_OF_RANKS = [

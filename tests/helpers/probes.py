@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -263,3 +263,93 @@ class BlowsUp(TargetAction):
         self._steps += 1
         terminated[0] = self._steps % 3 == 0
         return observations, reward, terminated, truncated, infos | {"blow_up": terminated.copy()}
+
+
+class ScaledChoice(RightChoice):
+    """Discrete actions, which nothing scales, with a scale."""
+
+    normalization_scale = 2.0
+
+
+class Still(TaskVectorEnv):
+    """A family that is no point mass: nothing moves, nothing is rewarded."""
+
+    splits = ("train", "test", "ood")
+
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1) -> None:
+        box = gym.spaces.Box(-1, 1, (1,), np.float32)
+        super().__init__(num_tasks, rollouts_per_task, box, box)
+
+    def step(self, actions: np.ndarray) -> Any:
+        no = np.zeros(self.num_envs, bool)
+        return self._observe(), np.zeros(self.num_envs, np.float32), no, no, {"success": ~no}
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        return [Task(0, {}) for _ in range(n)]
+
+    def _set_tasks(self, tasks: Any) -> None:
+        pass
+
+    def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
+        pass
+
+    def _observe(self) -> np.ndarray:
+        return np.zeros((self.num_envs, 1), np.float32)
+
+
+class TrainsOnly(TargetAction):
+    """A family without held-out tasks."""
+
+    splits = ("train",)
+
+
+class HeldOut(TargetAction):
+    """A family without training tasks."""
+
+    splits = ("test",)
+
+
+class Dials(TargetAction):
+    """A family whose actions nothing distributes."""
+
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1) -> None:
+        actions = gym.spaces.MultiDiscrete([2, 3])
+        TaskVectorEnv.__init__(self, num_tasks, rollouts_per_task, gym.spaces.Box(-1, 1, (1,)), actions)
+
+
+class DrawsBadly(TargetAction):
+    """A family that draws what `drawn` makes of n tasks."""
+
+    drawn: ClassVar[Callable[[list[Task]], Any]]
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> Any:
+        return type(self).drawn(super()._draw_tasks(n, rng, split))
+
+
+class Thing:
+    """What NumPy holds only as an object, and pickle not at all."""
+
+    def __init__(self, number: int | None) -> None:
+        self.number, self.unpicklable = number, lambda: None
+
+    def __repr__(self) -> str:
+        if self.number is None:
+            raise LookupError("no name")
+        return f"Thing {self.number}"
+
+
+class Oddities(TargetAction):
+    """Held-out tasks with entries of all kinds. nameless: with a thing that cannot be shown."""
+
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, nameless: bool = False) -> None:
+        super().__init__(num_tasks, rollouts_per_task)
+        self.nameless = nameless
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        return [Task(k % 2, {"sign": 1.0, **(self._entries(k) if split == "test" else {})}) for k in range(n)]
+
+    def _entries(self, k: int) -> dict[Any, Any]:
+        entries: dict[Any, Any] = {"goal": [k, 0.5], "file": k, "args": "ab"[k % 2], 7: -k}
+        entries |= {"unlike": list(range(k + 1)), "uneven": [[1], [k, 2]], "unlike things": [Thing(k)] * (k + 1)}
+        entries |= {"thing": Thing(None if self.nameless else k), "nothing": None, "complex": 1j * np.ones(k + 1)}
+        return entries | ({"odd": k} if k % 2 else {"even": k})

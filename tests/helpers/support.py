@@ -38,6 +38,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "tesp": {"num_inner_grad_steps": 2},
 }
 
+TASKS = 5  # of `new_worker`
+
 
 def small_config(algorithm: str = "mmaml", **overrides: Any) -> Config:
     """A config of a run that takes a moment."""
@@ -61,6 +63,14 @@ def sampled(config: Config, iteration: int = 0) -> tuple[Worker, torch.Tensor, d
         tasks = worker.sample_tasks(config.meta_batch_size, iteration)
         statistics = collect(ranks, parameters, tasks, iteration)
     return worker, parameters, statistics
+
+
+def new_worker(algorithm: str, **overrides: Any) -> tuple[Worker, torch.Tensor, list[Any]]:
+    """A worker, initial parameters, and `TASKS` tasks to collect, each with its index."""
+    config = small_config(algorithm, **{"meta_batch_size": TASKS, "num_inner_grad_steps": 2} | overrides)
+    worker = Worker(config)
+    parameters = worker.algorithm.spec.flatten(worker.algorithm.init(generator(config.seed, "parameters")))
+    return worker, parameters, list(enumerate(worker.sample_tasks(TASKS, 0)))
 
 
 def held_out_returns(

@@ -182,6 +182,7 @@ def launch(ranks: int, stopped: list[int], patience: float, broken: int = -1) ->
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.ranks
 def test_several_silent_ranks_are_waited_for_together() -> None:
     ended = launch(7, [1, 2, 4, 5, 6], 4.0)
     assert ended.returncode == 0, ended.stderr
@@ -191,12 +192,14 @@ def test_several_silent_ranks_are_waited_for_together() -> None:
     assert seconds_lost < 5 * 4
 
 
+@pytest.mark.ranks
 def test_a_master_that_hangs_is_told_and_the_run_ended() -> None:
     ended = launch(3, [0], 1.0)
     assert ended.returncode not in (0, None)
     assert ended.stderr == "error: rank 0, the master, was lost; do as you are told\n"
 
 
+@pytest.mark.ranks
 def test_the_error_of_a_program_is_told_once_with_its_rank_and_ends_all() -> None:
     ended = launch(3, [], 60.0, broken=2)
     assert ended.returncode not in (0, None)

@@ -28,6 +28,8 @@ from tests.helpers.faults import (
 )
 from tests.helpers.support import run as train_here
 
+pytestmark = pytest.mark.ranks
+
 Result = tuple[dict[str, torch.Tensor], list[dict[str, str]]]
 
 # Runs, and in each the ranks that are killed at random moments; the phases below add a dozen.

@@ -137,6 +137,7 @@ def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]
     return results
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("name", RUNS)
 def test_same_bits_on_any_number_of_ranks(name: str, by_ranks: dict[str, list[Result]]) -> None:
     alone, *others = by_ranks[name]
@@ -186,6 +187,7 @@ def by_home(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], R
     return dict(zip(runs, trained(2, *runs.values()), strict=True))
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_master_and_ranks_agree_on_the_gradient(variant: str, by_home: dict[tuple[str, str], Result]) -> None:
     """Both homes evaluate the same function; in a run they lead to the same place."""
@@ -231,6 +233,7 @@ RAGGED = _without(SMALL, "cell_size") | {
 }
 
 
+@pytest.mark.ranks
 def test_an_evaluation_that_fails_on_one_rank_ends_on_all(tmp_path: Path) -> None:
     values = RAGGED | {"env_kwargs": {"fail_on_rank": 1}, "dump_path": str(tmp_path / "run"), "parallel": False}
     run(load_config(None, values))

@@ -36,6 +36,7 @@ def stopped(
         return finished(process)
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("number, code, ranks", [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 0)])
 def test_the_iteration_is_finished_and_saved_and_the_run_goes_on_from_there(
     number: signal.Signals, code: int, ranks: int, tmp_path: Path
@@ -60,6 +61,7 @@ def test_the_iteration_is_finished_and_saved_and_the_run_goes_on_from_there(
     assert [row["LossAfter"] for row in rows] == [row["LossAfter"] for row in expected]
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [0, 2])
 def test_an_iteration_that_takes_too_long_is_abandoned(ranks: int, tmp_path: Path) -> None:
     """The last rank needs a minute for its third iteration, the master an age for its own, were it alone."""
@@ -78,6 +80,7 @@ def test_an_iteration_that_takes_too_long_is_abandoned(ranks: int, tmp_path: Pat
     assert not processes(values["dump_path"])
 
 
+@pytest.mark.ranks
 def test_a_second_signal_ends_at_once_and_harms_no_checkpoint(tmp_path: Path) -> None:
     values = LONG | {"dump_path": str(tmp_path / "run"), "save_steps": 1}
     with started(values, 2, faults={1: [["adaptation", 5, "slow"]]}) as process:
@@ -92,6 +95,7 @@ def test_a_second_signal_ends_at_once_and_harms_no_checkpoint(tmp_path: Path) ->
     assert not processes(values["dump_path"])
 
 
+@pytest.mark.ranks
 def test_signals_sent_to_every_process_of_a_job_are_one(tmp_path: Path) -> None:
     """As schedulers and service managers do."""
     values = LONG | {"dump_path": str(tmp_path / "run")}

@@ -59,6 +59,7 @@ def test_rollouts_of_discrete_actions(algorithm: str) -> None:
     assert losses.mean_kl(new, data).abs().max() < 1e-6
 
 
+@pytest.mark.learn
 def test_promp_learns_the_known_choice(tmp_path: Path) -> None:
     config = small_config(
         "promp",

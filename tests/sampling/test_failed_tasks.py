@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -19,20 +17,10 @@ from mmaml.envs.base import Task, TaskError
 from mmaml.errors import Interrupted, NotFinite, RunStopped, TasksFailed
 from mmaml.sampling.environment_failures import EnvironmentFailed, failing_tasks
 from mmaml.sampling.rollouts import Rollouts
-from mmaml.seeding import generator
 from mmaml.worker import Worker
-from tests.helpers.probes import GoesWrong, TargetAction
-from tests.helpers.support import small_config
-
-TASKS = 5
-
-
-def new_worker(algorithm: str, **overrides: Any) -> tuple[Worker, torch.Tensor, list[Any]]:
-    """A worker, initial parameters and the items of a meta-batch."""
-    config = small_config(algorithm, **{"meta_batch_size": TASKS, "num_inner_grad_steps": 2} | overrides)
-    worker = Worker(config)
-    parameters = worker.algorithm.spec.flatten(worker.algorithm.init(generator(config.seed, "parameters")))
-    return worker, parameters, list(enumerate(worker.sample_tasks(TASKS, 0)))
+from tests.helpers.probes import DrawsBadly, GoesWrong
+from tests.helpers.support import TASKS, new_worker, small_config
+from tests.helpers.user_environments import Returns
 
 
 def assert_same_fields(ours: Rollouts, theirs: Rollouts) -> None:
@@ -346,15 +334,6 @@ def test_numbers_that_are_not_finite_are_told_before_failures() -> None:
 # Tasks that are not to be had.
 
 
-class DrawsBadly(TargetAction):
-    """A family that draws what `drawn` makes of n tasks."""
-
-    drawn: ClassVar[Callable[[list[Task]], Any]]
-
-    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> Any:
-        return type(self).drawn(super()._draw_tasks(n, rng, split))
-
-
 def _exit(tasks: list[Task]) -> None:
     sys.exit(0)
 
@@ -376,7 +355,7 @@ def test_tasks_that_cannot_be_drawn_end_the_run_in_a_line(
     drawn: Any, text: str, finite: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DrawsBadly, "drawn", drawn, raising=False)
-    worker = Worker(small_config("promp", env="tests.sampling.test_failed_tasks:DrawsBadly", num_train_tasks=finite))
+    worker = Worker(small_config("promp", env="tests.helpers.probes:DrawsBadly", num_train_tasks=finite))
     with pytest.raises(RunStopped) as error:
         worker.sample_tasks(TASKS, 0)
     expected = rf'stopped: env: sample_tasks failed for the split "train" \({text}\); mend it'
@@ -385,27 +364,6 @@ def test_tasks_that_cannot_be_drawn_end_the_run_in_a_line(
 
 
 # What environments may not return.
-
-
-class Returns(gym.Env):
-    """Pays what it is told to, once."""
-
-    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
-    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-    returns: ClassVar[tuple[Any, ...]] = ()
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> list[int]:
-        return list(range(n))
-
-    def set_task(self, task: int) -> None:
-        self.task = task
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action: np.ndarray) -> Any:
-        good = (np.zeros(2), 1.0, False, False, {})
-        return self.returns if self.task == 3 else good
 
 
 @pytest.mark.parametrize(
@@ -428,7 +386,7 @@ def test_what_a_users_environment_may_not_return_is_told_with_its_task(
     returns: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Returns, "returns", returns)
-    worker, parameters, items = new_worker("promp", env="tests.sampling.test_failed_tasks:Returns")
+    worker, parameters, items = new_worker("promp", env="tests.helpers.user_environments:Returns")
     with pytest.raises(TasksFailed) as error:
         worker.collect(parameters, None, items, 0)
     (failure,) = error.value.failures
@@ -446,7 +404,7 @@ def test_what_a_users_environment_may_not_return_is_told_with_its_task(
 )
 def test_a_users_numbers_that_are_not_finite_are_told(returns: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Returns, "returns", returns)
-    worker, parameters, items = new_worker("promp", env="tests.sampling.test_failed_tasks:Returns")
+    worker, parameters, items = new_worker("promp", env="tests.helpers.user_environments:Returns")
     with pytest.raises(NotFinite) as error:
         worker.collect(parameters, None, items, 0)
     assert str(error.value) == f"task 3 (mode 0), collection 0, {text}"

@@ -15,7 +15,7 @@ from mmaml.policies.params import ParamSpec
 from mmaml.sampling import finite
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.finite import check_parameters, checked, not_finite_results
-from tests.sampling.test_failed_tasks import TASKS, new_worker
+from tests.helpers.support import TASKS, new_worker
 
 CARTPOLE = {"env": "CartPoleMassEnv"}
 STEPS, LANES = 7, 3

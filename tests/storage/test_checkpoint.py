@@ -37,7 +37,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _python(program: str, folder: Path) -> int:
-    root = Path(checkpoint.__file__).parents[2]
+    root = Path(__file__).parents[2]
     return subprocess.run([sys.executable, "-c", program, str(folder)], cwd=root, check=False).returncode
 
 

@@ -18,6 +18,8 @@ from mmaml.storage import checkpoint, checkpoint_format
 from mmaml.storage.checkpoint_format import CheckpointError
 from tests.helpers.support import save_checkpoint
 
+pytestmark = pytest.mark.fuzz
+
 STATE: dict[str, Any] = {
     "iteration": 7,
     "env_steps": 700,

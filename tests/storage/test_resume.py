@@ -21,7 +21,7 @@ from mmaml.storage import checkpoint
 from mmaml.storage.checkpoint_format import CheckpointError
 from mmaml.storage.compatibility import check_fits
 from mmaml.worker import Worker
-from tests.cli.test_cli import PROMP_SCRIPT, everything_in
+from tests.helpers.scripts import PROMP_SCRIPT, everything_in
 from tests.helpers.support import SMALL, progress, run, small_config
 
 Refused = Callable[..., str]
@@ -368,6 +368,7 @@ def test_a_foreign_checkpoint_in_the_folder_is_refused(refused: Refused) -> None
     assert "expected seed 1, got 2" in refused("--restore_path", "run", "--dump_path", "new", *alone)
 
 
+@pytest.mark.ranks
 def test_ranks_resume_too_and_a_checkpoint_that_does_not_fit_ends_them_in_one_line() -> None:
     def launched(**changes: Any) -> subprocess.CompletedProcess[str]:
         values = {name: value for name, value in SMALL.items() if name not in ("parallel", "cell_size")}

@@ -16,6 +16,8 @@ from mmaml.trainer import train
 from mmaml.worker import Worker
 from tests.helpers.support import progress, run, small_config
 
+pytestmark = pytest.mark.learn
+
 LEARN = {
     "rollouts_per_meta_task": 10,
     "max_path_length": 4,

@@ -9,7 +9,7 @@ import torch
 
 from mmaml.policies.distributions import Categorical
 from mmaml.sampling.rollouts import Rollouts
-from tests.updates.test_meta_gradient import VECTOR, setting
+from tests.helpers.objectives import VECTOR, as_if_sampled, setting
 
 STEP = 1e-5
 
@@ -34,20 +34,6 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("tesp", 2, {"inner_lr": 2.0, "episodes_kept": "all_episodes"}),
     ("tesp", 3, {"inner_lr": 2.0, "collect": "episodes", "buffer_size": 3}),
 ]
-
-
-def as_if_sampled(algo: Any, flat: torch.Tensor, rollouts: list[Rollouts]) -> None:
-    """Have the collections come from the policies that the parameters adapt to on them."""
-    meta = algo.spec.per_task(flat, rollouts[0].tasks)
-    state = algo.begin(meta, rollouts[0].identity)
-    for k, data in enumerate(rollouts):
-        new = algo.distribution(state, data)
-        tasks, lanes, steps = data.rewards.shape
-        dense = [value.detach().expand(tasks, lanes * steps, -1).unflatten(1, (lanes, steps)) for value in new]
-        data.distribution = type(new)(*dense)
-        data.log_probs = data.distribution.log_prob(data.actions)
-        if k < len(rollouts) - 1:
-            state = algo.adapt(meta, state, rollouts[: k + 1])
 
 
 def kl_gradient(algo: Any, flat: torch.Tensor, rollouts: list[Rollouts]) -> torch.Tensor:

@@ -13,8 +13,7 @@ from mmaml.config.loading import load_config
 from mmaml.policies.distributions import Gaussian
 from mmaml.updates.adam import Adam
 from mmaml.updates.outer_step import Proximal, adapted_coefficient
-from tests.updates.test_fisher import as_if_sampled
-from tests.updates.test_meta_gradient import setting
+from tests.helpers.objectives import as_if_sampled, setting
 
 TASKS = 6
 TARGET = 0.02
