@@ -11,7 +11,7 @@ RANKS ?=
 
 VENV := .venv
 READY := $(VENV)/.ready
-MPI_SETUP := scripts/set_up_mpi.py
+MPI_SETUP := mmaml/launcher/install.py
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 # JSON that is not itself quoted is kept from the shell; run_scripts join the words of --overrides.

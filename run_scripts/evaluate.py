@@ -23,7 +23,7 @@ from mmaml.cli.arguments import check_file, check_integers
 from mmaml.cli.script import Parser, add_inner_lr, one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER, MOST_STEPS
 from mmaml.errors import UsageError
-from mmaml.parallel.launch import ended
+from mmaml.launcher.protocol import ended
 from mmaml.storage.files import writing
 
 # How an evaluation's file is told from others: within what it starts with, a key that no other has.

@@ -14,10 +14,8 @@ from typing import NoReturn
 from mmaml.cli import streams
 from mmaml.config.value_types import LARGEST
 from mmaml.errors import UsageError
+from mmaml.launcher.protocol import is_first_rank
 from mmaml.process_settings import prepare_process
-
-# Where launchers tell a process its rank: of Open MPI 5, of its predecessors, of MPICH, of Slurm.
-_RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,11 +23,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (--help lists the arguments)")
-
-
-def is_first_rank() -> bool:
-    """Whether this process is rank 0, or alone, by what its launcher says: before MPI has started."""
-    return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
 
 
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:

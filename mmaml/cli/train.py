@@ -28,6 +28,7 @@ from mmaml.config.loading import (
 )
 from mmaml.config.value_types import FLAG, Kind, integer
 from mmaml.errors import Interrupted, RunStopped, UsageError, disk_reason
+from mmaml.launcher import protocol
 from mmaml.parallel import launch
 from mmaml.parallel.shutdown import shutdown
 from mmaml.storage import layout
@@ -88,13 +89,13 @@ def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN) -
         if not interrupted.told:
             print(interrupted, file=sys.stderr)
         code = interrupted.exit_code
-    return launch.ended(code)
+    return protocol.ended(code)
 
 
 def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     options = parse(arguments, script)
-    launched = launch.announced_ranks() is not None
+    launched = protocol.announced_ranks() is not None
     if not launched:
         config, _ = resolve(options, algorithm, script)
         count = rank_count(config, options.ranks)

@@ -9,50 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mmaml.cli.script import is_first_rank
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError
+from mmaml.launcher import install
+from mmaml.launcher.protocol import announced_ranks
 
-# Where launchers tell a process how many it started: Open MPI's mpirun, MPICH's and its kin, Slurm's srun.
-# The first one set is that of the innermost launcher: our mpirun inside a Slurm job, not the reverse.
-SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
-# Where this project's mpirun is told how far the run is: scripts/mpirun_job.py.
-LAUNCHER_FOLDER = "MMAML_LAUNCHER"
 CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 CGROUP = Path("/sys/fs/cgroup")
-
-
-def announced_ranks() -> int | None:
-    """How many processes a launcher says it started; None if no launcher started this one."""
-    for variable in SIZE_VARIABLES:
-        size = os.environ.get(variable, "")
-        if size.isdecimal():
-            return int(size)
-    return None
-
-
-def report(state: str, text: str = "") -> bool:
-    """Tell this project's mpirun how far the run is, for it to end what cannot end by itself; whether it is there.
-
-    state: "starting", by every rank, before MPI is; "started", by rank 0, once it is; "remedy", with a text: what to do
-    should rank 0 be lost; "lost", by another rank: rank 0 is gone or says nothing; "ended.<exit code>" or "ended", by
-    rank 0.
-    """
-    folder = os.environ.get(LAUNCHER_FOLDER)
-    if folder is None:
-        return False
-    try:
-        Path(folder, state).write_text(text)
-    except OSError:
-        return False  # on another machine
-    return True
-
-
-def ended(code: int) -> int:
-    """Report, as rank 0's last act, that the run has ended with this exit code, which is given back."""
-    if is_first_rank():
-        report(f"ended.{code}")
-    return code
 
 
 def check_launcher(connected: int) -> None:
@@ -81,16 +44,19 @@ def check_rank_count(ranks: int, config: Config) -> None:
 
 def relaunch(ranks: int, script: str, arguments: Sequence[str]) -> NoReturn:
     """Become mpirun with `ranks` ranks of this script. Raises ConfigError if there is no mpirun."""
-    beside_python = Path(sys.executable).with_name("mpirun")
-    mpirun = str(beside_python) if beside_python.exists() else shutil.which("mpirun")
-    if mpirun is None:
+    beside_python, elsewhere = Path(sys.executable).with_name("mpirun"), shutil.which("mpirun")
+    if beside_python.exists():  # of a wheel, whose mpirun nobody has replaced, or ours
+        mpirun = [str(beside_python)] if install.is_ours(beside_python) else install.command(beside_python)
+    elif elsewhere is not None:
+        mpirun = [elsewhere]
+    else:
         raise ConfigError(
             f"parallel: expected an mpirun beside '{sys.executable}' or on PATH, found none; run make setup, or give "
             "--ranks 1"
         )
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(mpirun, [mpirun, "-n", str(ranks), sys.executable, script, *arguments])
+    os.execv(mpirun[0], [*mpirun, "-n", str(ranks), sys.executable, script, *arguments])
 
 
 def physical_cores() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -11,10 +12,10 @@ import cloudpickle  # type: ignore[import-untyped]
 import mpi4py
 import numpy as np
 
-from mmaml.parallel.launch import announced_ranks, report
+from mmaml.launcher.protocol import ENDED, STARTED, STARTING, announced_ranks, report
 from mmaml.parallel.process import Process
 
-report("starting")
+report(STARTING)
 
 # A process that no launcher started is alone. MPI would leave it a folder and shared memory, which it never removes.
 mpi4py.rc.initialize = announced_ranks() is not None
@@ -22,7 +23,7 @@ mpi4py.rc.finalize = False  # `_finalize` does it, unless it would wait for ever
 from mpi4py import MPI  # noqa: E402
 
 if MPI.Is_initialized() and MPI.COMM_WORLD.Get_rank() == 0:
-    report("started")
+    report(STARTED)
 
 # Seconds between two looks at a message that has not come: a rank that waits leaves its core to those that work.
 PAUSE = 5e-5
@@ -32,7 +33,7 @@ LONGEST_PAUSE = 1.0
 SECONDS_BETWEEN_CHECKS = 1.0
 # What a rank is waited for when others have taken all patience: long enough for what it has sent to arrive.
 MOMENT = 1.0
-ENDED = "its process ended"
+PROCESS_ENDED = "its process ended"
 
 
 class RankLost(Exception):
@@ -55,7 +56,8 @@ def _finalize() -> None:
     if not MPI.Is_initialized():
         return
     if MPI.COMM_WORLD.Get_rank() == 0:
-        report("ended")
+        # An exit code that is known to be a failure goes with it: what comes after may take long, or not end.
+        report(f"{ENDED}.1" if hasattr(sys, "last_value") else ENDED)
     if not RankLost.ever:
         MPI.Finalize()
 
@@ -138,12 +140,12 @@ class Link:
                 if waited > next_check:
                     next_check += SECONDS_BETWEEN_CHECKS
                     if self.process is not None and self.process.has_ended() and not MPI.Request.Testall(requests):
-                        raise RankLost(ENDED)
+                        raise RankLost(PROCESS_ENDED)
         except MPI.Exception as error:
             raise self._lost(error) from error
 
     def _lost(self, error: MPI.Exception) -> RankLost:
-        return RankLost(ENDED if all_lost(self._comm, [self._peer]) else str(error))
+        return RankLost(PROCESS_ENDED if all_lost(self._comm, [self._peer]) else str(error))
 
 
 def all_lost(comm: MPI.Comm, ranks: Iterable[int]) -> bool:

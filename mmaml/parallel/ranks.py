@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, TasksFailed, UsageError
-from mmaml.parallel.launch import report
+from mmaml.launcher.protocol import ENDED, LOST, REMEDY, report
 from mmaml.parallel.link import MPI, Link, Patience, RankLost, all_lost
 from mmaml.parallel.peers import FIRST_PATIENCE, Roster, to_stderr
 from mmaml.parallel.process import Process
@@ -152,7 +152,7 @@ class Ranks:
         self.roster.rank_timeout = rank_timeout
         self._patience, self._remedy = PATIENCE_WITH_MASTER * rank_timeout, remedy
         if self.rank == 0:
-            report("remedy", remedy)
+            report(REMEDY, remedy)
 
     @property
     def places(self) -> list[int]:
@@ -316,7 +316,7 @@ class Ranks:
 
     def _leave(self, error: MasterLost) -> NoReturn:
         """End this rank; if our mpirun does not say why, the lowest that is left does."""
-        if not report("lost") and all_lost(self._comm, range(1, self.rank)):
+        if not report(LOST) and all_lost(self._comm, range(1, self.rank)):
             to_stderr(f"error: the master, rank 0 of {self.size}, was lost: {error}; {self._remedy}")
         os._exit(1)  # MPI's own end would wait for the lost
 
@@ -329,7 +329,7 @@ class Ranks:
         time.sleep(SECONDS_BEFORE_HIGHER_RANK * min(self.rank, 10))
         trace = f"rank {self.rank} of {self.size} failed:\n" + "".join(traceback.format_exception(error))
         to_stderr(str(error) if isinstance(error, WorkerError) else trace)
-        report("ended.1")
+        report(f"{ENDED}.1")
         MPI.COMM_WORLD.Abort(1)
         raise SystemExit(1)
 

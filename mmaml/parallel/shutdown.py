@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from mmaml.cli.script import is_first_rank
 from mmaml.errors import Interrupted
+from mmaml.launcher.protocol import is_first_rank
 
 MEANING = {
     signal.SIGTERM: signal.SIGTERM,

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mmaml.cli import train
+from mmaml.launcher import protocol
 from mmaml.parallel import launch
 from mmaml.storage import checkpoint
 from tests.helpers.scripts import PROMP_SCRIPT, ROOT, SCRIPT, everything_in
@@ -32,7 +33,7 @@ Refused = Callable[..., str]
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for variable in launch.SIZE_VARIABLES:
+    for variable in protocol.SIZE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(sys, "argv", ["run_scripts/some_script.py"])
 
@@ -172,7 +173,7 @@ def test_bad_input_under_mpirun_is_one_line_too(tmp_path: Path) -> None:
     assert not everything_in(tmp_path)
 
 
-@pytest.mark.parametrize("variable", launch.SIZE_VARIABLES)
+@pytest.mark.parametrize("variable", protocol.SIZE_VARIABLES)
 def test_processes_of_an_unknown_launcher_are_refused(
     variable: str, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +183,7 @@ def test_processes_of_an_unknown_launcher_are_refused(
 
 def test_the_innermost_launcher_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "8")
-    assert launch.announced_ranks() == 8
+    assert protocol.announced_ranks() == 8
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     launch.check_launcher(2)
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmaml.cli import train
-from mmaml.parallel import launch
+from mmaml.launcher import protocol
 from tests.helpers.fuzzing import FUZZ, WEIRD, contents, no_hang
 from tests.helpers.support import run, small_config
 
@@ -86,7 +86,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """That folder, as the working directory; nothing is started from it."""
-    for variable in launch.SIZE_VARIABLES:
+    for variable in protocol.SIZE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(trained)
     monkeypatch.setattr(sys, "argv", ["run_scripts/some_script.py"])

@@ -18,7 +18,7 @@ from mmaml.cli import train
 from mmaml.config.keys import Config
 from mmaml.config.loading import load_config, read_config_file
 from mmaml.errors import Interrupted
-from mmaml.parallel import launch
+from mmaml.launcher import protocol
 from mmaml.storage import checkpoint, layout
 from tests.helpers.support import SMALL, save_checkpoint
 
@@ -38,7 +38,7 @@ SHORT = '{"max_path_length": 6}'
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for variable in launch.SIZE_VARIABLES:
+    for variable in protocol.SIZE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(sys, "argv", ["run_scripts/maml_run.py"])
 
@@ -199,7 +199,7 @@ def test_a_flag_of_layers_refuses_sizes_of_the_file_that_are_none(
 
 
 def test_workers_are_those_that_mpirun_started(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(launch.SIZE_VARIABLES[0], "1")
+    monkeypatch.setenv(protocol.SIZE_VARIABLES[0], "1")
     told = refused("--num-workers", "2")
     assert "--ranks/--num-workers: expected the 1 ranks that mpirun started, got 2" in told
 

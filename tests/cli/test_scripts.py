@@ -14,7 +14,7 @@ import pytest
 
 from mmaml.cli import train
 from mmaml.config.algorithms import ALGORITHMS
-from mmaml.parallel import launch
+from mmaml.launcher import protocol
 from mmaml.storage import checkpoint
 from tests.helpers.support import progress, run, small_config
 
@@ -71,7 +71,7 @@ def test_moving_pictures(algorithm: str, runs: Runs, tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_going_on(algorithm: str, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By any run script: the algorithm is the run's own."""
-    for variable in launch.SIZE_VARIABLES:
+    for variable in protocol.SIZE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(sys, "argv", ["run_scripts/some_script.py"])
     monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda _: None)

@@ -15,11 +15,12 @@ import signal
 import socket
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # which python -I leaves out
+# python -I leaves out the folder that holds the package.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from scripts.mpirun_job import FOLDER_VARIABLE, reap
-from scripts.mpirun_messages import say
-from scripts.mpirun_ranks import STARTED, is_over
+from mmaml.launcher.job import reap
+from mmaml.launcher.messages import say
+from mmaml.launcher.protocol import FOLDER_VARIABLE, STARTED, is_over
 
 # Where a daemon is told to connect to: "…;tcp://<address>,<address>:<port>:<netmask>,<netmask>".
 URI_PARAMETERS = ("prte_hnp_uri", "prte_parent_uri")

@@ -19,7 +19,7 @@ from tests.helpers.support import run, small_config
 
 pytestmark = pytest.mark.ranks
 
-# The other ends of the benchmark are those of tests/parallel/test_shutdown.py and tests/test_launcher.py.
+# The other ends of the benchmark are those of tests/parallel/test_shutdown.py and tests/launcher/test_supervisor.py.
 ENDS = [end for end in soak.ENDS if end.name in ("success", "failure", "a worker killed", "SIGINT")]
 ITERATIONS, WARM_UP = 50, 25
 PERIOD = 5  # iterations after which all happens again

@@ -1,8 +1,8 @@
 """`mpirun` of this project's environment: Open MPI's, made to work as root, in containers and with any rank count.
 
-Started by `.venv/bin/mpirun` with the path of Open MPI's own mpirun and the user's arguments. What can be
-said in Open MPI's parameter files is said there, by set_up_mpi.py; here is what depends on the machine and
-the moment. A variable or argument that the user gives wins over what is set here.
+Started with the path of Open MPI's own mpirun and the user's arguments, by the `mpirun` that install.py puts into the
+environment, or by a run that starts its own ranks. A variable or argument that the user gives wins over what is set
+here.
 
 Three processes, each of which can be killed without leaving anything of the job behind: this one, which the
 user sees, passes signals on and filters messages; its child supervises; that one's child is Open MPI's.
@@ -14,15 +14,35 @@ import os
 import signal
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # which python -I leaves out
+# python -I leaves out the folder that holds the package.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from scripts import mpirun_job as job
-from scripts.mpirun_messages import CONTINUE, copy_filtered, say
-from scripts.mpirun_supervisor import TAKEN, Supervisor
+from mmaml.launcher import job
+from mmaml.launcher.messages import CONTINUE, copy_filtered, say
+from mmaml.launcher.protocol import FOLDER_VARIABLE
+from mmaml.launcher.supervisor import TAKEN, Supervisor
 
 SEGMENT_BYTES = 16 << 20  # Open MPI's default of btl_sm_segment_size, per rank
 FAULT_TOLERANCE = "--with-ft"
 REMOTE_SHELL = "plm_ssh_agent"
+
+PARAMETERS = {
+    # Probing UCX and libfabric takes a second at every start; messages are few and small.
+    "OMPI_MCA_pml": "ob1",
+    "OMPI_MCA_btl": "self,sm,tcp",
+    # Reading another rank's memory directly is forbidden in many containers.
+    "OMPI_MCA_smsc": "^cma",
+    # A rank that waits gives way to one that works: other jobs, or more ranks than cores.
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    # As many ranks on a machine as it has slots, machine after machine; more ranks than cores are allowed.
+    "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
+    # Bound ranks of two runs on one machine would share the same first cores.
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    # A daemon that is cut off from the first machine ends after two minutes, and with it the ranks that it started.
+    "PRTE_MCA_oob_tcp_keepalive_time": "60",
+    "PRTE_MCA_oob_tcp_keepalive_intvl": "10",
+    "PRTE_MCA_oob_tcp_keepalive_probes": "6",
+}
 SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"  # Open MPI's files, on this machine only
 
 
@@ -85,6 +105,8 @@ def make_folder() -> tuple[str, int]:
 
 def set_environment(arguments: list[str], folder: str) -> None:
     """Set what Open MPI and the ranks read, where the user has not."""
+    for parameter, value in PARAMETERS.items():
+        os.environ.setdefault(parameter, value)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     for launcher in ("OMPI", "PRTE"):
@@ -94,14 +116,14 @@ def set_environment(arguments: list[str], folder: str) -> None:
         os.environ.setdefault(job.BACKING_VARIABLE, job.temporary())
     if not any("tmpdir_base" in word for word in (*os.environ, *arguments)):
         os.environ[SESSION_FOLDER] = folder
-    os.environ[job.FOLDER_VARIABLE] = folder
+    os.environ[FOLDER_VARIABLE] = folder
     if "TMPDIR" in os.environ:
         os.environ["TMPDIR"] = job.temporary()
 
 
 def reach_through_relay(arguments: list[str]) -> list[str]:
-    """Have the remote shell, ssh unless the user says otherwise, started by mpirun_remote.py."""
-    relay = f"{sys.executable} -I -S {os.path.join(os.path.dirname(os.path.abspath(__file__)), 'mpirun_remote.py')}"
+    """Have the remote shell, ssh unless the user says otherwise, started by relay.py."""
+    relay = f"{sys.executable} -I -S {os.path.join(os.path.dirname(os.path.abspath(__file__)), 'relay.py')}"
     variable = f"PRTE_MCA_{REMOTE_SHELL}"
     if relay.count(" ") == 3 and ":" not in relay:  # Open MPI splits there
         os.environ[variable] = f"{relay} {os.environ.get(variable, 'ssh')}"

@@ -10,7 +10,6 @@ import re
 import signal
 import time
 
-FOLDER_VARIABLE = "MMAML_LAUNCHER"  # where the ranks report how far they are: mmaml/launch.py
 PREFIX = "mmaml-mpirun-"
 SEGMENTS = "segments"
 

@@ -6,16 +6,12 @@ import contextlib
 import os
 import time
 
-from scripts import mpirun_job as job
-from scripts.mpirun_messages import CONTINUE
+from mmaml.launcher import job
+from mmaml.launcher.messages import CONTINUE
+from mmaml.launcher.protocol import LOST, REMEDY, STARTED, STARTING, is_over
 
 SECONDS_TO_APPEAR = 60.0  # the ranks, after mpirun's start
 SECONDS_TO_START = 600.0  # all of them, after the first here: of those elsewhere nobody tells when one is lost
-
-# Files in the job's folder, made by mmaml/launch.py: any rank is about to join the others; rank 0 has joined them
-# all; rank 0 is done, with the exit code that follows after a point, or one that mpirun knows; what a user is to do
-# should rank 0 be lost; it is, or says nothing, as another rank has found.
-STARTING, STARTED, ENDED, REMEDY, LOST = "starting", "started", "ended", "remedy", "lost"
 
 
 class Ranks:
@@ -69,10 +65,17 @@ class Ranks:
             return file.read()
         return CONTINUE
 
+    def stopped(self) -> bool:
+        """Whether one of them is stopped by a signal, so that those which wait for it do not end either."""
+        states = (job.process(pid) for pid, _ in self._found.values())
+        return any(process is not None and process.state in "Tt" for process in states)
+
     def hopeless(self) -> bool:
-        """Whether the run has ended, or lost rank 0, or any rank in the start, for which the others wait for ever."""
+        """Whether the run has lost rank 0, or any rank in the start, for which the others wait for ever."""
         reports = self.reports()
-        if is_over(reports) or (LOST in reports and set(self.living()) <= {0}):
+        if is_over(reports):
+            return False
+        if LOST in reports and set(self.living()) <= {0}:
             return True
         if STARTING not in reports:
             return False
@@ -81,14 +84,3 @@ class Ranks:
             return 0 in lost
         self._starting_since = self._starting_since or time.monotonic()
         return bool(lost) or time.monotonic() - self._starting_since > SECONDS_TO_START
-
-
-def is_over(reports: set[str]) -> bool:
-    """Whether rank 0 has reported the end."""
-    return any(report.partition(".")[0] == ENDED for report in reports)
-
-
-def exit_code(reports: set[str]) -> int | None:
-    """The exit code that rank 0 has reported, the largest of several; None if there is none."""
-    codes = [int(code) for name, _, code in (report.partition(".") for report in reports) if name == ENDED and code]
-    return max(codes, default=None)

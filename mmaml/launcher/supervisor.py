@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
 
-from scripts import mpirun_job as job
-from scripts.mpirun_messages import say
-from scripts.mpirun_ranks import ENDED, SECONDS_TO_START, STARTED, STARTING, Ranks, exit_code
+from mmaml.launcher import job
+from mmaml.launcher.messages import say
+from mmaml.launcher.protocol import STARTED, STARTING, exit_code, is_over
+from mmaml.launcher.ranks import SECONDS_TO_START, Ranks
 
 # Signals to stop, at which mpirun would kill the ranks at once, and those in their place that it passes on.
 STOPS = {signal.SIGTERM: signal.SIGUSR1, signal.SIGHUP: signal.SIGUSR1, signal.SIGINT: signal.SIGUSR2}
@@ -16,7 +18,10 @@ PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT)
 TAKEN = (*STOPS, signal.SIGQUIT, *PASSED_ON)
 
 SECONDS_SAME_SIGNAL = 1.0  # a terminal, a shell and a scheduler may each send one and the same
-SECONDS_TO_END = 5.0  # what remains of a run after its end, or after a loss that it cannot survive
+SECONDS_AFTER_LOSS = 5.0  # what remains of a run after a loss that it cannot survive
+# After rank 0 has reported the end: exit handlers, on a machine that has other work too.
+SECONDS_AFTER_END = 120.0
+SECONDS_WHILE_STOPPED = 5.0  # the same where a signal keeps a rank from ending
 SECONDS_TICK = 0.5
 
 
@@ -38,21 +43,19 @@ class Supervisor:
         job.remove_dead()
         code, at_once = self._wait()
         if code is not None and code >= 0:  # ended by itself: so may what it started
-            job.wait_for_children(SECONDS_TO_END)
-        lost, living = self._ranks.lost(), self._ranks.living()
+            job.wait_for_children(SECONDS_AFTER_LOSS)
+        lost = self._ranks.lost()
         job.kill_descendants()
         reports, self._remedy = self._ranks.reports(), self._ranks.remedy()
         job.remove(self._folder)
         end = exit_code(reports)
-        if end is None and ENDED in reports and code is not None and code >= 0:
+        if end is None and is_over(reports) and code is not None and code >= 0:
             end = code
         if self._asked is not None:
             return 0 if end == 0 and not at_once else 128 + self._asked
-        if end is not None:
-            if code is None and (others := [rank for rank in living if rank]):
-                say(f"warning: {named(others)} did not end with the run; killed")
-            return end
-        return self._explain(code, reports, lost)
+        if end is None and is_over(reports):
+            end = 0  # what could not end by itself was killed; rank 0 reports failures with their exit code
+        return self._explain(code, reports, lost) if end is None else end
 
     def _start(self) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
@@ -68,16 +71,24 @@ class Supervisor:
 
     def _wait(self) -> tuple[int | None, bool]:
         """(mpirun's exit code, None while it lives; whether a signal is to end everything at once)."""
-        hopeless_since = None
-        while hopeless_since is None or time.monotonic() - hopeless_since < SECONDS_TO_END:
+        since, seconds = time.monotonic(), math.inf
+        while time.monotonic() - since < seconds:
             arrived = signal.sigtimedwait({*self._signals, signal.SIGCHLD}, SECONDS_TICK)
             if (code := job.reap().get(self._mpirun)) is not None:
                 return code, False
             if arrived is not None and self._take(signal.Signals(arrived.si_signo)):
                 return None, True
             self._ranks.find()
-            hopeless_since = (hopeless_since or time.monotonic()) if self._ranks.hopeless() else None
+            before, seconds = seconds, self._seconds_left_to_end()
+            if seconds != before:
+                since = time.monotonic()
         return None, False
+
+    def _seconds_left_to_end(self) -> float:
+        """How long what is left of the run may take to end by itself; infinite while the run goes on."""
+        if is_over(self._ranks.reports()):
+            return SECONDS_WHILE_STOPPED if self._ranks.stopped() else SECONDS_AFTER_END
+        return SECONDS_AFTER_LOSS if self._ranks.hopeless() else math.inf
 
     def _take(self, number: signal.Signals) -> bool:
         """Act on a signal; whether it is to end everything at once."""

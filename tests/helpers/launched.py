@@ -1,4 +1,4 @@
-"""A rank program without training, for tests of the launcher: `python tests/launched.py <folder> <way> …`.
+"""A rank program without training, for tests of the launcher: `python tests/helpers/launched.py <folder> <way> …`.
 
 Rank 0 exchanges messages with the others until it is asked to stop by a signal, or by a file `stop` in the folder.
 Ways in which ranks differ from that are the words after the folder.
@@ -69,9 +69,11 @@ def lead(ranks) -> None:  # type: ignore[no-untyped-def]
         time.sleep(0.01)
     code = CODES[asked[0]] if asked and "end-well" not in WAYS else 0
     print("asked", *asked, flush=True)
-    if "fail" in WAYS:
+    if {"fail", "fail-early"} & {*WAYS}:
         code = 5
-    report("ended" if "fail" in WAYS else f"ended.{code}")
+    report("ended" if {"fail", "plain-end"} & {*WAYS} else f"ended.{code}")
+    if "slow-end" in WAYS:
+        wait_for(FOLDER / "last breath")
     if "no-messages" in WAYS:
         os._exit(0)
     for other in range(1, ranks.size):
@@ -79,11 +81,18 @@ def lead(ranks) -> None:  # type: ignore[no-untyped-def]
     sys.exit(code)
 
 
+def wait_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)
+
+
 def follow(ranks) -> None:  # type: ignore[no-untyped-def]
     while "loop" in WAYS:
         time.sleep(0.01)
     while ranks.recv(source=0, tag=1) != "end":
         ranks.send("done", 0, 2)
+    if "slow-worker" in WAYS:
+        wait_for(FOLDER / "last breath")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import mpirun, mpirun_job, mpirun_messages, mpirun_ranks
+from mmaml.launcher import job, messages, mpirun, protocol, ranks
 
 PROGRAM = Path(sys.executable).with_name("mpirun")
-RULE = mpirun_messages.RULE + b"\n"
+RULE = messages.RULE + b"\n"
 EXITED = (
     RULE
     + b"prterun detected that one or more processes exited with non-zero status,\n"
@@ -30,9 +30,9 @@ KILLED = RULE + b"prterun noticed that process rank 1 exited on\nsignal 9 (Kille
 def in_pieces(text: bytes, size: int) -> bytes:
     output, pending = b"", b""
     for start in range(0, len(text), size):
-        written, pending = mpirun_messages.filtered(pending + text[start : start + size])
+        written, pending = messages.filtered(pending + text[start : start + size])
         output += written
-    return output + mpirun_messages.filtered(pending, final=True)[0]
+    return output + messages.filtered(pending, final=True)[0]
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 80, 10_000])
@@ -45,12 +45,12 @@ def test_only_redundant_messages_are_dropped(size: int) -> None:
 
 
 def test_lines_without_a_cause_are_dropped() -> None:
-    assert mpirun_messages.filtered(b"before\n" + NOISE + b"after") == (b"before\nafter", b"")
+    assert messages.filtered(b"before\n" + NOISE + b"after") == (b"before\nafter", b"")
 
 
 def test_what_is_no_message_is_not_held_back() -> None:
     for text in (b"50%\r", RULE + b"a table", b"password: "):
-        assert mpirun_messages.filtered(text) == (text, b"")
+        assert messages.filtered(text) == (text, b"")
 
 
 def test_ranks_are_counted_and_shared_memory_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,28 +64,28 @@ def test_ranks_are_counted_and_shared_memory_measured(monkeypatch: pytest.Monkey
 
 def test_of_several_exit_codes_the_largest_counts() -> None:
     """In whatever order a set has them: several ranks may report that they end the others."""
-    assert mpirun_ranks.exit_code({"starting", "ended"}) is None
+    assert protocol.exit_code({"starting", "ended"}) is None
     for codes in itertools.combinations((*range(1, 20), 130, 143), 2):
-        assert mpirun_ranks.exit_code({"started", "ended", *(f"ended.{code}" for code in codes)}) == max(codes)
+        assert protocol.exit_code({"started", "ended", *(f"ended.{code}" for code in codes)}) == max(codes)
 
 
 def test_a_start_that_cannot_succeed_is_hopeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ranks on other machines too, of which nobody here sees how they are."""
-    ranks = mpirun_ranks.Ranks(os.getpid(), str(tmp_path))
-    assert not ranks.hopeless()
+    seen = ranks.Ranks(os.getpid(), str(tmp_path))
+    assert not seen.hopeless()
     (tmp_path / "starting").touch()
-    assert not ranks.hopeless()
+    assert not seen.hopeless()
     with monkeypatch.context() as patched:
-        patched.setattr(mpirun_ranks, "SECONDS_TO_START", -1.0)
-        assert ranks.hopeless()
+        patched.setattr(ranks, "SECONDS_TO_START", -1.0)
+        assert seen.hopeless()
     variables = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "4"}
     with subprocess.Popen(["sleep", "60"], env=variables) as rank:
-        ranks.find()
-        assert ranks.living() == [1] and not ranks.hopeless()
+        seen.find()
+        assert seen.living() == [1] and not seen.hopeless()
         rank.kill()
-    assert ranks.lost() == [1] and ranks.hopeless()
+    assert seen.lost() == [1] and seen.hopeless()
     (tmp_path / "started").touch()
-    assert not ranks.hopeless()
+    assert not seen.hopeless()
 
 
 def test_a_folder_for_temporary_files_is_the_same_from_everywhere(
@@ -94,7 +94,7 @@ def test_a_folder_for_temporary_files_is_the_same_from_everywhere(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     monkeypatch.setattr(os, "environ", {"TMPDIR": "here"})
-    folder, lock = mpirun_job.make_folder()
+    folder, lock = job.make_folder()
     os.close(lock)
     assert Path(folder).parent == tmp_path / "here"
     mpirun.set_environment([], folder)
@@ -106,7 +106,7 @@ def test_a_folder_for_temporary_files_need_not_be_one_that_can_be_listed(monkeyp
         raise PermissionError
 
     monkeypatch.setattr(os, "listdir", refuse)
-    mpirun_job.remove_dead()
+    job.remove_dead()
 
 
 @pytest.mark.ranks

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts import mpirun_job
+from mmaml.launcher import job, protocol
 
 PROGRAM = Path(sys.executable).with_name("mpirun")
 RANKS = Path(__file__).with_name("launched.py")
@@ -59,8 +59,8 @@ class Launch:
     def check_nothing_remains(self) -> None:
         assert self.facts[0]["segments"]
         for facts in self.facts:
-            marker = f"{mpirun_job.FOLDER_VARIABLE}={facts['folder']}".encode()
-            assert not [pid for pid in mpirun_job.processes() if marker in environment(pid)]
+            marker = f"{protocol.FOLDER_VARIABLE}={facts['folder']}".encode()
+            assert not [pid for pid in job.processes() if marker in environment(pid)]
             assert not [path for path in (facts["folder"], *facts["segments"]) if os.path.exists(path)]
 
 
@@ -79,6 +79,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def parent(pid: int) -> int:
-    process = mpirun_job.process(pid)
+    process = job.process(pid)
     assert process is not None
     return process.parent

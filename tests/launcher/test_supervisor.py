@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from scripts import mpirun_job, mpirun_supervisor
-from tests.launching import PROGRAM, SECONDS, Launch, parent, wait_until
+from mmaml.launcher import job as job_files
+from mmaml.launcher import supervisor
+from tests.helpers.launching import PROGRAM, SECONDS, Launch, parent, wait_until
 
 pytestmark = pytest.mark.ranks
 
@@ -62,7 +63,7 @@ def test_the_second_signal_ends_everything_at_once(launch: Any) -> None:
     job = launch("deaf")
     os.kill(job.pid(1), signal.SIGSTOP)
     job.signal(signal.SIGTERM)
-    time.sleep(mpirun_supervisor.SECONDS_SAME_SIGNAL + 0.2)
+    time.sleep(supervisor.SECONDS_SAME_SIGNAL + 0.2)
     assert job.process.poll() is None
     job.signal(signal.SIGINT)
     assert job.end() == (143, "", "")
@@ -80,7 +81,40 @@ def test_a_worker_that_hangs_does_not_keep_a_finished_run_alive(launch: Any, tmp
     os.kill(job.pid(1), signal.SIGSTOP)
     (tmp_path / "stop").touch()
     code, _, errors = job.end()
-    assert (code, errors) == (0, "warning: rank 1 did not end with the run; killed\n")
+    assert (code, errors) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "ways", [("slow-end",), ("slow-end", "plain-end"), ("slow-worker",), ("slow-worker", "plain-end")]
+)
+def test_a_run_that_has_ended_is_waited_for(launch: Any, tmp_path: Path, ways: tuple[str, ...]) -> None:
+    """For as long as the supervisor once waited before it called rank 0 lost, and longer, by its own clock."""
+    job = launch(*ways)
+    front, supervisor_pid = job.process.pid, parent(parent(job.pid(0)))
+    (tmp_path / "stop").touch()
+    wait_until(lambda: any(name.startswith("ended") for name in os.listdir(job.facts[0]["folder"])))
+    before = context_switches(supervisor_pid)
+    looks = round(3 * supervisor.SECONDS_AFTER_LOSS / supervisor.SECONDS_TICK)
+    wait_until(lambda: context_switches(supervisor_pid) > before + looks)
+    assert os.path.exists(f"/proc/{front}") and job.process.poll() is None
+    (tmp_path / "last breath").touch()
+    assert job.end() == (0, "asked\n", "")
+
+
+@pytest.mark.parametrize(("ways", "code"), [((), 0), (("plain-end",), 0), (("fail-early",), 5)])
+def test_what_cannot_end_is_ended_without_a_word_and_with_the_runs_exit_code(
+    launch: Any, tmp_path: Path, ways: tuple[str, ...], code: int
+) -> None:
+    job = launch("slow-end", *ways)
+    os.kill(job.pid(1), signal.SIGSTOP)
+    (tmp_path / "stop").touch()
+    assert job.end() == (code, "asked\n", "")
+
+
+def context_switches(pid: int) -> int:
+    """How often a process has gone to sleep by itself: the supervisor does at each of its looks."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
 def test_the_loss_of_the_master_ends_the_run(launch: Any) -> None:
@@ -177,11 +211,11 @@ def test_at_a_terminal(launch: Any) -> None:
     assert job.facts[0]["terminal"] == 80
     os.write(terminal, b"\x1a")
     wait_until(
-        lambda: all(mpirun_job.processes()[pid].state == "T" for pid in (job.pid(0), job.pid(1), job.process.pid))
+        lambda: all(job_files.processes()[pid].state == "T" for pid in (job.pid(0), job.pid(1), job.process.pid))
     )
     os.killpg(job.process.pid, signal.SIGCONT)
     wait_until(
-        lambda: all(mpirun_job.processes()[pid].state != "T" for pid in (job.pid(0), job.pid(1), job.process.pid))
+        lambda: all(job_files.processes()[pid].state != "T" for pid in (job.pid(0), job.pid(1), job.process.pid))
     )
     os.write(terminal, b"\x03")
     assert job.end()[0] == 130
@@ -189,18 +223,18 @@ def test_at_a_terminal(launch: Any) -> None:
 
 def test_what_killed_jobs_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv(mpirun_job.BACKING_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(job_files.BACKING_VARIABLE, str(tmp_path))
     (tmp_path / "another").mkdir()
-    folders, locks = zip(*(mpirun_job.make_folder() for _ in range(3)), strict=True)
+    folders, locks = zip(*(job_files.make_folder() for _ in range(3)), strict=True)
     living, dead, new = folders
     for number, folder in enumerate((living, dead)):
         (tmp_path / f"segment{number}").touch()
         Path(folder, "session").mkdir()
-        Path(folder, mpirun_job.SEGMENTS).write_text(rf"segment[{number}]")
+        Path(folder, job_files.SEGMENTS).write_text(rf"segment[{number}]")
         os.utime(folder, (0, 0))
     for lock in locks[1:]:
         os.close(lock)
-    mpirun_job.remove_dead()
+    job_files.remove_dead()
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"another", "segment0", Path(living).name, Path(new).name}
     os.close(locks[0])
@@ -208,7 +242,7 @@ def test_what_killed_jobs_left_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_example_for_slurm_is_queued_again_when_it_is_stopped(tmp_path: Path) -> None:
     """With a run that stops when asked to, and one that ends; `scontrol` only notes what it is given."""
-    text = (Path(__file__).parents[1] / "docs" / "mpi.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "mpi.md").read_text()
     script = text.split("```bash\n")[1].split("```")[0]
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").touch()

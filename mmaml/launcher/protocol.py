@@ -1,0 +1,71 @@
+"""What the ranks of a run and their launcher know of each other: variables, and files in the job's folder.
+
+A rank reports how far the run is by a file of that name in the folder that the launcher made; on other machines
+there is no such folder, and nothing is reported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+# Where a rank finds the job's folder.
+FOLDER_VARIABLE = "MMAML_LAUNCHER"
+
+# Where launchers tell a process how many it started: Open MPI's mpirun, MPICH's and its kin, Slurm's srun.
+# The first one set is that of the innermost launcher: our mpirun inside a Slurm job, not the reverse.
+SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
+# Where they tell it its rank: Open MPI 5, its predecessors, MPICH, Slurm.
+RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+
+# Any rank is about to join the others; rank 0 has joined them all.
+STARTING, STARTED = "starting", "started"
+# Rank 0 has ended the run: "ended.<exit code>", or "ended" where only its process's exit code tells.
+ENDED = "ended"
+# Text: what the user is to do should rank 0 be lost. Another rank has found that rank 0 is gone or silent.
+REMEDY, LOST = "remedy", "lost"
+
+
+def announced_ranks() -> int | None:
+    """How many processes a launcher says it started; None if no launcher started this one."""
+    for variable in SIZE_VARIABLES:
+        size = os.environ.get(variable, "")
+        if size.isdecimal():
+            return int(size)
+    return None
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0, or alone, by what its launcher says: before MPI has started."""
+    return all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
+
+
+def report(state: str, text: str = "") -> bool:
+    """Report to the launcher how far the run is; whether the launcher is there, on this machine."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder is None:
+        return False
+    try:
+        with open(os.path.join(folder, state), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        return False  # on another machine
+    return True
+
+
+def ended(code: int) -> int:
+    """Report, as rank 0's last act, that the run has ended with this exit code, which is returned."""
+    if is_first_rank():
+        report(f"{ENDED}.{code}")
+    return code
+
+
+def is_over(reports: Iterable[str]) -> bool:
+    """Whether rank 0 has reported the end."""
+    return any(report.partition(".")[0] == ENDED for report in reports)
+
+
+def exit_code(reports: Iterable[str]) -> int | None:
+    """The exit code that rank 0 has reported, the largest of several; None if it has reported none."""
+    codes = [int(code) for name, _, code in (report.partition(".") for report in reports) if name == ENDED and code]
+    return max(codes, default=None)
