@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from types import MappingProxyType
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,13 +27,9 @@ from mmaml.sampling.advantages import advantages
 from mmaml.sampling.collector import rollout
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment, described, failing_tasks, traced
 from mmaml.sampling.rollouts import Rollouts
-from mmaml.seeding import generator, integer
-from mmaml.updates.evaluate import Evaluate
-
-if TYPE_CHECKING:
-    pass
-
 from mmaml.sampling.statistics import collection_statistics
+from mmaml.seeding import generator, integer
+from mmaml.updates.evaluate import Evaluate, Question, Results
 
 # Steps whose meta-gradient is taken together on a CPU: enough to amortise the calls, few enough for its memory.
 CPU_CHUNK_STEPS = 40_000
@@ -46,64 +43,45 @@ class TaskBlock:
         self.device = device
         self.rollouts = [collection.to(device) for collection in rollouts]
 
-    def evaluate(
-        self,
-        function: str,
-        parameters: Tensor,
-        vector: Tensor | None = None,
-        tasks: Sequence[int] | None = None,
-        **options: Any,
-    ) -> dict[str, np.ndarray]:
-        """`algorithm.function` on tasks of the block: {name: [tasks, …]}. tasks: their rows; all when None."""
-        if function not in self.algorithm.functions:
-            raise ValueError(f"function: expected one of {self.algorithm.functions}, got {function!r}")
-        tasks = range(self.rollouts[0].tasks) if tasks is None else tasks
+    def answer(self, question: Question) -> Results:
+        """The algorithm's function of tasks of the block, by their indices in the block; all when there are none."""
+        if question.function not in self.algorithm.functions:
+            raise ValueError(f"function: expected one of {self.algorithm.functions}, got {question.function!r}")
+        function = getattr(self.algorithm, question.function)
+        tasks = range(self.rollouts[0].tasks) if question.tasks is None else question.tasks
         steps_per_task = self.rollouts[0].rewards[0].numel()
         size = max(1, CPU_CHUNK_STEPS // steps_per_task) if self.device == "cpu" else len(tasks)
-        parameters = parameters.to(self.device)
-        vector = None if vector is None else vector.to(self.device)
+        parameters = question.parameters.to(self.device)
+        vector = None if question.vector is None else question.vector.to(self.device)
         results = []
         for first in range(0, len(tasks), size):
             chunk = _index(tasks[first : first + size])
             rollouts = [collection.select(chunk) for collection in self.rollouts]
-            results.append(getattr(self.algorithm, function)(parameters, rollouts, vector, **options))
+            results.append(function(parameters, rollouts, vector, **question.options))
         return {name: torch.cat([result[name] for result in results]).cpu().numpy() for name in results[0]}
 
-    def evaluator(self) -> Evaluate:
-        """`evaluate` for a meta-update, which knows tasks by their positions in the meta-batch."""
-        return _ByPosition(self)
+    def evaluate(self) -> Evaluate:
+        """What an update asks of the block: tasks are known by their indices in the meta-batch."""
+        in_block = {task: index for index, task in enumerate(self.rollouts[0].position.tolist())}
+        tasks = sorted(in_block)
+
+        def answer(question: Question) -> Results:
+            asked = tasks if question.tasks is None else question.tasks
+            return self.answer(replace(question, tasks=[in_block[task] for task in asked]))
+
+        return Evaluate(answer, tasks, lambda: [collection.to("cpu") for collection in self.rollouts])
 
 
-class _ByPosition:
-    """A block's `evaluate`, given positions in place of rows."""
-
-    def __init__(self, block: TaskBlock) -> None:
-        self._evaluate = block.evaluate
-        self._rows = {position: row for row, position in enumerate(block.rollouts[0].position.tolist())}
-        self.tasks = sorted(self._rows)
-
-    def __call__(
-        self,
-        function: str,
-        parameters: Tensor,
-        vector: Tensor | None = None,
-        tasks: Sequence[int] | None = None,
-        **options: Any,
-    ) -> dict[str, np.ndarray]:
-        rows = [self._rows[position] for position in (self.tasks if tasks is None else tasks)]
-        return self._evaluate(function, parameters, vector, rows, **options)
-
-
-def _index(rows: Sequence[int]) -> slice | Tensor:
-    """Consecutive rows as a slice, which needs no copy of their rollouts."""
-    consecutive = range(rows[0], rows[0] + len(rows))
-    return slice(rows[0], rows[0] + len(rows)) if list(rows) == list(consecutive) else torch.tensor(rows)
+def _index(indices: Sequence[int]) -> slice | Tensor:
+    """Consecutive indices as a slice, which needs no copy of their rollouts."""
+    consecutive = range(indices[0], indices[0] + len(indices))
+    return slice(indices[0], indices[0] + len(indices)) if list(indices) == list(consecutive) else torch.tensor(indices)
 
 
 class Worker:
     """Samples tasks, adapts to them, and evaluates the algorithm's functions on what it sampled.
 
-    One stands on every rank. The methods from `collect` on are what `comm.Ranks` calls by name: they take
+    One stands on every rank. The methods from `collect` on are what `Ranks` calls by name: they take
     parameters, an optional vector and this rank's items, and return arrays with one entry an item.
     """
 
@@ -279,11 +257,17 @@ class Worker:
             )
 
     def evaluate(
-        self, parameters: Tensor, vector: Tensor | None, items: Sequence[int], function: str, **options: Any
-    ) -> dict[str, np.ndarray]:
-        """A function of the algorithm on tasks of this rank's block. items: positions in the block."""
+        self,
+        parameters: Tensor,
+        vector: Tensor | None,
+        items: Sequence[int],
+        function: str,
+        lanes: Sequence[int] | None = None,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Results:
+        """The answer to a `Question` about tasks of this rank's block. items: their indices in the block."""
         assert self.block is not None
-        return self.block.evaluate(function, parameters, vector, items, **options)
+        return self.block.answer(Question(function, parameters, vector, items, lanes, arguments))
 
     def rollouts(self, parameters: Tensor | None, vector: Tensor | None, items: Sequence[int]) -> dict[str, np.ndarray]:
         """Rollouts of tasks of this rank's block, "collection/field" -> [m, …]: for a master with a device of its own.

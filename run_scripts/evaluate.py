@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
             return config, state, steps, output
 
         config, state, steps, output = ranks.agree(prepare)
-        ranks.patience(config.rank_timeout, remedy="evaluate again")
+        ranks.set_timeout(config.rank_timeout, remedy="evaluate again")
         with closing(Worker(config)) as worker:
             if not ranks.serve(worker):
                 return 0

@@ -24,6 +24,7 @@ from mmaml.config.keys import ALIASES, FIELDS
 from mmaml.config.loading import EXTENDS, build_config, parse_object, read_config_file
 from mmaml.config.value_types import choice
 from mmaml.envs.registry import FAMILIES
+from mmaml.updates.evaluate import Question
 from mmaml.worker import Worker
 from tests.helpers.support import SMALL, progress, run, sampled, small_config
 
@@ -108,9 +109,9 @@ def test_the_readmes_algorithm_is_what_it_says(reptile: str) -> None:
     gains = (new.log_prob(data.flat("actions")) * data.flat("advantages") * data.flat("weights")).sum()
     gradients = torch.autograd.grad(gains, list(meta.values()))
     expected = config.inner_lr * algorithm.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
-    found = torch.from_numpy(worker.block.evaluate("displacement", parameters)["displacement"])
+    found = torch.from_numpy(worker.block.answer(Question("displacement", parameters))["displacement"])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
-    updated, _ = algorithm.update(parameters, worker.block.evaluator(), 0)
+    updated, _ = algorithm.update(parameters, worker.block.evaluate(), 0)
     torch.testing.assert_close(updated, parameters + 0.5 * found.mean(0))
 
 

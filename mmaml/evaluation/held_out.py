@@ -17,7 +17,7 @@ from mmaml.config.loading import ConfigError, build_config, check_value
 from mmaml.envs.registry import make_family
 from mmaml.errors import Failure, NotFinite, RunStopped, TasksFailed, UsageError
 from mmaml.evaluation.summary import summarise
-from mmaml.meta_batch import collect
+from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import Ranks
 from mmaml.storage import checkpoint
 from mmaml.storage.compatibility import check_parameters
@@ -68,15 +68,15 @@ def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequenc
 def in_a_line() -> Iterator[None]:
     """Turn what keeps a policy from being evaluated, bad numbers and environments that fail, into UsageError.
 
-    The traceback of a user's code that draws no tasks is told on stderr.
+    The traceback of a user's code that draws no tasks is reported on stderr.
     """
     try:
         yield
     except NotFinite as finding:
         raise UsageError(f"{finding}; {REMEDY}") from finding
     except TasksFailed as error:
-        place, text, _ = error.failures[0]
-        raise UsageError(f"the environment of task {place} failed ({text}); mend it") from error
+        index, text, _ = error.failures[0]
+        raise UsageError(f"the environment of task {index} failed ({text}); mend it") from error
     except RunStopped as stop:
         if stop.trace:
             print(stop.trace, file=sys.stderr)
@@ -96,29 +96,31 @@ def evaluate(
     Each task is sampled adapt_steps + 1 times, with one step of adaptation in between, as in training. Its
     return after k steps is the mean, undiscounted, over the whole episodes of collection k. split: "test"
     (tasks like those of training, from a stream that it never sees) or "ood" where the family has it.
-    Returns what `summarise` gives. A task whose environment fails is told on stderr and left out. Raises RunStopped, in
-    words for `in_a_line`, if all do or a number is not finite.
+    Returns what `summarise` gives. A task whose environment fails is reported on stderr and left out. Raises
+    RunStopped, in words for `in_a_line`, if all do or a number is not finite.
     """
-    tasks = worker.sample_tasks(num_tasks, FRESH, split)
+    master = Master(worker.config, ranks, worker, _Log())
+    tasks = master.sample_tasks(num_tasks, FRESH, split)
     parameters = worker.algorithm.spec.flatten(state["parameters"])
-    ranks.task_failed = _Warner()
     try:
-        result = collect(ranks, parameters, tasks, FRESH, purpose=split, collections=adapt_steps + 1)
+        result = master.collect(parameters, tasks, FRESH, purpose=split, collections=adapt_steps + 1)
     except NotFinite as finding:  # ranks that serve are released, not ended
         raise RunStopped(f"stopped: {finding}; {REMEDY}") from finding
     return summarise(result["return"], result["mode"], result["success"])
 
 
-class _Warner:
-    """Tells of tasks that an evaluation goes on without; of equal tracebacks the first alone."""
+class _Log:
+    """Reports on stderr the tasks that an evaluation goes on without; of equal tracebacks the first alone."""
 
     def __init__(self) -> None:
         self._traces: set[str] = set()
 
-    def __call__(self, place: int, failure: Failure) -> None:
+    def warn(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def task_failed(self, index: int, failure: Failure) -> None:
         trace = "" if failure.trace in self._traces else f"\n{failure.trace.rstrip()}"
         self._traces.add(failure.trace)
-        print(
-            f"warning: the environment of task {place} failed ({failure.error}); the others go on without it{trace}",
-            file=sys.stderr,
+        self.warn(
+            f"warning: the environment of task {index} failed ({failure.error}); the others go on without it{trace}"
         )

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from mmaml.policies.batch_invariant import outer, refuse_third_derivative, sigmoid_, sum_rows, tanh_
+from mmaml.policies.mlp import glorot_uniform
 from mmaml.policies.params import Params
-from mmaml.policies.policy import glorot_uniform
 
 
 def gru_shapes(prefix: str, inputs: int, cell: int) -> dict[str, tuple[int, ...]]:

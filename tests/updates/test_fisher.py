@@ -39,7 +39,7 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
 def kl_gradient(algo: Any, flat: torch.Tensor, rollouts: list[Rollouts]) -> torch.Tensor:
     """∇KL(π_old,K ‖ π_θ_K) in the meta-parameters, of each task: [M, P]."""
     meta = algo.spec.per_task(flat, rollouts[0].tasks)
-    kl = algo.objective(meta, rollouts, VECTOR)["kl_outer"]
+    kl = algo.objective(meta, rollouts, VECTOR).outer_kl
     gradients = torch.autograd.grad(kl.sum(), list(meta.values()), materialize_grads=True)
     return algo.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
 

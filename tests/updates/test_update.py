@@ -12,6 +12,7 @@ from mmaml.algorithms.promp import ProMP
 from mmaml.config.loading import load_config
 from mmaml.policies.distributions import Gaussian
 from mmaml.updates.adam import Adam
+from mmaml.updates.evaluate import Question
 from mmaml.updates.outer_step import Proximal, adapted_coefficient
 from tests.helpers.objectives import as_if_sampled, setting
 
@@ -27,27 +28,21 @@ class FakeEvaluate:
 
     def __init__(self, gradients: np.ndarray, kls: tuple[float, float], kl_outer: float) -> None:
         self.gradients = gradients
-        self.after = {"kl_0": kls[0], "kl_1": kls[1], "kl_outer": kl_outer}
+        self.after = {"inner_kl": np.array(kls), "outer_kl": np.array(kl_outer)}
         self.calls: list[tuple[str, list[int] | None, torch.Tensor, dict[str, Any]]] = []
 
-    def __call__(
-        self,
-        function: str,
-        parameters: torch.Tensor,
-        vector: torch.Tensor | None = None,
-        tasks: Any = None,
-        **options: Any,
-    ) -> dict[str, np.ndarray]:
-        self.calls.append((function, tasks, parameters.clone(), options))
-        chosen = list(range(TASKS)) if tasks is None else list(tasks)
+    def __call__(self, question: Question) -> dict[str, np.ndarray]:
+        tasks = None if question.tasks is None else list(question.tasks)
+        self.calls.append((question.function, tasks, question.parameters.clone(), dict(question.options)))
+        chosen = list(range(TASKS)) if tasks is None else tasks
         ones = np.ones(len(chosen), np.float32)
-        if function == "meta_gradient":
-            values = {"kl_0": RIGHT, "kl_1": RIGHT, "kl_outer": RIGHT}
+        if question.function == "meta_gradient":
+            values = {"inner_kl": np.array([RIGHT, RIGHT]), "outer_kl": np.array(RIGHT)}
             result = {"gradient": self.gradients[chosen], "loss": 3 * ones, "clip_fraction": 0.5 * ones}
         else:
             values = self.after
             result = {"loss": 2 * ones, "clip_fraction": 0.25 * ones}
-        return result | {name: value * ones for name, value in values.items()}
+        return result | {"surrogate": ones} | {name: np.stack([value] * len(chosen)) for name, value in values.items()}
 
 
 def _algorithm(**overrides: Any) -> ProMP:
