@@ -24,11 +24,22 @@ from mmaml.worker import TaskBlock, Worker
 class Master:
     """Rank 0's way to all ranks, this one included.
 
-    worker: this rank's. device: where the meta-gradient is taken if that is on the master. log: told what goes wrong.
+    worker: this rank's. log: told what goes wrong. state: of a checkpoint, from whose running statistics these go on.
+    device: where the meta-gradient is taken if that is on the master.
+    statistics: of observations and rewards, by which they are normalised.
     """
 
-    def __init__(self, config: Config, ranks: Ranks, worker: Worker, log: Listener, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        worker: Worker,
+        log: Listener,
+        state: Mapping[str, Any] | None = None,
+        device: str = "cpu",
+    ) -> None:
         self.config, self.ranks, self.worker, self.device = config, ranks, worker, device
+        self.statistics = worker.statistics(state)
         self.warn = log.warn
         ranks.listen(log)
 
@@ -65,7 +76,8 @@ class Master:
 
         Raises NotFinite, and RunStopped where the environments of all tasks failed.
         """
-        result = self.ranks.call("collect", list(enumerate(tasks)), parameters, iteration=iteration, **options)
+        items, scaling = list(enumerate(tasks)), self.statistics.vector()
+        result = self.ranks.call("collect", items, parameters, scaling, iteration=iteration, **options)
         if not result:
             environments = (
                 "the environment of the only task" if len(tasks) == 1 else f"the environments of all {len(tasks)} tasks"

@@ -65,7 +65,7 @@ def one_iteration(run: Run, iteration: int) -> dict[str, float]:
 
         parameters, updated = run.algorithm.update(run.parameters, master.evaluate(), iteration)
         require_finite(run.algorithm.spec, parameters)
-        run.accept(parameters)
+        run.accept(parameters, sampled)
         row |= updated
     except NotFinite as finding:
         run.skip_update(finding, iteration)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mmaml.config.keys import Config
@@ -66,7 +67,7 @@ class Run:
         # The iteration of the newest checkpoint, if it is of this run.
         self._saved = self.iteration if state is not None and self._is_newest(self.iteration) else None
         self._traces: set[str] = set()
-        self.master = Master(config, ranks, worker, self, device)
+        self.master = Master(config, ranks, worker, self, state, device)
         self.state = self._state()
 
     @contextmanager
@@ -91,9 +92,10 @@ class Run:
                     self.close()
                 raise
 
-    def accept(self, parameters: Tensor) -> None:
-        """Go on from new meta-parameters."""
+    def accept(self, parameters: Tensor, sampled: Mapping[str, np.ndarray]) -> None:
+        """Go on from new meta-parameters, and from running statistics to which those of the iteration are added."""
         self.parameters, self.bad_in_a_row = parameters, 0
+        self.master.statistics.update(sampled)
 
     def skip_update(self, finding: NotFinite, iteration: int) -> None:
         """Go on from where the iteration began. Raises RunStopped if that was done too many times in a row."""
@@ -172,13 +174,14 @@ class Run:
         self.master.worker.close()
 
     def _state(self) -> dict[str, Any]:
-        algorithm = self.algorithm
+        algorithm, statistics = self.algorithm, self.master.statistics.state_dict()
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "seconds": self.seconds,
             "parameters": {name: value.clone() for name, value in algorithm.spec.unflatten(self.parameters).items()},
             "algorithm": copy.deepcopy(algorithm.state_dict()),
+            **({"statistics": statistics} if statistics else {}),
             "counts": dict(self.counts),
             "bad_in_a_row": self.bad_in_a_row,
             "config": self._config,

@@ -15,7 +15,7 @@ from mmaml.config.algorithms import ALGORITHMS
 
 def algorithm_class(name: str) -> type[Algorithm]:
     """The class that a configuration's `algorithm` names."""
-    module, _, cls = ALGORITHMS[name].partition(":")
+    module, _, cls = ALGORITHMS.get(name, name).partition(":")
     return getattr(importlib.import_module(module), cls)
 
 

@@ -28,7 +28,7 @@ from mmaml.algorithms.maml import MAML, AdaptedTasks, TaskState
 from mmaml.config.keys import Config
 from mmaml.policies.distributions import Distribution, Gaussian
 from mmaml.policies.params import Params
-from mmaml.sampling.acting import Actor
+from mmaml.sampling.acting import Actor, Step, memoryless
 from mmaml.sampling.rollouts import Rollouts
 
 MEAN, LOG_STD = "latent.mean", "latent.log_std"
@@ -74,7 +74,11 @@ class MAESN(MAML):
 
     def actor(self, state: TaskState) -> Actor:
         params = self.policy_params(state)
-        return lambda step: self.policy.distribution(params, torch.cat([step.observation, step.episode_noise], -1))
+
+        def distribution(step: Step) -> Distribution:
+            return self.policy.distribution(params, torch.cat([step.observation, step.episode_noise], -1))
+
+        return memoryless(distribution)
 
     def distribution(self, state: TaskState, data: Rollouts) -> Distribution:
         inputs = torch.cat([data.flat("observations"), data.flat("episode_noise")], -1)

@@ -26,7 +26,7 @@ from mmaml.config.keys import Config
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.policies.policy import MLPPolicy, make_policy
-from mmaml.sampling.acting import Actor
+from mmaml.sampling.acting import Actor, memoryless
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import episode_statistics
 from mmaml.updates import losses
@@ -79,7 +79,7 @@ class MAML(Algorithm):
         steps = {STEP_SIZE + name: shape for name, shape in self.step_sizes.items()}
         separate = self.separate_names()
         self.spec = ParamSpec(shapes | steps, {*separate, *(STEP_SIZE + name for name in separate)})
-        self.meta_update = make_update(config, self.spec, self.default_update)
+        self.meta_update = make_update(config, self.spec, self.default_update, config.num_inner_grad_steps)
 
     # What is meta-learned, and what of it is adapted.
 
@@ -130,7 +130,7 @@ class MAML(Algorithm):
 
     def actor(self, state: TaskState) -> Actor:
         params = self.policy_params(state)
-        return lambda step: self.policy.distribution(params, step.observation)
+        return memoryless(lambda step: self.policy.distribution(params, step.observation))
 
     def distribution(self, state: TaskState, data: Rollouts) -> Distribution:
         """π of the tasks' current state at every step of `data`: over [M, N·T, A]."""
@@ -236,7 +236,7 @@ class MAML(Algorithm):
         stand for all.
         """
         if (lanes := self.config.fisher_rollouts) is not None:
-            rollouts = [data.first_lanes(lanes) for data in rollouts]
+            rollouts = [data.only_lanes(slice(lanes)) for data in rollouts]
         *collections, last = rollouts
         meta = self.spec.per_task(parameters, last.tasks)
         direction = {name: value.expand_as(meta[name]) for name, value in self.spec.unflatten(vector).items()}

@@ -89,11 +89,12 @@ class _Witness(Worker):
 def _from_environment(worker: _Witness, state: Mapping[str, Any]) -> Report:
     iteration = state["iteration"]
     parameters = worker.algorithm.spec.flatten(state["parameters"])
+    scaling = worker.statistics(state).vector()
     findings, failed = [], []
     for item in enumerate(worker.sample_tasks(worker.config.meta_batch_size, iteration)):
         worker.noted = []
         try:
-            worker.collect(parameters, None, [item], iteration, extend=True)
+            worker.collect(parameters, scaling, [item], iteration, extend=True)
         except TasksFailed as error:
             failed.append(f"task {item[0]} was left out: its environment failed ({error.failures[0].error})")
         except NotFinite as error:

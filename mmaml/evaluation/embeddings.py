@@ -32,7 +32,7 @@ def write_embeddings(master: Master, parameters: Tensor) -> None:
     path = Path(config.te_save_path)
     drawn = master.sample_tasks(config.num_embeddings, 0, purpose="test")
     try:
-        master.collect(parameters, drawn, 0, purpose="test", collections=1)
+        master.collect(parameters, drawn, 0, purpose="test", stages=1)
         embedded = master.evaluate()(Question("embed", parameters))
     except NotFinite as finding:
         master.warn(f"warning: no task embeddings, since on held-out tasks, {finding}")

@@ -93,17 +93,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Adapt to `num_tasks` fresh tasks and summarise their returns; on rank 0, while the others serve.
 
-    Each task is sampled adapt_steps + 1 times, with one step of adaptation in between, as in training. Its
-    return after k steps is the mean, undiscounted, over the whole episodes of collection k. split: "test"
+    Each task is sampled adapt_steps + 1 times, with one step of adaptation in between, as in training; or in so many
+    episodes of a trial, by an algorithm that adapts by remembering. Its return after k steps, or episodes, is the mean,
+    undiscounted, over the whole episodes of that collection, or number in the trial. split: "test"
     (tasks like those of training, from a stream that it never sees) or "ood" where the family has it.
     Returns what `summarise` gives. A task whose environment fails is reported on stderr and left out. Raises
     RunStopped, in words for `in_a_line`, if all do or a number is not finite.
     """
-    master = Master(worker.config, ranks, worker, _Log())
+    master = Master(worker.config, ranks, worker, _Log(), state)
     tasks = master.sample_tasks(num_tasks, FRESH, split)
     parameters = worker.algorithm.spec.flatten(state["parameters"])
     try:
-        result = master.collect(parameters, tasks, FRESH, purpose=split, collections=adapt_steps + 1)
+        result = master.collect(parameters, tasks, FRESH, purpose=split, stages=adapt_steps + 1)
     except NotFinite as finding:  # ranks that serve are released, not ended
         raise RunStopped(f"stopped: {finding}; {REMEDY}") from finding
     return summarise(result["return"], result["mode"], result["success"])

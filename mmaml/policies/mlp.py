@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmaml.policies.batch_invariant import affine, outer, refuse_third_derivative, sum_rows, tanh_
+from mmaml.policies.batch_invariant import affine, broadcast_rows, outer, refuse_third_derivative, sum_rows, tanh, tanh_
 from mmaml.policies.params import Params
 
 
@@ -66,9 +66,10 @@ class MLP:
     def __call__(self, params: Params, x: Tensor) -> Tensor:
         """[M, n, inputs] -> [M, n, outputs], differentiable in the parameters and in x any number of times."""
         for layer in range(self.depth):
-            x = torch.baddbmm(params[f"{self.prefix}.{layer}.bias"], x, params[f"{self.prefix}.{layer}.weight"])
+            bias = broadcast_rows(params[f"{self.prefix}.{layer}.bias"], x.shape[1])
+            x = torch.baddbmm(bias, x, params[f"{self.prefix}.{layer}.weight"])
             if layer < self.depth - 1:
-                x = x.relu() if self.nonlinearity == "relu" else x.tanh()
+                x = x.relu() if self.nonlinearity == "relu" else tanh(x)
         return x
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,12 +23,18 @@ MOST_NAMED = 4  # differences in an error
 def check_fits(state: Mapping[str, Any], path: Path, config: Config, algorithm: Algorithm) -> None:
     """Raise CheckpointError, naming what differs, unless the run of `config` can go on from `state`.
 
-    state: as `checkpoint.load` gives it. path: its file. algorithm: a new one of the configuration.
+    state: as `checkpoint.load` gives it. path: its file. algorithm: a new one of the configuration, which the state is
+    loaded into.
     """
     _check_config(state["config"], path, config)
     check_parameters(state["parameters"], path, algorithm.spec.shapes)
-    expected = _grown(algorithm.state_dict(), state["algorithm"], algorithm.spec.total)
-    if difference := _difference(expected, state["algorithm"], "algorithm"):
+    difference = _difference(_grown(algorithm.state_dict(), state["algorithm"]), state["algorithm"], "algorithm")
+    try:
+        if not difference:
+            algorithm.load_state_dict(copy.deepcopy(state["algorithm"]))
+    except ValueError as error:  # what the form does not tell
+        difference = str(error)
+    if difference:
         raise CheckpointError(f"restore_path: '{path}' does not fit algorithm {config.algorithm}: {difference}")
 
 
@@ -62,16 +69,22 @@ def check_parameters(parameters: Mapping[str, Any], path: str | Path, shapes: Ma
         raise CheckpointError(f"restore_path: the parameters in '{path}' do not fit: expected {listed(wrong)}")
 
 
-def _grown(fresh: Any, theirs: Any, size: int) -> Any:
-    """A new algorithm's state as it is after updates: Adam has moments [P] of each of the `size` parameters."""
+def _grown(fresh: Any, theirs: Any) -> Any:
+    """A new algorithm's state as it is after updates: each Adam has moments, of a size that it knows itself."""
     import torch
 
+    if isinstance(fresh, list) and isinstance(theirs, list) and len(fresh) == len(theirs):
+        return [_grown(ours, other) for ours, other in zip(fresh, theirs, strict=True)]
     if not isinstance(fresh, dict) or not isinstance(theirs, dict):
         return fresh
     if set(fresh) == {"state", "param_groups"} and "betas" in fresh["param_groups"][0] and theirs.get("state"):
-        moments = {"step": torch.zeros(()), "exp_avg": torch.zeros(size), "exp_avg_sq": torch.zeros(size)}
+        got = theirs["state"].get(0) if isinstance(theirs["state"], dict) else None
+        moments = {"step": torch.zeros(())}
+        for name in ("exp_avg", "exp_avg_sq"):
+            value = got.get(name) if isinstance(got, dict) else None
+            moments[name] = torch.zeros(value.numel() if isinstance(value, torch.Tensor) else 0)
         return fresh | {"state": {0: moments}}
-    return {name: _grown(value, theirs.get(name), size) for name, value in fresh.items()}
+    return {name: _grown(value, theirs.get(name)) for name, value in fresh.items()}
 
 
 def _difference(expected: Any, got: Any, place: str) -> str:

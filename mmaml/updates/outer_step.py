@@ -28,10 +28,13 @@ Parts = Objective[np.ndarray]
 
 
 class MetaUpdate(ABC):
-    """New meta-parameters from one meta-batch, and the state that outlives it; none unless a subclass has one."""
+    """New meta-parameters from one meta-batch, and the state that outlives it; none unless a subclass has one.
 
-    def __init__(self, config: Config, spec: ParamSpec) -> None:
-        self.config, self.spec = config, spec
+    spec: of the parameters. inner_steps: K of the objective, 0 where there are none.
+    """
+
+    def __init__(self, config: Config, spec: ParamSpec, inner_steps: int) -> None:
+        self.config, self.spec, self.inner_steps = config, spec, inner_steps
 
     @abstractmethod
     def __call__(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, Row]:
@@ -42,14 +45,14 @@ class MetaUpdate(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave. Raises ValueError for the state of other parameters."""
 
     def row(self, losses_before: np.ndarray, after: Parts, gradients: Sequence[Tensor], options: dict[str, Any]) -> Row:
         """Columns of every update: losses and KL, the parts that an algorithm adds to its loss, gradient norms."""
         row = {
             "LossBefore": float(losses_before.mean()),
             "LossAfter": float(after.loss.mean()),
-            "KLInner": float(np.mean(inner_kls(after))),
+            **({"KLInner": float(np.mean(inner_kls(after)))} if self.inner_steps else {}),
             "KLOuter": float(after.outer_kl.mean()),
         }
         row |= {f"Loss-{name}": float(values.mean()) for name, values in after.added.items()}
@@ -73,9 +76,9 @@ class PolicyGradient(MetaUpdate):
 
     epochs = 1
 
-    def __init__(self, config: Config, spec: ParamSpec) -> None:
-        super().__init__(config, spec)
-        self.optimizer = Adam(config.learning_rate)
+    def __init__(self, config: Config, spec: ParamSpec, inner_steps: int) -> None:
+        super().__init__(config, spec, inner_steps)
+        self.optimizer = Adam(config.learning_rate, spec.total)
 
     def options(self, iteration: int) -> dict[str, Any]:
         """Arguments of the meta-objective in an iteration."""
@@ -89,7 +92,7 @@ class PolicyGradient(MetaUpdate):
             for tasks in self._minibatches(evaluate.tasks, iteration, epoch):
                 result = evaluate(Question("meta_gradient", parameters, tasks=tasks, options=options))
                 gradients.append(torch.from_numpy(result["gradient"].mean(0)))
-                parameters = self.optimizer.step(parameters, gradients[-1])
+                parameters = self.optimizer.step(parameters, bounded(gradients[-1], config.max_grad_norm))
                 if epoch == 0:
                     first_losses.append(result["loss"])
         after = objective_of(evaluate(Question("meta_loss", parameters, options=options)))
@@ -112,10 +115,10 @@ class PolicyGradient(MetaUpdate):
 class Proximal(PolicyGradient):
     """`num_promp_steps` epochs of Adam on the clipped surrogate with KL penalties (Rothfuss et al. 2018, alg. 1)."""
 
-    def __init__(self, config: Config, spec: ParamSpec) -> None:
-        super().__init__(config, spec)
+    def __init__(self, config: Config, spec: ParamSpec, inner_steps: int) -> None:
+        super().__init__(config, spec, inner_steps)
         self.epochs = config.num_promp_steps
-        self.kl_coefficients = [config.init_inner_kl_penalty] * config.num_inner_grad_steps
+        self.kl_coefficients = [config.init_inner_kl_penalty] * inner_steps
         self.outer_kl_coefficient = config.init_outer_kl_penalty
 
     def options(self, iteration: int) -> dict[str, Any]:
@@ -175,8 +178,8 @@ class TrustRegion(MetaUpdate):
     couples it to no other, and its part of s is scaled to the same δ by itself (Schulman et al. 2016, §5).
     """
 
-    def __init__(self, config: Config, spec: ParamSpec) -> None:
-        super().__init__(config, spec)
+    def __init__(self, config: Config, spec: ParamSpec, inner_steps: int) -> None:
+        super().__init__(config, spec, inner_steps)
         blocks = spec.flatten(
             {name: torch.full(shape, int(name in spec.separate)) for name, shape in spec.shapes.items()}
         )
@@ -208,6 +211,12 @@ class TrustRegion(MetaUpdate):
                 break
         row = self.row(at_start.loss, after, [gradient], {})
         return best, row | {"LineSearchStep": fraction}
+
+
+def bounded(gradient: Tensor, norm: float | None) -> Tensor:
+    """The gradient [P], scaled down to `norm` where it is longer (Pascanu, Mikolov, Bengio 2013); None: as it is."""
+    length = float(gradient.norm())
+    return gradient if norm is None or length <= norm else gradient * (norm / length)
 
 
 def conjugate_gradients(
@@ -264,6 +273,6 @@ def inner_kls(parts: Parts) -> list[float]:
 UPDATES: dict[str, type[MetaUpdate]] = {"ppo": Proximal, "trpo": TrustRegion, "vpg": PolicyGradient}
 
 
-def make_update(config: Config, spec: ParamSpec, default: str) -> MetaUpdate:
-    """The update that `config.meta_update` names; "auto": the algorithm's default."""
-    return UPDATES[default if config.meta_update == "auto" else config.meta_update](config, spec)
+def make_update(config: Config, spec: ParamSpec, default: str, inner_steps: int) -> MetaUpdate:
+    """The update that `config.meta_update` names; "auto": the algorithm's default. inner_steps: K."""
+    return UPDATES[default if config.meta_update == "auto" else config.meta_update](config, spec, inner_steps)

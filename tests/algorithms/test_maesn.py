@@ -150,5 +150,5 @@ def test_it_learns_to_adapt_to_either_mode(meta_update: str, n_itr: int, learnin
     settings = TWO_MODES | {"n_itr": n_itr, "meta_update": meta_update, "learning_rate": learning_rate}
     settings |= {"num_train_tasks": 20, "latent_kl_penalty": 0.1}
     config = small_config("maesn", dump_path=str(tmp_path / "run"), **settings)
-    returns = held_out_returns(config, run(config), collections=4).mean(0)
+    returns = held_out_returns(config, run(config), stages=4).mean(0)
     assert returns[0] < KNOWS_NOT + 0.3 and returns[3] > KNOWS - 1

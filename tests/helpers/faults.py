@@ -30,7 +30,7 @@ PLACES_OF_RANKS = [
     ("broadcast, half received", 6),
     ("sampling", 3),
     ("a time step", 50),
-    ("processing", 4),
+    ("advantages", 4),
     ("adaptation", 3),
     ("gradient", 1),
     ("gradient", 7),

@@ -34,7 +34,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "broadcast, half received": (link.cloudpickle, "loads"),
     "sampling": (worker.Worker, "collect"),
     "a time step": (collector, "to_environment"),
-    "processing": (worker, "advantages"),
+    "advantages": (worker.Worker, "_estimate_advantages"),
     "adaptation": (maml.MAML, "adapt"),
     "evaluation": (worker.Worker, "evaluate"),
     "gradient": (maml.MAML, "meta_gradient"),

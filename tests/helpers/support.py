@@ -90,17 +90,15 @@ def new_worker(algorithm: str, **overrides: Any) -> tuple[Worker, torch.Tensor, 
     return worker, parameters, list(enumerate(worker.sample_tasks(TASKS, 0)))
 
 
-def held_out_returns(
-    config: Config, state: dict[str, Any], tasks: int = 100, collections: int | None = None
-) -> np.ndarray:
-    """Mean returns of tasks that training never saw, after each number of inner steps: [tasks, collections]."""
+def held_out_returns(config: Config, state: dict[str, Any], tasks: int = 100, stages: int | None = None) -> np.ndarray:
+    """Mean returns of tasks that training never saw, at each stage of learning them: [tasks, stages]."""
     worker = Worker(config)
     with connect(parallel=False) as ranks:
         ranks.serve(worker)
         drawn = worker.sample_tasks(tasks, 0, purpose="test")
         parameters = worker.algorithm.spec.flatten(state["parameters"])
-        master = Master(config, ranks, worker, Log())
-        return master.collect(parameters, drawn, 0, purpose="test", collections=collections)["return"]
+        master = Master(config, ranks, worker, Log(), state)
+        return master.collect(parameters, drawn, 0, purpose="test", stages=stages)["return"]
 
 
 def save_checkpoint(

@@ -194,7 +194,7 @@ def test_its_gradient_is_the_policy_gradient_through_the_inner_step(algorithm: s
 def test_adam_is_torchs_to_the_bit_and_goes_on_from_its_state() -> None:
     numbers = torch.Generator().manual_seed(3)
     values = torch.randn(101, generator=numbers).requires_grad_()
-    expected, ours = torch.optim.Adam([values], lr=0.01), Adam(0.01)
+    expected, ours = torch.optim.Adam([values], lr=0.01), Adam(0.01, 101)
     assert ours.state_dict() == expected.state_dict()
     parameters = values.detach().clone()
     for step in range(12):
@@ -204,7 +204,7 @@ def test_adam_is_torchs_to_the_bit_and_goes_on_from_its_state() -> None:
         expected.step()
         assert torch.equal(parameters, values)
         if step == 5:
-            ours = Adam(1.0)
+            ours = Adam(1.0, 101)
             ours.load_state_dict(expected.state_dict())
     state, state_expected = ours.state_dict(), expected.state_dict()
     assert state["param_groups"] == state_expected["param_groups"]
