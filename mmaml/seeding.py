@@ -9,10 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 STREAMS = {
-    name: number
-    for number, name in enumerate(
-        ("parameters", "tasks", "environment", "action", "minibatches", "train tasks", "episode", "buffer")
-    )
+    "parameters": 0,
+    "tasks": 1,
+    "environment": 2,
+    "action": 3,
+    "minibatches": 4,
+    "train tasks": 5,
+    "episode": 6,
+    "buffer": 7,
 }
 PURPOSES = {"train": 0, "test": 1, "ood": 2}
 
