@@ -1,4 +1,4 @@
-"""Measure a trained run on held-out tasks: the return after 0 … K adaptation steps, per mode and overall.
+"""Measure a trained run on held-out tasks: the return after 0 … K adaptation steps, or in the episodes of a trial.
 
     python run_scripts/evaluate.py --restore_path data/run1
     mpirun -n 4 python run_scripts/evaluate.py --restore_path data/run1 --num_tasks 400 --num_adapt_steps 5
@@ -29,6 +29,7 @@ from mmaml.storage.files import writing
 # How an evaluation's file is told from others: within what it starts with, a key that no other has.
 EVALUATION, MOST_ABOUT = b'"num_adapt_steps"', 20_000
 SIZES = ("--num_tasks", "--rollouts_per_task", "max_path_length", "--num_adapt_steps")
+WHEN = {"adaptation step": "before and after each adaptation step", "episode": "in each episode of a trial"}
 RANGES = {
     "num_tasks": (1, LARGEST_INTEGER),
     "rollouts_per_task": (1, LARGEST_INTEGER),
@@ -48,7 +49,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--num_tasks", type=int, default=100, metavar="M", help="held-out tasks (default: 100)")
     parser.add_argument("--rollouts_per_task", type=int, metavar="N", help="per collection (default: as in training)")
-    parser.add_argument("--num_adapt_steps", type=int, metavar="K", help="inner steps (default: as in training)")
+    parser.add_argument(
+        "--num_adapt_steps",
+        type=int,
+        metavar="K",
+        help="inner steps, or episodes after the first, where the policy remembers (default: as in training)",
+    )
     add_inner_lr(parser)
     parser.add_argument("--split", choices=("test", "ood"), default="test", help="which held-out tasks (default: test)")
     parser.add_argument("--seed", type=int, help="of tasks and randomness (default: the run's)")
@@ -74,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate on all ranks; rank 0 reports."""
     arguments = parse(argv)
     from mmaml.config.keys import Config
-    from mmaml.evaluation.held_out import check_memory, check_split, evaluate, in_a_line, restore
+    from mmaml.evaluation.held_out import algorithm_of, check_memory, check_split, evaluate, in_a_line, restore
     from mmaml.evaluation.summary import table
     from mmaml.parallel.launch import check_launcher
     from mmaml.parallel.ranks import connect  # these load torch: after the arguments are known to be good
@@ -94,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
                 rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
                 inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
             )
-            steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+            asked = arguments.num_adapt_steps
+            steps = algorithm_of(config).stages - 1 if asked is None else asked
             check_memory(config, arguments.num_tasks, steps, SIZES)
             output = arguments.output or run_directory(arguments.restore_path) / "evaluation.json"
             check_output(output)
@@ -105,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         with closing(Worker(config)) as worker:
             if not ranks.serve(worker):
                 return 0
+            by_episode = worker.algorithm.credit == "trial"
             summary = evaluate(ranks, worker, state, arguments.num_tasks, steps, arguments.split)
     about = {
         "algorithm": config.algorithm,
@@ -118,8 +126,9 @@ def main(argv: list[str] | None = None) -> int:
         "max_path_length": config.max_path_length,
         "num_adapt_steps": steps,
         "inner_lr": config.inner_lr,
+        "stage": "episode" if by_episode else "adaptation step",
     }
-    report(about, summary, table(summary), output)
+    report(about, summary, table(summary, by_episode), output)
     return 0
 
 
@@ -134,7 +143,7 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
     print(
         f"{about['algorithm']} on {about['env']} after {about['iteration']} iterations, "
         f"{about['env_steps']:,} env steps\n"
-        f"return per episode on {about['split']} tasks before and after each adaptation step, over tasks;\n"
+        f"return per episode on {about['split']} tasks {WHEN[about['stage']]}, over tasks;\n"
         f"rollouts a collection: {about['rollouts_per_task']}, steps at most: {about['max_path_length']}\n\n"
         f"{text}\n\n{output}"
     )

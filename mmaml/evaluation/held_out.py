@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gymnasium.spaces import flatdim
 
+from mmaml.algorithms.base import Algorithm
 from mmaml.config import memory_check
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError, build_config, check_value
@@ -41,10 +42,14 @@ def restore(path: str | Path) -> tuple[Config, dict[str, Any]]:
         config = build_config(state["config"], trains=False)
     except ConfigError as error:
         raise UsageError(f"restore_path: the configuration in '{path}' cannot be used here: {error}") from error
-    worker = Worker(replace(config, rollouts_per_meta_task=1))
-    worker.close()
-    check_parameters(state["parameters"], path, worker.algorithm.spec.shapes)
+    check_parameters(state["parameters"], path, algorithm_of(config).spec.shapes)
     return config, state
+
+
+def algorithm_of(config: Config) -> Algorithm:
+    """The algorithm of a configuration."""
+    with closing(Worker(replace(config, rollouts_per_meta_task=1))) as worker:
+        return worker.algorithm
 
 
 def check_split(config: Config, split: str) -> None:

@@ -1,4 +1,4 @@
-"""An algorithm that remembers, through the contract: trials, credit over them, learning, buffers, stages of a report."""
+"""An algorithm that remembers, through the contract: trials, credit over them, learning, buffers, stages."""
 
 from __future__ import annotations
 
