@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from mmaml.algorithms.base import Algorithm
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError
 from mmaml.errors import NotFinite
@@ -34,7 +33,7 @@ def train(config: Config, ranks: Ranks) -> None:
     """
     device = ranks.agree(lambda: check_ranks_and_device(config, ranks))
     with closing(Worker(config)) as worker:
-        state = ranks.on_master(lambda: restored_state(config, worker.algorithm))
+        state = ranks.on_master(lambda: restored_state(config, worker))
         ranks.set_timeout(config.rank_timeout, remedy=f"continue with --restore_path {config.dump_path}")
         if not ranks.serve(worker, config.master_samples):
             return  # the master has finished
@@ -106,10 +105,11 @@ def check_ranks_and_device(config: Config, ranks: Ranks) -> str:
     return device
 
 
-def restored_state(config: Config, algorithm: Algorithm) -> dict[str, Any] | None:
+def restored_state(config: Config, worker: Worker) -> dict[str, Any] | None:
     """The checkpoint to continue from, or None for a new run. Raises CheckpointError."""
     if config.restore_path is None:
         return None
     path, state = checkpoint.newest(config.restore_path)
-    check_fits(state, path, config, algorithm)
+    check_fits(state, path, config, worker.algorithm)
+    worker.statistics(state)
     return state

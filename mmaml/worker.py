@@ -31,6 +31,7 @@ from mmaml.sampling.normalisation import RunningStatistics, Scaling, moments_of_
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import stage_statistics, stages_of
 from mmaml.seeding import generator, integer
+from mmaml.storage.checkpoint_format import CheckpointError
 from mmaml.updates.evaluate import Evaluate, Question, Results
 
 # Steps whose meta-gradient is taken together on a CPU: enough to amortise the calls, few enough for its memory.
@@ -218,12 +219,20 @@ class Worker:
         return stages_of(collections, self._over_trial, stages, self.config.max_path_length)
 
     def statistics(self, state: Mapping[str, Any] | None = None) -> RunningStatistics:
-        """The running statistics that the configuration asks for, new or as a checkpoint's state holds them."""
+        """The running statistics that the configuration asks for, new or as a checkpoint's state holds them.
+
+        Raises CheckpointError where it holds others.
+        """
         config = self.config
         size = self.family.single_observation_space.shape[0]  # type: ignore[index]
         found = RunningStatistics(config.normalize_observations, config.normalize_rewards, size)
-        if state is not None:
+        if state is None:
+            return found
+        try:
             found.load_state_dict(state.get("statistics", {}))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            problem = f"the running statistics of the checkpoint do not fit ({error})"
+            raise CheckpointError("restore_path", problem, "take another checkpoint") from error
         return found
 
     def _sample(

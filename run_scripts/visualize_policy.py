@@ -72,7 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Write the pictures and print their paths."""
     arguments = parse(argv)
-    from mmaml.evaluation.held_out import check_memory, check_split, restore
+    from mmaml.evaluation.held_out import algorithm_of, check_memory, check_split, restore
     from mmaml.figures import video  # these load torch and more: after the arguments are known to be good
     from mmaml.storage.layout import run_directory
 
@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
         inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
     )
-    steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+    asked = arguments.num_adapt_steps
+    steps = algorithm_of(config).stages - 1 if asked is None else asked
     check_memory(config, 1, steps, ("--rollouts_per_task", "max_path_length", "--num_adapt_steps"))
     panels = make_panels(config, state, steps, arguments)
     title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"

@@ -40,7 +40,7 @@ class MujocoPanels(Panels):
         self.details = [describe(task) for task in tasks]
         self.captions = [[return_text(value) for value in row] for row in episodes.returns]
         self.lengths = np.array([[len(qpos) - 1 for qpos in row] for row in episodes.qpos])
-        self.ended = episodes.ended
+        self.ended, self.by_episode = episodes.ended, episodes.by_episode
         self.note = "Return: of the episode shown, the one nearest to its task's mean."
         self._goals = [family.marker(task) for task in tasks]
         self._ways = [[root_positions(family.model, qpos) for qpos in row] for row in episodes.qpos]

@@ -18,11 +18,12 @@ SMOOTH = 3  # lines are drawn so many times as large, then shrunk
 
 
 class Panels(ABC):
-    """M rows, one a task, of K+1 panels, after 0 … K adaptation steps; each a picture at any time step.
+    """M rows, one a task, of K+1 panels, one a stage of learning it; each a picture at any time step.
 
     names, details [M]: of the tasks; captions [M][K+1]: of the panels; lengths [M, K+1]: the last time step of
     each; ended bool [M, K+1]: whether the episode shown comes to its end there; dt: seconds a time step, None where
-    it has no unit; note: what the captions tell; width, height: of a panel, pixels.
+    it has no unit; note: what the captions say; by_episode: stages are the episodes of a trial, in place of numbers of
+    adaptation steps; width, height: of a panel, pixels.
     """
 
     names: Sequence[str]
@@ -32,6 +33,7 @@ class Panels(ABC):
     ended: np.ndarray
     dt: float | None = None
     note: str = ""
+    by_episode: bool = False
     width: int
     height: int
 
@@ -51,7 +53,7 @@ class PointMassPanels(Panels):
     """Trajectories as they grow; they darken with time, a star marks the goal, faint ones the other tasks' goals."""
 
     def __init__(self, trajectories: Trajectories, width: int) -> None:
-        self.trajectories = trajectories
+        self.trajectories, self.by_episode = trajectories, trajectories.by_episode
         self.width = self.height = width
         tasks, collections, rollouts, steps, _ = trajectories.positions.shape
         self.names = trajectories.names

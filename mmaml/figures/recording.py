@@ -24,7 +24,7 @@ class Episodes:
     """One episode of each of M tasks after 0 … K adaptation steps, and the family that they belong to.
 
     qpos[m][k] [L + 1, nq]: positions at its start and after each of its L steps; returns [M, K+1];
-    ended bool [M, K+1]: whether it came to an end before the horizon.
+    ended bool [M, K+1]: whether it came to an end before the horizon. by_episode: they are those of a trial.
     """
 
     family: MujocoFamily
@@ -32,6 +32,7 @@ class Episodes:
     qpos: Sequence[Sequence[np.ndarray]]
     returns: np.ndarray
     ended: np.ndarray
+    by_episode: bool = False
 
 
 def record(config: Config, state: Mapping[str, Any], stages: int, split: str) -> Episodes:
@@ -59,7 +60,8 @@ def record(config: Config, state: Mapping[str, Any], stages: int, split: str) ->
         qpos, returns, lengths = (
             [list(row) for row in zip(*column, strict=True)] for column in zip(*shown, strict=True)
         )
-        return Episodes(worker.family, tasks, qpos, np.array(returns), np.array(lengths) < config.max_path_length)
+        ended = np.array(lengths) < config.max_path_length
+        return Episodes(worker.family, tasks, qpos, np.array(returns), ended, worker.algorithm.credit == "trial")
     finally:
         worker.close()
 
@@ -162,6 +164,7 @@ def point_mass_trajectories(
             returns=statistics["return"],
             names=[f"{label} {task.mode if label == 'mode' else number}" for number, task in enumerate(tasks)],
             gaps=np.stack([task.values["gaps"] for task in tasks]) if "gaps" in tasks[0].values else None,
+            by_episode=worker.algorithm.credit == "trial",
         )
     finally:
         worker.close()

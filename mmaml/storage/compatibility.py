@@ -23,15 +23,14 @@ MOST_NAMED = 4  # differences in an error
 def check_fits(state: Mapping[str, Any], path: Path, config: Config, algorithm: Algorithm) -> None:
     """Raise CheckpointError, naming what differs, unless the run of `config` can go on from `state`.
 
-    state: as `checkpoint.load` gives it. path: its file. algorithm: a new one of the configuration, which the state is
-    loaded into.
+    state: as `checkpoint.load` gives it. path: its file. algorithm: a new one of the configuration.
     """
     _check_config(state["config"], path, config)
     check_parameters(state["parameters"], path, algorithm.spec.shapes)
     difference = _difference(_grown(algorithm.state_dict(), state["algorithm"]), state["algorithm"], "algorithm")
     try:
         if not difference:
-            algorithm.load_state_dict(copy.deepcopy(state["algorithm"]))
+            copy.deepcopy(algorithm).load_state_dict(state["algorithm"])
     except ValueError as error:  # what the form does not tell
         difference = str(error)
     if difference:

@@ -18,10 +18,9 @@ from mmaml.sampling.normalisation import Scaling
 from mmaml.storage import checkpoint
 from mmaml.updates.evaluate import Question
 from mmaml.worker import TaskBlock, Worker
-from tests.helpers.recurrent_bandit import RecurrentBandit
-from tests.helpers.support import held_out_returns, progress, run, sampled, small_config
+from tests.helpers.recurrent_bandit import MODULE, RecurrentBandit
+from tests.helpers.support import assert_same_states, held_out_returns, progress, run, sampled, small_config
 
-MODULE = "tests.helpers.recurrent_bandit"
 EPISODES = 3
 BANDIT: dict[str, Any] = {
     "env": f"{MODULE}:WaitingBandit",
@@ -170,21 +169,9 @@ def test_a_run_that_goes_on_is_the_run_that_did_not_stop(tmp_path: Path) -> None
     whole = run(config_of(**values, n_itr=5, dump_path=str(tmp_path / "whole")))
     run(config_of(**values, n_itr=3, dump_path=str(tmp_path / "parts")))
     again = {"restore_path": str(tmp_path / "parts"), "dump_path": str(tmp_path / "parts")}
-    assert_same(run(config_of(**values, n_itr=5, **again)), whole)
+    assert_same_states(run(config_of(**values, n_itr=5, **again)), whole)
     assert len(whole["algorithm"]["buffer"]["rewards"]) == 3 * 5 * 4
     assert whole["statistics"]["observations"]["count"] == 5 * 5 * 4 * 6
-
-
-def assert_same(ours: Any, theirs: Any, where: str = "") -> None:
-    """Of two checkpoints all but times."""
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for name in ours.keys() - {"seconds", "config"}:
-            assert_same(ours[name], theirs[name], f"{where}.{name}")
-    elif isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), where
-    else:
-        assert ours == theirs, where
 
 
 def test_states_of_other_sizes_are_refused(tmp_path: Path) -> None:
@@ -248,3 +235,13 @@ def test_the_policy_of_a_checkpoint_acts_on_normalised_observations(tmp_path: Pa
     torch.testing.assert_close(scaling.original(observations).unique(), torch.tensor([0.0, 1.0]), rtol=0, atol=1e-5)
     assert observations.mean().abs() < 1e-3
     assert checkpoint.load(tmp_path / "run")["statistics"].keys() == {"observations", "returns"}
+
+
+def test_running_statistics_of_another_family_are_refused(tmp_path: Path) -> None:
+    """In one line, before any work."""
+    state = run(config_of(normalize_observations=True, dump_path=str(tmp_path / "run")))
+    worker = Worker(config_of(normalize_observations=True))
+    moments = state["statistics"]["observations"]
+    for wrong in ({}, {"observations": {}}, {"observations": moments | {"mean": torch.zeros(3)}}):
+        with pytest.raises(checkpoint.CheckpointError, match="restore_path: the running statistics"):
+            worker.statistics(state | {"statistics": wrong})

@@ -37,6 +37,7 @@ from mmaml.updates.evaluate import Evaluate, Question, Results
 from mmaml.updates.objective import Objective
 from mmaml.updates.outer_step import make_update
 
+MODULE = "tests.helpers.recurrent_bandit"
 GRU, MODEL = "network.gru", "model.rewards"
 BUFFERED_ITERATIONS, DRAWN, MODEL_RATE = 3, 32, 0.05
 

@@ -101,6 +101,18 @@ def held_out_returns(config: Config, state: dict[str, Any], tasks: int = 100, st
         return master.collect(parameters, drawn, 0, purpose="test", stages=stages)["return"]
 
 
+def assert_same_states(ours: Any, theirs: Any, where: str = "") -> None:
+    """Of two checkpoints all but times."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - {"seconds", "config"}:
+            assert_same_states(ours[name], theirs[name], f"{where}.{name}")
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    else:
+        assert ours == theirs, where
+
+
 def save_checkpoint(
     directory: Path, iteration: int, state: dict[str, Any], *, keep: int, keep_every_hours: float = 0.0
 ) -> Path:
