@@ -17,6 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from mmaml.process_settings import prepare_process
+
+prepare_process()  # before NumPy and torch load, as a training script does
+
 from mmaml import worker
 from mmaml.algorithms import maml
 from mmaml.parallel import link
