@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError, build_config, check_value
 from mmaml.storage import checkpoint, layout
 from mmaml.storage.checkpoint_format import CheckpointError, damage
-from mmaml.storage.layout import LOCK, MESSAGES, PARAMS, PROGRESS
+from mmaml.storage.compatibility import listed
+from mmaml.storage.layout import LOCK, PARAMS, PROGRESS
 from mmaml.storage.params_file import read_params
 from mmaml.storage.progress_file import read_rows
-from mmaml.storage.saver import not_saved
-
-if TYPE_CHECKING:
-    pass
-
-from mmaml.storage.compatibility import listed
+from mmaml.storage.saver import unsaved
 
 
 def restored(path: Any) -> Config:
@@ -97,14 +93,14 @@ def ended_early(run: Path) -> bool:
     try:
         strays = [path.name for path in folder.iterdir() if not _is_leftover(path)] if folder.is_dir() else []
         iterations = [int(row["Itr"]) for row in read_rows(run / PROGRESS)[1]] if (run / PROGRESS).is_file() else []
-        messages = (run / MESSAGES).read_text(errors="replace") if (run / MESSAGES).is_file() else ""
+        missing = _saves_due(iterations, config) - unsaved(run)
     except OSError as error:
         raise CheckpointError(f"dump_path: cannot read '{run}' ({error.strerror}); check the path") from error
     if strays:
         raise CheckpointError(
             f"dump_path: expected itr_*.pt to continue from in '{folder}', got {listed(strays)}; give another"
         )
-    if _saves_due(iterations, config) - not_saved(messages):
+    if missing:
         raise CheckpointError(
             f"dump_path: expected a checkpoint to continue from in '{run}', whose {PROGRESS} goes on to iteration "
             f"{iterations[-1]}, got none; put the run's checkpoints back, or give another dump_path"

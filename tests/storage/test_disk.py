@@ -21,7 +21,7 @@ from mmaml.errors import RunStopped, UsageError
 from mmaml.reporting.run_logger import RunLogger
 from mmaml.storage import checkpoint, files
 from mmaml.storage.files import AppendedFile, Backlog
-from mmaml.storage.saver import Saver
+from mmaml.storage.saver import Saver, unsaved
 from tests.helpers.support import SMALL, progress, run, small_config
 
 ROOT = Path(__file__).parents[2]
@@ -109,14 +109,14 @@ def test_a_save_that_fails_leaves_what_was_there(disk: Disk) -> None:
         disk.free()
     assert told == [
         "warning: the checkpoint of iteration 20 could not be written (No space left on device); that of iteration 10 "
-        f"stays ({count} in a row failed, 3 end the run)"
+        f"is kept ({count} failed in a row, the run ends at 3)"
         for count in (1, 2)
     ]
     assert saver.save(30, _state(30)) and list(_files(folder)) == ["itr_000030.pt"]
     disk.fill()
     for iteration in (40, 50):  # counted anew
         assert not saver.save(iteration, _state(iteration))
-    with pytest.raises(RunStopped, match=r"iteration 60 .*No space.*iteration 30 stays \(3 in a row failed\)"):
+    with pytest.raises(RunStopped, match=r"iteration 60 .*No space.*iteration 30 is kept \(3 failed in a row\)"):
         saver.save(60, _state(60))
     assert checkpoint.load(folder)["iteration"] == 30
 
@@ -135,17 +135,33 @@ def test_whatever_the_disk_refuses(tmp_path: Path, call: str, number: int, monke
             patched.setattr(files, "open", refuse, raising=False)
         else:
             patched.setattr(os, call, refuse)
-        text = rf"iteration 1 .*{os.strerror(number)}.*there is none before it \(1 in a row failed"
+        text = rf"iteration 1 .*{os.strerror(number)}.*there is no earlier one \(1 failed in a row"
         with pytest.raises(RunStopped, match=text):
             saver.save(1, _state(1))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()] and not told
     assert saver.save(2, _state(2))
 
 
+def test_a_run_records_the_checkpoints_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saver = Saver(tmp_path / "checkpoints", 1, 0, 5, lambda text: None)
+    assert unsaved(tmp_path) == set()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write", refuse)
+        for iteration in (1, 2):
+            saver.save(iteration, _state(iteration))
+    assert unsaved(tmp_path) == {1, 2}
+    assert saver.save(3, _state(3))  # a run that has had a checkpoint is not one to start over
+    assert unsaved(tmp_path) == set() and not list(tmp_path.glob("*.json"))
+
+
 def test_the_last_checkpoint_of_a_run_may_not_fail(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file")
     saver = Saver(tmp_path / "checkpoints", 1, 0, 5, pytest.fail)
-    with pytest.raises(RunStopped, match="it is the run's last"):
+    with pytest.raises(RunStopped, match="it was the last of the run"):
         saver.save(1, _state(1), last=True)
 
 
@@ -321,8 +337,8 @@ def test_a_run_on_a_full_disk_goes_on_and_ends_with_the_same_bits(
     assert names == ["itr_000008.pt", "itr_000007.pt"]
     assert [row["Itr"] for row in progress(disk.folder / "run")] == [str(i) for i in range(8)]
     told = [line for line in capsys.readouterr().err.splitlines() if "could not be written" in line]
-    assert [line.split("(")[-1] for line in told] == [f"{n} in a row failed, 4 end the run)" for n in (1, 2, 3)]
-    assert "that of iteration 2 stays" in told[0]
+    assert [line.split("(")[-1] for line in told] == [f"{n} failed in a row, the run ends at 4)" for n in (1, 2, 3)]
+    assert "that of iteration 2 is kept" in told[0]
 
 
 def test_a_run_that_is_asked_to_stop_says_that_its_last_checkpoint_is_missing(
@@ -342,7 +358,7 @@ def test_a_run_that_is_asked_to_stop_says_that_its_last_checkpoint_is_missing(
     with pytest.raises(KeyboardInterrupt):
         run(small_config("promp", dump_path=str(disk.folder / "run"), n_itr=8, save_steps=2))
     (line,) = [line for line in told if "could not be written" in line]
-    assert "the checkpoint of iteration 3" in line and "that of iteration 2 stays; it is the run's last" in line
+    assert "the checkpoint of iteration 3" in line and "that of iteration 2 is kept; it was the last of the run" in line
     assert checkpoint.load(disk.folder / "run")["iteration"] == 2
 
 
@@ -360,7 +376,7 @@ def test_a_run_whose_saves_keep_failing_stops_in_order(tmp_path: Path) -> None:
     )
     assert finished.returncode == 1, finished.stderr
     warned, stopped = [line for line in finished.stderr.splitlines() if "could not be written" in line]
-    assert "iteration 2 could not be written (File too large); there is none before it (1 in a row failed" in warned
+    assert "iteration 2 could not be written (File too large); there is no earlier one (1 failed in a row" in warned
     assert stopped.startswith("stopped: ") and "iteration 4 could not be written (File too large)" in stopped
     assert "Traceback" not in finished.stderr
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

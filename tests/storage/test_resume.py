@@ -138,30 +138,32 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_over(
     assert Path("run/slurm-1.out").read_text() == "mine"
 
 
-UNSAVED = "iteration 1: warning: the checkpoint of iteration 2 could not be written (No space left on device)\n"
+UNSAVED = '{"iterations": [2]}'
 
 
 @pytest.mark.parametrize(
-    ("iterations", "messages", "starts_over"),
+    ("iterations", "record", "starts_over"),
     [
-        (range(0), "", True),
-        (range(2), "", True),  # killed while it wrote the first
-        (range(3), "", False),
+        (range(0), None, True),
+        (range(2), None, True),  # killed while it wrote the first
+        (range(3), None, False),
         (range(3), UNSAVED, True),
         (range(5), UNSAVED, False),
-        (range(3, 5), "", False),  # from another run's third iteration
-        (range(3, 4), "", True),
-        (range(9, 10), "", False),  # finished
+        (range(3, 5), None, False),  # from another run's third iteration
+        (range(3, 4), None, True),
+        (range(9, 10), None, False),  # finished
         (range(10), UNSAVED, False),
+        *((range(3), damaged, False) for damaged in ("", "[2]", '{"iterations": 2}', '{"iterations": [[2]]}')),
     ],
 )
 def test_a_run_that_had_a_checkpoint_does_not_start_over(
-    iterations: range, messages: str, starts_over: bool, refused: Refused, monkeypatch: pytest.MonkeyPatch
+    iterations: range, record: str | None, starts_over: bool, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("run").mkdir()
     Path("run/params.json").write_text(json.dumps(SMALL | {"algorithm": "promp", "save_steps": 2, "n_itr": 10}))
     Path("run/progress.csv").write_text("Itr,Time\r\n" + "".join(f"{i},1.5\r\n" for i in iterations))
-    Path("run/messages.log").write_text(messages)
+    if record is not None:
+        Path("run/unsaved.json").write_text(record)
     monkeypatch.setattr("mmaml.trainer.train", lambda *_: None)
     if starts_over:
         train(*RESUME)
