@@ -218,7 +218,7 @@ def test_large_contents_packed_small(refused: Callable[[bytes], str]) -> None:
     huge = b"\x80\x02X" + (200_000_000).to_bytes(4, "little") + b"a" * 200_000_000 + b"."
     content = with_pickle(huge, zipfile.ZIP_DEFLATED)
     assert len(content) < 1_000_000
-    assert "larger than itself" in refused(content)
+    assert "larger than the file" in refused(content)
 
 
 class Attack:
@@ -236,7 +236,7 @@ def test_no_code_of_the_file_runs(tmp_path_factory: pytest.TempPathFactory, refu
     assert touched.exists()  # it would have run
     touched.unlink()
     for command in (program, b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", b"\x80\x02cbuiltins\neval\n."):
-        assert "no code is run for a file" in refused(with_pickle(command))
+        assert "which is not allowed" in refused(with_pickle(command))
         refused(b"PK\x03\x04" + command)
         refused(command)
     assert not touched.exists()

@@ -235,16 +235,14 @@ def test_what_waits_is_told_once_when_it_begins_and_once_when_it_ends() -> None:
     room = True
     backlog.add(5)
     assert written == [0, 1, 2, 3, 4, 5]
-    assert told[1:] == ["warning: rows.csv is written again, with 6 entries that waited"]
+    assert told[1:] == ["warning: rows.csv is written again, with 6 entries that were kept"]
     backlog.add(6)
     backlog.close()
     assert written == [0, 1, 2, 3, 4, 5, 6] and len(told) == 2
     room = False
     backlog.add(7)
     backlog.close()
-    assert told[3:] == [
-        "warning: rows.csv lacks its last 1 entries, which could not be written (No space left on device)"
-    ]
+    assert told[3:] == ["warning: the last 1 entries of rows.csv could not be written (No space left on device)"]
 
 
 def _events(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -276,7 +274,7 @@ def test_rows_wait_for_room(disk: Disk, tmp_path: Path, capsys: pytest.CaptureFi
     assert (full / "progress.csv").read_bytes() == (roomy / "progress.csv").read_bytes()
     assert _events(full) == _events(roomy)
     told = capsys.readouterr().err.splitlines()
-    for name in ("progress.csv", "TensorBoard's events file"):
+    for name in ("progress.csv", "TensorBoard's event file"):
         assert [line.startswith(f"warning: {name} is written again") for line in told if name in line] == [False, True]
     # A message was one of those that waited.
     assert [line.split(": ", 1)[1] for line in (full / "messages.log").read_text().splitlines()] == told
@@ -290,16 +288,16 @@ def test_rows_that_never_found_room_are_told_at_the_end(disk: Disk, capsys: pyte
     for iteration in range(1, 100):
         logger.log(_row(iteration))
     logger.close()
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "progress.csv lacks" in line]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "entries of progress.csv could not" in line]
     written = len(progress(disk.folder / "run"))
-    assert f"its last {100 - written} entries" in line
+    assert f"the last {100 - written} entries" in line
     disk.free()
     assert [row["Itr"] for row in progress(disk.folder / "run")] == [str(i) for i in range(written)]
 
 
 def test_a_run_that_cannot_begin_for_lack_of_room_is_one_line(disk: Disk) -> None:
     disk.fill()
-    with pytest.raises(UsageError, match=r"dump_path: expected a place that can be written.*No space left"):
+    with pytest.raises(UsageError, match=r"dump_path: expected a path that can be written.*No space left"):
         RunLogger(_config(), disk.folder / "run", None, stream=io.StringIO())
     assert not (disk.folder / "run").exists()
 
