@@ -12,8 +12,8 @@ A checkpoint is a dictionary of plain values (numbers, strings, lists, dictionar
     bad_in_a_row  skipped updates in a row, up to now
     rng           the seed; random numbers are keyed by it and the iteration, so nothing else is needed
 
-`torch.load(path, weights_only=True)` reads it. The file is the zip archive that torch writes. The archive's comment ends
-with the SHA-256 of all bytes before it, which is checked before anything is read from the file. Files of earlier
+`torch.load(path, weights_only=True)` reads it. The file is the zip archive that torch writes. The archive's comment
+ends with the SHA-256 of all bytes before it, which is checked before anything is read from the file. Files of earlier
 versions have no digest; for them the archive's own checksums are checked.
 """
 

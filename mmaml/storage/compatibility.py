@@ -85,7 +85,7 @@ def _grown(fresh: Any, theirs: Any, size: int) -> Any:
 
 
 def _difference(expected: Any, got: Any, name: str) -> str:
-    """The first difference in form between `expected` and `got`, "" if there is none. Empty containers may have grown."""
+    """The first difference in form between `expected` and `got`, "" if there is none. Empty containers may grow."""
     import torch
 
     if expected is None or (isinstance(expected, dict | list) and not expected and type(got) is type(expected)):

@@ -127,10 +127,10 @@ def test_a_file_of_a_run_before_there_were_digests(
     dice = random.Random(5)
     for length in dice.sample(range(len(old)), 100):
         refused(old[:length])
-    # Its parts have checksums: a bit flipped in a tensor is found, and named.
+    # Its entries have checksums: a bit flipped in a tensor is found, and named.
     flipped = bytearray(old)
     flipped[old.index(torch.arange(12.0).numpy().tobytes()) + 5] ^= 1
-    assert "checksum of its part archive/data/" in refused(bytes(flipped))
+    assert "checksum of its entry archive/data/" in refused(bytes(flipped))
 
 
 @pytest.mark.parametrize("value", [None, 1, "text", [], (), torch.zeros(3), {}, {"iteration": 1}])
