@@ -158,8 +158,8 @@ def newest(
         except CheckpointError as error:
             damaged.append(error)
             continue
-        for error in damaged:
-            notice(f"{error.argument}: {error.problem}; '{file.name}' is used instead")
+        for skipped in damaged:
+            notice(f"{skipped.argument}: {skipped.problem}; '{file.name}' is used instead")
         return file, state
     earlier = f", nor can the {len(damaged) - 1} before it" if len(damaged) > 1 else ""
     raise CheckpointError(key, damaged[0].problem + earlier, damaged[0].remedy)

@@ -233,7 +233,7 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
     [
         ([], "RUN"),
         (["{tmp}/none"], "RUN: expected the directory of a run, with its params.json, got '{tmp}/none'"),
-        (["{damaged}"], "RUN: expected a JSON object in '{damaged}/params.json', got list; mend it"),
+        (["{damaged}"], "RUN: expected a JSON object in '{damaged}/params.json', got list; fix it"),
         (["{run}", "--overlay", "x"], "--overlay: expected LABEL=VALUE, got 'x'"),
         (["{run}", "--overlay", "x={tmp}/none.csv"], "none.csv"),
         (["{run}", "--overlay", "x={run}/params.json"], "params.json"),
