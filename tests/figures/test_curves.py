@@ -84,7 +84,7 @@ def test_rows_that_do_not_say_where_they_belong_are_left_out(
     assert capsys.readouterr().err == "note: mmaml: rows left out, since they could not be read: 1\n"
     lines = (run / "progress.csv").read_text().splitlines()
     (run / "progress.csv").write_text("\n".join([lines[0], lines[-1]]) + "\n")
-    with pytest.raises(UsageError, match="rows of numbers in .*, got none"):
+    with pytest.raises(UsageError, match=r"rows of numbers in .*, got none"):
         curves.read_run(run)
 
 
