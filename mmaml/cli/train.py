@@ -35,7 +35,7 @@ from mmaml.storage import layout
 from mmaml.storage.compatibility import differences
 from mmaml.storage.files import writing
 from mmaml.storage.resuming import ended_early, may_start, restored, resumed
-from mmaml.storage.run_lock import Claim
+from mmaml.storage.run_lock import RunLock
 
 PATHS = ("dump_path", "restore_path", "te_save_path")
 Values = Mapping[str, Any]
@@ -108,12 +108,12 @@ def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
 
     ranks = connect(parallel=launched)
     launch.check_launcher(ranks.size)
-    with ranks, Claim() as claim:
+    with ranks, RunLock() as lock:
 
         def settle() -> Config:
             config, given = resolve(options, algorithm, script)
             check_given_ranks(config, options.ranks, ranks.size, options.ranks_flag)
-            config = claimed(config, claim, named=given.get("dump_path") is not None)
+            config = locked(config, lock, named=given.get("dump_path") is not None)
             if idle := idle_keys(config, given, algorithm_class(config.algorithm).default_update):
                 print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
             if config.resume == "auto" and ended_early(Path(str(config.dump_path))):
@@ -268,14 +268,14 @@ def default_dump_path(config: Config) -> Path:
     return next(folder / name for name in names if not os.path.lexists(folder / name))
 
 
-def claimed(config: Config, claim: Claim, named: bool) -> Config:
+def locked(config: Config, lock: RunLock, named: bool) -> Config:
     """Keep other processes out of the run's directory: the configuration, with the next name if one took a default one.
 
     named: whether the user named the directory. Raises UsageError if another process writes it, or has begun a run in
     it since it was looked at.
     """
     new = not continues_in_place(config) and config.resume != "auto"
-    while not claim.take(Path(str(config.dump_path)), new):
+    while not lock.acquire(Path(str(config.dump_path)), new):
         if named:
             raise _taken(config)
         config = replace(config, dump_path=str(default_dump_path(config)))

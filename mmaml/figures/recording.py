@@ -1,4 +1,4 @@
-"""Episodes of a trained policy on MuJoCo tasks, kept as positions: what moving pictures are drawn from."""
+"""Records episodes of a trained policy, from which its pictures are drawn."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mmaml.worker import Worker
 
 
 @dataclass(frozen=True)
-class Episodes:
-    """One episode of each of M tasks after 0 … K adaptation steps, and the family that they belong to.
+class RecordedEpisodes:
+    """One episode of each of M MuJoCo tasks after 0 … K adaptation steps.
 
-    qpos[m][k] [L + 1, nq]: positions at its start and after each of its L steps; returns [M, K+1];
-    ended bool [M, K+1]: whether it came to an end before the horizon.
+    family: of the tasks. qpos[m][k]: positions at the start and after each of the episode's L steps, [L + 1, nq].
+    returns: [M, K+1]. ended: whether the episode ended before the horizon, bool [M, K+1].
     """
 
     family: MujocoFamily
@@ -33,12 +33,11 @@ class Episodes:
     ended: np.ndarray
 
 
-def record(config: Config, state: Mapping[str, Any], collections: int, split: str) -> Episodes:
-    """Adapt to one held-out task of each mode, as an evaluation does, and keep an episode of every collection.
+def record(config: Config, state: Mapping[str, Any], collections: int, split: str) -> RecordedEpisodes:
+    """Adapt to one held-out task of each mode, as an evaluation does, and record one episode of every collection.
 
-    It is the first one of the rollout whose return is nearest to the mean of the task's rollouts.
-    Raises TypeError if the configuration's family is not a MuJoCo one, and UsageError for numbers that are not finite
-    and environments that fail.
+    Of the first episodes of the task's rollouts, the one whose return is nearest to their mean. Raises TypeError if the
+    family is not a MuJoCo family, and UsageError for numbers that are not finite and for environments that fail.
     """
     worker = _RecordingWorker(config)
     try:
@@ -55,15 +54,17 @@ def record(config: Config, state: Mapping[str, Any], collections: int, split: st
         qpos, returns, lengths = (
             [list(row) for row in zip(*column, strict=True)] for column in zip(*shown, strict=True)
         )
-        return Episodes(worker.family, tasks, qpos, np.array(returns), np.array(lengths) < config.max_path_length)
+        return RecordedEpisodes(
+            worker.family, tasks, qpos, np.array(returns), np.array(lengths) < config.max_path_length
+        )
     finally:
         worker.close()
 
 
 def _typical(data: Rollouts, qpos: np.ndarray) -> tuple[list[np.ndarray], list[float], list[int]]:
-    """Of each task's first episodes, the one nearest to their mean return: positions, return, number of steps.
+    """For each task, its first episode whose return is nearest to their mean: positions, return, number of steps.
 
-    qpos [T + 1, M·N, nq]: of one collection.
+    qpos: of one collection, [T + 1, M·N, nq].
     """
     lanes = data.rewards.shape[1]
     lengths = data.episode_end.numpy().argmax(-1) + 1
@@ -79,7 +80,7 @@ def _typical(data: Rollouts, qpos: np.ndarray) -> tuple[list[np.ndarray], list[f
 
 
 class _RecordingWorker(Worker):
-    """A worker that keeps, for each collection, the positions before the first step and after every step."""
+    """A worker that records, for each collection, the positions before the first step and after every step."""
 
     recorded: Sequence[list[np.ndarray]] = ()
 
@@ -90,7 +91,7 @@ class _RecordingWorker(Worker):
 
 
 class _Recorder:
-    """Stands for a family in rollouts and keeps its positions [M·N, nq]; a reset of all lanes starts a new list."""
+    """Wraps a family and records its positions [M·N, nq]; a reset of all lanes starts a new list."""
 
     def __init__(self, family: MujocoFamily) -> None:
         self._family = family
@@ -120,8 +121,9 @@ def point_mass_trajectories(
 ) -> Trajectories | None:
     """Rollouts before and after each adaptation step on one held-out task of each mode.
 
-    None if the environment is not a point mass. A family of a single mode is shown on four tasks. collections: the
-    algorithm's own number when None. Raises UsageError for numbers that are not finite and environments that fail.
+    None if the environment is not a point mass. A family with a single mode is shown on four tasks. collections: None
+    for the number that the algorithm trains with. Raises UsageError for numbers that are not finite and for
+    environments that fail.
     """
     worker = Worker(replace(config, rollouts_per_meta_task=rollouts_per_task))
     try:
@@ -149,7 +151,7 @@ def point_mass_trajectories(
 
 
 def one_of_each_mode(worker: Worker, split: str) -> Sequence[Task]:
-    """The first held-out task of each mode among many; four tasks of a family of a single mode.
+    """The first held-out task of each mode; four tasks if the family has a single mode.
 
     Raises RunStopped, as `Worker.sample_tasks`.
     """

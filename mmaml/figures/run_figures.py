@@ -1,4 +1,4 @@
-"""The pictures of one run: how its returns went, and what adaptation does to its trajectories."""
+"""The pictures of one run: its learning curves, and how adaptation changes its trajectories."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CURVES, TRAJECTORIES = "learning_curves.png", "trajectories.png"
 
 
 def draw_run(run: Path) -> None:
-    """Write the learning curves and, for point mass, the trajectories of a run into its directory.
+    """Write the learning curves and, for point masses, the trajectories of a run into its directory.
 
-    Nothing if no iteration was logged there: a finished run that is continued elsewhere.
+    Nothing is drawn if no iteration was logged there, as after a finished run was continued in a new directory.
     """
     if not (run / PROGRESS).exists():
         return
@@ -26,15 +26,15 @@ def draw_run(run: Path) -> None:
 
 
 def draw_trajectories(run: Path, path: Path, rollouts_per_task: int = 20) -> None:
-    """Write a run's trajectories, if its environment has any to draw and it has a checkpoint."""
-    from mmaml.evaluation.held_out import restore  # loads torch: after the curves are there
+    """Write the trajectories of a run, if its environment is a point mass and it has a checkpoint."""
+    from mmaml.evaluation.held_out import restore  # loads torch, after the curves are written
     from mmaml.figures.recording import point_mass_trajectories
     from mmaml.figures.trajectories import plot_trajectories
 
     try:
         config, state = restore(run)
     except CheckpointError as error:
-        print(f"note: no trajectories: {error}", file=sys.stderr)
+        print(f"note: no trajectories are drawn: {error}", file=sys.stderr)
         return
     trajectories = point_mass_trajectories(config, state, rollouts_per_task)
     if trajectories is not None:

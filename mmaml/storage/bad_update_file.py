@@ -1,4 +1,4 @@
-"""bad_update_*.pt: a meta-batch whose numbers ended a run, written to be repeated."""
+"""bad_update_*.pt: a meta-batch whose numbers ended a run, written so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FINDING, ROLLOUTS = "finding", "rollouts"
 
 
 def write_dump(path: Path, state: Mapping[str, Any], finding: str, ranks: Ranks | None) -> None:
-    """Write the state before an iteration, what was found in it, and the rollouts that `ranks`, if given, hold of it.
+    """Write the state before an iteration, what was wrong in it, and the rollouts of it that `ranks`, if given, hold.
 
-    path: of the file, which appears whole or not at all. Without rollouts if the ranks fail to give them. Raises
+    path: of the file, which is written whole or not at all; without rollouts if the ranks cannot send them. Raises
     OSError, with nothing left behind.
     """
     dump = {**state, FINDING: finding}
     if ranks is not None and ranks.places:
-        with suppress(Exception):  # ranks may be lost now, and with the tasks that are dealt again anything may happen
+        with suppress(Exception):  # ranks may be lost here, and their tasks may fail when others sample them again
             fields = ranks.call("rollouts", (), subset=ranks.places)
             dump[ROLLOUTS] = [
                 {name: torch.from_numpy(value) for name, value in collection.items()}

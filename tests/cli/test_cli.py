@@ -110,9 +110,9 @@ def alone(*arguments: str) -> None:
         (["--ranks", "2", "--overrides", '{"parallel": false}'], "parallel: expected true with 2 ranks"),
         (["--restore_path", "missing"], "restore_path: expected a checkpoint"),
         (["--dump_path", ""], "dump_path: expected a path"),
-        (["--dump_path", "x" * 300], "dump_path: expected a place that can be written"),
+        (["--dump_path", "x" * 300], "dump_path: expected a path that can be written"),
         (["--te_save_path", "x" * 300], "te_save_path: expected a"),
-        (["--restore_path", "x" * 300], "restore_path: cannot read"),
+        (["--restore_path", "x" * 300], "cannot be read"),
         (["--dump_path", "run", "--te_save_path", "run"], "te_save_path: expected a file, got 'run', which the run"),
         (["--dump_path", "a/run", "--te_save_path", "a"], "te_save_path: expected a file, got 'a', which the run"),
         (["--ranks", "41"], "ranks: expected at most one working rank a task, meta_batch_size = 40, got 41"),
@@ -134,7 +134,7 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path: Path, refused: Ref
     assert "te_save_path: expected a file" in refused("--te_save_path", "taken")
     assert "te_save_path: expected a file, got 'pipe', which is none" in refused("--te_save_path", "pipe")
     assert "te_save_path: expected a new file, got 'file'" in refused("--te_save_path", "file")
-    assert "te_save_path: expected a place" in refused("--te_save_path", "file/embeddings.npz")
+    assert "te_save_path: expected a path" in refused("--te_save_path", "file/embeddings.npz")
 
 
 def test_embeddings_take_the_place_of_those_of_a_run_that_is_continued_alone(tmp_path: Path, refused: Refused) -> None:
@@ -317,7 +317,7 @@ def test_a_run_whose_params_are_damaged_continues_without_them(refused: Refused)
     alone("--dump_path", "run", "--overrides", ALONE_JSON)
     Path("run/params.json").write_text('{"n_itr":')
     error = refused("--restore_path", "run", "--overrides", '{"n_itr": 3}')
-    assert "restore_path: 'run/params.json' is not valid JSON" in error and "take it away" in error
+    assert "restore_path: 'run/params.json' is not valid JSON" in error and "delete it" in error
     Path("run/params.json").unlink()
     alone("--restore_path", "run", "--overrides", '{"n_itr": 3}')
     assert [row["Itr"] for row in progress("run")] == ["0", "1", "2"]

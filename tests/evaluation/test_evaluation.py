@@ -357,8 +357,8 @@ def test_processes_of_an_unknown_launcher_are_refused(
     [
         ([], "--restore_path"),
         (["--restore_path", "{tmp}/none"], "got '{tmp}/none', which does not exist"),
-        (["--restore_path", "{tmp}"], "got '{tmp}', which holds none"),
-        (["--restore_path", "{tmp}/" + 300 * "x"], "restore_path: cannot read '{tmp}/xxx"),
+        (["--restore_path", "{tmp}"], "got '{tmp}', which contains none"),
+        (["--restore_path", "{tmp}/" + 300 * "x"], "restore_path: '{tmp}/xxx"),
         (["--restore_path", "{run}/params.json"], "cannot be read as a checkpoint"),
         (
             ["--restore_path", "{run}", "--num_tasks", "0"],
@@ -378,7 +378,7 @@ def test_processes_of_an_unknown_launcher_are_refused(
         (["--restore_path", "{run}", "--inner_lr", "fast"], "a number > 0 and ≤ 1e+30, got 'fast'"),
         (["--restore_path", "{run}", "--inner_lr"], "--inner_lr"),
         # Before it is looked for: with what a file is called while it is written, the name is too long.
-        (["--restore_path", "{tmp}/none", "--output", 250 * "x"], "--output: expected a place that can be written"),
+        (["--restore_path", "{tmp}/none", "--output", 250 * "x"], "--output: expected a path that can be written"),
         (["--restore_path", "{run}", "--steps", "3"], "--steps"),
     ],
 )

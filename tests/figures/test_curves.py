@@ -84,7 +84,7 @@ def test_rows_that_do_not_say_where_they_belong_are_left_out(
     assert capsys.readouterr().err == "note: mmaml: rows left out, since they could not be read: 1\n"
     lines = (run / "progress.csv").read_text().splitlines()
     (run / "progress.csv").write_text("\n".join([lines[0], lines[-1]]) + "\n")
-    with pytest.raises(UsageError, match="rows of numbers, got none"):
+    with pytest.raises(UsageError, match=r"rows of numbers in .*, got none"):
         curves.read_run(run)
 
 
@@ -233,7 +233,7 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
     [
         ([], "RUN"),
         (["{tmp}/none"], "RUN: expected the directory of a run, with its params.json, got '{tmp}/none'"),
-        (["{damaged}"], "RUN: expected a JSON object in '{damaged}/params.json', got list; mend it"),
+        (["{damaged}"], "RUN: expected a JSON object in '{damaged}/params.json', got list; fix it"),
         (["{run}", "--overlay", "x"], "--overlay: expected LABEL=VALUE, got 'x'"),
         (["{run}", "--overlay", "x={tmp}/none.csv"], "none.csv"),
         (["{run}", "--overlay", "x={run}/params.json"], "params.json"),

@@ -19,7 +19,7 @@ from mmaml.figures import mujoco_panels, recording, video
 from mmaml.figures.mujoco_panels import MujocoPanels
 from mmaml.figures.panels import GOAL, Panels, PointMassPanels, return_text, vector
 from mmaml.figures.ray_caster import Drawing
-from mmaml.figures.recording import Episodes
+from mmaml.figures.recording import RecordedEpisodes
 from mmaml.figures.trajectories import Trajectories
 from mmaml.worker import Worker
 from tests.helpers.support import files_no_larger, run, small_config
@@ -163,8 +163,8 @@ def test_a_disk_that_is_full_leaves_the_pictures_before(kind: str, tmp_path: Pat
 # What is recorded.
 
 
-def _recorded(config: Config) -> tuple[Episodes, list[Any]]:
-    """Episodes, and the rollouts that an evaluation with the same parameters makes."""
+def _recorded(config: Config) -> tuple[RecordedEpisodes, list[Any]]:
+    """RecordedEpisodes, and the rollouts that an evaluation with the same parameters makes."""
     worker = Worker(config)
     parameters = worker.algorithm.init(np.random.default_rng(0))
     tasks = recording.one_of_each_mode(worker, "test")
@@ -253,7 +253,7 @@ def test_numbers_are_written_as_signs_and_digits() -> None:
     assert vector(np.array([1.0, -2.345])) == "(1.00, −2.35)" and vector(np.float64(-0.001)) == "0.00"
 
 
-def _episodes(name: str, shift: float, **env_kwargs: Any) -> Episodes:
+def _episodes(name: str, shift: float, **env_kwargs: Any) -> RecordedEpisodes:
     """One task a mode, two collections of 5 steps in which the body at rest is carried `shift` along x."""
     family: Any = make_family(name, **env_kwargs)
     tasks = family.sample_tasks(40, np.random.default_rng(0))
@@ -261,7 +261,7 @@ def _episodes(name: str, shift: float, **env_kwargs: Any) -> Episodes:
     qpos = np.tile(family.model.qpos0, (6, 1))
     qpos[:, 0] += np.linspace(0, shift, 6)
     shape = (len(tasks), 2)
-    return Episodes(family, tasks, [[qpos, qpos] for _ in tasks], np.zeros(shape), np.zeros(shape, bool))
+    return RecordedEpisodes(family, tasks, [[qpos, qpos] for _ in tasks], np.zeros(shape), np.zeros(shape, bool))
 
 
 def _near(image: Image.Image, pixel: np.ndarray, colour: tuple[int, int, int], tolerance: int = 60) -> bool:
@@ -298,8 +298,8 @@ def test_the_camera_follows_a_body_that_goes_far() -> None:
     for time in range(7):  # as at the last step, past it
         panels.picture(0, 0, time)
     np.testing.assert_allclose(seen, seen[0], atol=1e-6)
-    assert panels.place(0, 0, 5) == "x 40.00 m  160.0 m/s"  # 40 m in 5 steps of 0.05 s
-    assert panels.place(0, 0, 0) == "x 0.00 m  0.0 m/s"
+    assert panels.location(0, 0, 5) == "x 40.00 m  160.0 m/s"  # 40 m in 5 steps of 0.05 s
+    assert panels.location(0, 0, 0) == "x 0.00 m  0.0 m/s"
 
 
 def test_an_arrow_points_to_a_goal_out_of_sight() -> None:
