@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from mmaml.cli.script import Parser, one_line_errors
@@ -26,7 +27,8 @@ class Summary(NamedTuple):
 def summary(name: str) -> Summary:
     """What the file of a registered algorithm says of it."""
     spec = importlib.util.find_spec(ALGORITHMS[name].partition(":")[0])
-    source = (spec and spec.loader).get_source(spec and spec.name)
+    assert spec is not None and spec.origin is not None
+    source = Path(spec.origin).read_text(encoding="utf-8")
     line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
     found = re.match(r"(.*?) \(([^()]+ \d{4}[^()]*)\)", line)
     what, paper = found.groups() if found else (line, "")
