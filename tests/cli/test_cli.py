@@ -278,7 +278,7 @@ def test_a_run_continues_where_it_was(refused: Refused) -> None:
     assert "error: seed, learning_rate: expected" in refused(
         "--restore_path", "run", "--overrides", '{"seed": 2, "learning_rate": 1}'
     )
-    assert "dump_path: expected" in refused("--restore_path", "run", "--dump_path", "whole")
+    assert "dump_path: 'whole' already exists" in refused("--restore_path", "run", "--dump_path", "whole")
     assert "restore_path: expected a path" in refused("--overrides", '{"restore_path": 3}')
 
     alone(

@@ -238,7 +238,7 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
         (["{run}", "--overlay", "x={tmp}/none.csv"], "none.csv"),
         (["{run}", "--overlay", "x={run}/params.json"], "params.json"),
         (["{run}", "--reference", "x=high"], "--reference: expected LABEL=NUMBER, got 'high'"),
-        (["{run}", "--smooth", "0"], "--smooth: expected an integer of at least 1, got 0"),
+        (["{run}", "--smooth", "0"], "--smooth: expected a whole number ≥ 1, got 0"),
         (["{run}", "--smoth", "3"], "--smoth"),
     ],
 )
