@@ -20,7 +20,7 @@ from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.loading import read_config_file
 from mmaml.config.shipped import shipped_configs
 from mmaml.envs.registry import FAMILIES
-from mmaml.parallel import launch
+from mmaml.launcher import protocol
 from tests.helpers.scripts import ROOT
 from tests.helpers.support import SMALL, progress
 
@@ -30,7 +30,7 @@ Printed = Callable[..., str]
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for variable in launch.SIZE_VARIABLES:
+    for variable in protocol.SIZE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
 
