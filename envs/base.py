@@ -13,6 +13,9 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+if __name__ != "mmaml.envs.base":  # as `envs.base` it would be another module, with other classes
+    raise ImportError("the toolkit's envs.base is imported as mmaml.envs.base", name=__name__)
+
 SPLITS = ("train", "test", "ood")
 # What a step of a block returns: observations, rewards, terminated, truncated, infos.
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]

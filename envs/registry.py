@@ -16,6 +16,7 @@ import numpy as np
 
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, to_environment
+from mmaml.extras import not_installed
 
 
 class UnknownEnvironment(ValueError):
@@ -186,10 +187,12 @@ def _load(place: str) -> type[gym.Env] | type[TaskVectorEnv]:
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # a user's module may fail in any way
-        raise UnknownEnvironment(
-            f"env: '{place}' cannot be loaded ({_described(error)}); check the name, and that its package is "
-            "installed or its folder on PYTHONPATH"
-        ) from error
+        if isinstance(error, ImportError) and (missing := not_installed(error)):
+            raise UnknownEnvironment(f"env: '{place}' cannot be loaded: {missing}") from error
+        remedy = "check the name, and that its package is installed or its folder on PYTHONPATH"
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "envs":
+            remedy += " (the toolkit's own families are imported as mmaml.envs)"
+        raise UnknownEnvironment(f"env: '{place}' cannot be loaded ({_described(error)}); {remedy}") from error
     if isinstance(cls, type) and issubclass(cls, TaskVectorEnv):
         return cls
     lacks = [name for name in ("sample_tasks", "set_task") if not callable(getattr(cls, name, None))]

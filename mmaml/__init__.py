@@ -5,4 +5,4 @@ Importing this package changes nothing in the process; starting a run does (`mma
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

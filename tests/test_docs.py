@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import json
 import re
 import shlex
@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import mmaml.algorithms
-from mmaml.cli import train
+from mmaml.cli import maml_run, train
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.keys import ALIASES, FIELDS
 from mmaml.config.loading import EXTENDS, build_config, parse_object, read_config_file
@@ -133,11 +133,9 @@ def commands(text: str) -> list[str]:
 def _parser(script: str) -> Callable[[list[str]], Any]:
     if script.startswith(("mumo_run_", "pro-mp_run_")):
         return train.parse
-    spec = importlib.util.spec_from_file_location(script, ROOT / "run_scripts" / f"{script}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.parse if hasattr(module, "parse") else partial(train.parse, script=module.SCRIPT)
+    if script == "maml_run":
+        return partial(train.parse, script=maml_run.SCRIPT)
+    return importlib.import_module(f"mmaml.cli.{script.removesuffix('_policy')}").parse
 
 
 def test_the_command_lines_are_accepted() -> None:

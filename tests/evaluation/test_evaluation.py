@@ -355,19 +355,19 @@ def test_processes_of_an_unknown_launcher_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "--restore_path"),
+        ([], "RUN: expected a run's directory, got nothing"),
         (["--restore_path", "{tmp}/none"], "got '{tmp}/none', which does not exist"),
         (["--restore_path", "{tmp}"], "got '{tmp}', which contains none"),
         (["--restore_path", "{tmp}/" + 300 * "x"], "restore_path: '{tmp}/xxx"),
         (["--restore_path", "{run}/params.json"], "cannot be read as a checkpoint"),
         (
             ["--restore_path", "{run}", "--num_tasks", "0"],
-            "--num_tasks: expected an integer of at least 1, got 0",
+            "--num_tasks: expected a whole number ≥ 1, got 0",
         ),
         (["--restore_path", "{run}", "--num_tasks", "many"], "--num_tasks"),
         (
             ["--restore_path", "{run}", "--num_adapt_steps", "-1"],
-            "--num_adapt_steps: expected an integer of at least 0",
+            "--num_adapt_steps: expected a whole number ≥ 0",
         ),
         (["--restore_path", "{run}", "--rollouts_per_task", "0"], "--rollouts_per_task"),
         (["--restore_path", "{run}", "--split", "ood"], "--split: 'MetaPointEnvMomentumModes' has"),

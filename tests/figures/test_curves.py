@@ -81,7 +81,7 @@ def test_rows_that_do_not_say_where_they_belong_are_left_out(
     np.testing.assert_array_equal(curve.env_steps, [240_000, 480_000])
     assert curve.returns.shape == (1, 2, 2) and curve.held_out is not None and curve.held_out.shape == (1, 2, 2)
     assert plot(run, "--no_trajectories") == 0
-    assert capsys.readouterr().err == "note: mmaml: rows left out, since they could not be read: 1\n"
+    assert capsys.readouterr().err == "notice: mmaml: unreadable rows left out: 1\n"
     lines = (run / "progress.csv").read_text().splitlines()
     (run / "progress.csv").write_text("\n".join([lines[0], lines[-1]]) + "\n")
     with pytest.raises(UsageError, match=r"rows of numbers in .*, got none"):
@@ -225,7 +225,7 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
         str(first / "learning_curves.png"),
         str(tmp_path / "out/learning_curves.png"),
     ]
-    assert captured.err == "note: theirs: rows left out, since they could not be read: 1\n"
+    assert captured.err == "notice: theirs: unreadable rows left out: 1\n"
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
         (["{run}", "--overlay", "x={tmp}/none.csv"], "none.csv"),
         (["{run}", "--overlay", "x={run}/params.json"], "params.json"),
         (["{run}", "--reference", "x=high"], "--reference: expected LABEL=NUMBER, got 'high'"),
-        (["{run}", "--smooth", "0"], "--smooth: expected an integer of at least 1, got 0"),
+        (["{run}", "--smooth", "0"], "--smooth: expected a whole number ≥ 1, got 0"),
         (["{run}", "--smoth", "3"], "--smoth"),
     ],
 )

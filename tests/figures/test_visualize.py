@@ -103,17 +103,17 @@ def test_other_step_sizes_change_what_follows_the_first_step(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "--restore_path"),
+        ([], "RUN: expected a run's directory, got nothing"),
         (["--restore_path", "{tmp}/none"], "got '{tmp}/none', which does not exist"),
         (["--restore_path", "{run}", "--split", "ood"], f"--split: '{CHEETAH}' has"),
-        (["--restore_path", "{run}", "--every", "0"], "--every: expected an integer of at least 1, got 0"),
+        (["--restore_path", "{run}", "--every", "0"], "--every: expected a whole number ≥ 1, got 0"),
         (
             ["--restore_path", "{run}", "--num_adapt_steps", "-1"],
-            "--num_adapt_steps: expected an integer of at least 0",
+            "--num_adapt_steps: expected a whole number ≥ 0",
         ),
         (["--restore_path", "{run}", "--inner_lr", "0"], "--inner_lr: expected a number > 0 and ≤ 1e+30, got '0'"),
         (["--restore_path", "{run}", "--renderer", "opengl"], "--renderer"),
-        (["--restore_path", "{run}", "--renderer", "mujoco"], "install libosmesa6, or say --renderer drawing"),
+        (["--restore_path", "{run}", "--renderer", "mujoco"], "install libosmesa6, or give --renderer drawing"),
         (["--restore_path", "{run}", "--output", "{run}/params.json"], "--output: expected a directory, got the file"),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_family_without_a_body_is_refused(
     still = tmp_path / "still"
     run(small_config("promp", env="tests.helpers.probes:Still", dump_path=str(still), n_itr=1))
     assert visualize("--restore_path", still) == 2
-    assert "expected a run on a MuJoCo family or a point mass" in capsys.readouterr().err
+    assert "RUN: expected a run on a MuJoCo family or the point mass" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4", "png"])
