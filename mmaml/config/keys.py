@@ -81,7 +81,14 @@ class Config:
 
     meta_batch_size: int = _key("Sampling", 40, integer(1), "M, tasks an iteration")
     rollouts_per_meta_task: int = _key("Sampling", 20, integer(1), "N, rollouts (lanes) of a task a collection")
-    max_path_length: int = _key("Sampling", 100, integer(1), "T, horizon of an episode in time steps")
+    max_path_length: int = _key("Sampling", 100, integer(1), "H, horizon of an episode in time steps")
+    episodes_per_trial: int = _key(
+        "Sampling",
+        1,
+        integer(1, MOST_STEPS),
+        "E, episodes of one task that a lane holds one after another, T = E·H time steps; what a policy remembers goes "
+        "on from one to the next",
+    )
     num_train_tasks: int | None = _key(
         "Sampling",
         None,
@@ -101,6 +108,20 @@ class Config:
         SCALE,
         "s: actions in [-s, s] are rescaled to the environment's bounds; null: clipped only; "
         '"family": the scale of the family\'s published experiments',
+    )
+    normalize_observations: bool = _key(
+        "Sampling",
+        False,
+        FLAG,
+        "give the policy observations of mean 0 and standard deviation 1, by running statistics that are constant "
+        "within an iteration",
+    )
+    normalize_rewards: bool = _key(
+        "Sampling",
+        False,
+        FLAG,
+        "divide the rewards that the algorithm learns from by the running standard deviation of discounted returns, "
+        "which is constant within an iteration",
     )
     parallel: bool = _key(
         "Sampling", True, FLAG, "relaunch under mpirun on all cores; false: one process", resumable=True
@@ -165,7 +186,14 @@ class Config:
         updates=ADAM,
     )
     num_promp_steps: int = _key(
-        "Meta-update", 5, integer(1, MOST_STEPS), "E, epochs on the data of an iteration", updates=("ppo",)
+        "Meta-update", 5, integer(1, MOST_STEPS), "epochs on the data of an iteration", updates=("ppo",)
+    )
+    max_grad_norm: float | None = _key(
+        "Meta-update",
+        None,
+        optional(number(0, open_low=True)),
+        "a meta-gradient of larger norm is scaled down to this norm; null: none is",
+        updates=ADAM,
     )
     num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch", updates=ADAM)
     clip_eps: float = _key(
@@ -377,6 +405,11 @@ class Config:
 
     step_size: float | None = _key(LEGACY, None, optional(number()), "accepted for older files; has no effect")
     exploration: bool | None = _key(LEGACY, None, optional(FLAG), "accepted for older files; has no effect")
+
+    @property
+    def lane_length(self) -> int:
+        """T = E·H, time steps of a lane: its episodes of at most `max_path_length` steps, one after another."""
+        return self.episodes_per_trial * self.max_path_length
 
     def inner_rate(self, step: int) -> float:
         """α of an inner step, counted from 0."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mmaml.config.keys import Config
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-ROLLOUT_KEYS = ("meta_batch_size", "rollouts_per_meta_task", "max_path_length", "num_inner_grad_steps")
+ROLLOUT_KEYS = ("meta_batch_size", "rollouts_per_meta_task", "max_path_length", "episodes_per_trial", "num_inner_grad_steps")
 GIB = 1 << 30
 # Bytes of a task as an object, and numbers of a step beside its action: both fewer than any family has.
 TASK_BYTES = 300
@@ -70,7 +70,7 @@ def training(config: Config, action_size: int) -> list[Need]:
         keys = ("eval_num_tasks", *ROLLOUT_KEYS[1:])
         found.append(rollouts(config, config.eval_num_tasks, steps, action_size, keys))
     if config.te_save_path is not None:
-        found.append(rollouts(config, config.num_embeddings, 0, action_size, ("num_embeddings", *ROLLOUT_KEYS[1:3])))
+        found.append(rollouts(config, config.num_embeddings, 0, action_size, ("num_embeddings", *ROLLOUT_KEYS[1:4])))
     if config.num_train_tasks is not None:
         count = config.num_train_tasks
         found.append(Need(count * TASK_BYTES, f"{_short(count)} training tasks", ("num_train_tasks",)))
@@ -79,7 +79,7 @@ def training(config: Config, action_size: int) -> list[Need]:
 
 def rollouts(config: Config, tasks: int, steps: int, action_size: int, keys: Sequence[str]) -> Need:
     """Some tasks and their rollouts before and after each of `steps` inner steps. keys: what sets how many."""
-    counts = (tasks, config.rollouts_per_meta_task, config.max_path_length, steps + 1)
+    counts = (tasks, config.rollouts_per_meta_task, config.lane_length, steps + 1)
     words = ("tasks", "rollouts each", "time steps", "collections")
     numbers = STEP_NUMBERS + 3 * action_size  # the action, and the mean and log-std that it was drawn from
     size = tasks * TASK_BYTES + 4 * numbers * counts[0] * counts[1] * counts[2] * counts[3]
