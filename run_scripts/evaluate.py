@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         def prepare() -> tuple[Config, dict[str, Any], int, Path]:
             config, state = restore(arguments.restore_path)
             check_split(config, arguments.split)
-            config = replace(
-                config,
+            config = config.replace(
                 seed=config.seed if arguments.seed is None else arguments.seed,
                 rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
                 inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),

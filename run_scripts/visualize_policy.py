@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     check_split(config, arguments.split)
     folder = arguments.output or run_directory(arguments.restore_path)
     check_folder("--output", folder)
-    config = replace(
-        config,
+    config = config.replace(
         seed=config.seed if arguments.seed is None else arguments.seed,
         rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
         inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
@@ -107,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_sizes(panels: Panels, frames: int) -> None:
     """Raise UsageError if a film of these panels had more pixels than films may have, or than fit into memory."""
-    from mmaml.config.memory_check import Need, shortage
+    from mmaml.config.memory_check import Need, check
 
     tasks, collections = panels.lengths.shape
     width, height = collections * panels.width, tasks * panels.height
@@ -117,22 +115,18 @@ def check_sizes(panels: Panels, frames: int) -> None:
             "lower --width or --num_adapt_steps"
         )
     what = f"{frames} pictures of {width} × {height} pixels"
-    if text := shortage([Need(3 * frames * width * height, what, ("--width", "--num_adapt_steps", "--every"))]):
-        raise UsageError(text)
+    check([Need(3 * frames * width * height, what, ("--width", "--num_adapt_steps", "--every"))])
 
 
 def make_panels(config: Config, state: dict[str, Any], steps: int, arguments: argparse.Namespace) -> Panels:
     """The rollouts of the policy, ready to be drawn; raises UsageError for a family that cannot be."""
     from mmaml.envs.mujoco.base import MujocoFamily
-    from mmaml.envs.registry import make_family
     from mmaml.figures.mujoco_panels import MujocoPanels
     from mmaml.figures.panels import PointMassPanels
     from mmaml.figures.recording import point_mass_trajectories, record
-    from mmaml.worker import close_quietly
 
-    family = make_family(config.env, 1, 1, **config.env_kwargs)
-    close_quietly(family)
-    if isinstance(family, MujocoFamily):
+    assert config.env_spec is not None
+    if issubclass(config.env_spec.family, MujocoFamily):
         artist = choose_artist(arguments.renderer)
         return MujocoPanels(record(config, state, steps + 1, arguments.split), arguments.width, artist)
     trajectories = point_mass_trajectories(config, state, config.rollouts_per_meta_task, steps + 1, arguments.split)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmaml.algorithms.maml import DECLARATION as PARENT
 from mmaml.algorithms.maml import MAML
 from mmaml.policies.distributions import Distribution
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
+
+DECLARATION = PARENT
 
 
 class DiCE(MAML):

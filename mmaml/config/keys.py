@@ -1,15 +1,20 @@
-"""The keys of the configuration: each with its type, range, default and meaning, in one place.
+"""The keys of the configuration that are common to all algorithms: each with its type, range, default and meaning.
 
-Validation, the command line and the table in docs/configuration.md all come from the fields of `Config`.
+Validation, the command line and the table in docs/configuration.md all come from the fields of `Config`, and from what
+each algorithm declares of its own in its file (`mmaml.config.declaration`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmaml.config.algorithms import ALGORITHMS
+from mmaml.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
+from mmaml.config.declaration import Declaration, Key
+from mmaml.config.declaration_file import declaration_of
 from mmaml.config.value_types import (
     DEVICE,
     FLAG,
@@ -28,36 +33,40 @@ from mmaml.config.value_types import (
     optional,
 )
 
+if TYPE_CHECKING:
+    from mmaml.envs.spec import EnvSpec
+
 BASELINES = ("LinearFeatureBaseline", "LinearTimeBaseline", "ZeroBaseline")
 LEGACY = "legacy"
 ADAM = ("ppo", "vpg")
+ALGORITHM = Kind(
+    f'{choice(*ALGORITHMS).expected}, or "package.module:ClassName" of your own',
+    lambda v: isinstance(v, str) and (v in ALGORITHMS or (":" in v and TEXT.accepts(v))),
+)
 
 
 def _key(
-    group: str,
-    default: Any,
-    kind: Kind,
-    text: str,
-    only: tuple[str, ...] = (),
-    updates: tuple[str, ...] = (),
-    resumable: bool = False,
-    without: tuple[str, ...] = (),
+    group: str, default: Any, kind: Kind, text: str, updates: tuple[str, ...] = (), resumable: bool = False
 ) -> Any:
-    """A field.
-
-    only, updates: the algorithms and the meta-updates under which alone it has an effect; under all when empty.
-    without: algorithms under which it has none.
-    resumable: may change when a run continues.
-    """
-    metadata = {"group": group, "kind": kind, "text": text, "resumable": resumable}
-    return field(default=default, metadata=metadata | {"only": only, "updates": updates, "without": without})
+    """A field. See `Key`."""
+    return field(default=default, metadata={"key": Key(group, default, kind, text, updates, resumable)})
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run's whole configuration. See the metadata of each field, or docs/configuration.md."""
+    """A run's whole configuration, which `mmaml.config.loading.build_config` makes.
 
-    algorithm: str = _key("Experiment", "mmaml", choice(*ALGORITHMS), "what trains; by default the run script's own")
+    The keys that are common to all algorithms are fields; those of the algorithm that runs are in `own`, and attributes
+    as well: `config.learning_rate`, `config.latent_size`. What they mean: docs/configuration.md.
+    env_spec: what is known of the task family, None where nobody has asked.
+    """
+
+    algorithm: str = _key(
+        "Experiment",
+        DEFAULT_ALGORITHM,
+        ALGORITHM,
+        'what trains: by name, or "package.module:ClassName" of your own; by default the run script\'s own',
+    )
     env: str = _key(
         "Experiment",
         "MetaPointEnvMomentumModes",
@@ -67,13 +76,9 @@ class Config:
     env_kwargs: dict[str, Any] = field(
         default_factory=dict,
         metadata={
-            "group": "Experiment",
-            "kind": OBJECT,
-            "text": "arguments of the family's constructor, such as centers, noise, reward_type",
-            "only": (),
-            "updates": (),
-            "without": (),
-            "resumable": False,
+            "key": Key(
+                "Experiment", {}, OBJECT, "arguments of the family's constructor, such as centers, noise, reward_type"
+            )
         },
     )
     seed: int = _key("Experiment", 1, integer(0), "root of every random number of the run")
@@ -139,7 +144,6 @@ class Config:
         "LinearFeatureBaseline",
         choice(*BASELINES),
         "value baseline, fitted per task",
-        without=("rllib_maml",),
     )
     discount: float = _key("Advantages", 0.99, number(0, 1), "γ")
     gae_lambda: float = _key("Advantages", 1.0, number(0, 1), "λ of generalised advantage estimation")
@@ -158,13 +162,6 @@ class Config:
         0.1,
         RATES,
         "α, step size of an inner step; a list: of the first, the second, …, the last of all later",
-    )
-    trainable_inner_step_size: bool = _key(
-        "Adaptation",
-        False,
-        FLAG,
-        "meta-learn α, a positive number for every adapted parameter, from inner_lr on",
-        ("promp", "mmaml", "maml", "e_maml", "dice", "rllib_maml", "cavia"),
     )
     first_order: bool = _key(
         "Adaptation", False, FLAG, "leave the derivative of the inner gradient out of the meta-gradient"
@@ -264,58 +261,6 @@ class Config:
         "Meta-update", "auto", DEVICE, 'the master\'s device; "auto": a GPU if there is one', resumable=True
     )
 
-    vf_loss_coeff: float = _key(
-        "Value function",
-        0.5,
-        number(0),
-        "weight of the value function's loss, in inner steps and outside",
-        ("rllib_maml",),
-    )
-    entropy_coeff: float = _key(
-        "Value function", 0.0, number(0), "weight of the policy's entropy, in inner steps and outside", ("rllib_maml",)
-    )
-
-    context_size: int = _key("Context", 2, integer(1), "context parameters, which alone are adapted", ("cavia",))
-    latent_size: int = _key("Context", 2, integer(1), "entries of the latent that an episode draws", ("maesn",))
-    latent_kl_penalty: float = _key(
-        "Context", 0.1, number(0), "weight of KL(latent ‖ N(0, 1)) in the meta-objective", ("maesn",)
-    )
-    adapt_latent: bool = _key(
-        "Context",
-        True,
-        FLAG,
-        "false: latents take no inner steps in training (the latent-variable variant)",
-        ("maesn",),
-    )
-
-    cell_size: int = _key(
-        "Task encoder", 64, integer(1), "units of the GRU and of the encoder's MLPs", ("mmaml", "tesp")
-    )
-    use_betas: bool = _key("Task encoder", False, FLAG, "shift the hidden layers as well as scale them", ("mmaml",))
-    shift_gammas: bool = _key("Task encoder", True, FLAG, "scale by γ + 1 instead of γ", ("mmaml",))
-    mlp_after_gru: bool = _key("Task encoder", True, FLAG, "MLP on each episode's final state", ("mmaml",))
-    mlp_after_pool: bool = _key("Task encoder", True, FLAG, "MLP on the mean over episodes", ("mmaml",))
-    encoder_input: str = _key(
-        "Task encoder",
-        "full",
-        choice("full", "published"),
-        'what the GRU reads: "full" rollouts, or the 5·N steps that the published code gave it',
-        ("mmaml",),
-    )
-    embedding_size: int = _key("Task encoder", 8, integer(1), "entries of the task embedding", ("tesp",))
-    embedding_penalty: float = _key(
-        "Task encoder", 0.01, number(0), "weight of the embedding's mean square in the meta-objective", ("tesp",)
-    )
-    episodes_kept: str = _key(
-        "Task encoder",
-        "episode_buffer",
-        choice("episode_buffer", "last_episodes", "all_episodes"),
-        'what the GRU reads of a task so far: "episode_buffer", the buffer_size whole episodes of highest return; '
-        '"last_episodes", those of the last collection; "all_episodes"',
-        ("tesp",),
-    )
-    buffer_size: int = _key("Task encoder", 16, integer(1), "episodes that the episode buffer holds", ("tesp",))
-
     eval_interval: int = _key(
         "Evaluation",
         0,
@@ -350,12 +295,9 @@ class Config:
         None,
         optional(PATH),
         "file (.npz) for task embeddings at the end of the run",
-        ("mmaml", "tesp"),
         resumable=True,
     )
-    num_embeddings: int = _key(
-        "Output", 100, integer(1), "tasks whose embeddings are written", ("mmaml", "tesp"), resumable=True
-    )
+    num_embeddings: int = _key("Output", 100, integer(1), "tasks whose embeddings are written", resumable=True)
 
     rank_timeout: float = _key(
         "Reliability",
@@ -406,6 +348,26 @@ class Config:
     step_size: float | None = _key(LEGACY, None, optional(number()), "accepted for older files; has no effect")
     exploration: bool | None = _key(LEGACY, None, optional(FLAG), "accepted for older files; has no effect")
 
+    own: Mapping[str, Any] = field(default_factory=dict)
+    env_spec: EnvSpec | None = field(default=None, repr=False, compare=False)
+
+    def __getattr__(self, name: str) -> Any:
+        """A key of the algorithm's own."""
+        own = self.__dict__.get("own", {})  # which is not there yet while a copy is made
+        if name not in own:
+            raise AttributeError(f"the configuration has no key '{name}'")
+        return own[name]
+
+    @property
+    def declaration(self) -> Declaration:
+        """What the algorithm declares."""
+        return declaration_of(self.algorithm)
+
+    @property
+    def chosen_update(self) -> str:
+        """The meta-update: `meta_update`, or the algorithm's own for "auto"; "" for one that heeds no such key."""
+        return self.declaration.default_update if self.meta_update == "auto" else self.meta_update
+
     @property
     def lane_length(self) -> int:
         """T = E·H, time steps of a lane: its episodes of at most `max_path_length` steps, one after another."""
@@ -416,11 +378,30 @@ class Config:
         rates = self.inner_lr if isinstance(self.inner_lr, tuple) else (self.inner_lr,)
         return rates[min(step, len(rates) - 1)]
 
+    def replace(self, **changes: Any) -> Config:
+        """This configuration with other values of keys, which are not checked.
+
+        Raises ValueError for keys on which it depends what else there is: a new configuration takes `build_config`.
+        """
+        if fixed := changes.keys() & {"algorithm", "env", "env_kwargs"}:
+            raise ValueError(f"{', '.join(sorted(fixed))}: cannot be replaced; make a new configuration")
+        own = {name: changes.pop(name, value) for name, value in self.own.items()}
+        return dataclasses.replace(self, own=own, **changes)
+
     def to_dict(self) -> dict[str, Any]:
         """The keys and values as a JSON object would hold them."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        values = {name: getattr(self, name) for name in COMMON_KEYS} | dict(self.own)
+        return {name: list(v) if isinstance(v, tuple) else copy.deepcopy(v) for name, v in values.items()}
 
 
-FIELDS = {f.name: f for f in dataclasses.fields(Config)}
-# Names that RLlib's MAML gives to keys of ours.
+COMMON_KEYS: dict[str, Key] = {f.name: f.metadata["key"] for f in dataclasses.fields(Config) if "key" in f.metadata}
+# Names that RLlib gives to keys of ours.
 ALIASES = {"inner_adaptation_steps": "num_inner_grad_steps", "maml_optimizer_steps": "num_promp_steps"}
+
+
+def built_in_keys() -> dict[str, Key]:
+    """The keys that algorithms of the toolkit have of their own, in the order of the table of names."""
+    found: dict[str, Key] = {}
+    for name in ALGORITHMS:
+        found |= {key: value for key, value in declaration_of(name).keys.items() if key not in found}
+    return found

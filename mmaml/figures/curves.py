@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmaml.config.keys import FIELDS
+from mmaml.config.keys import COMMON_KEYS
 from mmaml.config.value_types import LARGEST
 from mmaml.errors import UsageError
 from mmaml.storage.layout import PROGRESS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 from mmaml.figures.page import COLOURS, page
 
 # Keys that say where a run is kept, how it is watched or how long it lasts, not what it learns.
-_NOT_AN_EXPERIMENT = {name for name, field in FIELDS.items() if field.metadata["resumable"]} | {
+_NOT_AN_EXPERIMENT = {name for name, key in COMMON_KEYS.items() if key.resumable} | {
     *("seed", "device", "meta_gradient", "step_size", "exploration")
 }
 

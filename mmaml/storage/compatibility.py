@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmaml.config.keys import FIELDS, Config
-from mmaml.config.loading import frozen_differences
+from mmaml.config.keys import Config
+from mmaml.config.loading import ConfigError, frozen_differences, read_config
 from mmaml.storage.checkpoint_format import CheckpointError
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def check_fits(state: Mapping[str, Any], path: Path, config: Config, algorithm: 
 
 
 def _check_config(theirs: Mapping[str, Any], path: Path, config: Config) -> None:
-    unknown = [name for name in theirs if name not in FIELDS]
-    if unknown:
-        raise CheckpointError(f"restore_path: '{path}' is of another program: unknown keys {listed(unknown)}")
-    original = Config(**theirs)
+    try:
+        original = read_config(theirs)
+    except ConfigError as error:
+        raise CheckpointError(f"restore_path: '{path}' is of another program: {error}") from error
     if changed := frozen_differences(original, config):
         raise CheckpointError(
             f"restore_path: '{path}' is of another run than '{config.dump_path}': expected "

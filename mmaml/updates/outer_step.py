@@ -265,6 +265,6 @@ def inner_kls(parts: Parts) -> list[float]:
 UPDATES: dict[str, type[MetaUpdate]] = {"ppo": Proximal, "trpo": TrustRegion, "vpg": PolicyGradient}
 
 
-def make_update(config: Config, spec: ParamSpec, default: str) -> MetaUpdate:
+def make_update(config: Config, spec: ParamSpec) -> MetaUpdate:
     """The update that `config.meta_update` names; "auto": the algorithm's default."""
-    return UPDATES[default if config.meta_update == "auto" else config.meta_update](config, spec)
+    return UPDATES[config.chosen_update](config, spec)
