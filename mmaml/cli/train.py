@@ -223,7 +223,7 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
         if value is None:
             continue
         if flag.key in overrides:
-            raise UsageError(f"{name}: sets {flag.key}, which --overrides sets too; keep one of them")
+            raise UsageError(name, f"sets {flag.key}, which --overrides sets too", "keep one of them")
         given[flag.key] = name
         values |= {flag.key: value} if flag.settings is None else flag.settings(value, before | values)
     values |= overrides
@@ -257,10 +257,11 @@ def continued(values: Values, original: Config) -> Config:
     else:  # which has other keys
         config, changed = read_config(values), ["algorithm"]
     if changed:
+        run = original.dump_path or config.restore_path
         raise ConfigError(
-            f"{', '.join(changed)}: expected the values of the run that is continued, "
-            f"'{original.dump_path or config.restore_path}': {differences(changed, original, config)}; drop them, or "
-            "start a new run"
+            ", ".join(changed),
+            f"expected the values of the run that is continued, '{run}': {differences(changed, original, config)}",
+            "drop them, or start a new run",
         )
     return config
 
@@ -299,8 +300,9 @@ def continues_in_place(config: Config) -> bool:
 
 def _taken(config: Config) -> ConfigError:
     return ConfigError(
-        f"dump_path: expected a directory that does not exist yet, got '{config.dump_path}', which does; give another, "
-        f"or continue the run in it with --restore_path {config.dump_path}"
+        "dump_path",
+        f"'{config.dump_path}' already exists",
+        f"choose another, or continue the run in it with --restore_path {config.dump_path}",
     )
 
 
@@ -316,8 +318,9 @@ def check_outputs(config: Config) -> None:
         check_embeddings(Path(config.te_save_path), continues_in_place(config))
         if Path(os.path.realpath(dump_path)).is_relative_to(os.path.realpath(config.te_save_path)):
             raise ConfigError(
-                f"te_save_path: expected a file, got '{config.te_save_path}', which the run makes a directory, "
-                f"dump_path being '{dump_path}'; give another"
+                "te_save_path",
+                f"'{config.te_save_path}' is a directory that the run makes for its dump_path '{dump_path}'",
+                "choose a file elsewhere",
             )
 
 
@@ -327,7 +330,7 @@ def check_embeddings(path: Path, continues: bool) -> None:
     with writing("te_save_path", path):
         if path.exists() and not (continues and _holds_embeddings(path)):
             expected = "a new file, or embeddings that the run has written before" if continues else "a new file"
-            raise UsageError(f"te_save_path: expected {expected}, got '{path}', which is there; give another")
+            raise UsageError("te_save_path", expected=expected, got=f"'{path}', which exists", remedy="choose another")
 
 
 def _holds_embeddings(path: Path) -> bool:
@@ -354,7 +357,14 @@ def check_given_ranks(config: Config, given: int | None, connected: int | None, 
     """
     wanted = max(given or 1, connected or 1)
     if wanted > 1 and not config.parallel:
-        raise ConfigError(f'parallel: expected true with {wanted} ranks, got false; start one, or set "parallel": true')
+        raise ConfigError(
+            "parallel",
+            expected=f"true with {wanted} ranks",
+            got="false",
+            remedy='start one rank, or set "parallel": true',
+        )
     if connected is not None and given is not None and given != connected:
-        raise ConfigError(f"{flag}: expected the {connected} ranks that mpirun started, got {given}; leave it out")
+        raise ConfigError(
+            flag, expected=f"the {connected} ranks that mpirun started", got=str(given), remedy="leave it out"
+        )
     launch.check_rank_count(wanted, config)

@@ -35,7 +35,7 @@ def _check_config(theirs: Mapping[str, Any], path: Path, config: Config) -> None
     try:
         original = read_config(theirs)
     except ConfigError as error:
-        raise CheckpointError(f"restore_path: '{path}' is of another program: {error}") from error
+        raise CheckpointError("restore_path", f"the configuration in '{path}' cannot be used here: {error}") from error
     if changed := frozen_differences(original, config):
         raise CheckpointError(
             f"restore_path: '{path}' is of another run than '{config.dump_path}': expected "

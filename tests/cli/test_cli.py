@@ -100,10 +100,10 @@ def alone(*arguments: str) -> None:
         (["--overrides", '{"env": "MetaPointEnvMomentum4Modes"}'], "did you mean 'MetaPointEnvMomentum"),
         (["--overrides", '{"env_kwargs": {"nois": 1}}'], "env_kwargs"),
         (["--overrides", "[1]"], "overrides: expected a JSON object"),
-        (["--overrides", "{bad"], "overrides: expected JSON"),
+        (["--overrides", "{bad"], "overrides: is not valid JSON"),
         (["--config_file", "missing.json"], "config_file: cannot read 'missing.json'"),
         (["--config", "."], "config_file: cannot read '.'"),
-        (["--config_file", str(SCRIPT)], "expected JSON"),
+        (["--config_file", str(SCRIPT)], "is not valid JSON"),
         (["--no_such_flag"], "--no_such_flag"),
         (["--ranks", "0"], "--ranks: expected a whole number ≥ 1, got 0"),
         (["--ranks", "two"], "--ranks"),
@@ -113,8 +113,8 @@ def alone(*arguments: str) -> None:
         (["--dump_path", "x" * 300], "dump_path: expected a place that can be written"),
         (["--te_save_path", "x" * 300], "te_save_path: expected a"),
         (["--restore_path", "x" * 300], "restore_path: cannot read"),
-        (["--dump_path", "run", "--te_save_path", "run"], "te_save_path: expected a file, got 'run', which the run"),
-        (["--dump_path", "a/run", "--te_save_path", "a"], "te_save_path: expected a file, got 'a', which the run"),
+        (["--dump_path", "run", "--te_save_path", "run"], "te_save_path: 'run' is a directory that the run"),
+        (["--dump_path", "a/run", "--te_save_path", "a"], "te_save_path: 'a' is a directory that the run"),
         (["--ranks", "41"], "ranks: expected at most one working rank a task, meta_batch_size = 40, got 41"),
     ],
 )
@@ -127,9 +127,9 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path: Path, refused: Ref
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
-    assert "dump_path: expected a directory that does not exist yet" in refused("--dump_path", "taken")
+    assert "dump_path: 'taken' already exists" in refused("--dump_path", "taken")
     assert "--restore_path dangling" in refused("--dump_path", "dangling")
-    assert "dump_path: expected a directory that does not exist yet" in refused("--dump_path", "file")
+    assert "dump_path: 'file' already exists" in refused("--dump_path", "file")
     assert "is not a directory" in refused("--dump_path", "file/run")
     assert "te_save_path: expected a file" in refused("--te_save_path", "taken")
     assert "te_save_path: expected a file, got 'pipe', which is none" in refused("--te_save_path", "pipe")
@@ -278,7 +278,7 @@ def test_a_run_continues_where_it_was(refused: Refused) -> None:
     assert "error: seed, learning_rate: expected" in refused(
         "--restore_path", "run", "--overrides", '{"seed": 2, "learning_rate": 1}'
     )
-    assert "dump_path: expected" in refused("--restore_path", "run", "--dump_path", "whole")
+    assert "dump_path: 'whole' already exists" in refused("--restore_path", "run", "--dump_path", "whole")
     assert "restore_path: expected a path" in refused("--overrides", '{"restore_path": 3}')
 
     alone(

@@ -195,7 +195,7 @@ def test_what_is_not_a_run_is_not_touched(refused: Refused) -> None:
     Path("file").write_text("mine")
     Path("dangling").symlink_to("nowhere")
     for name in ("folder", "file", "dangling"):
-        assert f"got '{name}'" in refused("--dump_path", name, "--resume")
+        assert f"'{name}' already exists" in refused("--dump_path", name, "--resume")
     assert "dump_path" in refused("--dump_path", "x" * 300, "--resume")
     Path("run").mkdir()
     Path("run/params.json").write_text(json.dumps(SMALL))
@@ -312,7 +312,7 @@ def test_another_configuration_is_named(trained: tuple[Config, dict[str, Any]]) 
     ):
         assert part in text
     assert "n_itr" not in text
-    assert "unknown keys sed" in complaint(config, state | {"config": state["config"] | {"sed": 1}})
+    assert "sed: unknown key" in complaint(config, state | {"config": state["config"] | {"sed": 1}})
     # A checkpoint of before a key was there has its default.
     old = {name: value for name, value in state["config"].items() if name != "first_order"}
     check_fits(state | {"config": old}, Path("old"), config, Worker(config).algorithm)

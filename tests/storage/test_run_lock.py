@@ -85,7 +85,7 @@ def test_runs_that_start_in_the_same_second_get_folders_of_their_own(monkeypatch
             "-now-2",
             "-now-3",
         ]
-        with pytest.raises(UsageError, match=r"dump_path: expected a directory that does not exist yet"):
+        with pytest.raises(UsageError, match=r"dump_path: .* already exists"):
             train.claimed(config, Claim(), named=True)
     for number in range(1, 100):
         Path(str(config.dump_path) + (f"-{number}" if number > 1 else "")).mkdir(parents=True)
@@ -97,7 +97,7 @@ def test_a_run_that_began_and_ended_meanwhile_is_not_started_over() -> None:
     options = train.parse(["--dump_path", "run", "--resume", "--overrides", overrides])
     config, _ = train.resolve(options, "promp")
     assert train.run("promp", ["--dump_path", "run", "--overrides", overrides]) == 0
-    with Claim() as claim, pytest.raises(UsageError, match=r"expected a directory that does not exist yet, got 'run'"):
+    with Claim() as claim, pytest.raises(UsageError, match=r"dump_path: 'run' already exists"):
         train.claimed(config, claim, named=True)
 
 
