@@ -166,7 +166,10 @@ def _largest_sampled(rollouts: Sequence[Rollouts]) -> list[str]:
 
 
 def _largest_ratios(algorithm: Algorithm, parameters: Tensor, rollouts: Sequence[Rollouts]) -> list[str]:
-    """Of π_new / π_old on each collection, at the parameters of the last evaluation; of algorithms that give π of a whole collection."""
+    """Of π_new / π_old on each collection, at the parameters of the last evaluation.
+
+    None of an algorithm that has no `distribution`, which gives π of all steps of a collection at once.
+    """
     distribution = getattr(algorithm, "distribution", None)
     if distribution is None:
         return []

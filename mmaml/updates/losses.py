@@ -27,7 +27,7 @@ def policy_gradient(log_probs: Tensor, advantages: Tensor, weights: Tensor) -> T
 def any_order_surrogate(log_probs: Tensor, rollouts: Rollouts) -> Tensor:
     """L = -mean_t[ (□_t - □_{t-1}) Â_t ], □_t = Π_{s ≤ t} π_s / π_old,s (Foerster et al. 2018; Farquhar et al. 2019).
 
-    The product is over the episode so far. The published □ stops the gradient of its own exponent where this divides by the
+    The product is over the episode so far. The published □ stops the gradient of its exponent where this divides by the
     policy that sampled: the same value, 1, and the same derivatives of every order at the sampling parameters, and
     elsewhere a function that these are the derivatives of. Weighing advantages by the differences of □ is weighing
     rewards by □: Σ_t □_t ρ_t, less what no action decides. At the sampling parameters the first derivative is that of
