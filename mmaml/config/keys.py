@@ -388,6 +388,10 @@ class Config:
         own = {name: changes.pop(name, value) for name, value in self.own.items()}
         return dataclasses.replace(self, own=own, **changes)
 
+    def keys(self) -> dict[str, Key]:
+        """Its keys: those common to all algorithms, and those of its own."""
+        return COMMON_KEYS | dict(self.declaration.keys)
+
     def to_dict(self) -> dict[str, Any]:
         """The keys and values as a JSON object would hold them."""
         values = {name: getattr(self, name) for name in COMMON_KEYS} | dict(self.own)

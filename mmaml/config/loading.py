@@ -221,8 +221,11 @@ def idle_keys(config: Config, given: Mapping[str, Any]) -> list[str]:
 def frozen_differences(config: Config, original: Config) -> list[str]:
     """Keys in which a continued run may not differ from the run it continues, and does."""
     ours, theirs = config.to_dict(), original.to_dict()
-    keys = {**COMMON_KEYS, **config.declaration.keys}
-    return [name for name, key in keys.items() if name in theirs and not key.resumable and ours[name] != theirs[name]]
+    return [
+        name
+        for name, key in config.keys().items()
+        if name in theirs and not key.resumable and ours[name] != theirs[name]
+    ]
 
 
 def _check_penalties(config: Config) -> None:
