@@ -84,21 +84,21 @@ class Config:
     seed: int = _key("Experiment", 1, integer(0), "root of every random number of the run")
     n_itr: int = _key("Experiment", 1001, integer(1), "iterations of meta-training", resumable=True)
 
-    meta_batch_size: int = _key("Sampling", 40, integer(1), "M, tasks an iteration")
-    rollouts_per_meta_task: int = _key("Sampling", 20, integer(1), "N, rollouts (lanes) of a task a collection")
+    meta_batch_size: int = _key("Sampling", 40, integer(1), "M, tasks of an iteration")
+    rollouts_per_meta_task: int = _key("Sampling", 20, integer(1), "N, rollouts (lanes) of each task in a collection")
     max_path_length: int = _key("Sampling", 100, integer(1), "H, horizon of an episode in time steps")
     episodes_per_trial: int = _key(
         "Sampling",
         1,
         integer(1, MOST_STEPS),
-        "E, episodes of one task that a lane holds one after another, T = E·H time steps; what a policy remembers goes "
-        "on from one to the next",
+        "E, episodes of one task that follow each other in a lane, of T = E·H time steps; a policy with a memory keeps "
+        "it from one to the next",
     )
     num_train_tasks: int | None = _key(
         "Sampling",
         None,
         optional(integer(1)),
-        "train on a finite set of so many tasks, drawn once; null: the family's new ones each iteration",
+        "train on a fixed set of this many tasks, drawn once; null: draw new tasks in each iteration",
     )
     collect: str = _key(
         "Sampling",
@@ -118,15 +118,15 @@ class Config:
         "Sampling",
         False,
         FLAG,
-        "give the policy observations of mean 0 and standard deviation 1, by running statistics that are constant "
-        "within an iteration",
+        "scale observations to mean 0 and standard deviation 1 by running statistics, which are constant within an "
+        "iteration",
     )
     normalize_rewards: bool = _key(
         "Sampling",
         False,
         FLAG,
-        "divide the rewards that the algorithm learns from by the running standard deviation of discounted returns, "
-        "which is constant within an iteration",
+        "divide the rewards that are learned from by the running standard deviation of discounted returns, which is "
+        "constant within an iteration",
     )
     parallel: bool = _key(
         "Sampling", True, FLAG, "relaunch under mpirun on all cores; false: one process", resumable=True
@@ -147,7 +147,7 @@ class Config:
     )
     discount: float = _key("Advantages", 0.99, number(0, 1), "γ")
     gae_lambda: float = _key("Advantages", 1.0, number(0, 1), "λ of generalised advantage estimation")
-    normalize_adv: bool = _key("Advantages", True, FLAG, "advantages to mean 0, standard deviation 1 per task")
+    normalize_adv: bool = _key("Advantages", True, FLAG, "scale advantages to mean 0 and standard deviation 1 per task")
     positive_adv: bool = _key("Advantages", False, FLAG, "shift advantages to be positive, after normalising")
 
     hidden_sizes: tuple[int, ...] = _key("Policy", (64, 64), SIZES, "units of the policy's hidden layers")
@@ -189,7 +189,7 @@ class Config:
         "Meta-update",
         None,
         optional(number(0, open_low=True)),
-        "a meta-gradient of larger norm is scaled down to this norm; null: none is",
+        "largest norm of the meta-gradient, to which a longer one is scaled down; null: no limit",
         updates=ADAM,
     )
     num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch", updates=ADAM)
@@ -234,20 +234,20 @@ class Config:
         "Meta-update",
         None,
         optional(integer(1)),
-        "rollouts of each collection that stand for all in products with the Fisher matrix; null: all",
+        "how many rollouts of each collection products with the Fisher matrix use; null: all",
         updates=("trpo",),
     )
     cg_damping: float = _key(
         "Meta-update", 1e-5, number(0), "added to the diagonal of the Fisher matrix", updates=("trpo",)
     )
     ls_max_steps: int = _key(
-        "Meta-update", 15, integer(1, MOST_STEPS), "steps that a line search tries", updates=("trpo",)
+        "Meta-update", 15, integer(1, MOST_STEPS), "how many step lengths the line search tries", updates=("trpo",)
     )
     ls_backtrack_ratio: float = _key(
         "Meta-update",
         0.8,
         number(0, 1, open_low=True, open_high=True),
-        "of a step's length to that of the step tried before",
+        "ratio of each step length to the one tried before",
         updates=("trpo",),
     )
     meta_gradient: str = _key(
@@ -265,7 +265,7 @@ class Config:
         "Evaluation",
         0,
         integer(0),
-        "evaluate on held-out tasks every so many iterations; 0: never",
+        "evaluate on held-out tasks every this many iterations; 0: never",
         resumable=True,
     )
     eval_num_tasks: int = _key("Evaluation", 40, integer(1), "held-out tasks of such an evaluation", resumable=True)
@@ -280,13 +280,15 @@ class Config:
     restore_path: str | None = _key(
         "Output", None, optional(PATH), "checkpoint, or directory of a run, to continue from", resumable=True
     )
-    save_steps: int = _key("Output", 50, integer(1), "write a checkpoint every so many iterations", resumable=True)
-    max_checkpoints_to_keep: int = _key("Output", 20, integer(1), "newest checkpoints kept", resumable=True)
+    save_steps: int = _key("Output", 50, integer(1), "write a checkpoint every this many iterations", resumable=True)
+    max_checkpoints_to_keep: int = _key(
+        "Output", 20, integer(1), "how many of the newest checkpoints are kept", resumable=True
+    )
     keep_checkpoint_every_n_hours: float = _key(
         "Output",
         1.0,
         number(0),
-        "beyond those, keep one checkpoint every so many hours; 0: none",
+        "also keep one checkpoint for every this many hours; 0: no others",
         resumable=True,
     )
     log_grad_norm: bool = _key("Output", False, FLAG, "log the norm of the meta-gradient and its parts", resumable=True)
@@ -297,23 +299,23 @@ class Config:
         "file (.npz) for task embeddings at the end of the run",
         resumable=True,
     )
-    num_embeddings: int = _key("Output", 100, integer(1), "tasks whose embeddings are written", resumable=True)
+    num_embeddings: int = _key("Output", 100, integer(1), "how many tasks' embeddings are written", resumable=True)
 
     rank_timeout: float = _key(
         "Reliability",
         600.0,
         number(0, MOST_SECONDS, open_low=True),
-        "seconds without an answer, from when the master itself has nothing left to do, after which a rank is lost; "
-        'with "master_samples": false more than any phase takes; a rank leaves when the master says nothing for 5 '
-        "times as long",
+        "seconds without an answer after which a rank counts as lost, from when the master has nothing left to do "
+        'itself; with "master_samples": false it has to be more than any phase takes; a rank exits if it hears nothing '
+        "from the master for 5 times as long",
         resumable=True,
     )
     shutdown_seconds: float = _key(
         "Reliability",
         60.0,
         number(1, MOST_SECONDS),
-        "seconds after SIGTERM or SIGINT to finish the iteration, or else to abandon it, and to write a checkpoint; a "
-        "process that needs more ends without, with exit code 1 (under our mpirun 143 or 130)",
+        "seconds after SIGTERM or SIGINT within which the iteration is finished or abandoned and a checkpoint written; "
+        "a process that needs longer exits without one, with exit code 1 (under our mpirun 143 or 130)",
         resumable=True,
     )
     resume: str = _key(
@@ -327,21 +329,21 @@ class Config:
         "Reliability",
         3,
         integer(1),
-        "checkpoints in a row that could not be written, after which the run stops",
+        "the run stops after this many checkpoints in a row that could not be written",
         resumable=True,
     )
     max_bad_updates: int = _key(
         "Reliability",
         3,
         integer(1),
-        "updates in a row that were skipped for NaN or infinity, after which the run stops",
+        "the run stops after this many updates in a row that were skipped because of NaN or infinity",
         resumable=True,
     )
     max_failed_tasks: int = _key(
         "Reliability",
         10,
         integer(1),
-        "tasks that were dropped, in the whole run, because their environment raised, after which the run stops",
+        "the run stops after this many tasks, over the whole run, that were dropped because their environment raised",
         resumable=True,
     )
 
