@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -117,6 +117,7 @@ class Worker:
         self._collected: tuple[int, str] | None = None  # of the block: iteration and purpose
         self._train_tasks: list[Task] = []
         self._env: TaskVectorEnv | None = None
+        self._has_built = False
 
     @cached_property
     def family(self) -> TaskVectorEnv:
@@ -139,9 +140,10 @@ class Worker:
         return [self._train_tasks[k] for k in order[:n]]
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        family = self.family
         try:
             with FromEnvironment():
-                return self.family.sample_tasks(n, rng, split)
+                return family.sample_tasks(n, rng, split)
         except EnvironmentFailed as failed:
             error = failed.error
         text = f'stopped: env: sample_tasks failed for the split "{split}" ({described(error)}); mend it'
@@ -329,8 +331,10 @@ class Worker:
         """An environment that holds the tasks. lasting: kept, to serve again where there are as many tasks."""
         env = self._env
         if env is None or env.num_tasks != len(tasks):
-            with FromEnvironment():
+            # The first block that a rank cannot build ends the run: its host lacks something. A later one costs tasks.
+            with FromEnvironment() if self._has_built else nullcontext():
                 env = self._make_family(len(tasks))
+            self._has_built = True
             if lasting:
                 close_quietly(self._env)
                 self._env = env
