@@ -38,8 +38,8 @@ path from the file's own folder:
 
 Unknown keys, wrong types and values out of range are refused before anything starts. A key that has no effect
 under the algorithm that runs is accepted with a notice, so that one file serves several algorithms. An algorithm of
-your own may have further keys, which its file declares. M tasks, N rollouts per task, T time steps and K inner steps are
-the letters used throughout the code.
+your own may have further keys, which its file declares. M tasks, N rollouts per task, T time steps and K inner steps
+are the letters used throughout the code.
 
 ↻ marks the keys that may change when a run continues with `--restore_path`. Without `--dump_path` it continues in
 its own directory, or in a new one from a checkpoint kept away from it, with the configuration it was started with;
