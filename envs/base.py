@@ -13,6 +13,8 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from mmaml.errors import ConfigError
+
 if __name__ != "mmaml.envs.base":  # as `envs.base` it would be another module, with other classes
     raise ImportError("the toolkit's envs.base is imported as mmaml.envs.base", name=__name__)
 
@@ -46,31 +48,35 @@ def rescale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, scal
     """Policy actions in [-s, s] to environment units: low + (a + s)(high - low) / (2 s).
 
     actions: [..., A] float32, and so is the result. low, high: the bounds [A]. scale: s, or None for the
-    actions as they are. Not clipped here: stepping clips. Raises ValueError if a bound is infinite.
+    actions as they are. Not clipped here: stepping clips. Raises ConfigError if a bound is infinite.
     """
     if scale is None:
         return actions
     factor = ((high - low) / (2 * scale)).astype(np.float32)
     if not np.isfinite(factor).all():
-        raise ValueError(f"normalization_scale: expected null for an environment with unbounded actions, got {scale}")
+        raise ConfigError(
+            "normalization_scale", expected="null for an environment with unbounded actions", got=str(scale)
+        )
     return actions * factor + (low + scale * factor).astype(np.float32)
 
 
 def to_environment(actions: np.ndarray, space: gym.Space, scale: float | None) -> np.ndarray:
     """Convert policy actions [lanes, A] to those of the environment.
 
-    Box: `rescale_actions` by the scale, [lanes, A]. Discrete: the action of each
-    one-hot vector, integers [lanes]. Raises ValueError for a scale where actions are discrete.
+    Box: `rescale_actions` by the scale, [lanes, A]. Discrete: the action of each one-hot vector, integers [lanes].
+    Raises ConfigError for a scale where actions are discrete.
     """
     if isinstance(space, gym.spaces.Box):
         return rescale_actions(actions, space.low, space.high, scale)
     if scale is not None:
-        raise ValueError(f"normalization_scale: expected null for an environment with discrete actions, got {scale}")
+        raise ConfigError(
+            "normalization_scale", expected="null for an environment with discrete actions", got=str(scale)
+        )
     return cast(gym.spaces.Discrete, space).start + actions.argmax(1)
 
 
 def check_spaces(owner: str, observations: Any, actions: Any) -> None:
-    """Raise ValueError unless observations are a Box of one dimension, and actions such a Box or Discrete.
+    """Raise ConfigError unless observations are a Box of one dimension, and actions such a Box or Discrete.
 
     owner: the class whose spaces they are.
     """
@@ -78,9 +84,11 @@ def check_spaces(owner: str, observations: Any, actions: Any) -> None:
     for kind, space, expected in (("observation", observations, box), ("action", actions, f"{box} or Discrete")):
         is_box = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
         if not is_box and not (kind == "action" and isinstance(space, gym.spaces.Discrete)):
-            raise ValueError(
-                f"env: expected {owner} to have {expected} as {kind} space, got {space}; "
-                "convert to one within the class"
+            raise ConfigError(
+                "env",
+                expected=f"{owner} to have {expected} as {kind} space",
+                got=str(space),
+                remedy="convert to one within the class",
             )
 
 

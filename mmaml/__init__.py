@@ -1,4 +1,4 @@
-"""MPI-parallel meta-reinforcement learning: ProMP, MMAML and their kin.
+"""MPI-parallel meta-reinforcement learning.
 
 Importing this package changes nothing in the process; starting a run does (`mmaml.process_settings`).
 """

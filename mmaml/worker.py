@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
 from mmaml.algorithms import make_algorithm
@@ -109,14 +109,20 @@ class Worker:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.family = self._make_family(1)
-        observations = cast(Box, self.family.single_observation_space)
-        self.actions, self.action_size = distribution_over(self.family.single_action_space)
-        self.algorithm = make_algorithm(config, observations.shape[0], self.action_size, self.actions)
+        assert config.env_spec is not None  # which `build_config` has found
+        self.spec = config.env_spec
+        self.actions, self.action_size = distribution_over(self.spec.action_space)
+        self.algorithm = make_algorithm(config, self.spec.observation_size, self.action_size, self.actions)
         self.block: TaskBlock | None = None
         self._collected: tuple[int, str] | None = None  # of the block: iteration and purpose
         self._train_tasks: list[Task] = []
         self._env: TaskVectorEnv | None = None
+        self._has_built = False
+
+    @cached_property
+    def family(self) -> TaskVectorEnv:
+        """A lane of the family, to draw tasks from: built where it is first needed, on the master alone."""
+        return self._make_family(1)
 
     def sample_tasks(self, n: int, iteration: int, purpose: str = "train") -> list[Task]:
         """The tasks of one iteration's meta-batch. purpose: "train", "test" or "ood".
@@ -134,9 +140,10 @@ class Worker:
         return [self._train_tasks[k] for k in order[:n]]
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        family = self.family
         try:
             with FromEnvironment():
-                return self.family.sample_tasks(n, rng, split)
+                return family.sample_tasks(n, rng, split)
         except EnvironmentFailed as failed:
             error = failed.error
         text = f'stopped: env: sample_tasks failed for the split "{split}" ({described(error)}); mend it'
@@ -144,7 +151,7 @@ class Worker:
 
     def close(self) -> None:
         """Close the environments."""
-        close_quietly(self.family)
+        close_quietly(self.__dict__.get("family"))
         close_quietly(self._env)
 
     def collect(
@@ -252,7 +259,7 @@ class Worker:
                 self.algorithm.actor(state),
                 self._noise(keys, purpose),
                 [integer(self.config.seed, "environment", *key, purpose=purpose) for key in keys],
-                self._normalization_scale(),
+                self.spec.action_scale(self.config.normalization_scale),
                 self.config.collect,
                 self._episode_noise(keys, purpose),
             )
@@ -315,10 +322,6 @@ class Worker:
         drawn = [generator(config.seed, "episode", *key, purpose=purpose).standard_normal(shape) for key in keys]
         return torch.from_numpy(np.stack(drawn).astype(np.float32))
 
-    def _normalization_scale(self) -> float | None:
-        scale = self.config.normalization_scale
-        return self.family.normalization_scale if isinstance(scale, str) else scale
-
     def _make_family(self, tasks: int) -> TaskVectorEnv:
         config = self.config
         return make_family(config.env, tasks, config.rollouts_per_meta_task, **config.env_kwargs)
@@ -328,8 +331,10 @@ class Worker:
         """An environment that holds the tasks. lasting: kept, to serve again where there are as many tasks."""
         env = self._env
         if env is None or env.num_tasks != len(tasks):
-            with FromEnvironment():
+            # The first block that a rank cannot build ends the run: its host lacks something. A later one costs tasks.
+            with FromEnvironment() if self._has_built else nullcontext():
                 env = self._make_family(len(tasks))
+            self._has_built = True
             if lasting:
                 close_quietly(self._env)
                 self._env = env

@@ -27,13 +27,11 @@ class Algorithm(ABC):
     functions: names of the methods that `Evaluate` may call, each
         (parameters [P], rollouts of K+1 collections, vector [·] or None, **options) -> {name: [M, …]}.
         One that holds a task in a vector offers it as "embed", from the first collection: {"embedding": [M, H]}.
-    default_update: what the `meta_update` "auto" means, "" for an algorithm that heeds no such key.
     collections: how many times each task is sampled in an iteration.
     episode_noise_size: L, how many standard normal numbers an episode is given (`sampling.Step.episode_noise`).
     """
 
     functions: ClassVar[tuple[str, ...]]
-    default_update: ClassVar[str] = ""
     spec: ParamSpec
     collections: int
     episode_noise_size: int = 0

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
+from mmaml.config.declaration import Declaration, Key
 from mmaml.config.keys import Config
+from mmaml.config.value_types import FLAG
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.policies.policy import MLPPolicy, make_policy
@@ -34,6 +36,17 @@ from mmaml.updates.evaluate import Evaluate
 from mmaml.updates.inner_step import adapt, adapt_tangent, directional
 from mmaml.updates.outer_step import make_update
 
+DECLARATION = Declaration(
+    keys={
+        "trainable_inner_step_size": Key(
+            "Adaptation",
+            False,
+            FLAG,
+            "meta-learn α, a positive number for every adapted parameter, from inner_lr on",
+        )
+    },
+    default_update="trpo",
+)
 STEP_SIZE = "step_size."
 
 
@@ -67,7 +80,6 @@ class MAML(Algorithm):
     """See the module's docstring."""
 
     functions: ClassVar[tuple[str, ...]] = ("meta_gradient", "meta_loss", "fisher_product", "returns")
-    default_update: ClassVar[str] = "trpo"
     context_size: int = 0
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
@@ -76,7 +88,7 @@ class MAML(Algorithm):
         shapes = self.build_networks(config, observation_size, action_size, actions)
         self.step_sizes = self.adapted_shapes() if config.trainable_inner_step_size else {}
         self.spec = ParamSpec(shapes | {STEP_SIZE + name: shape for name, shape in self.step_sizes.items()})
-        self.meta_update = make_update(config, self.spec, self.default_update)
+        self.meta_update = make_update(config, self.spec)
 
     # What is meta-learned, and what of it is adapted.
 

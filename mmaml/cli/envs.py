@@ -16,8 +16,7 @@ from mmaml.errors import UsageError
 if TYPE_CHECKING:
     from gymnasium import Space
 
-    from mmaml.envs.base import TaskVectorEnv
-
+    from mmaml.envs.spec import EnvSpec
 DESCRIPTION = """\
 List the task families: the name that a configuration's key "env" takes, how many modes its tasks have, the splits that
 it draws tasks for, the usual length of an episode in steps, and the sizes of observations and actions. With a NAME, or
@@ -44,13 +43,13 @@ def listing() -> str:
     problem = ""
     for name, registered in FAMILIES.items():
         try:
-            family = _built(name)
+            spec = _spec(name)
         except UsageError as error:  # MuJoCo is not installed
             problem = problem or f"{error}\n"
             rows.append((name, "?", "?", str(registered.horizon), "?", "?"))
             continue
-        sizes = _size(family.single_observation_space), _size(family.single_action_space)
-        rows.append((name, str(family.num_modes), " ".join(family.splits), str(registered.horizon), *sizes))
+        sizes = _size(spec.observation_space), _size(spec.action_space)
+        rows.append((name, str(spec.num_modes), " ".join(spec.splits), str(registered.horizon), *sizes))
     hint = '`mmaml envs NAME` tells more. "package.module:ClassName" names one of your own.'
     return f"{table(rows)}\n\n{problem}{hint}"
 
@@ -59,15 +58,15 @@ def details(name: str) -> str:
     """All about one family. Raises UsageError if there is none of that name, or it cannot be built."""
     from mmaml.envs.registry import FAMILIES
 
-    family = _built(name)
+    spec = _spec(name)
     registered = FAMILIES.get(name)
     defaults = dict(registered.env_kwargs) if registered else {}
-    scale = family.normalization_scale
+    scale = spec.normalization_scale
     facts = [
-        ("modes", str(family.num_modes)),
-        ("splits", ", ".join(family.splits)),
-        ("observations", str(family.single_observation_space)),
-        ("actions", str(family.single_action_space)),
+        ("modes", str(spec.num_modes)),
+        ("splits", ", ".join(spec.splits)),
+        ("observations", str(spec.observation_space)),
+        ("actions", str(spec.action_space)),
         ("rescaled", "no" if scale is None else f"[-{scale:g}, {scale:g}] to the bounds (normalization_scale)"),
     ]
     if registered:
@@ -84,14 +83,11 @@ def details(name: str) -> str:
     return "\n".join([name, *lines, *(f"{'':{width}}  {argument} = {value}" for argument, value in own.items())])
 
 
-def _built(name: str) -> TaskVectorEnv:
-    """One lane of a family, closed. Raises UsageError."""
+def _spec(name: str) -> EnvSpec:
+    """What there is to know of a family with its default arguments. Raises UsageError."""
     from mmaml.envs.registry import check_family
 
-    try:
-        return check_family(name, {}, None)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    return check_family(name, {}, None)
 
 
 def _size(space: Space) -> str:

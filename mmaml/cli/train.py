@@ -8,7 +8,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from mmaml.cli.arguments import check_file, check_folder
 from mmaml.cli.options import one_of_two
 from mmaml.cli.script import Parser, one_line_errors, restart_words
-from mmaml.config.keys import FIELDS, Config
+from mmaml.config.keys import COMMON_KEYS, Config
 from mmaml.config.loading import (
     ConfigError,
     build_config,
@@ -25,6 +25,7 @@ from mmaml.config.loading import (
     frozen_differences,
     idle_keys,
     parse_object,
+    read_config,
     read_config_file,
 )
 from mmaml.config.shipped import find_config
@@ -124,9 +125,10 @@ def _run(algorithm: str, script: Script, argv: list[str] | None, prog: str | Non
     arguments = sys.argv[1:] if argv is None else argv
     options = parse(arguments, script, prog)
     launched = protocol.announced_ranks() is not None
+    resolved = None
     if not launched:
-        config, _ = resolve(options, algorithm, script)
-        count = rank_count(config, options.ranks)
+        resolved = resolve(options, algorithm, script)
+        count = rank_count(resolved[0], options.ranks)
         if count > 1:
             first, *others = [*restart_words(), *script.command, *arguments]
             launch.relaunch(count, first, others)
@@ -140,10 +142,11 @@ def _run(algorithm: str, script: Script, argv: list[str] | None, prog: str | Non
     with ranks, RunLock() as lock:
 
         def settle() -> Config:
-            config, given = resolve(options, algorithm, script)
+            config, given = resolved or resolve(options, algorithm, script)
             check_given_ranks(config, options.ranks, ranks.size, options.ranks_flag)
+            algorithm_class(config.algorithm)  # raises where a user's cannot be loaded
             config = locked(config, lock, named=given.get("dump_path") is not None)
-            if idle := idle_keys(config, given, algorithm_class(config.algorithm).default_update):
+            if idle := idle_keys(config, given):
                 print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
             if config.resume == "auto" and ended_early(Path(str(config.dump_path))):
                 print(f"notice: '{config.dump_path}' has no checkpoint yet; its run starts over", file=sys.stderr)
@@ -155,7 +158,7 @@ def _run(algorithm: str, script: Script, argv: list[str] | None, prog: str | Non
         from mmaml.figures.run_figures import draw_run
 
         try:
-            draw_run(Path(str(config.dump_path)))
+            draw_run(Path(str(config.dump_path)), config.env_spec)
         except (OSError, UsageError, ImportError) as error:  # a full disk, no matplotlib; the run itself is safe
             print(f"warning: the run's pictures could not be drawn ({_reason(error)})", file=sys.stderr)
         except Interrupted as interrupted:  # the run itself has ended, and ended well
@@ -205,7 +208,7 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
     add("--log_grad_norm", action="store_true", help="log the norm of the meta-gradient")
     ranks = add("--ranks", type=_count, metavar="N", help="ranks to start (default: one per physical core)")
     for name, flag in script.flags.items():
-        text = f"{flag.key}: {flag.text or FIELDS[flag.key].metadata['text']}".replace("%", "%%")
+        text = f"{flag.key}: {flag.text or COMMON_KEYS[flag.key].text}".replace("%", "%%")
         if _kind(flag) is FLAG:
             parser.add_argument(name, action="store_true", default=None, help=text)
         else:
@@ -229,7 +232,7 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
 
 
 def _kind(flag: Flag) -> Kind:
-    return flag.kind or FIELDS[flag.key].metadata["kind"]
+    return flag.kind or COMMON_KEYS[flag.key].kind
 
 
 def _count(text: str) -> int:
@@ -285,10 +288,10 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     try:
         config = build_config({"algorithm": algorithm} | values) if original is None else continued(values, original)
     except ConfigError as error:
-        key, _, rest = str(error).partition(":")
-        raise ConfigError(f"{given[key]} ({key}):{rest}" if key in given else str(error)) from error
+        key = error.argument
+        raise (error.renamed(f"{given[key]} ({key})") if key in given else error) from error
     if config.dump_path is None:
-        config = replace(config, dump_path=str(default_dump_path(config)))
+        config = config.replace(dump_path=str(default_dump_path(config)))
     check_outputs(config)
     return config, values
 
@@ -305,8 +308,11 @@ def run_to_continue(values: Values) -> tuple[Config | None, dict[str, Any]]:
 
 def continued(values: Values, original: Config) -> Config:
     """The configuration of a run, changed by `values` where it may be. Raises ConfigError where it may not."""
-    config = build_config(original.to_dict() | dict(values))
-    changed = frozen_differences(config, original)
+    if values.get("algorithm", original.algorithm) == original.algorithm:
+        config = build_config(original.to_dict() | dict(values))
+        changed = frozen_differences(config, original)
+    else:  # which has other keys
+        config, changed = read_config(values), ["algorithm"]
     if changed:
         run = original.dump_path or config.restore_path
         raise ConfigError(
@@ -337,7 +343,7 @@ def locked(config: Config, lock: RunLock, named: bool) -> Config:
     while not lock.acquire(Path(str(config.dump_path)), new):
         if named:
             raise _taken(config)
-        config = replace(config, dump_path=str(default_dump_path(config)))
+        config = config.replace(dump_path=str(default_dump_path(config)))
     if not new and not (continues_in_place(config) or may_start(Path(str(config.dump_path)))):
         raise _taken(config)
     return config

@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 def check_sizes(panels: Panels, frames: int) -> None:
     """Raise UsageError if a film of these panels has too many pixels for the format, or for memory."""
-    from mmaml.config.memory_check import Need, shortage
+    from mmaml.config.memory_check import Need, check
 
     tasks, collections = panels.lengths.shape
     width, height = collections * panels.width, tasks * panels.height
@@ -110,22 +110,18 @@ def check_sizes(panels: Panels, frames: int) -> None:
             "lower --width or --num_adapt_steps",
         )
     what = f"{frames} pictures of {width} × {height} pixels"
-    if text := shortage([Need(3 * frames * width * height, what, ("--width", "--num_adapt_steps", "--every"))]):
-        raise UsageError(text)
+    check([Need(3 * frames * width * height, what, ("--width", "--num_adapt_steps", "--every"))])
 
 
 def make_panels(config: Config, state: dict[str, Any], steps: int, arguments: argparse.Namespace) -> Panels:
     """The rollouts of the policy, ready to be drawn. Raises UsageError for a family that cannot be drawn."""
     from mmaml.envs.mujoco.base import MujocoFamily
-    from mmaml.envs.registry import make_family
     from mmaml.figures.mujoco_panels import MujocoPanels
     from mmaml.figures.panels import PointMassPanels
     from mmaml.figures.recording import point_mass_trajectories, record
-    from mmaml.worker import close_quietly
 
-    family = make_family(config.env, 1, 1, **config.env_kwargs)
-    close_quietly(family)
-    if isinstance(family, MujocoFamily):
+    assert config.env_spec is not None
+    if issubclass(config.env_spec.family, MujocoFamily):
         artist = choose_artist(arguments.renderer)
         return MujocoPanels(record(config, state, steps + 1, arguments.split), arguments.width, artist)
     trajectories = point_mass_trajectories(config, state, config.rollouts_per_meta_task, steps + 1, arguments.split)

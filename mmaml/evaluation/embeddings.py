@@ -28,7 +28,7 @@ def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: T
     the tasks' entries differ in shape (JSON) or are no numbers or text (as Python shows them). Bad numbers, tasks that
     cannot be written, or a disk that refuses, end no run that has finished.
     """
-    if config.te_save_path is None or "embed" not in worker.algorithm.functions:
+    if config.te_save_path is None or not config.declaration.embeds:
         return
     path = Path(config.te_save_path)
     drawn = worker.sample_tasks(config.num_embeddings, 0, purpose="test")

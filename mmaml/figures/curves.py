@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmaml.config.keys import FIELDS
+from mmaml.config.loading import read_config
 from mmaml.config.value_types import LARGEST
-from mmaml.errors import UsageError
+from mmaml.errors import ConfigError, UsageError
 from mmaml.storage.layout import PROGRESS
 from mmaml.storage.params_file import read_params
 
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 from mmaml.figures.page import COLOURS, page
 
-# Keys that change where a run is stored, what it logs or how long it lasts, but not what it learns.
-_NOT_AN_EXPERIMENT = {name for name, field in FIELDS.items() if field.metadata["resumable"]} | {
-    *("seed", "device", "meta_gradient", "step_size", "exploration")
-}
+# Keys that say nothing of what a run learns, beside those that may change when it continues.
+_NOT_AN_EXPERIMENT = ("seed", "step_size", "exploration")
 
 
 @dataclass(frozen=True)
@@ -129,26 +127,37 @@ def read_external(label: str, path: Path, env_steps_per_iteration: float | None)
 def group_runs(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[Curve]:
     """Merge runs that differ only in their seed into one curve. Without a label, it is named by how it differs."""
     groups: dict[tuple[str, int], list[tuple[dict[str, Any], Curve]]] = {}
-    for config, curve in runs:
-        identity = {key: value for key, value in sorted(config.items()) if key not in _NOT_AN_EXPERIMENT}
-        groups.setdefault((repr(identity), curve.returns.shape[2]), []).append((config, curve))
-    configs = [members[0][0] for members in groups.values()]
+    for values, curve in runs:
+        experiment = _experiment(values)
+        groups.setdefault((repr(experiment), curve.returns.shape[2]), []).append((experiment, curve))
+    experiments = [members[0][0] for members in groups.values()]
     curves = [[curve for _, curve in members] for members in groups.values()]
     given = [next((curve.label for curve in members if curve.label), "") for members in curves]
     return [
         _merge(label or description, members)
-        for label, description, members in zip(given, _labels(configs), curves, strict=True)
+        for label, description, members in zip(given, _labels(experiments), curves, strict=True)
     ]
 
 
-def _labels(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """For each configuration: its algorithm, then each key whose value differs between configurations."""
-    keys = sorted({key for config in configs for key in config} - _NOT_AN_EXPERIMENT - {"algorithm"})
-    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+def _experiment(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run learns by: each key that has to do with it and has an effect, with its default if it was left out."""
+    try:
+        config = read_config(values)
+    except ConfigError:  # of a user's algorithm that is not here, say
+        return {name: value for name, value in sorted(values.items()) if name not in _NOT_AN_EXPERIMENT}
+    keys = config.keys()
+    left_out = {*_NOT_AN_EXPERIMENT, *(name for name, key in keys.items() if key.resumable)}
+    return {name: value for name, value in sorted(config.to_dict().items()) if name not in left_out}
+
+
+def _labels(experiments: Sequence[dict[str, Any]]) -> list[str]:
+    """The algorithm, then each key whose value is not the same in all that have it."""
+    keys = sorted({key for experiment in experiments for key in experiment} - {"algorithm"})
+    differing = [key for key in keys if len({repr(one[key]) for one in experiments if key in one}) > 1]
     labels = []
-    for config in configs:
-        values = (f"{key} {_short(config.get(key))}" for key in differing)
-        labels.append(", ".join([str(config.get("algorithm", "run")), *values]))
+    for experiment in experiments:
+        values = (f"{key} {_short(experiment[key])}" for key in differing if key in experiment)
+        labels.append(", ".join([str(experiment.get("algorithm", "run")), *values]))
     return labels
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -125,10 +125,9 @@ def point_mass_trajectories(
     for the number that the algorithm trains with. Raises UsageError for numbers that are not finite and for
     environments that fail.
     """
-    worker = Worker(replace(config, rollouts_per_meta_task=rollouts_per_task))
+    worker = Worker(config.replace(rollouts_per_meta_task=rollouts_per_task))
     try:
-        family = worker.family
-        if not isinstance(family, PointMass):
+        if not issubclass(worker.spec.family, PointMass):
             return None
         parameters = worker.algorithm.spec.flatten(state["parameters"])
         with in_a_line():
@@ -137,7 +136,7 @@ def point_mass_trajectories(
         assert worker.block is not None
         rollouts = worker.block.rollouts
         unbroken = [(data.mask[..., 1:] > 0) & ~data.episode_start[..., 1:] for data in rollouts]
-        label = "mode" if family.num_modes > 1 else "task"
+        label = "mode" if worker.spec.num_modes > 1 else "task"
         return Trajectories(
             positions=np.stack([data.observations[..., :2].numpy() for data in rollouts], axis=1),
             connected=np.stack([flags.numpy() for flags in unbroken], axis=1),
@@ -155,7 +154,7 @@ def one_of_each_mode(worker: Worker, split: str) -> Sequence[Task]:
 
     Raises RunStopped, as `Worker.sample_tasks`.
     """
-    num_modes = worker.family.num_modes
+    num_modes = worker.spec.num_modes
     tasks = worker.sample_tasks(32 * num_modes, FRESH, split)
     if num_modes == 1:
         return tasks[:4]

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmaml.config.keys import FIELDS, Config
-from mmaml.config.loading import frozen_differences
+from mmaml.config.keys import Config
+from mmaml.config.loading import ConfigError, frozen_differences, read_config
 from mmaml.storage.checkpoint_format import CheckpointError
 
 if TYPE_CHECKING:
@@ -36,11 +36,10 @@ def check_fits(
 
 
 def _check_config(theirs: Mapping[str, Any], path: Path, config: Config, key: str) -> None:
-    unknown = [name for name in theirs if name not in FIELDS]
-    if unknown:
-        problem = f"'{path}' has unknown configuration keys {listed(unknown)}: another version wrote it"
-        raise CheckpointError(key, problem, "use a checkpoint of this version")
-    original = Config(**theirs)
+    try:
+        original = read_config(theirs)
+    except ConfigError as error:
+        raise CheckpointError(key, f"the configuration in '{path}' cannot be used here: {error}") from error
     if changed := frozen_differences(original, config):
         expected = differences(changed, config, original)
         problem = f"'{path}' belongs to another run than '{config.dump_path}': expected {expected}"

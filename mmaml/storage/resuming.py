@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmaml.config.keys import Config
-from mmaml.config.loading import ConfigError, build_config, check_value
+from mmaml.config.loading import ConfigError, check_value, read_config
 from mmaml.storage import checkpoint, layout
 from mmaml.storage.checkpoint_format import CheckpointError, damage
 from mmaml.storage.compatibility import listed
@@ -36,7 +36,7 @@ def restored(path: Any) -> Config:
     else:
         values = checkpoint.load(restore_path)["config"]
     is_run = has_params or (directory / layout.FOLDER).is_dir()
-    return build_config(values | {"dump_path": str(directory) if is_run else None})
+    return read_config(values | {"dump_path": str(directory) if is_run else None})
 
 
 def resumed(values: Mapping[str, Any]) -> tuple[Config | None, str | None]:
@@ -57,7 +57,7 @@ def resumed(values: Mapping[str, Any]) -> tuple[Config | None, str | None]:
     if sound_checkpoint(Path(dump_path)):
         return restored(dump_path), dump_path
     if ended_early(Path(dump_path)):
-        original = build_config(read_params(Path(dump_path)) | {"dump_path": dump_path})
+        original = read_config(read_params(Path(dump_path)) | {"dump_path": dump_path})
         return (original if given is None else restored(given)), given
     return (None if given is None else restored(given)), given
 
@@ -91,7 +91,7 @@ def ended_early(run: Path) -> bool:
     """
     if not (run / PARAMS).is_file() or checkpoint.candidates(run, "dump_path"):
         return False
-    folder, config = run / layout.FOLDER, build_config(read_params(run))
+    folder, config = run / layout.FOLDER, read_config(read_params(run))
     try:
         strays = [path.name for path in folder.iterdir() if not _is_leftover(path)] if folder.is_dir() else []
         iterations = [int(row["Itr"]) for row in read_rows(run / PROGRESS)[1]] if (run / PROGRESS).is_file() else []

@@ -92,7 +92,7 @@ def here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "argv", ["run_scripts/some_script.py"])
     monkeypatch.setattr(os, "execv", lambda *command: sys.exit(0))  # under mpirun
     monkeypatch.setattr("mmaml.trainer.train", lambda *arguments: None)
-    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda path: None)
+    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda *_: None)
     monkeypatch.setattr("mmaml.figures.video.write_mp4", lambda *arguments: None)
     monkeypatch.setattr("mmaml.figures.video.write_gif", lambda *arguments: None)
     return trained

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import runpy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +217,7 @@ def test_a_family_of_its_own_with_success_and_other_splits(tmp_path: Path, evalu
 )
 def test_trajectories_on_one_task_a_mode(run: Path, env: str, names: list[str], gaps: Any) -> None:
     config, _ = held_out.restore(run)
-    config = replace(config, env=env, algorithm="promp")
+    config = build_config(config.to_dict() | {"env": env, "algorithm": "promp"})
     worker = Worker(config)
     parameters = worker.algorithm.init(np.random.default_rng(0))
     shown = recording.point_mass_trajectories(config, {"parameters": parameters}, 6)

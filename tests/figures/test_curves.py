@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmaml.config.keys import built_in_keys
 from mmaml.errors import UsageError
 from mmaml.figures import curves
 from mmaml.figures.curves import Curve
@@ -136,6 +137,15 @@ def test_seeds_form_one_curve_and_other_differences_name_theirs(tmp_path: Path) 
     np.testing.assert_array_equal(two_seeds.returns[:, :, 1], [[-8, -6, -4], [-10, -10, -10]])
     np.testing.assert_array_equal(two_seeds.held_out[:, 0], [[-900, -9], [-900, -11]])
     assert np.isnan(two_seeds.held_out[:, 1:]).all()
+
+
+def test_runs_of_earlier_versions_and_of_this_one_are_of_one_curve(tmp_path: Path) -> None:
+    """Those wrote down every key of every algorithm, and none of today's."""
+    runs = [curves.read_run(_run(tmp_path / str(seed), [-8, -6], seed=seed)) for seed in (1, 2)]
+    every = {name: key.default for name, key in built_in_keys().items()}
+    earlier = {name: value for name, value in (every | runs[0][0]).items() if name != "episodes_per_trial"}
+    (curve,) = curves.group_runs([(earlier, runs[0][1]), runs[1]])
+    assert curve.returns.shape == (2, 2, 2)
 
 
 def test_a_given_label_is_used(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def with_fault(place: str, function: Any) -> Any:
 
 for place, (owner, name) in PLACES.items():
     setattr(owner, name, with_fault(place, getattr(owner, name)))
-sys.modules["mmaml.figures.run_figures"] = SimpleNamespace(draw_run=lambda path: None)  # type: ignore[assignment]  # slow
+sys.modules["mmaml.figures.run_figures"] = SimpleNamespace(draw_run=lambda *_: None)  # type: ignore[assignment]  # slow
 sys.argv = sys.argv[1:]
 sys.path.insert(0, str(Path(sys.argv[0]).parents[1]))
 runpy.run_path(sys.argv[0], run_name="__main__")

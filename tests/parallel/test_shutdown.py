@@ -113,7 +113,7 @@ def test_a_run_that_has_ended_is_not_called_stopped_for_its_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Else a scheduler would queue it again."""
-    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda path: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     values = json.dumps(SMALL | {"n_itr": 1, "parallel": False})
     assert train.run("promp", ["--dump_path", str(tmp_path / "run"), "--overrides", values]) == 0
     assert capsys.readouterr().err.endswith("warning: the run's pictures are not drawn: stopped by SIGTERM\n")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ HOLD += "    lock.acquire(Path(sys.argv[1]), False); print(flush=True); sys.stdi
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["run_scripts/some_script.py"])
-    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda path: None)  # slow, and not what is tested
+    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda *_: None)  # slow, and not what is tested
 
 
 @contextmanager
@@ -78,7 +77,7 @@ def test_a_run_that_a_process_writes_is_closed_to_others_until_it_is_dead(
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train.time, "strftime", lambda _: "now")
     config = small_config("promp")
-    config = replace(config, dump_path=str(train.default_dump_path(config)))  # which all of them find free
+    config = config.replace(dump_path=str(train.default_dump_path(config)))  # which all of them find free
     with RunLock() as a, RunLock() as b, RunLock() as c:
         taken = [str(train.locked(config, lock, named=False).dump_path) for lock in (a, b, c)]
         assert [path.removeprefix("data/some_script/MetaPointEnvMomentumModes") for path in taken] == [
