@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmaml.config.value_types import LARGEST, LARGEST_INTEGER, MOST_STEPS
@@ -74,8 +73,7 @@ def _rate(text: str) -> float:
 def adapted(config: Config, arguments: argparse.Namespace) -> tuple[Config, int]:
     """A run's configuration with what the flags of `add_adaptation` change, and the number of inner steps."""
     steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
-    config = replace(
-        config,
+    config = config.replace(
         seed=config.seed if arguments.seed is None else arguments.seed,
         rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
         inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
