@@ -17,7 +17,8 @@ import pytest
 
 from mmaml.launcher import job as job_files
 from mmaml.launcher import supervisor
-from tests.helpers.launching import PROGRAM, SECONDS, Launch, parent, wait_until
+from tests.helpers.launching import PROGRAM, SECONDS, Launch, parent
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.ranks
 
