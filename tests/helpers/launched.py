@@ -30,7 +30,7 @@ def report(state: str) -> None:
 
 def main() -> None:
     for number in CODES:
-        signal.signal(number, heed)
+        signal.signal(number, note)
     report("starting")
     if "lost-in-start" in WAYS and RANK == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -49,7 +49,7 @@ def main() -> None:
         os._exit(0)  # the other is lost
 
 
-def heed(number: int, _: object) -> None:
+def note(number: int, _: object) -> None:
     asked.append(number)
     (FOLDER / "asked").touch()
 
