@@ -20,6 +20,7 @@ from mmaml.config.keys import Config
 from mmaml.envs.base import Task, TaskVectorEnv
 from mmaml.envs.registry import make_family
 from mmaml.errors import RunStopped, TasksFailed
+from mmaml.fault_points import reached
 from mmaml.policies.distributions import distribution_over
 from mmaml.sampling import finite
 from mmaml.sampling.advantages import advantages
@@ -57,6 +58,7 @@ class TaskBlock:
         """`algorithm.function` on tasks of the block: {name: [tasks, …]}. tasks: their rows; all when None."""
         if function not in self.algorithm.functions:
             raise ValueError(f"function: expected one of {self.algorithm.functions}, got {function!r}")
+        reached("evaluation", function=function)
         tasks = range(self.rollouts[0].tasks) if tasks is None else tasks
         steps_per_task = self.rollouts[0].rewards[0].numel()
         size = max(1, CPU_CHUNK_STEPS // steps_per_task) if self.device == "cpu" else len(tasks)
@@ -177,6 +179,7 @@ class Worker:
         return_max, episodes, success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank
         spent on rolling out, processing and adapting. The rollouts stay here for `evaluate`.
         """
+        reached("sampling", iteration=iteration, purpose=purpose)
         extends = extend and self._collected == (iteration, purpose)
         held = self.block = self.block if extends else None
         collections = collections or self.algorithm.collections
@@ -231,12 +234,14 @@ class Worker:
             self.look_at(data, tasks, step, finite.SAMPLED)
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
+            reached("advantages", collection=step)
             self._process(state, data)
             self.look_at(data, tasks, step, finite.PROCESSED)
             rollouts.append(data)
             seconds[1] += time.perf_counter() - clock
             clock = time.perf_counter()
             if step < collections - 1:
+                reached("adaptation", collection=step)
                 state = self.algorithm.adapt(meta, state, rollouts)
                 finite.check_adapted(getattr(state, "params", {}), positions, tasks, step)
             seconds[2] += time.perf_counter() - clock

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
 from mmaml.errors import UsageError, disk_reason
+from mmaml.fault_points import reached
 
 
 def unfinished(path: Path) -> Path:
@@ -26,6 +27,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        reached("half written", file=path.name)
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmaml.errors import RunStopped, disk_reason
+from mmaml.fault_points import reached
 from mmaml.storage import checkpoint
 from mmaml.storage.files import atomic_file
 from mmaml.storage.layout import UNSAVED
@@ -48,6 +49,7 @@ class Saver:
 
         Raises NotSaved when `max_failed_saves` writes in a row have failed, or the last.
         """
+        reached("checkpoint", saved=iteration)
         try:
             checkpoint.write(self.directory, iteration, state)
         except OSError as error:
