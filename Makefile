@@ -24,9 +24,10 @@ IN_TWO_PROCESSES := -n 2 --dist loadgroup --no-loadscope-reorder
 
 setup: $(READY)
 
-$(READY): requirements.txt $(MPI_SETUP)
+$(READY): requirements.txt pyproject.toml $(MPI_SETUP)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(VENV)/bin/python $(MPI_SETUP)
 	touch $@
 
@@ -46,6 +47,7 @@ lint: $(READY)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) lint-imports --no-logo --no-cache
 
 bench: $(READY)
 	@for benchmark in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$benchmark"; $(RUN) python $$benchmark || exit 1; done

@@ -1,4 +1,4 @@
-"""Any `gymnasium.Env` that has tasks, as a task family: one environment object a lane, stepped in turn."""
+"""Makes a task family of any `gymnasium.Env` with tasks: one environment object per lane, stepped one after another."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class GymTaskAdapter(TaskVectorEnv):
 
     - `sample_tasks(n, rng)` or `sample_tasks(n, rng, split)`: a list of n tasks, drawn with the NumPy generator
       `rng` alone. A task is any object that can be pickled; its entry or attribute `mode`, where it has one,
-      says from which mode it is (an integer from 0).
-    - `set_task(task)`: called with one of them, before a reset.
+      says which mode it belongs to (an integer from 0).
+    - `set_task(task)`: called with one of these tasks, before a reset.
 
     Optional class attributes: `num_modes` (1), `normalization_scale` (1, or None where actions are discrete or one
-    is unbounded) and `splits` (those of `SPLITS` that `sample_tasks` can draw: all three if it takes the split,
-    else "train" and "test").
+    is unbounded) and `splits` (those of `SPLITS` that `sample_tasks` can draw: all three if it has the argument
+    `split`, else "train" and "test").
 
-    Each reset is seeded from the generator of the lane's task. Actions come as the action space's dtype, clipped to
-    the bounds of a Box. Its own `terminated` and `truncated` are passed on, and of its infos "success", true or false,
-    which has to be there at every step or at none, and the terms "reward_…" that every lane reports.
+    Each reset is seeded from the generator of the lane's task. Actions have the dtype of the action space and are
+    clipped to the bounds of a Box. `terminated` and `truncated` are passed on. Of the infos, these are used: "success",
+    true or false, which must be reported at every step or at none, and the terms "reward_…" that every lane reports.
 
-    Raises ValueError for spaces of another kind. What the environment raises later, SystemExit too, is wrapped in a
-    TaskError.
+    Raises ValueError for spaces of another kind. Whatever the environment raises later, even SystemExit, is wrapped in
+    a TaskError.
     """
 
     def __init__(
         self, env_class: type[gym.Env], num_tasks: int = 1, rollouts_per_task: int = 1, /, **env_kwargs: Any
     ) -> None:
         self._class, self._env_kwargs = env_class, env_kwargs
-        # The first one serves to know the spaces and to sample tasks; the other lanes' are built with the tasks.
+        # The first one has the spaces and samples tasks; those of the other lanes are made when tasks are set.
         self._envs: list[Any] = []
         self._envs.append(env_class(**env_kwargs))
         observations: Any = getattr(self._envs[0], "observation_space", None)
@@ -84,7 +84,7 @@ class GymTaskAdapter(TaskVectorEnv):
         return self._observe(), rewards, terminated, truncated, _collected(infos)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close every environment, also those after one that fails to."""
+        """Close every environment, even if closing one of them fails."""
         with ExitStack() as stack:
             while self._envs:
                 stack.callback(self._envs.pop().close)
@@ -122,7 +122,9 @@ class GymTaskAdapter(TaskVectorEnv):
     def _observe_lane(self, lane: int, observation: Any) -> None:
         observation, expected = np.asarray(observation), self._observations.shape[1:]
         if observation.shape != expected:
-            raise ValueError(f"observation: expected shape {expected}, as its space says, got {observation.shape}")
+            raise ValueError(
+                f"observation: expected shape {expected} of the observation space, got {observation.shape}"
+            )
         self._observations[lane] = observation
 
     def _check_success(self, info: Mapping[str, Any]) -> None:
@@ -130,7 +132,9 @@ class GymTaskAdapter(TaskVectorEnv):
         if self._reports_success is None:
             self._reports_success = reported
         if reported != self._reports_success:
-            raise ValueError("info['success']: expected at every step or at none, false until it is reached")
+            raise ValueError(
+                "info['success']: expected at every step or at none; report false until the task is solved"
+            )
         if reported and not _is_truth(info["success"]):
             raise ValueError(f"info['success']: expected true or false, got {info['success']!r}")
 
@@ -141,7 +145,7 @@ class GymTaskAdapter(TaskVectorEnv):
 
 
 def _wrapped(task: Any) -> UserTask:
-    """A user's task with what the toolkit reports of it: its mode and, by name, its values."""
+    """A user's task with what the toolkit reports about it: its mode, and its values by name."""
     mapping = isinstance(task, Mapping)
     mode = task.get("mode", 0) if mapping else getattr(task, "mode", 0)
     if not isinstance(mode, int | np.integer):
@@ -150,14 +154,14 @@ def _wrapped(task: Any) -> UserTask:
 
 
 def _check_numbers(**values: Any) -> None:
-    """Raise TypeError for what NumPy would take for a number, None and text."""
+    """Raise TypeError for None and text, which NumPy would convert to numbers."""
     for name, value in values.items():
         if value is None or isinstance(value, str):
             raise TypeError(f"{name}: expected a number, got {value!r}")
 
 
 def _is_truth(value: Any) -> bool:
-    """Whether it is true or false, or as a number 1 or 0; NaN, text and shares are not."""
+    """Whether a value is true or false, or the number 1 or 0; not NaN, text or a fraction."""
     array = np.asarray(value)
     return array.size == 1 and array.item() in (False, True)
 

@@ -1,4 +1,4 @@
-"""Checks of the arguments that task families take."""
+"""Checks of the arguments of task families."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def number(name: str, value: float, positive: bool = False) -> float:
     raise ValueError(f"{name}: expected a number {'above' if positive else 'of at least'} 0, got {value!r}")
 
 
-def count(name: str, value: int, most: float = math.inf) -> int:
-    """A whole number of at least 1 and at most `most`, else ValueError."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        bound = f" and at most {most}" if most < math.inf else ""
+def count(name: str, value: int, maximum: float = math.inf) -> int:
+    """A whole number of at least 1 and at most `maximum`, else ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
+        bound = f" and at most {maximum}" if maximum < math.inf else ""
         raise ValueError(f"{name}: expected a whole number of at least 1{bound}, got {value!r}")
     return value
 
@@ -51,29 +51,29 @@ def choice(name: str, value: str, choices: tuple[str, ...]) -> str:
 
 
 def points(name: str, value: Sequence[Sequence[float]]) -> np.ndarray:
-    """A list of [x, y], one a mode, as float64 [modes, 2], else ValueError."""
+    """A list of [x, y], one per mode, as float64 [modes, 2], else ValueError."""
     try:
         array = np.array(value, np.float64)
     except (TypeError, ValueError):
         array = np.empty(0)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array) or not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected a list of [x, y], one a mode, got {value!r}")
+        raise ValueError(f"{name}: expected a list of [x, y], one per mode, got {value!r}")
     return array
 
 
 def intervals(name: str, value: Sequence[Sequence[float]]) -> np.ndarray:
-    """A list of [low, high] with low <= high, one a mode, as float64 [modes, 2], else ValueError."""
+    """A list of [low, high] with low <= high, one per mode, as float64 [modes, 2], else ValueError."""
     try:
         array = points(name, value)
     except ValueError:
         array = np.array([[1.0, 0.0]])
     if (array[:, 0] > array[:, 1]).any():
-        raise ValueError(f"{name}: expected a list of [low, high] with low <= high, one a mode, got {value!r}")
+        raise ValueError(f"{name}: expected a list of [low, high] with low <= high, one per mode, got {value!r}")
     return array
 
 
 def unit_vectors(name: str, value: Sequence[Sequence[float]]) -> np.ndarray:
-    """A list of [x, y] of length 1, one a mode, as float64 [modes, 2], else ValueError."""
+    """A list of [x, y] of length 1, one per mode, as float64 [modes, 2], else ValueError."""
     array = points(name, value)
     if not np.allclose(np.hypot(*array.T), 1):
         raise ValueError(f"{name}: expected vectors [x, y] of length 1, got {value!r}")

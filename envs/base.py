@@ -1,4 +1,4 @@
-"""The contract of a task family: M tasks × N rollouts, stepped as one block of arrays."""
+"""The contract of a task family: M tasks × N rollouts, stepped together as one block of arrays."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from mmaml.errors import ConfigError
+
+if __name__ != "mmaml.envs.base":  # as `envs.base` it would be another module, with other classes
+    raise ImportError("the toolkit's envs.base is imported as mmaml.envs.base", name=__name__)
+
 SPLITS = ("train", "test", "ood")
 # What a step of a block returns: observations, rewards, terminated, truncated, infos.
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
@@ -22,9 +27,8 @@ StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any
 class Task:
     """One task of a family.
 
-    mode: index of the mode it was drawn from, for reporting only. values: what sets it apart from the
-    family's other tasks, e.g. {"goal": [x, y]}. identity: its place in a finite set of training tasks, -1 for a
-    task that is in none.
+    mode: index of the mode it was drawn from, for reporting only. values: what distinguishes it from the family's other
+    tasks, e.g. {"goal": [x, y]}. identity: its index in a finite set of training tasks, -1 for a task in no such set.
     """
 
     mode: int
@@ -33,7 +37,7 @@ class Task:
 
 
 class TaskError(RuntimeError):
-    """A user's environment failed. task: position of its task in the block."""
+    """A user's environment failed. task: index of its task in the block."""
 
     def __init__(self, message: str, task: int) -> None:
         super().__init__(message)
@@ -44,31 +48,35 @@ def rescale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, scal
     """Policy actions in [-s, s] to environment units: low + (a + s)(high - low) / (2 s).
 
     actions: [..., A] float32, and so is the result. low, high: the bounds [A]. scale: s, or None for the
-    actions as they are. Not clipped here: stepping clips. Raises ValueError if a bound is infinite.
+    actions as they are. Not clipped here: stepping clips. Raises ConfigError if a bound is infinite.
     """
     if scale is None:
         return actions
     factor = ((high - low) / (2 * scale)).astype(np.float32)
     if not np.isfinite(factor).all():
-        raise ValueError(f"normalization_scale: expected null for an environment with unbounded actions, got {scale}")
+        raise ConfigError(
+            "normalization_scale", expected="null for an environment with unbounded actions", got=str(scale)
+        )
     return actions * factor + (low + scale * factor).astype(np.float32)
 
 
 def to_environment(actions: np.ndarray, space: gym.Space, scale: float | None) -> np.ndarray:
-    """Policy actions [lanes, A] as the environment takes them.
+    """Convert policy actions [lanes, A] to those of the environment.
 
-    Box: `rescale_actions` by the scale, [lanes, A]. Discrete: the action that a vector with a 1 in one place
-    means, integers [lanes]. Raises ValueError for a scale where actions are discrete.
+    Box: `rescale_actions` by the scale, [lanes, A]. Discrete: the action of each one-hot vector, integers [lanes].
+    Raises ConfigError for a scale where actions are discrete.
     """
     if isinstance(space, gym.spaces.Box):
         return rescale_actions(actions, space.low, space.high, scale)
     if scale is not None:
-        raise ValueError(f"normalization_scale: expected null for an environment with discrete actions, got {scale}")
+        raise ConfigError(
+            "normalization_scale", expected="null for an environment with discrete actions", got=str(scale)
+        )
     return cast(gym.spaces.Discrete, space).start + actions.argmax(1)
 
 
 def check_spaces(owner: str, observations: Any, actions: Any) -> None:
-    """Raise ValueError unless observations are a Box of one dimension, and actions such a Box or Discrete.
+    """Raise ConfigError unless observations are a Box of one dimension, and actions such a Box or Discrete.
 
     owner: the class whose spaces they are.
     """
@@ -76,22 +84,24 @@ def check_spaces(owner: str, observations: Any, actions: Any) -> None:
     for kind, space, expected in (("observation", observations, box), ("action", actions, f"{box} or Discrete")):
         is_box = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
         if not is_box and not (kind == "action" and isinstance(space, gym.spaces.Discrete)):
-            raise ValueError(
-                f"env: expected {owner} to have {expected} as {kind} space, got {space}; "
-                "convert to one within the class"
+            raise ConfigError(
+                "env",
+                expected=f"{owner} to have {expected} as {kind} space",
+                got=str(space),
+                remedy="convert to one within the class",
             )
 
 
 class TaskVectorEnv(VectorEnv):
-    """The M·N lanes of a family's M tasks, by Gymnasium's vector API. Task-major: lane i belongs to task i // N.
+    """The M·N lanes of a family's M tasks, as a Gymnasium vector environment. Lane i belongs to task i // N.
 
-    Nothing resets by itself (`AutoresetMode.DISABLED`): `reset(options={"reset_mask": mask})` starts new
-    episodes in the lanes of the mask. A task's random numbers come from its own generator and are drawn in
-    lane order, so what its lanes do never depends on which other tasks share the block.
+    Lanes are never reset automatically (`AutoresetMode.DISABLED`): `reset(options={"reset_mask": mask})` starts new
+    episodes in the lanes of the mask. The random numbers of a task come from its own generator and are drawn in lane
+    order, so that its lanes do not depend on which other tasks share the block.
 
     A family implements `step` and the four methods at the end, and sets:
-    normalization_scale: the s of `rescale_actions` with which its published experiments were run; None for
-    actions as they are. num_modes: how many modes its tasks have. splits: those of `SPLITS` that it can draw.
+    normalization_scale: the s of `rescale_actions` that its published experiments used; None for actions as they are.
+    num_modes: the number of modes of its tasks. splits: those of `SPLITS` that it can draw.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
@@ -121,9 +131,9 @@ class TaskVectorEnv(VectorEnv):
         self._needs_reset = True
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
-        """n tasks of a split. Equal states of `rng` give equal tasks, but different ones in each split.
+        """Draw n tasks of a split. Equal states of `rng` give equal tasks, but each split has different ones.
 
-        Raises ValueError for a split that the family does not have, and where it draws what are no n tasks.
+        Raises ValueError for a split that the family does not have, and if it does not draw n tasks.
         """
         if split not in self.splits:
             raise ValueError(f"split: expected one of {self.splits} for {type(self).__name__}, got {split!r}")
@@ -131,9 +141,9 @@ class TaskVectorEnv(VectorEnv):
         return _checked(type(self).__name__, n, self._draw_tasks(n, child, split))
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give the block its tasks. A reset of all lanes has to follow.
+        """Set the tasks of the block. A reset of all lanes must follow.
 
-        Raises ValueError if there are not M of them, or if they are not this family's.
+        Raises ValueError if there are not M tasks, or if they are not of this family.
         """
         self._take_over(tasks)
         self._tasks_given = True
@@ -143,11 +153,11 @@ class TaskVectorEnv(VectorEnv):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start episodes in all lanes, or in those of options["reset_mask"] (bool [M·N]).
 
-        seed: one integer a task, from which every later random number of the task follows; or a single one
-        from which each task's is derived; None: the generators go on. A block that was never given tasks
-        draws some for training, at its first reset and at every seeded one.
-        Returns the observations of all lanes, [M·N, O] float32. Raises ValueError for a seed or mask of
-        another length, ResetNeeded for a mask where no lane has started yet.
+        seed: one integer per task, which determines all later random numbers of the task; or a single one, from which
+        each task's is derived; None: the generators continue. A block whose tasks were never set draws training tasks
+        at its first reset and at every seeded one.
+        Returns the observations of all lanes, [M·N, O] float32. Raises ValueError for a seed or mask of another
+        length, ResetNeeded for a mask before the first reset of all lanes.
         """
         if seed is not None:
             self.task_generators = [np.random.default_rng(key) for key in self._seed_of_each_task(seed)]
@@ -163,11 +173,10 @@ class TaskVectorEnv(VectorEnv):
     def step(self, actions: np.ndarray) -> StepResult:
         """One time step of all lanes.
 
-        actions: [M·N, A] in environment units, clipped here to the bounds; integers [M·N] where they are
-        discrete. Returns fresh arrays:
-        observations [M·N, O] float32, rewards [M·N] float32, terminated and truncated bool [M·N] (by the
-        family itself: the horizon is the sampler's), and infos: "reward_…" float32 [M·N], one for each
-        term of the reward, summing to it; "success" bool [M·N] where the family knows success.
+        actions: [M·N, A] in environment units, clipped here to the bounds; integers [M·N] if they are discrete.
+        Returns new arrays: observations [M·N, O] float32, rewards [M·N] float32, terminated and truncated bool [M·N]
+        (by the family itself; the horizon is the sampler's), and infos: "reward_…" float32 [M·N], the terms of the
+        reward, which sum to it; "success" bool [M·N] if the family defines success.
         """
         raise NotImplementedError
 
@@ -182,7 +191,7 @@ class TaskVectorEnv(VectorEnv):
         if isinstance(seed, int | np.integer):
             return [[seed, task] for task in range(self.num_tasks)]
         if len(seed) != self.num_tasks:
-            raise ValueError(f"seed: expected one integer or {self.num_tasks}, one a task, got {len(seed)}")
+            raise ValueError(f"seed: expected one integer or {self.num_tasks}, one per task, got {len(seed)}")
         return list(seed)
 
     def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
@@ -197,12 +206,12 @@ class TaskVectorEnv(VectorEnv):
         return mask
 
     def _check_started(self) -> None:
-        """For families to call when they step."""
+        """Raise ResetNeeded unless all lanes were reset; families call it in `step`."""
         if self._needs_reset:
             raise ResetNeeded("step: expected a reset before the first step of a block or of new tasks")
 
     def _per_lane(self, tasks: Sequence[Task], name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """An entry of the tasks' values for each lane, float64 [M·N, *shape]."""
+        """An entry of the tasks' values, repeated for each lane, float64 [M·N, *shape]."""
         entries = []
         for task in tasks:
             entry = np.asarray(task.values.get(name), np.float64)
@@ -215,39 +224,39 @@ class TaskVectorEnv(VectorEnv):
 
     @abstractmethod
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        """n tasks, from a generator whose numbers no other split sees."""
+        """Draw n tasks, from a generator that no other split uses."""
 
     @abstractmethod
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Take over the values of M tasks."""
+        """Use the values of M tasks from now on."""
 
     @abstractmethod
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
-        """Start episodes in some lanes of one task. lanes: their positions in the block, ascending."""
+        """Start episodes in some lanes of one task. lanes: their indices in the block, ascending."""
 
     @abstractmethod
     def _observe(self) -> np.ndarray:
-        """The observations of all lanes in a fresh array, [M·N, O] float32."""
+        """The observations of all lanes in a new array, [M·N, O] float32."""
 
 
 def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:
-    """The tasks that `owner` has drawn. Raises ValueError unless they are n tasks."""
+    """The tasks that `owner` has drawn, as a list. Raises ValueError unless they are n valid tasks."""
     tasks = list(tasks)
     if len(tasks) != n:
         raise ValueError(f"{owner}._draw_tasks: expected {n} tasks, got {len(tasks)}")
     for task in tasks:
         if not isinstance(task, Task) or not isinstance(task.values, Mapping):
-            raise ValueError(f"{owner}._draw_tasks: expected a Task, whose values are a mapping, got {task!r}")
+            raise ValueError(f"{owner}._draw_tasks: expected a Task whose values are a mapping, got {task!r}")
         if not isinstance(task.mode, int | np.integer):
             raise ValueError(f"{owner}._draw_tasks: expected a task's mode to be an integer from 0, got {task.mode!r}")
     return tasks
 
 
 class SingleTaskEnv(gym.Env):
-    """A family as an ordinary environment: one lane of one task, by Gymnasium's single-environment API.
+    """A family as an ordinary Gymnasium environment: one lane of one task.
 
-    Its task is the one last given, by `set_task` or as `reset(options={"task": task})`; until one is given,
-    one drawn for training at the first reset and at every seeded one. `info["mode"]` of a reset is its mode.
+    Its task is the one last set, by `set_task` or `reset(options={"task": task})`; until one is set, a training task is
+    drawn at the first reset and at every seeded one. `info["mode"]` of a reset is the mode of the task.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -262,7 +271,7 @@ class SingleTaskEnv(gym.Env):
         return self.family.sample_tasks(n, rng, split)
 
     def set_task(self, task: Task) -> None:
-        """Give the environment its task. A reset has to follow."""
+        """Set the task of the environment. A reset must follow."""
         self.family.set_tasks([task])
 
     def reset(

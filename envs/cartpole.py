@@ -1,4 +1,4 @@
-"""CartPole with other masses in every task: keep a pole upright on a cart.
+"""CartPole with different masses in every task: keep a pole upright on a cart.
 
 | observation | meaning                                              |
 |-------------|------------------------------------------------------|
@@ -10,12 +10,12 @@
 | 0      | push the cart left, by 10 N  |
 | 1      | push it right, by 10 N       |
 
-The reward is 1 a step, "reward_alive". Terminated as soon as the cart is more than 2.4 m from the centre or the pole
+The reward is 1 per step, "reward_alive". Terminated as soon as the cart is more than 2.4 m from the centre or the pole
 more than 12° from upright. Episodes begin with all four numbers U(±0.05).
 
 Source: gymnasium's CartPole-v1, whose physics this is (Barto, Sutton, Anderson 1983: Euler steps of 0.02 s, half the
-pole's length 0.5 m), with the tasks of RLlib's MAML example (`CartPoleMassEnv`). There, a task leaves the
-total mass and the pole's moment at those of masses 1 and 0.1, so that all carts are alike; here, both follow.
+pole's length 0.5 m), with the tasks of RLlib's MAML example (`CartPoleMassEnv`). There, a task does not change the
+total mass and the pole's moment, so that all carts are the same; here, both follow from the masses.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POSITION_LIMIT, ANGLE_LIMIT = 2.4, np.deg2rad(12)
 
 
 class CartPoleMass(TaskVectorEnv):
-    """Tasks hold "cart_mass" and "pole_mass", kg, each uniform in the interval [low, high] of the argument."""
+    """The values of a task are "cart_mass" and "pole_mass", kg, each uniform in the [low, high] of its argument."""
 
     normalization_scale = None
 

@@ -1,4 +1,4 @@
-"""Goals about the centres of modes, as several families draw them."""
+"""Drawing modes and goals, shared by several families."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ DEALS = ("draw", "round_robin")
 
 
 def draw_modes(n: int, rng: np.random.Generator, num_modes: int, deal: str) -> np.ndarray:
-    """Modes [n]. deal: how tasks get them, "draw" (each uniformly) or "round_robin" (in turn, over a meta-batch)."""
+    """Modes of n tasks, [n].
+
+    deal: "draw" (each uniformly at random) or "round_robin" (in turn, over the tasks of a meta-batch).
+    """
     return rng.integers(num_modes, size=n) if deal == "draw" else np.arange(n) % num_modes
 
 
 def draw_goals(
     n: int, rng: np.random.Generator, centers: np.ndarray, noise: float, deal: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Modes [n] and goals [n, 2]: a mode's centre + N(0, noise²) in x and y.
+    """Modes [n] and goals [n, 2]: the mode's centre + N(0, noise²) in x and in y.
 
     centers [modes, 2]. deal: see `draw_modes`.
     """
@@ -24,11 +27,11 @@ def draw_goals(
 
 
 def draw_directions(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Unit vectors of the plane [n, 2], uniform over the circle."""
+    """Unit vectors in the plane [n, 2], uniform over the circle."""
     angles = rng.uniform(0, 2 * np.pi, n)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def draw_in_ring(n: int, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """Places of the plane [n, 2], uniform between the distances low and high from the origin."""
+    """Points in the plane [n, 2], uniform between the distances low and high from the origin."""
     return np.sqrt(rng.uniform(low**2, high**2, (n, 1))) * draw_directions(n, rng)

@@ -1,4 +1,4 @@
-"""Point-mass task families: reach a goal in the plane that only the reward tells of.
+"""Point-mass task families: reach a goal in the plane that only the reward reveals.
 
 | observation | meaning       | families      |
 |-------------|---------------|---------------|
@@ -9,8 +9,8 @@
 |--------|----------------------------------------------------------|
 | 0, 1   | change of velocity (momentum) or of position (all others) |
 
-Lengths have no unit; velocities are lengths per time step. Rewards are those of the new position, or, in
-the walls family, of the position aimed at. None of these families ends an episode, but for 2D navigation.
+Lengths have no unit; velocities are lengths per time step. The reward is that of the new position; in the walls family,
+of the position before a wall stops the step. No family but 2D navigation ends an episode.
 
 Sources: the environments of ProMP (Rothfuss et al. 2018: `MetaPointEnvMomentum`, `MetaPointEnvCorner`,
 `MetaPointEnvWalls`), MMAML (Vuorio et al. 2019: the momentum families with modes) and MAML (Finn et al. 2017:
@@ -29,20 +29,20 @@ from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 from mmaml.envs.goals import DEALS, draw_goals
 
 REWARD_TYPES = ("dense", "dense_squared", "sparse")
-# A lane on a wall would walk through it at its next step; this much closer to the origin it cannot.
+# A lane exactly on a wall would pass through it at its next step; slightly inside it does not.
 JUST_INSIDE = 1 - 1e-6
 
 
 class PointMass(TaskVectorEnv):
-    """x ← x + clip(a): what all families here have in common.
+    """x ← x + clip(a): the base of all families here.
 
-    centers: one [x, y] a mode. noise: standard deviation of a goal about its mode's centre, in x and in y.
-    deal: how tasks get their modes, "draw" (each uniformly) or "round_robin" (in turn, over the tasks of a
+    centers: one [x, y] per mode. noise: standard deviation of a goal around its mode's centre, in x and in y. deal: how
+    modes are assigned to tasks, "draw" (uniformly at random) or "round_robin" (in turn, over the tasks of a
     meta-batch). action_limit: actions are clipped to ± this. start: episodes begin at x ~ U(±start).
     reward_type, with d the Euclidean distance to the goal: "dense" -d, "dense_squared" -d²,
     "sparse" max(radius - d, 0).
 
-    Tasks hold "goal" [2]. The only term of the reward is "reward_goal".
+    The values of a task are "goal" [2]. The only term of the reward is "reward_goal".
     """
 
     normalization_scale: float | None = 10.0
@@ -100,7 +100,7 @@ class PointMass(TaskVectorEnv):
         return np.maximum(self.radius - distance, 0.0)
 
     def _hold_back(self, before: np.ndarray) -> None:
-        """What stands in the way of a step from `before` [2, M·N]; after the reward was given."""
+        """Stop a step from `before` [2, M·N] at obstacles; called after the reward was computed."""
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         modes, goals = draw_goals(n, rng, self.centers, self.noise, self.deal)
@@ -143,10 +143,10 @@ class CornerPointMass(PointMass):
             return super()._reward(before)
         distance = _norm(self._position - self._goal)
         x, y = self._position
-        unpaid = np.abs(x) + np.abs(y) < self.radius
+        unrewarded = np.abs(x) + np.abs(y) < self.radius
         for corner in self._other_corners:
-            unpaid |= _norm(self._position - corner) < distance
-        return np.where(unpaid, 0.0, _norm(before - self._goal) - distance)
+            unrewarded |= _norm(self._position - corner) < distance
+        return np.where(unrewarded, 0.0, _norm(before - self._goal) - distance)
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
         super()._set_tasks(tasks)
@@ -159,9 +159,9 @@ class CornerPointMass(PointMass):
 class WallsPointMass(CornerPointMass):
     """Corner with circular walls about the origin, each with a gap in a random direction of the task.
 
-    A step outwards across a wall to a place farther than 1 from the wall's gap ends just inside the wall, in
-    the direction of that place. The way inwards is free. Tasks also hold "gaps" [2, 2]: the place of the gap
-    in the inner wall (radius 1) and in the outer one (radius 2).
+    A step outwards across a wall to a point farther than 1 from the wall's gap ends just inside the wall, in the
+    direction of that point. Steps inwards are never stopped. Tasks also have the values "gaps" [2, 2]: the centres of
+    the gaps in the inner wall (radius 1) and in the outer one (radius 2).
     """
 
     wall_radii = (1.0, 2.0)

@@ -16,9 +16,12 @@ import numpy as np
 
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, to_environment
+from mmaml.envs.spec import EnvSpec, spec_of
+from mmaml.errors import ConfigError, Interrupted
+from mmaml.extras import not_installed
 
 
-class UnknownEnvironment(ValueError):
+class UnknownEnvironment(ConfigError):
     """A name that is neither a family's nor the place of an environment that can be used."""
 
 
@@ -123,7 +126,8 @@ def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **
 
     The class is a `TaskVectorEnv`, or a `gymnasium.Env` with `sample_tasks` and `set_task`
     (`mmaml.envs.adapter`). env_kwargs: arguments of the class, over those of the registry.
-    Raises UnknownEnvironment if there is no such class, ValueError for arguments it refuses.
+    Raises UnknownEnvironment if there is no such class, ValueError for arguments it refuses: ConfigError for such as it
+    does not have.
     """
     family = FAMILIES.get(name) or Family(name, {})
     cls = _load(family.place)
@@ -135,24 +139,28 @@ def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **
 
 def check_family(
     name: str, env_kwargs: Mapping[str, Any], normalization_scale: str | float | None = "family"
-) -> TaskVectorEnv:
-    """Build one lane and close it, to raise what `make_family` would; a ValueError whatever it is.
+) -> EnvSpec:
+    """What there is to know of a family, from one lane of it, which is built and closed.
 
-    normalization_scale: refused (ValueError) if the family's actions cannot be rescaled by it; "family": by the
-    family's own. Returns the lane, closed, to be asked about spaces and splits.
+    normalization_scale: by which actions are to be rescaled; "family": by the family's own. Raises ConfigError, of
+    "env", "env_kwargs" or "normalization_scale", where the lane cannot be built or its actions not be rescaled.
     """
     try:
         family = make_family(name, 1, 1, **env_kwargs)
-    except ValueError:
+    except (KeyboardInterrupt, Interrupted, ConfigError):
         raise
+    except ValueError as error:  # from the arguments' own checks
+        raise ConfigError("env_kwargs", " ".join(str(error).split())) from error
     except Exception as error:  # a user's constructor may fail in any way
         reason = _described(error)
-        raise ValueError(f"env_kwargs: '{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
+        raise ConfigError("env_kwargs", f"'{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
+    except BaseException as error:  # it, or its module, may even call sys.exit
+        raise ConfigError("env", f"'{name}' cannot be loaded ({_described(error)})", "fix its module") from error
     with suppress(Exception, SystemExit):  # as in a run, what closing raises concerns nobody
         family.close()
-    scale = family.normalization_scale if isinstance(normalization_scale, str) else normalization_scale
-    to_environment(np.zeros((1, 1), np.float32), family.single_action_space, scale)
-    return family
+    spec = spec_of(family)
+    to_environment(np.zeros((1, 1), np.float32), spec.action_space, spec.action_scale(normalization_scale))
+    return spec
 
 
 def gym_id(name: str) -> str:
@@ -182,28 +190,33 @@ def _load(place: str) -> type[gym.Env] | type[TaskVectorEnv]:
     if not module_name or not class_name:
         near = difflib.get_close_matches(place, FAMILIES, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else f"known families: {', '.join(FAMILIES)}"
-        raise UnknownEnvironment(f"env: expected a task family or 'package.module:ClassName', got '{place}'; {hint}")
+        expected = "a task family or 'package.module:ClassName'"
+        raise UnknownEnvironment("env", expected=expected, got=f"'{place}'", remedy=hint)
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # a user's module may fail in any way
-        raise UnknownEnvironment(
-            f"env: '{place}' cannot be loaded ({_described(error)}); check the name, and that its package is "
-            "installed or its folder on PYTHONPATH"
-        ) from error
+        if isinstance(error, ImportError) and (missing := not_installed(error)):
+            raise UnknownEnvironment("env", f"'{place}' cannot be loaded: {missing}") from error
+        remedy = "check the name, and that its package is installed or its folder on PYTHONPATH"
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "envs":
+            remedy += " (the toolkit's own families are imported as mmaml.envs)"
+        raise UnknownEnvironment("env", f"'{place}' cannot be loaded ({_described(error)})", remedy) from error
     if isinstance(cls, type) and issubclass(cls, TaskVectorEnv):
         return cls
     lacks = [name for name in ("sample_tasks", "set_task") if not callable(getattr(cls, name, None))]
     if not isinstance(cls, type) or not issubclass(cls, gym.Env) or lacks:
         reason = f"a class without {' and '.join(lacks)}" if isinstance(cls, type) and lacks else repr(cls)
         raise UnknownEnvironment(
-            f"env: expected at '{place}' a gymnasium.Env with sample_tasks(n, rng) and set_task(task), or a "
-            f"TaskVectorEnv, got {reason}; see docs/environments.md"
+            "env",
+            expected=f"at '{place}' a gymnasium.Env with sample_tasks(n, rng) and set_task(task), or a TaskVectorEnv",
+            got=reason,
+            remedy="see docs/environments.md",
         )
     return cls
 
 
 def _check_names(name: str, cls: type, env_kwargs: Mapping[str, Any]) -> None:
-    """Raise ValueError for an argument that the constructor of `cls` does not have."""
+    """Raise ConfigError for an argument that the constructor of `cls` does not have."""
     parameters = inspect.signature(cls).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
@@ -213,10 +226,10 @@ def _check_names(name: str, cls: type, env_kwargs: Mapping[str, Any]) -> None:
     for key in env_kwargs:
         if key not in accepted:
             known = f"takes {', '.join(accepted)}" if accepted else "takes no arguments"
-            raise ValueError(f"env_kwargs: '{name}' {known}, got '{key}'")
+            raise ConfigError("env_kwargs", f"'{name}' {known}, got '{key}'")
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

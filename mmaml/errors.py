@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates, line and paragraph separators
 LONGEST_LINE = 1500  # of an error: as long as the one that lists every family
@@ -36,9 +36,17 @@ class UsageError(ValueError):
         # Names and values in it are the user's: whatever they hold, it stays one line.
         super().__init__(one_line(f"{text}; {remedy}" if remedy else text))
 
+    def renamed(self, argument: str) -> Self:
+        """The same error, of an argument that the user knows by another name."""
+        return type(self)(argument, self.problem, self.remedy, expected=self.expected, got=self.got)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """As it travels between ranks."""
         return (_usage_error, (type(self), dict(vars(self))))
+
+
+class ConfigError(UsageError):
+    """What is wrong with the user's configuration."""
 
 
 def _usage_error(kind: type[UsageError], values: dict[str, str]) -> UsageError:

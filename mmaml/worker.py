@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import reduce
+from functools import cached_property, reduce
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
 from mmaml.algorithms import make_algorithm
@@ -22,6 +21,7 @@ from mmaml.config.keys import Config
 from mmaml.envs.base import Task, TaskVectorEnv
 from mmaml.envs.registry import make_family
 from mmaml.errors import RunStopped, TasksFailed
+from mmaml.fault_points import reached
 from mmaml.parallel.requests import partition
 from mmaml.policies.distributions import distribution_over
 from mmaml.sampling import finite
@@ -50,6 +50,7 @@ class TaskBlock:
         """The algorithm's function of tasks of the block, by their indices in the block; all when there are none."""
         if question.function not in self.algorithm.functions:
             raise ValueError(f"function: expected one of {self.algorithm.functions}, got {question.function!r}")
+        reached("evaluation", function=question.function)
         function = getattr(self.algorithm, question.function)
         tasks = range(self.rollouts[0].tasks) if question.tasks is None else question.tasks
         steps_per_task = self.rollouts[0].rewards[0].numel()
@@ -116,14 +117,20 @@ class Worker:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.family = self._make_family(1)
-        observations = cast(Box, self.family.single_observation_space)
-        self.actions, self.action_size = distribution_over(self.family.single_action_space)
-        self.algorithm = make_algorithm(config, observations.shape[0], self.action_size, self.actions)
+        assert config.env_spec is not None  # which `build_config` has found
+        self.spec = config.env_spec
+        self.actions, self.action_size = distribution_over(self.spec.action_space)
+        self.algorithm = make_algorithm(config, self.spec.observation_size, self.action_size, self.actions)
         self.block: TaskBlock | None = None
         self._collected: tuple[int, str] | None = None  # of the block: iteration and purpose
         self._train_tasks: list[Task] = []
         self._env: TaskVectorEnv | None = None
+        self._has_built = False
+
+    @cached_property
+    def family(self) -> TaskVectorEnv:
+        """A lane of the family, to draw tasks from: built where it is first needed, on the master alone."""
+        return self._make_family(1)
 
     def sample_tasks(self, n: int, iteration: int, purpose: str = "train") -> list[Task]:
         """The tasks of one iteration's meta-batch. purpose: "train", "test" or "ood".
@@ -141,9 +148,10 @@ class Worker:
         return [self._train_tasks[k] for k in order[:n]]
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        family = self.family
         try:
             with FromEnvironment():
-                return self.family.sample_tasks(n, rng, split)
+                return family.sample_tasks(n, rng, split)
         except EnvironmentFailed as failed:
             error = failed.error
         text = f'stopped: env: sample_tasks failed for the split "{split}" ({described(error)}); mend it'
@@ -151,7 +159,7 @@ class Worker:
 
     def close(self) -> None:
         """Close the environments."""
-        close_quietly(self.family)
+        close_quietly(self.__dict__.get("family"))
         close_quietly(self._env)
 
     def collect(
@@ -177,9 +185,10 @@ class Worker:
         success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank spent on rolling out,
         advantages and adapting; with a scaling, `moments_of_tasks` too. The rollouts stay here for `evaluate`.
         """
+        reached("sampling", iteration=iteration, purpose=purpose)
         extends = extend and self._collected == (iteration, purpose)
         held = self.block = self.block if extends else None
-        session = _Session(Scaling.from_vector(scaling), iteration, purpose, stages or self.algorithm.stages)
+        session = _Session(Scaling.from_vector(scaling), iteration, purpose, stages or self.config.stages)
 
         def sample(items: Sequence[tuple[int, Task]], lasting: bool = False) -> tuple[list[Rollouts], np.ndarray]:
             with self._environment([task for _, task in items], lasting) as env:
@@ -224,7 +233,7 @@ class Worker:
         Raises CheckpointError where it holds others.
         """
         config = self.config
-        size = self.family.single_observation_space.shape[0]  # type: ignore[index]
+        size = self.spec.observation_size
         found = RunningStatistics(config.normalize_observations, config.normalize_rewards, size)
         if state is None:
             return found
@@ -255,12 +264,14 @@ class Worker:
             self.look_at(data, tasks, step, finite.SAMPLED)
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
+            reached("advantages", collection=step)
             self._estimate_advantages(state, data, session.scaling)
             self.look_at(data, tasks, step, finite.PROCESSED)
             rollouts.append(data)
             seconds[1] += time.perf_counter() - clock
             clock = time.perf_counter()
             if step < collections - 1:
+                reached("adaptation", collection=step)
                 state = self.algorithm.adapt(meta, state, rollouts)
                 finite.check_adapted(getattr(state, "params", {}), indices, tasks, step)
             seconds[2] += time.perf_counter() - clock
@@ -286,7 +297,7 @@ class Worker:
                 layout,
                 self._noise(keys, session.purpose, layout.length),
                 [integer(config.seed, "environment", *key, purpose=session.purpose) for key in keys],
-                self._normalization_scale(),
+                self.spec.action_scale(config.normalization_scale),
                 self._episode_noise(keys, session.purpose, layout.length),
                 session.scaling,
             )
@@ -347,10 +358,6 @@ class Worker:
         drawn = [generator(config.seed, "episode", *key, purpose=purpose).standard_normal(shape) for key in keys]
         return torch.from_numpy(np.stack(drawn).astype(np.float32))
 
-    def _normalization_scale(self) -> float | None:
-        scale = self.config.normalization_scale
-        return self.family.normalization_scale if isinstance(scale, str) else scale
-
     def _make_family(self, tasks: int) -> TaskVectorEnv:
         config = self.config
         return make_family(config.env, tasks, config.rollouts_per_meta_task, **config.env_kwargs)
@@ -360,8 +367,10 @@ class Worker:
         """An environment that holds the tasks. lasting: kept, to serve again where there are as many tasks."""
         env = self._env
         if env is None or env.num_tasks != len(tasks):
-            with FromEnvironment():
+            # The first block that a rank cannot build ends the run: its host lacks something. A later one costs tasks.
+            with FromEnvironment() if self._has_built else nullcontext():
                 env = self._make_family(len(tasks))
+            self._has_built = True
             if lasting:
                 close_quietly(self._env)
                 self._env = env

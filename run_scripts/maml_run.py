@@ -1,9 +1,6 @@
 """Meta-train MAML by trust region (Finn et al. 2017), by the flags and defaults of the TensorFlow 2 port of MAML-RL.
 
-    python run_scripts/maml_run.py --env-name 2DNavigation-v0 --fast-lr 0.1 --num-batches 500 --gamma 0.99
-
-Only a flag that is given wins over the configuration file, which is configs/maml_run.json, that program's defaults,
-unless --config_file names another. The program: github.com/schneimo/maml-rl-tf2.
+python run_scripts/maml_run.py --env-name 2DNavigation-v0 --fast-lr 0.1 --num-batches 500 --gamma 0.99
 """
 
 from __future__ import annotations
@@ -11,63 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for this checkout's mmaml
 
-from mmaml.cli.train import Flag, Script, Values, run
-from mmaml.config.keys import Config
-from mmaml.config.loading import check_value
-from mmaml.config.value_types import MOST_LAYERS, integer
+from mmaml.cli.maml_run import main
 
-# Environments of that program by our names, with its settings: episodes of 200 steps, actions as the body takes them.
-_AS_THERE = {"max_path_length": 200, "normalization_scale": None}
-ENVIRONMENTS: dict[str, Values] = {
-    "HalfCheetahDir-v1": {"env": "HalfCheetahRandDirecEnv"} | _AS_THERE,
-    "HalfCheetahVel-v1": {"env": "HalfCheetahRandVelEnv", "env_kwargs": {"goals": [[0, 2]]}} | _AS_THERE,
-}
-
-
-def _environment(name: str, before: Values) -> Values:
-    return ENVIRONMENTS.get(name, {"env": name})
-
-
-def _layers(count: int, before: Values) -> Values:
-    return {"hidden_sizes": [_sizes(before)[0]] * count}
-
-
-def _units(size: int, before: Values) -> Values:
-    return {"hidden_sizes": [size] * len(_sizes(before))}
-
-
-def _sizes(before: Values) -> list[int]:
-    sizes = before.get("hidden_sizes", Config.hidden_sizes)
-    check_value("hidden_sizes", sizes)
-    return list(sizes)
-
-
-SCRIPT = Script(
-    flags={
-        "--env-name": Flag("env", None, _environment, f"a family's name; also {' and '.join(ENVIRONMENTS)}"),
-        "--gamma": Flag("discount"),
-        "--tau": Flag("gae_lambda"),
-        "--first-order": Flag("first_order"),
-        "--num-layers": Flag("hidden_sizes", integer(1, MOST_LAYERS), _layers, "how many hidden layers, of one size"),
-        "--hidden-size": Flag("hidden_sizes", integer(1), _units, "units of each hidden layer"),
-        "--fast-batch-size": Flag("rollouts_per_meta_task"),
-        "--fast-lr": Flag("inner_lr"),
-        "--num-batches": Flag("n_itr"),
-        "--meta-batch-size": Flag("meta_batch_size"),
-        "--max-kl": Flag("max_kl"),
-        "--cg-iters": Flag("cg_iters"),
-        "--cg-damping": Flag("cg_damping"),
-        "--ls-max-steps": Flag("ls_max_steps"),
-        "--ls-backtrack-ratio": Flag("ls_backtrack_ratio"),
-        "--save-iters": Flag("save_steps"),
-        "--device": Flag("device"),
-    },
-    synonyms={"--dump_path": ("--output-folder",), "--ranks": ("--num-workers",)},
-    config_file=Path(__file__).resolve().parents[1] / "configs" / "maml_run.json",
-    epilog="What these flags and --overrides leave out has the value of the configuration file.",
-)
+sys.path.pop(0)  # its folder envs must not hide a package `envs` of the user
 
 if __name__ == "__main__":
-    sys.exit(run("maml", script=SCRIPT))
+    sys.exit(main())

@@ -1,148 +1,18 @@
-"""Draw the learning curves of runs and, for point mass, how trajectories change with adaptation.
+"""Draw learning curves and trajectories of runs: the same as `mmaml plot`.
 
-    python run_scripts/plot.py data/run1 data/run2
-    python run_scripts/plot.py "tuned=data/run1" --overlay "published=published.csv" --output docs/results
-
-Runs that differ only in their seed are drawn as one line, their mean, with a band of one standard deviation.
-Writes learning_curves.png into the first run's directory and trajectories.png into every run's, or all of
-them into the directory that --output names.
+python run_scripts/plot.py data/run1 data/run2
 """
 
 from __future__ import annotations
 
-import argparse
-import math
-import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for this checkout's mmaml
 
-from mmaml.cli.arguments import check_folder, check_integers, check_path, check_text
-from mmaml.cli.script import Parser, labelled, one_line_errors
-from mmaml.config.value_types import LARGEST, LARGEST_INTEGER
-from mmaml.errors import UsageError
-from mmaml.figures import curves
-from mmaml.figures.run_figures import CURVES, TRAJECTORIES, draw_trajectories
-from mmaml.storage.files import writing
+from mmaml.cli.plot import main
 
-MOST_ROLLOUTS = 1000  # in a panel, where no more can be told apart
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line; raises UsageError, one line for the user."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, or LABEL=directory")
-    parser.add_argument(
-        "--overlay", action="append", default=[], metavar="LABEL=FILE",
-        help="a CSV file with columns n_timesteps or Itr, and Step_k-AverageReturn or Step_k; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--env_steps_per_iteration", type=float, metavar="N",
-        help="of overlays that count iterations only (default: that of the first run)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--reference",
-        action="append",
-        default=[],
-        metavar="LABEL=RETURN",
-        help="a horizontal line; may be repeated",
-    )
-    parser.add_argument("--smooth", type=int, default=1, metavar="N", help="moving average over N iterations")
-    parser.add_argument("--limits", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of returns shown")
-    parser.add_argument("--title", help="of the learning curves (default: the environment)")
-    parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where to write (default: the run's own)")
-    parser.add_argument("--no_trajectories", action="store_true", help="learning curves only")
-    parser.add_argument("--rollouts_per_task", type=int, default=20, metavar="N", help="trajectories drawn in a panel")
-    arguments = parser.parse_args(argv)
-    check_integers(arguments, {"smooth": (1, LARGEST_INTEGER), "rollouts_per_task": (1, MOST_ROLLOUTS)})
-    if arguments.env_steps_per_iteration is not None and not 0 < arguments.env_steps_per_iteration <= LARGEST:
-        raise UsageError(f"--env_steps_per_iteration: expected a number > 0, got {arguments.env_steps_per_iteration}")
-    low, high = arguments.limits or (0, 1)
-    if not -LARGEST <= low < high <= LARGEST:
-        raise UsageError(f"--limits: expected two numbers, LOW < HIGH, got {low} {high}")
-    if arguments.title is not None:
-        check_text("--title", arguments.title)
-    if arguments.output is not None:
-        check_folder("--output", arguments.output)
-    return arguments
-
-
-@one_line_errors
-def main(argv: list[str] | None = None) -> int:
-    """Write the figures and print their paths."""
-    arguments = parse(argv)
-    runs = [_run(text) for text in arguments.runs]
-    curves = draw_curves(arguments, runs)
-    for curve in curves:
-        if curve.unread:
-            print(
-                f"note: {curve.label}: rows left out, since they could not be read: {curve.unread}",
-                file=sys.stderr,
-            )
-    if not arguments.no_trajectories:
-        names = [run.resolve().name for _, run in runs]
-        for number, ((_, run), name) in enumerate(zip(runs, names, strict=True), 1):
-            file = TRAJECTORIES
-            if arguments.output and len(runs) > 1:
-                file = f"trajectories_{name if names.count(name) == 1 else f'{name}_{number}'}.png"
-            folder = arguments.output or run
-            check_folder("--output", folder)
-            with writing("--output", folder):
-                draw_trajectories(run, folder / file, arguments.rollouts_per_task)
-    return 0
-
-
-def _run(text: str) -> tuple[str, Path]:
-    """A run's label, empty unless given, and directory."""
-    if "=" in text and not os.path.lexists(text):
-        label, path = labelled("RUN", text)
-        check_text("RUN", label)
-    else:
-        label, path = "", text
-    check_path("RUN", path)
-    return label, Path(path)
-
-
-def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> list[curves.Curve]:
-    """Write the learning curves; returns them."""
-    read = [curves.read_run(path, label) for label, path in runs]
-    first = read[0][1].env_steps
-    per_iteration = arguments.env_steps_per_iteration or float(first[-1] / len(first))
-    drawn = curves.group_runs(read)
-    for text in arguments.overlay:
-        label, file = labelled("--overlay", text)
-        check_text("--overlay", label)
-        check_path("--overlay", file)
-        drawn.append(curves.read_external(label, Path(file), per_iteration))
-    references = []
-    for text in arguments.reference:
-        label, value = labelled("--reference", text)
-        check_text("--reference", label)
-        references.append((label, _number("--reference", value)))
-    title = arguments.title
-    if title is None:
-        title = ", ".join(dict.fromkeys(str(config.get("env")) for config, _ in read))
-    folder = arguments.output or runs[0][1]
-    check_folder("--output", folder)
-    path = folder / CURVES
-    with writing("--output", path):
-        curves.plot_curves(
-            drawn, path, title=title, smooth=arguments.smooth, references=references, limits=arguments.limits
-        )
-    print(path)
-    return drawn
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not abs(number) <= LARGEST:
-        raise UsageError(f"{name}: expected LABEL=NUMBER, got '{text}' after the =")
-    return number
-
+sys.path.pop(0)  # its folder envs must not hide a package `envs` of the user
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import json
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,16 @@ from typing import Any
 import pytest
 import torch
 
-import mmaml.algorithms
-from mmaml.cli import train
+from mmaml.cli import maml_run, train
 from mmaml.config.algorithms import ALGORITHMS
-from mmaml.config.keys import ALIASES, FIELDS
+from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
 from mmaml.config.loading import EXTENDS, build_config, parse_object, read_config_file
-from mmaml.config.value_types import choice
 from mmaml.envs.registry import FAMILIES
 from mmaml.updates.evaluate import Question
 from mmaml.worker import Worker
 from tests.helpers.support import SMALL, progress, run, sampled, small_config
 
+KEYS = COMMON_KEYS | built_in_keys()
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -68,27 +66,17 @@ def files_to_write() -> dict[str, str]:
 
 
 @pytest.fixture
-def reptile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The README's algorithm, in place and registered by the README's line; its name in the configuration."""
-    path = "mmaml/algorithms/reptile.py"
-    (tmp_path / "reptile.py").write_text(files_to_write()[path], encoding="utf-8")
-    monkeypatch.setattr(mmaml.algorithms, "__path__", [*mmaml.algorithms.__path__, str(tmp_path)])
-    lines = [text for text in blocks(README, "python") if re.fullmatch(r' +"\w+": "[\w.]+:\w+",\n', text)]
-    assert len(lines) == 1
-    (name, place), *others = ast.literal_eval("{" + lines[0] + "}").items()
-    assert not others and name not in ALGORITHMS
-    monkeypatch.setitem(ALGORITHMS, name, place)
-    kind = choice(*ALGORITHMS)  # as the module that reads the registry makes it
-    field = FIELDS["algorithm"]
-    changed = type("Field", (), {"metadata": {**field.metadata, "kind": kind}})
-    monkeypatch.setitem(FIELDS, "algorithm", changed)  # type: ignore[arg-type]
-    yield name
-    sys.modules.pop("mmaml.algorithms.reptile", None)
+def reptile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The README's algorithm in a folder of its user's; what the README's command overrides."""
+    (tmp_path / "reptile.py").write_text(files_to_write()["reptile.py"], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = next(line for line in commands(README) if "reptile:Reptile" in line)
+    yield json.loads(shlex.split(line)[-1])
+    sys.modules.pop("reptile", None)
 
 
-def test_the_readmes_algorithm_trains(reptile: str, tmp_path: Path) -> None:
-    values = {key: value for key, value in SMALL.items() if key != "cell_size"}
-    config = build_config(values | {"algorithm": reptile, "learning_rate": 0.5, "dump_path": str(tmp_path / "run")})
+def test_the_readmes_algorithm_trains(reptile: dict[str, Any], tmp_path: Path) -> None:
+    config = build_config(SMALL | reptile | {"dump_path": str(tmp_path / "run")})
     before = Worker(config).algorithm.spec.total
     state = run(config)
     assert state["iteration"] == 2
@@ -97,9 +85,9 @@ def test_the_readmes_algorithm_trains(reptile: str, tmp_path: Path) -> None:
     assert all(float(row["Displacement"]) > 0 for row in rows)
 
 
-def test_the_readmes_algorithm_is_what_it_says(reptile: str) -> None:
+def test_the_readmes_algorithm_is_what_it_says(reptile: dict[str, Any]) -> None:
     """θ_K - θ, with one inner step, is -α times the gradient of the inner loss at θ."""
-    config = replace(small_config("promp"), algorithm=reptile, learning_rate=0.5)
+    config = build_config(SMALL | reptile)
     worker, parameters, _ = sampled(config)
     assert worker.block is not None
     data = worker.block.rollouts[0]
@@ -112,7 +100,7 @@ def test_the_readmes_algorithm_is_what_it_says(reptile: str) -> None:
     found = torch.from_numpy(worker.block.answer(Question("displacement", parameters))["displacement"])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
     updated, _ = algorithm.update(parameters, worker.block.evaluate(), 0)
-    torch.testing.assert_close(updated, parameters + 0.5 * found.mean(0))
+    torch.testing.assert_close(updated, parameters + reptile["outer_step_size"] * found.mean(0))
 
 
 def test_the_readmes_environment_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +122,9 @@ def commands(text: str) -> list[str]:
 def _parser(script: str) -> Callable[[list[str]], Any]:
     if script.startswith(("mumo_run_", "pro-mp_run_")):
         return train.parse
-    spec = importlib.util.spec_from_file_location(script, ROOT / "run_scripts" / f"{script}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.parse if hasattr(module, "parse") else partial(train.parse, script=module.SCRIPT)
+    if script == "maml_run":
+        return partial(train.parse, script=maml_run.SCRIPT)
+    return importlib.import_module(f"mmaml.cli.{script.removesuffix('_policy')}").parse
 
 
 def test_the_command_lines_are_accepted() -> None:
@@ -149,7 +135,7 @@ def test_the_command_lines_are_accepted() -> None:
         script = next(word for word in words if word.startswith("run_scripts/"))
         options = _parser(Path(script).stem)(words[words.index(script) + 1 :])
         keys = parse_object(" ".join(getattr(options, "overrides", ["{}"])), "overrides")
-        assert set(keys) <= set(FIELDS)
+        assert set(keys) <= {*KEYS, "outer_step_size"}  # the README's own
         file = getattr(options, "config_file", None)
         assert file is None or read_config_file(ROOT / file)
 
@@ -257,10 +243,10 @@ def section_of_comparison(title: str) -> str:
 def test_keys_that_are_compared_exist_and_all_are_there() -> None:
     section = section_of_comparison("Configuration keys")
     named = set(re.findall(r"`\"?([a-z_]+)\"?`", section)) - {EXTENDS, *ALIASES}
-    assert named == set(FIELDS)
+    assert named == set(KEYS)
     everywhere = re.findall(r"`\"?([a-z]+(?:_[a-z]+)+)\"?[`:]", COMPARISON)
     columns = {"n_timesteps", "episode_reward_mean", "episode_reward_mean_adapt_k", "adaptation_delta"}
-    assert set(everywhere) - columns <= set(FIELDS) | set(ALIASES)
+    assert set(everywhere) - columns <= set(KEYS) | set(ALIASES)
 
 
 def test_columns_that_are_compared_are_written(tmp_path: Path) -> None:

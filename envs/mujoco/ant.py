@@ -16,7 +16,8 @@ Goal families observe x and y of the torso first, m, so that all of these number
 
 The model is gymnasium's `ant.xml`, with physics steps of 0.01 s. Episodes begin at rest position + U(±0.1),
 velocities 0.1·N(0, 1). Rewards: those of `mmaml.envs.mujoco.free_body`, with reward_goal as each class below says and
-the contact cost 0.0005·‖forces within ±1‖². The published code observes the world's forces, always 0, with the others.
+the contact cost 0.0005·‖forces within ±1‖². The published code also observes the
+forces on the world, which are always 0.
 
 Sources: the environments of ProMP (Rothfuss et al. 2018: `AntRandGoalEnv`, `AntRandDirecEnv`, `AntRandDirec2DEnv`),
 MMAML (Vuorio et al. 2019: `AntRandGoalModeEnv` and its kin) and MAML (Finn et al. 2017: ant velocity).
@@ -38,7 +39,7 @@ CONTACT_COST = 0.5e-3
 
 
 class Ant(FreeBody):
-    """`FreeBody` with the body of an ant: what all ants have in common."""
+    """The base of all ant families: a `FreeBody` with the body of an ant."""
 
     model_file = "ant.xml"
 
@@ -54,11 +55,11 @@ class Ant(FreeBody):
 
 
 class AntGoal(Ant):
-    """reward_goal −‖torso − goal‖₁, in x and y, and in z where `goal_height` is given. No episode ends by itself.
+    """reward_goal: −‖torso − goal‖₁, in x and y, and in z if `goal_height` is given. No episode ends by itself.
 
-    centers: one [x, y] a mode, m. noise: standard deviation of a goal about its mode's centre, in x and in y.
-    radius: of a disc in which goals are uniform about that. goal_height: m, or None. deal: how tasks get their
-    modes, "draw" (each uniformly) or "round_robin" (in turn, over the tasks of a meta-batch).
+    centers: one [x, y] per mode, m. noise: standard deviation of a goal around its mode's centre, in x and in y.
+    radius: of a disc around that point, in which goals are uniform. goal_height: m, or None. deal: how modes are
+    assigned to tasks, "draw" (uniformly at random) or "round_robin" (in turn, over the tasks of a meta-batch).
     """
 
     def __init__(
@@ -110,8 +111,8 @@ class AntGoal(Ant):
 class AntDirection(Ant):
     """reward_goal: direction · velocity of the torso over the step, m/s.
 
-    directions: one [x, y] a mode; None: one mode, any unit vector. deal: how tasks get their modes, "draw" (each
-    uniformly) or "round_robin" (in turn, over the tasks of a meta-batch).
+    directions: one [x, y] per mode; None: a single mode, any unit vector. deal: how modes are assigned to tasks, "draw"
+    (uniformly at random) or "round_robin" (in turn, over the tasks of a meta-batch).
     """
 
     def __init__(
@@ -153,8 +154,8 @@ class AntDirection(Ant):
 class AntVelocity(Ant):
     """reward_goal: 1 − |v − goal|, v being the torso's velocity in x over the step, m/s.
 
-    goals: one [low, high] a mode, m/s, in which its goals are uniform. deal: as above. The published environment
-    has a smaller ant, whose physics step of 0.02 s is its time step, and also observes where the torso is.
+    goals: one [low, high] per mode, m/s, in which its goals are uniform. deal: as above. The published environment has
+    a smaller ant, a time step of one physics step of 0.02 s, and also observes the position of the torso.
     """
 
     normalization_scale = 1.0

@@ -1,8 +1,8 @@
-"""What all MuJoCo families have in common: a block of lanes, stepped by one `mujoco.rollout` call a time step.
+"""The base of all MuJoCo families: a block of lanes, stepped by one call of `mujoco.rollout` per time step.
 
-Physics states are arrays, one row a lane. Observations, rewards and terminations are computed from them:
-sensors of `mujoco.rollout` lag the state they come with by one physics step, so none is used. The solver
-starts cold at each control step, so that what a lane does follows from its state and action alone.
+Physics states are arrays with one row per lane. Observations, rewards and terminations are computed from them. The
+sensors of `mujoco.rollout` are not used, because they lag behind the state by one physics step. The solver starts
+cold at each control step, so that a lane depends on its state and action alone.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from mujoco.rollout import Rollout
 from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 
 ASSETS = Path(gym.__file__).parent / "envs" / "mujoco" / "assets"
-# A position or velocity beyond this is a blow-up, also where MuJoCo itself does not call it one (below 1e10).
+# A position or velocity beyond this is a blow-up of the physics; MuJoCo itself only detects those beyond 1e10.
 BLOWN_UP = 1e4
-# Physics steps a time step: what `frame_skip` may be at most, seconds of any body's time.
-MOST_FRAME_SKIP = 1000
-# The clock at the start of a control step, s. A blow-up sets it to 0 and goes on, which 0 itself would not show.
+# The largest `frame_skip`, physics steps per time step: a time step is then a few seconds.
+MAX_FRAME_SKIP = 1000
+# The clock at the start of a control step, s. MuJoCo sets the clock to 0 at a blow-up; a start at 0 would hide that.
 BEGIN = 1.0
 
 
 class State(NamedTuple):
-    """Physics states: qpos [lanes, nq], qvel [lanes, nv]; float64, MuJoCo's units (m, rad, and those by s)."""
+    """Physics states: qpos [lanes, nq], qvel [lanes, nv]; float64, in m, rad, m/s and rad/s."""
 
     qpos: np.ndarray
     qvel: np.ndarray
 
 
 class Outcome(NamedTuple):
-    """What a step brought: the terms of the reward by name, each float [M·N], terminated and success bool [M·N].
+    """The outcome of a step. rewards: the terms of the reward by name, float [M·N]. terminated, success: bool [M·N].
 
-    success: None where the family knows none.
+    terminated: None if the family never ends an episode. success: None if it does not define success.
     """
 
     rewards: dict[str, np.ndarray]
@@ -61,7 +61,7 @@ def removed(spec: mujoco.MjSpec, body: str) -> mujoco.MjSpec:
 
 def compiled(spec: mujoco.MjSpec) -> mujoco.MjModel:
     """The model that a spec describes."""
-    # Left to the compiler, the scaling to a total mass warns from MuJoCo 4 on.
+    # Done here: from MuJoCo 4 on, the compiler warns when it scales to a total mass.
     total_mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1
     model = spec.compile()
     if total_mass > 0:
@@ -71,13 +71,13 @@ def compiled(spec: mujoco.MjSpec) -> mujoco.MjModel:
 
 
 class MujocoFamily(TaskVectorEnv):
-    """M·N lanes of one model, or of one model a task (`_use_models`), frame_skip physics steps a time step.
+    """M·N lanes of one model, or of one model per task (`_use_models`).
 
-    Actions are the controls, clipped to their ranges. A lane whose physics blows up (MuJoCo resets it by
-    itself and its time does not advance) is put to rest, unpaid, and terminated; infos["blow_up"] bool [M·N]
-    tells of it.
+    Actions are the controls, clipped to their ranges. A lane whose physics blows up (MuJoCo then resets it, and its
+    clock does not advance) is set to its rest position, gets no reward and is terminated; infos["blow_up"] bool [M·N]
+    reports it.
 
-    A family implements the abstract methods. model: the compiled model. frame_skip: physics steps a time step.
+    A family implements the abstract methods. model: the compiled model. frame_skip: physics steps per time step.
     """
 
     normalization_scale: float | None = 10.0
@@ -127,7 +127,7 @@ class MujocoFamily(TaskVectorEnv):
         return self._observe(), rewards, terminated, np.zeros(self.num_envs, bool), infos
 
     def marker(self, task: Task) -> np.ndarray | None:
-        """Where a picture marks the goal of a task, [x, y, z] in m; None where it is no place."""
+        """The point at which pictures mark the goal of a task, [x, y, z] in m; None if the goal is not a point."""
         return None
 
     def close_extras(self, **kwargs: object) -> None:
@@ -153,7 +153,7 @@ class MujocoFamily(TaskVectorEnv):
         return ~(in_time & (np.abs(self._physics) < BLOWN_UP).all(1))
 
     def _use_models(self, models: Sequence[mujoco.MjModel]) -> None:
-        """One model for each task from here on; of the same sizes as `self.model`."""
+        """Use one model per task from now on. models: [M], with the same sizes as `self.model`."""
         self._models = [model for model in models for _ in range(self.rollouts_per_task)]
 
     def _by_lane(
@@ -164,8 +164,9 @@ class MujocoFamily(TaskVectorEnv):
     ) -> np.ndarray:
         """What `measure` returns for each lane's model and a data object in the lane's state, stacked.
 
-        state: of all lanes; None: the present one. lanes: which ones; None: all. The data's controls are those
-        of the lane's last step, 0 where an episode begins. For what arrays do not hold; a Python loop over lanes.
+        state: of all lanes; None: the present one. lanes: their indices; None: all. The controls in the data are those
+        of the lane's last step, 0 at the start of an episode. A Python loop over lanes, for quantities that cannot be
+        computed from the arrays.
         """
         qpos, qvel = state or (self.qpos, self.qvel)
         values = []
@@ -182,16 +183,16 @@ class MujocoFamily(TaskVectorEnv):
 
     @abstractmethod
     def _start(self, n: int, rng: np.random.Generator) -> State:
-        """n states in which episodes begin."""
+        """Draw n states in which episodes begin."""
 
     @abstractmethod
     def _outcome(self, before: State, controls: np.ndarray) -> Outcome:
-        """What the step from `before` to the present state, under controls [M·N, nu], brought each lane."""
+        """The outcome, for each lane, of the step from `before` to the present state with controls [M·N, nu]."""
 
 
 @contextmanager
 def silent_warnings() -> Iterator[None]:
-    """Keep MuJoCo's warnings of blow-ups, which are found and counted anyway, from stderr and from a file."""
+    """Suppress MuJoCo's warnings on stderr and in a file; blow-ups are detected and counted anyway."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:

@@ -1,4 +1,4 @@
-"""Tasks that differ in their dynamics: multipliers on what a model weighs, rubs and dampens.
+"""Tasks that differ in their dynamics: multipliers of masses, friction and damping.
 
 | entry of the task's values | shape        | multiplies                                  | drawn as       |
 |----------------------------|--------------|---------------------------------------------|----------------|
@@ -7,11 +7,11 @@
 | geom_friction              | [geoms, 3]   | sliding, torsional and rolling friction     | 1.5^U(±range)  |
 | dof_damping                | [velocities] | damping of the joints                       | 1.3^U(±range)  |
 
-Each entry of an array has a multiplier of its own.
+Each entry of an array has its own multiplier.
 
 Source: the environments with random parameters of ProMP (Rothfuss et al. 2018: `Walker2DRandParamsEnv`,
-`HopperRandParamsEnv`), range 3. Published, the walker asks for 5 physics steps a time step and gets 4, as here;
-what MuJoCo derives from masses and inertias stayed that of the unchanged model, and is computed anew here.
+`HopperRandParamsEnv`), range 3. The published walker requests 5 physics steps per time step but runs 4, as here. The
+published code keeps the quantities that MuJoCo derives from masses and inertias; here they are computed anew.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def draw_multipliers(model: mujoco.MjModel, rng: np.random.Generator, extent: fl
 
 
 def multiplied(model: mujoco.MjModel, task: Task) -> mujoco.MjModel:
-    """A copy of the model whose arrays are those of `model` by the multipliers that the task holds.
+    """A copy of the model whose arrays are multiplied by the task's values.
 
-    Raises ValueError if the task lacks one or has one of another shape.
+    Raises ValueError if a value is missing or has another shape.
     """
     result = copy.copy(model)
     for name in BASES:
@@ -46,7 +46,7 @@ def multiplied(model: mujoco.MjModel, task: Task) -> mujoco.MjModel:
                 f"tasks: expected '{name}' of shape {array.shape} in each task's values, got shape {factors.shape}"
             )
         array *= factors
-    # The solver's estimates of the constraints' stiffness follow from masses and inertias.
+    # Compute what the solver derives from masses and inertias.
     with silent_warnings():
         mujoco.mj_setConst(result, mujoco.MjData(result))
     return result

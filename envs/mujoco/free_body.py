@@ -1,6 +1,6 @@
-"""Bodies with a free root, in space: what ants and humanoids have in common.
+"""The base of ants and humanoids: bodies that move freely in space.
 
-The reward is the sum of these terms, a being the controls:
+The reward is the sum of these terms, where a is the controls:
 
 | term           | value                  | where                 |
 |----------------|------------------------|-----------------------|
@@ -9,8 +9,8 @@ The reward is the sum of these terms, a being the controls:
 | reward_survive | alive_bonus            | where it is not 0     |
 | reward_contact | −the family's own cost | with `contact_forces` |
 
-`mujoco.rollout` does not return the forces of contacts. `contact_forces` has them computed lane by lane, which takes a
-tenth more time, at frame skip 2 a quarter. With MuJoCo versions of its day, the published code mostly had zeros there.
+`mujoco.rollout` does not return contact forces. With `contact_forces` they are computed lane by lane, which takes 10 %
+more time, and 25 % with a frame skip of 2. In the published code, with the MuJoCo of its time, they are mostly zeros.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import numpy as np
 from mmaml.envs.arguments import count, flag, interval, number
 from mmaml.envs.base import Task
 from mmaml.envs.goals import draw_directions, draw_modes
-from mmaml.envs.mujoco.base import MOST_FRAME_SKIP, MujocoFamily, Outcome, State, compiled, load_spec
+from mmaml.envs.mujoco.base import MAX_FRAME_SKIP, MujocoFamily, Outcome, State, compiled, load_spec
 
-# What can be measured of a lane: names of MuJoCo's data, and how many of its rows belong to the world or the root.
+# What can be measured of a lane: names of MuJoCo's arrays, and the number of leading rows, of world or root, to skip.
 _NOT_OBSERVED = {"cinert": 1, "cvel": 1, "qfrc_actuator": 6, "cfrc_ext": 1}
 
 
 def direction_tasks(n: int, rng: np.random.Generator, directions: np.ndarray | None, deal: str) -> list[Task]:
-    """n tasks that hold "goal" [2], one of `directions` [modes, 2]; None: one mode, any unit vector.
+    """Draw n tasks with the value "goal" [2], one of `directions` [modes, 2]; None: a single mode, any unit vector.
 
     deal: see `mmaml.envs.goals.draw_modes`.
     """
@@ -42,14 +42,14 @@ def direction_tasks(n: int, rng: np.random.Generator, directions: np.ndarray | N
 
 
 class FreeBody(MujocoFamily):
-    """A body that is paid for where it goes, for little effort, and perhaps for staying upright.
+    """A body that is rewarded for its motion, for little effort, and optionally for staying upright.
 
-    frame_skip: physics steps a time step. control_cost, alive_bonus: see the table above. height_limits: [low, high]
-    of the root's height, m, outside of which an episode ends; None: none ends. contact_forces: pay for the forces
-    of contacts, and observe them. observe_position: observe x and y. observe_goal: append the goal to the
-    observation. observed_bodies: what else is observed of MuJoCo's data, by its names there.
+    frame_skip: physics steps per time step. control_cost, alive_bonus: see the table above. height_limits: [low, high];
+    an episode ends when the root's height, m, leaves them; None: never. contact_forces: give contact forces a cost, and
+    observe them. observe_position: observe x and y. observe_goal: append the goal to the observation. observed_bodies:
+    names of other MuJoCo arrays that are observed.
 
-    Tasks hold "goal", of the shape `goal_shape`. A body sets model_file.
+    The values of a task are "goal", of the shape `goal_shape`. A body sets model_file.
     """
 
     model_file: str
@@ -84,11 +84,11 @@ class FreeBody(MujocoFamily):
             num_tasks,
             rollouts_per_task,
             model=model,
-            frame_skip=count("frame_skip", frame_skip, MOST_FRAME_SKIP),
+            frame_skip=count("frame_skip", frame_skip, MAX_FRAME_SKIP),
             observation_size=model.nq - self._first_position + model.nv + num_measured + goal_size,
         )
         self._goal = np.zeros((self.num_envs, *self.goal_shape))
-        # Of every lane's present state, as it is after the last step or reset.
+        # Measured in the present state of every lane, after the last step or reset.
         self._measured = np.zeros((self.num_envs, num_measured))
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
@@ -115,7 +115,7 @@ class FreeBody(MujocoFamily):
         if self._measured_names:
             self._measured[:] = self._by_lane(self._measure)
         if self.contact_forces:
-            # The last that are measured: a torque and a force [6] of each body.
+            # Contact forces are measured last: a torque and a force of each body, [6].
             rewards["reward_contact"] = -self._contact_cost(self._measured[:, -6 * (self.model.nbody - 1) :])
         if self.height_limits is None:
             return Outcome(rewards)
@@ -124,14 +124,14 @@ class FreeBody(MujocoFamily):
         return Outcome(rewards, (height < low) | (height > high))
 
     def _measure(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
-        """What is measured of a lane, in a row."""
-        data.qacc_warmstart[:] = 0  # the lane before must not show
+        """The measured quantities of a lane as a vector."""
+        data.qacc_warmstart[:] = 0  # the result must not depend on the previous lane
         mujoco.mj_forward(model, data)
         mujoco.mj_rnePostConstraint(model, data)
         return np.concatenate([getattr(data, name)[_NOT_OBSERVED[name] :].ravel() for name in self._measured_names])
 
     def _observable(self, measured: np.ndarray) -> np.ndarray:
-        """What is observed of what is measured [M·N, …], of the same shape."""
+        """The observation of measured quantities [M·N, …], with the same shape."""
         return measured
 
     @abstractmethod
@@ -140,4 +140,4 @@ class FreeBody(MujocoFamily):
 
     @abstractmethod
     def _contact_cost(self, forces: np.ndarray) -> np.ndarray:
-        """What the forces of contacts [M·N, 6 · bodies], N·m and N, cost each lane [M·N]."""
+        """The cost [M·N] of contact forces [M·N, 6 · bodies], N·m and N."""

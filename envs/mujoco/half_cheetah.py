@@ -2,7 +2,7 @@
 
 | observation | meaning                                                             |
 |-------------|---------------------------------------------------------------------|
-| 0           | height of the torso over where it rests, m                          |
+| 0           | height of the torso above its rest position, m                      |
 | 1           | pitch of the torso, rad                                             |
 | 2 … 7       | angles of back thigh, shin, foot and front thigh, shin, foot, rad   |
 | 8, 9        | velocity of the torso in x and z, m/s                               |
@@ -12,7 +12,7 @@
 |--------|------------------------------------------------------------------------------|
 | 0 … 5  | torques at the joints 2 … 7, in units of 120, 90, 60, 120, 60, 30 N·m         |
 
-Model: gymnasium's `half_cheetah.xml`, a time step `frame_skip` physics steps of 0.01 s. Reward:
+Model: gymnasium's `half_cheetah.xml`, a time step is `frame_skip` physics steps of 0.01 s. Reward:
 see `mmaml.envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.1), velocities 0.1·N(0, 1), and do not
 end by themselves.
 

@@ -12,7 +12,7 @@
 |---------|--------------------------------------------------------|
 | 0, 1, 2 | torques at the joints 2, 3, 4, in units of 200 N·m      |
 
-Model: gymnasium's `hopper.xml`, a time step `frame_skip` physics steps of 0.002 s. Reward: see
+Model: gymnasium's `hopper.xml`, a time step is `frame_skip` physics steps of 0.002 s. Reward: see
 `mmaml.envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.005), velocities U(±0.005), and end unless
 0.7 < height, -0.2 < pitch < 0.2, and all other positions but x and all velocities are within ±100.
 

@@ -8,7 +8,7 @@
 | 22 … 27     | velocity of the torso in x, y, z, m/s, and its angular velocity in its own axes, rad/s       |
 | 28 … 44     | angular velocities of 5 … 21, rad/s                                                          |
 | then        | with `observe_bodies`, of 13 bodies: MuJoCo's `cinert` (10 numbers each: inertia, mass times |
-|             | place, mass; kg, m, about the humanoid's centre) and `cvel` (6 each, rad/s and m/s);         |
+|             | position, mass; kg, m, around the humanoid's centre) and `cvel` (6 each, rad/s and m/s);         |
 |             | then torques of the actuators on 5 … 21, N·m                                                 |
 | then        | with `contact_forces`: torque and force of contacts on each of 13 bodies, N·m and N          |
 
@@ -21,9 +21,9 @@ U(±0.01), velocities U(±0.01), and end where the torso's height leaves [1, 2].
 `mmaml.envs.mujoco.free_body`, with reward_goal 1.25 · direction · velocity of the centre of mass over the step, m/s,
 and the contact cost min(0.5e-6 · ‖forces‖², 10).
 
-Sources: the environments of ProMP (Rothfuss et al. 2018: `HumanoidRandDirecEnv`, `HumanoidRandDirec2DEnv`). They pay a
-quarter of the way by the physics step instead of the time step: 1.25 · velocity as well, as long as a time step has 5
-physics steps; `published_weight` has it so for any number. They observe bodies and forces, the world's zeros included.
+Sources: the environments of ProMP (Rothfuss et al. 2018: `HumanoidRandDirecEnv`, `HumanoidRandDirec2DEnv`). Their
+reward_goal is 0.25 · distance / physics step, not time step: also 1.25 · velocity with 5 physics steps per time step;
+`published_weight` does the same with any number. They also observe the zeros of the world's body and forces.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from mmaml.envs.mujoco.free_body import FreeBody, direction_tasks
 
 VELOCITY_WEIGHT = 1.25
 PUBLISHED_WEIGHT = 0.25
-CONTACT_COST, MOST_CONTACT_COST = 0.5e-6, 10.0
+CONTACT_COST, MAX_CONTACT_COST = 0.5e-6, 10.0
 
 
 class HumanoidDirection(FreeBody):
-    """`FreeBody` with the body of a human.
+    """A `FreeBody` with the body of a human.
 
-    directions: one [x, y] a mode; None: one mode, any unit vector. deal: how tasks get their modes, "draw" (each
-    uniformly) or "round_robin" (in turn, over the tasks of a meta-batch). observe_bodies: see the table above.
-    published_weight: pay 0.25 · frame_skip · velocity instead of 1.25 · velocity.
+    directions: one [x, y] per mode; None: a single mode, any unit vector. deal: how modes are assigned to tasks, "draw"
+    (uniformly at random) or "round_robin" (in turn, over the tasks of a meta-batch). observe_bodies: see the table
+    above. published_weight: reward 0.25 · frame_skip · velocity instead of 1.25 · velocity.
 
-    The centre of mass takes MuJoCo's kinematics lane by lane: a few hundredths of the time of the physics, and half
-    of what the same takes on arrays.
+    The centre of mass is computed by MuJoCo lane by lane, which takes a few hundredths of the time of the physics, half
+    of the time of the same on arrays.
     """
 
     model_file = "humanoid.xml"
@@ -103,11 +103,11 @@ class HumanoidDirection(FreeBody):
         return self.velocity_weight * (self._goal * velocity).sum(1)
 
     def _contact_cost(self, forces: np.ndarray) -> np.ndarray:
-        return np.minimum(CONTACT_COST * (forces**2).sum(1), MOST_CONTACT_COST)
+        return np.minimum(CONTACT_COST * (forces**2).sum(1), MAX_CONTACT_COST)
 
 
 def _center_of_mass(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
-    """Where the whole body's centre of mass is, [x, y] in m."""
+    """The centre of mass of the whole body, [x, y] in m."""
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     return data.subtree_com[1, :2].copy()

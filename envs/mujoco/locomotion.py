@@ -1,4 +1,4 @@
-"""Bodies that run along x: in a direction, at a velocity, or to a location, that only the reward tells of.
+"""Bodies that run along x: in a direction, at a velocity, or to a location, which only the reward reveals.
 
 The reward is the sum of these terms, where v is the velocity of the root in x over the step, m/s, x its position
 after the step, m, g the task's goal, and a the controls.
@@ -21,27 +21,27 @@ import numpy as np
 from mmaml.envs.arguments import choice, count, flag, intervals, number
 from mmaml.envs.base import Task
 from mmaml.envs.goals import DEALS, draw_modes
-from mmaml.envs.mujoco.base import MOST_FRAME_SKIP, MujocoFamily, Outcome, State, compiled, load_spec
+from mmaml.envs.mujoco.base import MAX_FRAME_SKIP, MujocoFamily, Outcome, State, compiled, load_spec
 from mmaml.envs.mujoco.dynamics import draw_multipliers, multiplied
 
 REWARD_TYPES = ("direction", "velocity", "location")
-# Multipliers up to 1.5^10, about 58; the physics of far greater ones does not hold together.
-MOST_DYNAMICS = 10
+# Multipliers up to 1.5^10, about 58; with far larger ones the physics is unstable.
+MAX_DYNAMICS_RANGE = 10
 
 
 class Runner(MujocoFamily):
     """A body in the plane of x and z: positions 0 and 1 are x and z of its root, 2 is its pitch.
 
-    frame_skip: physics steps a time step. reward_type: one of the table above. goals: one [low, high] a mode, in
-    which its goals are uniform. control_cost: weight of ‖a‖². deal: how tasks get their modes, "draw" (each
-    uniformly) or "round_robin" (in turn, over the tasks of a meta-batch). dynamics_range: how far the dynamics of
-    tasks differ, the range of `mmaml.envs.mujoco.dynamics`; at 0 they are equal. observe_goal: append the goal to the
-    observation.
+    frame_skip: physics steps per time step. reward_type: one of the table above. goals: one [low, high] per mode, in
+    which its goals are uniform. control_cost: weight of ‖a‖². deal: how modes are assigned to tasks, "draw" (uniformly
+    at random) or "round_robin" (in turn, over the tasks of a meta-batch). dynamics_range: the range of
+    `mmaml.envs.mujoco.dynamics`, by which the dynamics of tasks differ; 0: they do not. observe_goal: append the goal
+    to the observation.
 
-    Tasks hold "goal", a number, and the multipliers of their dynamics where dynamics_range is above 0.
+    The values of a task are "goal", a number, and the multipliers of its dynamics if dynamics_range is above 0.
 
     A body sets model_file; start_noise: episodes begin at the rest position + U(± this), velocities U(± this);
-    velocity_limit: velocities are observed clipped to ± this.
+    velocity_limit: observed velocities are clipped to ± this.
     """
 
     model_file: str
@@ -66,8 +66,8 @@ class Runner(MujocoFamily):
         self.control_cost = number("control_cost", control_cost)
         self.deal = choice("deal", deal, DEALS)
         self.dynamics_range = number("dynamics_range", dynamics_range)
-        if self.dynamics_range > MOST_DYNAMICS:
-            raise ValueError(f"dynamics_range: expected at most {MOST_DYNAMICS}, got {dynamics_range!r}")
+        if self.dynamics_range > MAX_DYNAMICS_RANGE:
+            raise ValueError(f"dynamics_range: expected at most {MAX_DYNAMICS_RANGE}, got {dynamics_range!r}")
         self.observe_goal = flag("observe_goal", observe_goal)
         self.num_modes = len(self.goals)
         model = compiled(load_spec(self.model_file))
@@ -75,7 +75,7 @@ class Runner(MujocoFamily):
             num_tasks,
             rollouts_per_task,
             model=model,
-            frame_skip=count("frame_skip", frame_skip, MOST_FRAME_SKIP),
+            frame_skip=count("frame_skip", frame_skip, MAX_FRAME_SKIP),
             observation_size=model.nq - 1 + model.nv + self.observe_goal,
         )
         self._goal = np.zeros(self.num_envs)
@@ -120,10 +120,10 @@ class Runner(MujocoFamily):
 class UprightRunner(Runner):
     """A runner whose episodes end when it falls.
 
-    alive_bonus: paid at each step, the one that ends an episode included.
+    alive_bonus: reward of each step, including the one that ends an episode.
 
-    A body also sets heights, the lowest and highest z of its root that it may have, m, and pitches, the same of
-    its pitch, rad.
+    A body also sets heights, the lowest and highest z of its root at which it has not fallen, m, and pitches, the same
+    for its pitch, rad.
     """
 
     start_noise = 0.005
@@ -164,7 +164,7 @@ class UprightRunner(Runner):
         return Outcome(rewards | {"reward_alive": alive}, terminated=~self._upright())
 
     def _upright(self) -> np.ndarray:
-        """Which lanes have not fallen, bool [M·N]."""
+        """Whether each lane has not fallen, bool [M·N]."""
         upright = np.ones(self.num_envs, bool)
         for value, (low, high) in zip(self.qpos[:, 1:3].T, (self.heights, self.pitches), strict=True):
             upright &= (low < value) & (value < high)

@@ -1,4 +1,4 @@
-"""Reacher families: bring the fingertip of a planar arm to a goal that only the reward tells of.
+"""Reacher families: bring the fingertip of a planar arm to a goal that only the reward reveals.
 
 | observation, 3 links | 2 links | meaning                                                                   |
 |----------------------|---------|---------------------------------------------------------------------------|
@@ -40,18 +40,18 @@ DISTANCES = ("l1", "l2")
 class Reacher(MujocoFamily):
     """reward_distance −‖fingertip − goal‖ and reward_control −control_cost · ‖a‖².
 
-    links: 2 or 3. centers: one [x, y] a mode, m. noise: standard deviation of a goal about its mode's centre, in x
-    and in y. goal_height: z of goals, m, before they are shortened to the length `reach`, m, as a whole; None: goals
-    lie in the fingertip's plane, and their x and y are shortened. distance: "l1" or "l2". reward_before_step:
-    measure it before the step, as published with two links. deal: how tasks get their modes, "draw" or
+    links: 2 or 3. centers: one [x, y] per mode, m. noise: standard deviation of a goal around its mode's centre, in x
+    and in y. goal_height: z of goals, m, before the vector to the goal is shortened to the length `reach`, m; None:
+    goals are in the fingertip's plane, and their x and y are shortened. distance: "l1" or "l2". reward_before_step:
+    measure the distance before the step, as published with two links. deal: how modes are assigned to tasks, "draw" or
     "round_robin" (`mmaml.envs.goals.draw_modes`).
 
-    Arguments for what the published code does otherwise:
-    observe_goal: it appends the goal to the observation of two links, which leaves nothing to adapt to.
-    observe_all_velocities: false, since it leaves the third joint's velocity out; true adds it.
+    Arguments for peculiarities of the published code:
+    observe_goal: with two links, it appends the goal to the observation, so that there is nothing to adapt to.
+    observe_all_velocities: false as published, without the velocity of the third joint; true adds it.
     drawn_modes: it draws only the first two of six modes; None draws all.
 
-    Tasks hold "goal" [3], m.
+    The values of a task are "goal" [3], m.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class Reacher(MujocoFamily):
         self._goal = np.zeros((self.num_envs, 3))
 
     def fingertip(self, qpos: np.ndarray) -> np.ndarray:
-        """Where the fingertip is, [lanes, 3], m, from the angles of the joints [lanes, links]."""
+        """The position of the fingertip [lanes, 3], m, from the angles of the joints [lanes, links]."""
         return _with_height(tip(qpos, LINKS[self.links]), HEIGHT)
 
     def marker(self, task: Task) -> np.ndarray:
         return np.asarray(task.values["goal"])
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        modes, places = draw_goals(n, rng, self.centers, self.noise, self.deal)
-        goals = places if self.goal_height is None else _with_height(places, self.goal_height)
+        modes, goals = draw_goals(n, rng, self.centers, self.noise, self.deal)
+        goals = goals if self.goal_height is None else _with_height(goals, self.goal_height)
         goals = goals * np.minimum(1, self.reach / np.linalg.norm(goals, axis=1, keepdims=True))
         if self.goal_height is None:
             goals = _with_height(goals, HEIGHT)
@@ -135,9 +135,9 @@ class Reacher(MujocoFamily):
         return Outcome({"reward_distance": -length, "reward_control": control})
 
 
-def _with_height(places: np.ndarray, height: float) -> np.ndarray:
-    """Places [n, 2] of the plane as [n, 3]."""
-    return np.concatenate([places, np.full((len(places), 1), height)], axis=1)
+def _with_height(points: np.ndarray, height: float) -> np.ndarray:
+    """Points of the plane [n, 2] with a third coordinate, [n, 3]."""
+    return np.concatenate([points, np.full((len(points), 1), height)], axis=1)
 
 
 def tip(angles: np.ndarray, lengths: Sequence[float]) -> np.ndarray:
@@ -160,7 +160,7 @@ def arm(links: int) -> mujoco.MjModel:
 
 
 def _add_third_link(spec: mujoco.MjSpec) -> None:
-    """Make the fingertip's body a link of its own, and set the walls back."""
+    """Make the fingertip's body a third link, and move the walls outwards."""
     body, link = spec.body("fingertip"), spec.geom("link1")
     body.pos = [0.1, 0, 0]
     spec.geom("fingertip").pos = [0.11, 0, 0]

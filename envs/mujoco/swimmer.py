@@ -1,4 +1,4 @@
-"""Swimmer families: swim at a velocity, or to a place, that only the reward tells of.
+"""Swimmer families: swim at a velocity, or to a point, which only the reward reveals.
 
 | observation | meaning                                                    |
 |-------------|------------------------------------------------------------|
@@ -11,8 +11,8 @@
 |--------|--------------------------------------------------|
 | 0, 1   | torques at the joints 1, 2, in units of 150 N·m   |
 
-The root lies on the line of the front link, half a link behind it: the middle of the body where it is straight.
-The links are 1 m long. With v the root's velocity in x over the step, m/s, p its position after the step, m, and g
+The root is on the line of the front link, half a link behind it: the middle of the body when it is straight. The
+links are 1 m long. With v the root's velocity in x over the step, m/s, p its position after the step, m, and g
 the goal, the reward is the sum of
 
 | term           | value                  | where                              |
@@ -21,10 +21,10 @@ the goal, the reward is the sum of
 | reward_goal    | -‖p - g‖               | `SwimmerReach`                     |
 | reward_control | -control_cost · ‖a‖²   | everywhere                         |
 
-Model: gymnasium's `swimmer.xml`, a time step 4 physics steps of 0.01 s. Episodes begin at the rest position +
+Model: gymnasium's `swimmer.xml`, a time step is 4 physics steps of 0.01 s. Episodes begin at the rest position +
 U(±0.1), velocities U(±0.1), and do not end by themselves.
 
-Source: the environment of ProMP (Rothfuss et al. 2018: `SwimmerRandVelEnv`), whose reward_run has lost its sign.
+Source: the environment of ProMP (Rothfuss et al. 2018: `SwimmerRandVelEnv`), whose reward_run has the wrong sign.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from mmaml.envs.mujoco.base import MujocoFamily, Outcome, State, compiled, load_
 
 
 class Swimmer(MujocoFamily):
-    """What both families have in common.
+    """The base of both families.
 
-    control_cost: weight of ‖a‖². observe_goal: append the goal to the observation. Tasks hold "goal".
+    control_cost: weight of ‖a‖². observe_goal: append the goal to the observation. The values of a task are "goal".
     """
 
     goal_shape: tuple[int, ...]
@@ -75,13 +75,13 @@ class Swimmer(MujocoFamily):
 
     @abstractmethod
     def _goal_reward(self, before: State) -> dict[str, np.ndarray]:
-        """The term that the goal gives, by its name, for the step from `before` to the present state."""
+        """The term of the reward that depends on the goal, by name, for the step from `before` to the present state."""
 
 
 class SwimmerVelocity(Swimmer):
     """Goals are velocities in x, uniform in `velocities`, m/s.
 
-    published_sign: reward_run is |v - g|, as published, which pays for missing the goal.
+    published_sign: reward_run is |v - g|, as published, which rewards missing the goal.
     """
 
     goal_shape = ()
@@ -109,10 +109,10 @@ class SwimmerVelocity(Swimmer):
 
 
 class SwimmerReach(Swimmer):
-    """Goals are places [2], m: a mode's centre + N(0, noise²) in x and y.
+    """Goals are points [2], m: a mode's centre + N(0, noise²) in x and y.
 
-    centers: one [x, y] a mode. deal: how tasks get their modes, "draw" (each uniformly) or "round_robin" (in turn,
-    over the tasks of a meta-batch).
+    centers: one [x, y] per mode. deal: how modes are assigned to tasks, "draw" (uniformly at random) or "round_robin"
+    (in turn, over the tasks of a meta-batch).
     """
 
     goal_shape = (2,)

@@ -1,8 +1,8 @@
-"""TESP's families: a car, a low ant and two arms have to arrive at a goal that only the reward tells of.
+"""TESP's families: a car, a low ant and two arms must reach a goal that only the reward reveals.
 
 | observation, car | ant     | meaning                                                                                 |
 |------------------|---------|-----------------------------------------------------------------------------------------|
-| 0 … 2            | 0 … 2   | x, y, z of the car or of the ant's torso, m; the car's z is 0 where it begins           |
+| 0 … 2            | 0 … 2   | x, y, z of the car or of the ant's torso, m; the car's z is 0 at the start              |
 | 3, 4             | -       | sine and cosine of the car's heading                                                    |
 | -                | 3 … 14  | quaternion of the torso (w, x, y, z); angles of hips and ankles, in the order of `ant`  |
 | 5 … 8            | -       | velocity of the car in x, y, z, m/s, and of its heading, rad/s                          |
@@ -23,13 +23,13 @@
 | ant    | back right hip and ankle, front left, front right, back left, from −50 to 50                     |
 | arm    | its joints from the root on, from −100 to 100 with two links, from −50 to 50 with four           |
 
-A joint is driven by a torque of 1 N·m for each rad/s that it lacks (`mmaml.envs.mujoco.tesp_bodies`). A time step is
-five physics steps of 0.01 s. Episodes begin at rest, always the same: car and ant at the origin, an arm stretched
-along x.
+A joint is driven by a torque of 1 N·m for each rad/s below its target velocity (`mmaml.envs.mujoco.tesp_bodies`). A
+time step is five physics steps of 0.01 s. Episodes always begin in the same state, at rest: car and ant at the origin,
+an arm stretched along x.
 
-The reward is the sum of reward_distance −‖p − goal‖₂, p being where the body (of an arm: its tip) is in x and y, m,
-after the step, and reward_control −control_cost · ‖a‖², a in units of the actions' bound. An episode ends, with
-success, where ‖p − goal‖₂ < arrival; the ant's also where its torso is not 0.15 to 0.45 m above the ground.
+The reward is the sum of reward_distance −‖p − goal‖₂, where p is the position of the body (of an arm: its tip) in x and
+y, m, after the step, and reward_control −control_cost · ‖a‖², with a in units of the actions' bound. An episode ends
+with success when ‖p − goal‖₂ < arrival; the ant's also ends when its torso is not 0.15 to 0.45 m above the ground.
 
 Source: the environments of TESP (Lan et al. 2019: `WheeledEnv`, `AntEnv`, `ReacherEnv`, `Reacher4LinkEnv`).
 """
@@ -46,22 +46,23 @@ from mmaml.envs.goals import draw_in_ring
 from mmaml.envs.mujoco.base import MujocoFamily, Outcome, State
 from mmaml.envs.mujoco.tesp_bodies import BODIES
 
-# How many places are tried for each goal before there seems to be none left.
-MOST_MISSES = 2000
+# How many points are tried for each goal before the ring counts as full.
+MAX_MISSES = 2000
 MARKER_HEIGHT = 0.1
 
 
 class Arrival(MujocoFamily):
-    """Arrive at a goal, one of a finite set in training.
+    """Reach a goal; training has a finite set of goals.
 
-    body: "car", "ant", "arm_2" or "arm_4". arrival: how near to the goal an episode ends, m. control_cost: weight of
-    ‖a‖². training_goals: how many goals there are for training. goal_seed: what they are drawn from, so that runs
-    with other seeds have the same; the published code's follow from the run's. goal_spacing: how near to one of
-    these no other is, nor one of the split "test", m. training_ring, ood_ring: [low, high] of the distance from the
-    origin, m, between which the goals of training and test, and those of the split "ood", are uniform.
-    observe_goal: append the goal to the observation.
+    body: "car", "ant", "arm_2" or "arm_4". arrival: the distance to the goal at which an episode ends, m. control_cost:
+    weight of ‖a‖². training_goals: the number of goals for training. goal_seed: the seed they are drawn from, so that
+    runs with other seeds share them; in the published code they follow from the run's seed. goal_spacing: the smallest
+    distance between training goals, and between these and goals of the split "test", m. training_ring, ood_ring:
+    [low, high] of the distance from the origin, m, within which goals of training and test, and of the split "ood", are
+    uniform. observe_goal: append the goal to the observation.
 
-    Training visits each goal of the set before it visits one again, within a meta-batch. Tasks hold "goal" [2], m.
+    Within a meta-batch, training visits each goal of the set once before it repeats one. The values of a task are
+    "goal" [2], m.
     """
 
     normalization_scale = 1.0
@@ -107,11 +108,11 @@ class Arrival(MujocoFamily):
     def _finite_set(self, n: int, seed: int) -> np.ndarray:
         """The goals of training [n, 2]."""
         rng, goals, misses = np.random.default_rng(seed), np.empty((0, 2)), 0
-        while misses < MOST_MISSES:
+        while misses < MAX_MISSES:
             goal = draw_in_ring(1, rng, *self.training_ring)
             if not self._apart(goal, goals)[0]:
                 misses += 1
-            elif len(goals) == n:  # one more is not needed, but shows that there is room for the split "test"
+            elif len(goals) == n:  # one more goal fits: there is room for the split "test"
                 return goals
             else:
                 goals, misses = np.concatenate([goals, goal]), 0
@@ -120,9 +121,9 @@ class Arrival(MujocoFamily):
             f"goal_spacing {self.goal_spacing}, got {n}"
         )
 
-    def _apart(self, places: np.ndarray, goals: np.ndarray) -> np.ndarray:
-        """Which of the places [n, 2] are far enough from all goals, bool [n]."""
-        return (np.linalg.norm(places[:, None] - goals, axis=2) >= self.goal_spacing).all(1)
+    def _apart(self, points: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """Whether each of the points [n, 2] is at least goal_spacing away from all goals, bool [n]."""
+        return (np.linalg.norm(points[:, None] - goals, axis=2) >= self.goal_spacing).all(1)
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         if split == "train":
@@ -135,11 +136,11 @@ class Arrival(MujocoFamily):
         return [Task(0, {"goal": goal}) for goal in goals]
 
     def _held_out(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Goals [n, 2] where those of training are, but apart from each of them."""
+        """Goals [n, 2] in the ring of the training goals, but goal_spacing away from each of them."""
         goals = np.empty((0, 2))
         while len(goals) < n:
-            places = draw_in_ring(n, rng, *self.training_ring)
-            goals = np.concatenate([goals, places[self._apart(places, self.training_goals)]])
+            points = draw_in_ring(n, rng, *self.training_ring)
+            goals = np.concatenate([goals, points[self._apart(points, self.training_goals)]])
         return goals[:n]
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
@@ -155,7 +156,7 @@ class Arrival(MujocoFamily):
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
     def _outcome(self, before: State, controls: np.ndarray) -> Outcome:
-        away = self.body.place(self.qpos) - self._goal
+        away = self.body.position(self.qpos) - self._goal
         distance = np.sqrt((away * away).sum(1))
         effort = ((controls / self.model.actuator_ctrlrange[:, 1]) ** 2).sum(1)
         arrived = distance < self.arrival

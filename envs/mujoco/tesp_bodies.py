@@ -1,6 +1,6 @@
 """The bodies of TESP's families (`mmaml.envs.mujoco.tesp`): a car on two wheels, a low ant, arms of two and four links.
 
-All weigh 24 kg; their joints are driven by a torque of 1 N·m for each rad/s that they lack.
+All weigh 24 kg; a joint is driven by a torque of 1 N·m for each rad/s below its target velocity.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mmaml.envs.mujoco.reacher import tip
 
 TOTAL_MASS = 24.0
 TIMESTEP = 0.01
-# By name, for the keyword arguments of MjSpec.
+# Short names for the arguments of MjSpec.
 BOX, CAPSULE, CYLINDER, PLANE, SPHERE = (
     getattr(mujoco.mjtGeom, f"mjGEOM_{kind}") for kind in ("BOX", "CAPSULE", "CYLINDER", "PLANE", "SPHERE")
 )
@@ -24,35 +24,35 @@ HINGE, SLIDE = mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE
 
 
 class Body(ABC):
-    """What a family has to know of a body. start: the position [nq] in which episodes begin, at rest."""
+    """What a family needs to know about a body. start: the position [nq] in which episodes begin, at rest."""
 
     start: np.ndarray
 
     @abstractmethod
     def spec(self) -> mujoco.MjSpec:
-        """Its model, to be given its weight and compiled."""
+        """Its model, before its mass is set and it is compiled."""
 
     @abstractmethod
-    def place(self, qpos: np.ndarray) -> np.ndarray:
-        """x, y of what has to arrive, [lanes, 2], m."""
+    def position(self, qpos: np.ndarray) -> np.ndarray:
+        """x, y of the point that must reach the goal, [lanes, 2], m."""
 
     @abstractmethod
     def observe(self, state: State) -> np.ndarray:
-        """What is observed of states, [lanes, O]."""
+        """The observations of states, [lanes, O]."""
 
     def fallen(self, qpos: np.ndarray) -> np.ndarray:
-        """Whether its episode ends for its position, bool [lanes]."""
+        """Whether its position ends the episode, bool [lanes]."""
         return np.zeros(len(qpos), bool)
 
     def model(self) -> mujoco.MjModel:
-        """Its model."""
+        """Its compiled model."""
         spec = self.spec()
         spec.compiler.settotalmass = TOTAL_MASS
         return compiled(spec)
 
 
 class Car(Body):
-    """A box on two wheels, which slides in x, y, z (z from −1 to 0.03 m) and turns about z; it cannot topple."""
+    """A box on two wheels, which slides in x, y, z (z from −1 to 0.03 m) and turns about z; it cannot fall over."""
 
     start = np.zeros(6)
 
@@ -60,7 +60,7 @@ class Car(Body):
         spec = _scene()
         contact: dict[str, Any] = {"friction": [0.4] * 3, "solref": [0.02, 1], "solimp": [0, 0.8, 0.01, 0.5, 2]}
         spec.worldbody.add_geom(name="floor", type=PLANE, size=[40, 40, 40], material="ground", **contact)
-        contact["conaffinity"] = 0  # only the floor is touched
+        contact["conaffinity"] = 0  # contacts with the floor only
         car = spec.worldbody.add_body(name="car")
         for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
             car.add_joint(name=name, type=SLIDE, axis=axis)
@@ -77,7 +77,7 @@ class Car(Body):
             _drive(spec.add_actuator(target=name), 50)
         return spec
 
-    def place(self, qpos: np.ndarray) -> np.ndarray:
+    def position(self, qpos: np.ndarray) -> np.ndarray:
         return qpos[:, :2]
 
     def observe(self, state: State) -> np.ndarray:
@@ -86,7 +86,7 @@ class Car(Body):
 
 
 class LowAnt(Body):
-    """Gymnasium's ant at less than half its size; on its feet at first, its torso 0.25 m above the ground."""
+    """Gymnasium's ant at less than half its size; it starts on its feet, its torso 0.25 m above the ground."""
 
     start = np.array([0, 0, 0.25, 1, 0, 0, 0, 0, 1, 0, -1, 0, -1, 0, 1], np.float64)
     heights = (0.15, 0.45)
@@ -110,7 +110,7 @@ class LowAnt(Body):
             _drive(actuator, 50)
         return spec
 
-    def place(self, qpos: np.ndarray) -> np.ndarray:
+    def position(self, qpos: np.ndarray) -> np.ndarray:
         return qpos[:, :2]
 
     def observe(self, state: State) -> np.ndarray:
@@ -122,9 +122,10 @@ class LowAnt(Body):
 
 
 class Arm(Body):
-    """An arm in the plane, stretched along x at first. Its joints but the first are limited to ±160°.
+    """An arm in the plane, which starts stretched along x. All joints but the first are limited to ±160°.
 
-    links: how many, each so long, m. reach: from the last joint to the tip, m. speed: bound of the actions, rad/s.
+    links: their number. length: of each link, m. reach: from the last joint to the tip, m. speed: the bound of the
+    actions, rad/s.
     """
 
     def __init__(self, links: int, length: float, reach: float, speed: float) -> None:
@@ -138,25 +139,25 @@ class Arm(Body):
         sand, brown = {"rgba": [0.7, 0.5, 0.3, 1]} | untouched, {"rgba": [0.7, 0.4, 0.2, 1]} | untouched
         spec.worldbody.add_geom(name="ground", type=PLANE, size=[40, 40, 40], material="ground", **untouched)
         spec.worldbody.add_geom(name="root", type=CYLINDER, fromto=[0, 0, 0, 0, 0, 0.2], size=[0.12, 0, 0], **brown)
-        body, place = spec.worldbody, [0, 0, 0.1]
+        body, joint = spec.worldbody, [0, 0, 0.1]
         for link in range(self.links):
-            body, place = body.add_body(name=f"body{link}", pos=place), [self.length, 0, 0]
+            body, joint = body.add_body(name=f"body{link}", pos=joint), [self.length, 0, 0]
             body.add_joint(
                 name=f"joint{link}", type=HINGE, axis=[0, 0, 1], armature=1, damping=1,
                 limited=link > 0, range=np.deg2rad([-160, 160]),
             )  # fmt: skip
-            body.add_geom(name=f"link{link}", type=CAPSULE, fromto=[0, 0, 0, *place], size=[0.1, 0, 0], **sand)
+            body.add_geom(name=f"link{link}", type=CAPSULE, fromto=[0, 0, 0, *joint], size=[0.1, 0, 0], **sand)
             _drive(spec.add_actuator(target=f"joint{link}"), self.speed)
         tip_of_arm = body.add_body(name="fingertip", pos=[self.reach, 0, 0])
         tip_of_arm.add_geom(name="fingertip", type=SPHERE, size=[0.1, 0, 0], **brown)
         return spec
 
-    def place(self, qpos: np.ndarray) -> np.ndarray:
+    def position(self, qpos: np.ndarray) -> np.ndarray:
         return tip(qpos, (self.length,) * (self.links - 1) + (self.reach,))
 
     def observe(self, state: State) -> np.ndarray:
         qpos, qvel = state
-        return np.concatenate([np.cos(qpos), np.sin(qpos), qvel, self.place(qpos)], axis=1)
+        return np.concatenate([np.cos(qpos), np.sin(qpos), qvel, self.position(qpos)], axis=1)
 
 
 BODIES: dict[str, Body] = {
@@ -168,7 +169,7 @@ BODIES: dict[str, Body] = {
 
 
 def _scene() -> mujoco.MjSpec:
-    """Light, and a material for the ground."""
+    """An empty scene with a light and a material for the ground."""
     spec = mujoco.MjSpec()
     spec.compiler.degree = False
     spec.option.timestep = TIMESTEP
@@ -183,7 +184,7 @@ def _scene() -> mujoco.MjSpec:
 
 
 def _drive(actuator: mujoco.MjsActuator, speed: float) -> None:
-    """Make it drive its joint at a velocity within ± speed, rad/s, by 1 N·m for each rad/s that is lacking."""
+    """Make it drive its joint to a velocity within ± speed, rad/s, by 1 N·m for each rad/s of difference."""
     actuator.trntype = mujoco.mjtTrn.mjTRN_JOINT
     actuator.gear = [1, 0, 0, 0, 0, 0]
     actuator.ctrllimited, actuator.ctrlrange = True, [-speed, speed]

@@ -12,9 +12,9 @@
 |--------|-------------------------------------------------------------|
 | 0 … 5  | torques at the joints 2 … 7, in units of 100 N·m             |
 
-Model: gymnasium's `walker2d_v5.xml`, whose feet rub alike; in the older `walker2d.xml`, which was published with
-these families, the right foot has half the friction of the left one. A time step is `frame_skip` physics steps of
-0.002 s. Reward: see `mmaml.envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.005), velocities
+Model: gymnasium's `walker2d_v5.xml`, whose feet have equal friction; in the older `walker2d.xml`, which the
+published families use, the right foot has half the friction of the left one. A time step is `frame_skip` physics steps
+of 0.002 s. Reward: see `mmaml.envs.mujoco.locomotion`. Episodes begin at the rest position + U(±0.005), velocities
 U(±0.005), and end unless 0.8 < height < 2 and -1 < pitch < 1.
 
 Sources: the environments of ProMP (Rothfuss et al. 2018: `Walker2DRandDirecEnv`, `Walker2DRandVelEnv`,

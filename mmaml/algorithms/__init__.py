@@ -11,12 +11,24 @@ if TYPE_CHECKING:
     from mmaml.policies.distributions import Distribution
 
 from mmaml.config.algorithms import ALGORITHMS
+from mmaml.errors import ConfigError
 
 
 def algorithm_class(name: str) -> type[Algorithm]:
-    """The class that a configuration's `algorithm` names."""
+    """The class that a configuration's `algorithm` names; raises ConfigError where a user's is none."""
     module, _, cls = ALGORITHMS.get(name, name).partition(":")
-    return getattr(importlib.import_module(module), cls)
+    try:
+        found = getattr(importlib.import_module(module), cls)
+    except Exception as error:  # a user's module may fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError("algorithm", f"'{name}' cannot be loaded ({reason})", "fix its module") from error
+    from mmaml.algorithms.base import Algorithm
+
+    if not isinstance(found, type) or not issubclass(found, Algorithm):
+        raise ConfigError(
+            "algorithm", expected=f"at '{name}' a class derived from mmaml.algorithms.base.Algorithm", got=repr(found)
+        )
+    return found
 
 
 def make_algorithm(config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> Algorithm:

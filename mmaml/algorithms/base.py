@@ -37,24 +37,20 @@ class Algorithm(ABC):
     adds_over_lanes: those of them whose results for a task are sums over its lanes, of which each step counts by its
         weight. They are asked of some lanes at a time where a task's are too many for the memory.
     credit: how far rewards are credited to earlier actions: over an "episode", or over the "trial", all of its lane.
-    default_update: what the `meta_update` "auto" means, "" for an algorithm that heeds no such key.
-    collections: how many times each task is sampled in an iteration; once with credit over the trial.
     episode_noise_size: L, how many standard normal numbers an episode is given (`sampling.Step.episode_noise`).
     """
 
     functions: ClassVar[tuple[str, ...]]
     adds_over_lanes: ClassVar[tuple[str, ...]] = ()
     credit: ClassVar[Literal["episode", "trial"]] = "episode"
-    default_update: ClassVar[str] = ""
     config: Config
     spec: ParamSpec
-    collections: int = 1
     episode_noise_size: int = 0
 
     @property
-    def stages(self) -> int:
-        """How many stages of learning a task an iteration has: its collections, or the episodes of a trial."""
-        return self.config.episodes_per_trial if self.credit == "trial" else self.collections
+    def collections(self) -> int:
+        """How many times each task is sampled in an iteration."""
+        return 1 if self.credit == "trial" else self.config.stages
 
     @abstractmethod
     def init(self, rng: np.random.Generator) -> Params:

@@ -12,11 +12,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmaml.algorithms.maml import DECLARATION as PARENT
 from mmaml.algorithms.maml import MAML, TaskState
+from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
+from mmaml.config.value_types import integer
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.params import Params
 
+DECLARATION = PARENT.extended(
+    keys={"context_size": Key("Context", 2, integer(1), "context parameters, which alone are adapted")},
+    weights={"context_size": lambda config: config.context_size * config.hidden_sizes[0]},
+)
 CONTEXT = "context"
 
 

@@ -16,9 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmaml.algorithms.maml import DECLARATION as PARENT
 from mmaml.algorithms.maml import MAML, AdaptedTasks
+from mmaml.config.declaration import Condition
 from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate, Question, Results
+
+DECLARATION = PARENT.extended(
+    conditions=[
+        Condition(
+            "meta_batch_size",
+            lambda config: config.meta_batch_size >= 2,
+            "a whole number ≥ 2",
+            "credits a task by comparison with others",
+        )
+    ],
+)
 
 
 class EMAML(MAML):

@@ -18,19 +18,42 @@ latents are learned by the meta-update alone; held-out tasks adapt, with the ste
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmaml.algorithms.maml import DECLARATION as PARENT
 from mmaml.algorithms.maml import MAML, AdaptedTasks, TaskState
+from mmaml.config.declaration import Condition, Key
 from mmaml.config.keys import Config
+from mmaml.config.value_types import FLAG, integer, number
 from mmaml.policies.distributions import Distribution, Gaussian
 from mmaml.policies.params import Params
 from mmaml.sampling.acting import Actor, Step, memoryless
 from mmaml.sampling.rollouts import Rollouts
 
+DECLARATION = PARENT.extended(
+    keys={
+        "latent_size": Key("Context", 2, integer(1), "entries of the latent that an episode draws"),
+        "latent_kl_penalty": Key("Context", 0.1, number(0), "weight of KL(latent ‖ N(0, 1)) in the meta-objective"),
+        "adapt_latent": Key(
+            "Context", True, FLAG, "false: latents take no inner steps in training (the latent-variable variant)"
+        ),
+    },
+    conditions=[
+        Condition(
+            "num_train_tasks",
+            lambda config: config.num_train_tasks is not None,
+            "a whole number ≥ 1",
+            "learns a latent for each training task",
+            remedy="set it, for example to 100",
+        )
+    ],
+    weights={
+        "latent_size": lambda config: config.latent_size * (config.hidden_sizes[0] + 2 * (config.num_train_tasks or 0)),
+    },
+    without=["trainable_inner_step_size"],  # which is always on
+)
 MEAN, LOG_STD = "latent.mean", "latent.log_std"
 
 
@@ -41,7 +64,7 @@ class MAESN(MAML):
         assert config.num_train_tasks is not None  # or the configuration is refused
         self.tables = dict.fromkeys((MEAN, LOG_STD), (config.num_train_tasks, config.latent_size))
         self.context_size = self.episode_noise_size = config.latent_size
-        learned = replace(config, trainable_inner_step_size=True)
+        learned = config.replace(trainable_inner_step_size=True)
         super().__init__(learned, observation_size, action_size, actions)
 
     def build_networks(

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
+from mmaml.config.declaration import Condition, Declaration, Key
 from mmaml.config.keys import Config
+from mmaml.config.value_types import FLAG
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.policies.policy import MLPPolicy, make_policy
@@ -35,6 +37,25 @@ from mmaml.updates.inner_step import adapt, adapt_tangent, directional
 from mmaml.updates.objective import Objective
 from mmaml.updates.outer_step import make_update
 
+DECLARATION = Declaration(
+    keys={
+        "trainable_inner_step_size": Key(
+            "Adaptation",
+            False,
+            FLAG,
+            "meta-learn α, a positive number for every adapted parameter, from inner_lr on",
+        )
+    },
+    conditions=[
+        Condition(
+            "episodes_per_trial",
+            lambda config: config.episodes_per_trial == 1,
+            "1",
+            "remembers nothing from one episode to the next",
+        )
+    ],
+    default_update="trpo",
+)
 STEP_SIZE = "step_size."
 
 
@@ -68,18 +89,16 @@ class MAML(Algorithm):
     """See the module's docstring."""
 
     functions: ClassVar[tuple[str, ...]] = ("meta_gradient", "meta_loss", "fisher_product", "returns")
-    default_update: ClassVar[str] = "trpo"
     context_size: int = 0
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
-        self.collections = config.num_inner_grad_steps + 1
         shapes = self.build_networks(config, observation_size, action_size, actions)
         self.step_sizes = self.adapted_shapes() if config.trainable_inner_step_size else {}
         steps = {STEP_SIZE + name: shape for name, shape in self.step_sizes.items()}
         separate = self.separate_names()
         self.spec = ParamSpec(shapes | steps, {*separate, *(STEP_SIZE + name for name in separate)})
-        self.meta_update = make_update(config, self.spec, self.default_update, config.num_inner_grad_steps)
+        self.meta_update = make_update(config, self.spec, inner_steps=config.num_inner_grad_steps)
 
     # What is meta-learned, and what of it is adapted.
 

@@ -8,16 +8,17 @@ gradient-based algorithm learns its step sizes so with `trainable_inner_step_siz
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from mmaml.algorithms.maml import DECLARATION as PARENT
 from mmaml.algorithms.maml import MAML
 from mmaml.config.keys import Config
 from mmaml.policies.distributions import Distribution
+
+DECLARATION = PARENT.extended(without=["trainable_inner_step_size"])
 
 
 class MetaSGD(MAML):
     """MAML with a learned step size for every parameter; they start at `inner_lr`."""
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
-        learned = replace(config, trainable_inner_step_size=True)
+        learned = config.replace(trainable_inner_step_size=True)
         super().__init__(learned, observation_size, action_size, actions)

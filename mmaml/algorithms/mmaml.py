@@ -17,13 +17,34 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.maml import TaskState
+from mmaml.algorithms.promp import DECLARATION as PARENT
 from mmaml.algorithms.promp import ProMP
+from mmaml.algorithms.shared_keys import CELL_SIZE
+from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
+from mmaml.config.value_types import FLAG, choice
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.params import Params, derivative
 from mmaml.policies.task_encoder import TaskEncoder
 from mmaml.sampling.rollouts import Rollouts
 
+DECLARATION = PARENT.extended(
+    keys={
+        "cell_size": CELL_SIZE,
+        "use_betas": Key("Task encoder", False, FLAG, "shift the hidden layers as well as scale them"),
+        "shift_gammas": Key("Task encoder", True, FLAG, "scale by γ + 1 instead of γ"),
+        "mlp_after_gru": Key("Task encoder", True, FLAG, "MLP on each episode's final state"),
+        "mlp_after_pool": Key("Task encoder", True, FLAG, "MLP on the mean over episodes"),
+        "encoder_input": Key(
+            "Task encoder",
+            "full",
+            choice("full", "published"),
+            'what the GRU reads: "full" rollouts, or the 5·N steps that the published code gave it',
+        ),
+    },
+    weights={"cell_size": lambda config: 3 * config.cell_size**2},
+    embeds=True,
+)
 PUBLISHED_PIECE = 5
 
 

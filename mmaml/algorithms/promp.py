@@ -10,20 +10,19 @@ The ratio in L_in, 1 where it is evaluated, lets the second derivative see how t
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
+from mmaml.algorithms.maml import DECLARATION as PARENT
 from mmaml.algorithms.maml import MAML
 from mmaml.policies.distributions import Distribution
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
 
+DECLARATION = PARENT.extended(default_update="ppo")
+
 
 class ProMP(MAML):
     """MAML with the low-variance-curvature inner loss and a clipped meta-objective."""
-
-    default_update: ClassVar[str] = "ppo"
 
     def inner_loss(self, new: Distribution, data: Rollouts) -> Tensor:
         ratio = losses.likelihood_ratio(new, data)

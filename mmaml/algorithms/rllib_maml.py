@@ -22,8 +22,11 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.maml import AdaptedTasks, TaskState
+from mmaml.algorithms.promp import DECLARATION as PARENT
 from mmaml.algorithms.promp import ProMP
+from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
+from mmaml.config.value_types import number
 from mmaml.policies.batch_invariant import weighted_sum
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.mlp import MLP
@@ -32,6 +35,17 @@ from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate, Question
 
+DECLARATION = PARENT.extended(
+    keys={
+        "vf_loss_coeff": Key(
+            "Value function", 0.5, number(0), "weight of the value function's loss, in inner steps and outside"
+        ),
+        "entropy_coeff": Key(
+            "Value function", 0.0, number(0), "weight of the policy's entropy, in inner steps and outside"
+        ),
+    },
+    without=["baseline"],
+)
 SMALLEST_VARIANCE = 1e-8
 
 

@@ -20,21 +20,62 @@ lane cut compares with no other: such episodes are in the last two alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmaml.algorithms.maml import DECLARATION as PARENT
 from mmaml.algorithms.maml import MAML, AdaptedTasks, TaskState
+from mmaml.algorithms.shared_keys import CELL_SIZE
+from mmaml.config.declaration import Condition, Key
 from mmaml.config.keys import Config
+from mmaml.config.value_types import choice, integer, number
 from mmaml.policies.batch_invariant import row_product
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.gru import gru_final_states, gru_shapes, init_with_gru
 from mmaml.policies.params import Params
 from mmaml.sampling.rollouts import Rollouts
 
+DECLARATION = PARENT.extended(
+    keys={
+        "cell_size": CELL_SIZE,
+        "embedding_size": Key("Task encoder", 8, integer(1), "entries of the task embedding"),
+        "embedding_penalty": Key(
+            "Task encoder", 0.01, number(0), "weight of the embedding's mean square in the meta-objective"
+        ),
+        "episodes_kept": Key(
+            "Task encoder",
+            "episode_buffer",
+            choice("episode_buffer", "last_episodes", "all_episodes"),
+            'what the GRU reads of a task so far: "episode_buffer", the buffer_size whole episodes of highest return; '
+            '"last_episodes", those of the last collection; "all_episodes"',
+        ),
+        "buffer_size": Key(
+            "Task encoder",
+            16,
+            integer(1),
+            "episodes that the episode buffer holds",
+            has_effect=lambda config: config.episodes_kept == "episode_buffer",
+        ),
+    },
+    conditions=[
+        Condition(
+            "num_inner_grad_steps",
+            lambda config: config.num_inner_grad_steps >= 2,
+            "a whole number ≥ 2",
+            "only fills its memory in the first step and adapts nothing",
+        )
+    ],
+    weights={
+        "embedding_size": lambda config: config.embedding_size * config.hidden_sizes[0],
+        "cell_size": lambda config: 3 * config.cell_size**2,
+    },
+    without=["trainable_inner_step_size"],  # which is always on
+    embeds=True,
+    default_update="ppo",
+)
 GRU = "encoder.gru"
 WEIGHT, BIAS = "encoder.embedding.weight", "encoder.embedding.bias"
 
@@ -103,11 +144,10 @@ class TESP(MAML):
     """MAML that adapts, with learned step sizes, the encoder whose embedding of the task a shared policy reads."""
 
     functions: ClassVar[tuple[str, ...]] = (*MAML.functions, "embed")
-    default_update: ClassVar[str] = "ppo"
     encoder_shapes: dict[str, tuple[int, ...]]
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
-        learned = replace(config, trainable_inner_step_size=True)
+        learned = config.replace(trainable_inner_step_size=True)
         super().__init__(learned, observation_size, action_size, actions)
 
     def build_networks(

@@ -3,49 +3,55 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmaml.cli import streams
-from mmaml.config.value_types import LARGEST
 from mmaml.errors import UsageError
+from mmaml.extras import not_installed
 from mmaml.launcher.protocol import is_first_rank
 from mmaml.process_settings import prepare_process
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that raises UsageError where argparse would print its usage and exit."""
+    """An argparse parser that raises UsageError where argparse prints its usage and exits; texts keep their lines."""
+
+    def __init__(self, prog: str | None = None, **options: Any) -> None:
+        super().__init__(prog, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (--help lists the arguments)")
+        raise UsageError(message, remedy="--help lists the arguments")
 
 
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
-    """`main` with UsageError turned into one line on stderr, from one rank only, and exit code 2.
+    """`main` with UsageError turned into one line on stderr, from rank 0 only, and exit code 2.
 
-    So is an interrupt, with 130. Ends quietly when nobody reads its output any more, as programs of a pipe do.
+    The same for an optional package that is not installed. An interrupt gives one line and exit code 130. If the reader
+    of the output has gone (a pipe), the program ends without a word, as others do.
     """
 
     @wraps(main)
-    def guarded(argv: list[str] | None = None) -> int:
+    def guarded(*arguments: object, **options: object) -> int:
         prepare_process()
         streams.prepare()
+        look_in_current_directory()
         try:
             _check_working_directory()
-            code = main(argv)
+            code = main(*arguments, **options)
         except OSError as error:
             if not streams.is_of_stdout(error):
                 raise
             code = streams.refused(error)
         except UsageError as error:
-            if is_first_rank():
-                print(f"error: {error}", file=sys.stderr)
-            code = 2
+            code = _refused(error)
+        except ImportError as error:
+            if (missing := not_installed(error)) is None:
+                raise
+            code = _refused(missing)
         except KeyboardInterrupt:
             if is_first_rank():
                 print("stopped by SIGINT", file=sys.stderr)
@@ -57,40 +63,26 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
     return guarded
 
 
+def _refused(error: UsageError) -> int:
+    if is_first_rank():
+        print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def look_in_current_directory() -> None:
+    """Find a user's "package.module:ClassName" in the current directory too, as under `python -m`."""
+    if "" not in sys.path and not sys.flags.safe_path:
+        sys.path.insert(0, "")
+
+
+def restart_words() -> list[str]:
+    """The words that start this program again, between the interpreter and the program's arguments."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", "mmaml"] if spec is not None and spec.name == "mmaml.__main__" else [sys.argv[0]]
+
+
 def _check_working_directory() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise UsageError(
-            "working directory: expected one that exists, got one that was removed; change to another"
-        ) from error
-
-
-def add_inner_lr(parser: argparse.ArgumentParser) -> None:
-    """The flag --inner_lr of scripts that adapt a trained policy: None, or a list of step sizes."""
-    parser.add_argument(
-        "--inner_lr",
-        type=_rate,
-        nargs="+",
-        metavar="R",
-        help="step size of the first, the second, … inner step, the last of all later (default: as in training); where "
-        "step sizes are learned, only the ratios to the first count",
-    )
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = math.nan
-    if not 0 < rate <= LARGEST:
-        raise argparse.ArgumentTypeError(f"expected a number > 0 and ≤ {LARGEST:g}, got '{text}'")
-    return rate
-
-
-def labelled(name: str, text: str) -> tuple[str, str]:
-    """LABEL=VALUE -> (label, value); raises UsageError naming the argument."""
-    label, separator, value = text.partition("=")
-    if not (label and separator and value):
-        raise UsageError(f"{name}: expected LABEL=VALUE, got '{text}'")
-    return label, value
+        raise UsageError("working directory", "has been removed", "change to another directory") from error

@@ -1,4 +1,4 @@
-"""The command line of the training scripts."""
+"""`mmaml train` and the training scripts: from the command line to a run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from mmaml.cli.arguments import check_file, check_folder
-from mmaml.cli.script import Parser, one_line_errors
-from mmaml.config.keys import FIELDS, Config
+from mmaml.cli.options import one_of_two
+from mmaml.cli.script import Parser, one_line_errors, restart_words
+from mmaml.config.keys import COMMON_KEYS, Config
 from mmaml.config.loading import (
     ConfigError,
     build_config,
@@ -24,10 +25,13 @@ from mmaml.config.loading import (
     frozen_differences,
     idle_keys,
     parse_object,
+    read_config,
     read_config_file,
 )
+from mmaml.config.shipped import find_config
 from mmaml.config.value_types import FLAG, Kind, integer
 from mmaml.errors import Interrupted, RunStopped, UsageError, disk_reason
+from mmaml.extras import not_installed
 from mmaml.launcher import protocol
 from mmaml.parallel import launch
 from mmaml.parallel.shutdown import shutdown
@@ -35,9 +39,9 @@ from mmaml.storage import layout
 from mmaml.storage.compatibility import differences
 from mmaml.storage.files import writing
 from mmaml.storage.resuming import ended_early, may_start, restored, resumed
-from mmaml.storage.run_lock import Claim
+from mmaml.storage.run_lock import RunLock
 
-PATHS = ("dump_path", "restore_path", "te_save_path")
+KEYS = ("algorithm", "dump_path", "restore_path", "te_save_path")  # that have a flag of their own name
 Values = Mapping[str, Any]
 
 
@@ -45,9 +49,9 @@ Values = Mapping[str, Any]
 class Flag:
     """A flag that sets a key of the configuration.
 
-    kind: of its value; None: that of the key. settings: from the value, and the keys and values so far (of the run that
-    is continued, of the file, of flags before), to those that it sets; None: the value is the key's. text: what --help
-    says of it, "" for what the configuration says of the key.
+    kind: of its value; None: that of the key. settings: maps the value and the keys and values so far (of the run that
+    is continued, of the file, of earlier flags) to the keys and values it sets; None: the value is that of the key.
+    text: for --help; "": the key's own.
     """
 
     key: str
@@ -58,31 +62,56 @@ class Flag:
 
 @dataclass(frozen=True)
 class Script:
-    """What a run script has of its own.
+    """What a run script, or the command `mmaml train`, has of its own.
 
-    flags: by name, such as "--fast-lr". synonyms: further names of flags that every script has. config_file: where a
-    new run starts unless --config_file is given. epilog: the end of --help.
+    flags: by name, such as "--fast-lr". synonyms: further names of flags that every script has. config_file: the
+    configuration of a new run unless one is given. description, epilog: the beginning and the end of --help.
+    command: the words before the arguments. needs_config: whether a new run has to be given a configuration.
     """
 
     flags: Mapping[str, Flag] = field(default_factory=dict)
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     config_file: Path | None = None
+    description: str = "Meta-train. Without mpirun, starts itself under mpirun with one rank per physical core."
     epilog: str = ""
+    command: tuple[str, ...] = ()
+    needs_config: bool = False
 
 
 PLAIN = Script()
+COMMAND = Script(
+    description="""\
+Meta-train a policy. CONFIG is a JSON file, or the name of a configuration that comes with the package (`mmaml configs`
+lists them). Starts itself under mpirun with one rank per physical core; run under mpirun, it uses those ranks.
+""",
+    epilog="""\
+examples:
+  mmaml train navigation_2d_maml
+  mmaml train point_mass_4_modes --algorithm promp --ranks 2 --dump_path runs/promp
+  mmaml train my_config.json --overrides '{"n_itr": 100, "seed": 2}'
+  mmaml train --restore_path runs/promp
+
+""",
+    command=("train",),
+    needs_config=True,
+)
 
 
-def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN) -> int:
-    """Meta-train by the command line, on all cores unless told otherwise; the exit code.
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """`mmaml train`. The exit code."""
+    return run(Config.algorithm, argv, COMMAND, prog)
+
+
+def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN, prog: str | None = None) -> int:
+    """Meta-train by the command line, on all cores unless it says otherwise. The exit code.
 
     algorithm: what trains unless the configuration names one. argv: the arguments, by default the process's.
-    script: what the run script adds. What the user can put right is one line on stderr and exit code 2, before any
-    rank works and with nothing written.
+    script: what the run script adds. prog: what --help calls the program. An error that the user can correct is one
+    line on stderr and exit code 2, before any rank works and with nothing written.
     """
     try:
         with shutdown.heeded():
-            code = one_line_errors(partial(_run, algorithm, script))(argv)
+            code = one_line_errors(_run)(algorithm, script, argv, prog)
     except RunStopped:
         code = 1  # the log has told why
     except Interrupted as interrupted:
@@ -92,15 +121,17 @@ def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN) -
     return protocol.ended(code)
 
 
-def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
+def _run(algorithm: str, script: Script, argv: list[str] | None, prog: str | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    options = parse(arguments, script)
+    options = parse(arguments, script, prog)
     launched = protocol.announced_ranks() is not None
+    resolved = None
     if not launched:
-        config, _ = resolve(options, algorithm, script)
-        count = rank_count(config, options.ranks)
+        resolved = resolve(options, algorithm, script)
+        count = rank_count(resolved[0], options.ranks)
         if count > 1:
-            launch.relaunch(count, sys.argv[0], arguments)
+            first, *others = [*restart_words(), *script.command, *arguments]
+            launch.relaunch(count, first, others)
 
     from mmaml.algorithms import algorithm_class
     from mmaml.parallel.ranks import connect  # these load torch: after the configuration is known to be good
@@ -108,13 +139,14 @@ def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
 
     ranks = connect(parallel=launched)
     launch.check_launcher(ranks.size)
-    with ranks, Claim() as claim:
+    with ranks, RunLock() as lock:
 
         def settle() -> Config:
-            config, given = resolve(options, algorithm, script)
+            config, given = resolved or resolve(options, algorithm, script)
             check_given_ranks(config, options.ranks, ranks.size, options.ranks_flag)
-            config = claimed(config, claim, named=given.get("dump_path") is not None)
-            if idle := idle_keys(config, given, algorithm_class(config.algorithm).default_update):
+            algorithm_class(config.algorithm)  # raises where a user's cannot be loaded
+            config = locked(config, lock, named=given.get("dump_path") is not None)
+            if idle := idle_keys(config, given):
                 print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
             if config.resume == "auto" and ended_early(Path(str(config.dump_path))):
                 print(f"notice: '{config.dump_path}' has no checkpoint yet; its run starts over", file=sys.stderr)
@@ -126,53 +158,81 @@ def _run(algorithm: str, script: Script, argv: list[str] | None) -> int:
         from mmaml.figures.run_figures import draw_run
 
         try:
-            draw_run(Path(str(config.dump_path)))
-        except (OSError, UsageError) as error:  # a full disk, nothing to be drawn; the run itself is safe
-            reason = disk_reason(error) if isinstance(error, OSError) else str(error)
-            print(f"warning: the run's pictures could not be drawn ({reason})", file=sys.stderr)
+            draw_run(Path(str(config.dump_path)), config.env_spec)
+        except (OSError, UsageError, ImportError) as error:  # a full disk, no matplotlib; the run itself is safe
+            print(f"warning: the run's pictures could not be drawn ({_reason(error)})", file=sys.stderr)
         except Interrupted as interrupted:  # the run itself has ended, and ended well
             print(f"warning: the run's pictures are not drawn: {interrupted}", file=sys.stderr)
     return 0
 
 
-def parse(argv: list[str], script: Script = PLAIN) -> argparse.Namespace:
-    """The command line; raises UsageError."""
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return disk_reason(error)
+    return str((isinstance(error, ImportError) and not_installed(error)) or error)
+
+
+def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> argparse.Namespace:
+    """The command line. Raises UsageError."""
     parser = Parser(
-        description="Meta-train. Without mpirun, starts itself under mpirun with one rank per physical core.",
-        epilog=f"{script.epilog} Every key of the configuration: docs/configuration.md".strip(),
+        prog,
+        usage=f"%(prog)s {'CONFIG' if script.needs_config else '[CONFIG]'} [options]",
+        description=script.description,
+        epilog=f"{script.epilog}\nEvery key of the configuration: docs/configuration.md".strip(),
     )
 
     def add(name: str, **options: Any) -> str:
-        """Every name of a flag that is added, as argparse's own messages have them."""
+        """Add a flag with its synonyms; all its names, as argparse's own messages have them."""
         return "/".join(parser.add_argument(name, *script.synonyms.get(name, ()), **options).option_strings)
 
     start = "" if script.config_file is None else f" (default of a new run: configs/{script.config_file.name})"
-    add("--config_file", metavar="FILE", help=f"JSON file of the run's configuration{start}")
-    add("--dump_path", metavar="DIR", help="new directory of the run (default: in data/<script>)")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help=f"a JSON file, or the name of a shipped configuration{start}",
+    )
+    add("--config_file", metavar="CONFIG", help="another way to give CONFIG")
+    add("--algorithm", metavar="NAME", help="what trains (default: as the configuration says)")
+    add("--dump_path", metavar="DIR", help="new directory of the run (default: in data/)")
     add("--restore_path", metavar="PATH", help="run directory or checkpoint to continue from")
     add("--resume", action="store_true", help="continue the run in --dump_path where there is one; else start it")
     add(
         "--overrides",
         metavar="JSON",
-        nargs="+",  # words, where a shell has taken the object apart at its spaces
+        nargs="+",  # several words if the shell has split the object at its spaces
         default=["{}"],
-        help="a JSON object, whose keys and values win over the file's",
+        help="a JSON object, whose keys and values win over those of CONFIG",
     )
     add("--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end")
     add("--log_grad_norm", action="store_true", help="log the norm of the meta-gradient")
     ranks = add("--ranks", type=_count, metavar="N", help="ranks to start (default: one per physical core)")
     for name, flag in script.flags.items():
-        text = f"{flag.key}: {flag.text or FIELDS[flag.key].metadata['text']}".replace("%", "%%")
+        text = f"{flag.key}: {flag.text or COMMON_KEYS[flag.key].text}".replace("%", "%%")
         if _kind(flag) is FLAG:
             parser.add_argument(name, action="store_true", default=None, help=text)
         else:
             parser.add_argument(name, type=partial(_value, _kind(flag)), metavar="X", help=text)
     parser.set_defaults(ranks_flag=ranks)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.config is not None:
+        options.config_file = one_of_two("CONFIG", options.config, "--config_file", options.config_file, "")
+    if (
+        script.needs_config
+        and options.config_file is None
+        and not (options.restore_path or options.overrides != ["{}"])
+    ):
+        raise UsageError(
+            "CONFIG",
+            expected="a JSON file or the name of a configuration",
+            got="nothing",
+            remedy="`mmaml configs` lists those that come with the package",
+        )
+    return options
 
 
 def _kind(flag: Flag) -> Kind:
-    return flag.kind or FIELDS[flag.key].metadata["kind"]
+    return flag.kind or COMMON_KEYS[flag.key].kind
 
 
 def _count(text: str) -> int:
@@ -180,7 +240,7 @@ def _count(text: str) -> int:
 
 
 def _value(kind: Kind, text: str) -> Any:
-    """What a flag is given, as text or as a number, whichever the kind takes."""
+    """The value of a flag, as text or as a number, whichever the kind accepts."""
     for convert in (str, int, float):
         try:
             value = convert(text)
@@ -199,7 +259,7 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     an override of one key.
     """
     overrides = parse_object(" ".join(options.overrides), "overrides")
-    overrides |= {name: getattr(options, name) for name in PATHS if getattr(options, name) is not None}
+    overrides |= {name: getattr(options, name) for name in KEYS if getattr(options, name) is not None}
     if options.log_grad_norm:
         overrides["log_grad_norm"] = True
     if options.resume:
@@ -208,7 +268,7 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     file = options.config_file
     if file is None and overrides.get("restore_path") is None:
         file = script.config_file
-    values = {} if file is None else read_config_file(Path(file))
+    values = {} if file is None else read_config_file(find_config("CONFIG", str(file)))
     original, automatic = run_to_continue(values | overrides)
     if automatic:
         overrides |= automatic
@@ -220,7 +280,7 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
         if value is None:
             continue
         if flag.key in overrides:
-            raise UsageError(f"{name}: sets {flag.key}, which --overrides sets too; keep one of them")
+            raise UsageError(name, f"sets {flag.key}, which --overrides sets too", "keep one of them")
         given[flag.key] = name
         values |= {flag.key: value} if flag.settings is None else flag.settings(value, before | values)
     values |= overrides
@@ -228,10 +288,10 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     try:
         config = build_config({"algorithm": algorithm} | values) if original is None else continued(values, original)
     except ConfigError as error:
-        key, _, rest = str(error).partition(":")
-        raise ConfigError(f"{given[key]} ({key}):{rest}" if key in given else str(error)) from error
+        key = error.argument
+        raise (error.renamed(f"{given[key]} ({key})") if key in given else error) from error
     if config.dump_path is None:
-        config = replace(config, dump_path=str(default_dump_path(config)))
+        config = config.replace(dump_path=str(default_dump_path(config)))
     check_outputs(config)
     return config, values
 
@@ -248,37 +308,42 @@ def run_to_continue(values: Values) -> tuple[Config | None, dict[str, Any]]:
 
 def continued(values: Values, original: Config) -> Config:
     """The configuration of a run, changed by `values` where it may be. Raises ConfigError where it may not."""
-    config = build_config(original.to_dict() | dict(values))
-    changed = frozen_differences(config, original)
+    if values.get("algorithm", original.algorithm) == original.algorithm:
+        config = build_config(original.to_dict() | dict(values))
+        changed = frozen_differences(config, original)
+    else:  # which has other keys
+        config, changed = read_config(values), ["algorithm"]
     if changed:
+        run = original.dump_path or config.restore_path
         raise ConfigError(
-            f"{', '.join(changed)}: expected the values of the run that is continued, "
-            f"'{original.dump_path or config.restore_path}': {differences(changed, original, config)}; drop them, or "
-            "start a new run"
+            ", ".join(changed),
+            f"expected the values of the run that is continued, '{run}': {differences(changed, original, config)}",
+            "drop them, or start a new run",
         )
     return config
 
 
 def default_dump_path(config: Config) -> Path:
-    """data/<script>/<env>-<time>, one that does not exist."""
-    environment = config.env.rpartition(":")[2]
+    """data/<script>/<env>-<time>, data/<algorithm>/… for `mmaml train`; one that does not exist."""
+    environment, algorithm = (text.rpartition(":")[2] for text in (config.env, config.algorithm))
     name = f"{environment}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path("data") / Path(sys.argv[0]).stem
+    script = Path(sys.argv[0]).stem
+    folder = Path("data") / (algorithm if script in ("mmaml", "__main__") else script)
     names = chain([name], (f"{name}-{n}" for n in count(2)))
     return next(folder / name for name in names if not os.path.lexists(folder / name))
 
 
-def claimed(config: Config, claim: Claim, named: bool) -> Config:
+def locked(config: Config, lock: RunLock, named: bool) -> Config:
     """Keep other processes out of the run's directory: the configuration, with the next name if one took a default one.
 
     named: whether the user named the directory. Raises UsageError if another process writes it, or has begun a run in
     it since it was looked at.
     """
     new = not continues_in_place(config) and config.resume != "auto"
-    while not claim.take(Path(str(config.dump_path)), new):
+    while not lock.acquire(Path(str(config.dump_path)), new):
         if named:
             raise _taken(config)
-        config = replace(config, dump_path=str(default_dump_path(config)))
+        config = config.replace(dump_path=str(default_dump_path(config)))
     if not new and not (continues_in_place(config) or may_start(Path(str(config.dump_path)))):
         raise _taken(config)
     return config
@@ -293,13 +358,14 @@ def continues_in_place(config: Config) -> bool:
 
 def _taken(config: Config) -> ConfigError:
     return ConfigError(
-        f"dump_path: expected a directory that does not exist yet, got '{config.dump_path}', which does; give another, "
-        f"or continue the run in it with --restore_path {config.dump_path}"
+        "dump_path",
+        f"'{config.dump_path}' already exists",
+        f"choose another directory, or continue the run in it with --restore_path {config.dump_path}",
     )
 
 
 def check_outputs(config: Config) -> None:
-    """Raise UsageError if what the run writes cannot be written, or would hide what is there."""
+    """Raise UsageError if what the run writes cannot be written, or would replace something else."""
     assert config.dump_path is not None
     dump_path = Path(config.dump_path)
     starts_over = config.resume == "auto" and may_start(dump_path)
@@ -310,25 +376,26 @@ def check_outputs(config: Config) -> None:
         check_embeddings(Path(config.te_save_path), continues_in_place(config))
         if Path(os.path.realpath(dump_path)).is_relative_to(os.path.realpath(config.te_save_path)):
             raise ConfigError(
-                f"te_save_path: expected a file, got '{config.te_save_path}', which the run makes a directory, "
-                f"dump_path being '{dump_path}'; give another"
+                "te_save_path",
+                f"'{config.te_save_path}' will be a directory, since dump_path is '{dump_path}'",
+                "choose another file",
             )
 
 
 def check_embeddings(path: Path, continues: bool) -> None:
-    """Raise UsageError unless embeddings can be written at `path`, in place only of such of a run that is continued."""
+    """Raise UsageError unless embeddings can be written at `path`: a new file, or one of the run that continues."""
     check_file("te_save_path", path)
     with writing("te_save_path", path):
         if path.exists() and not (continues and _holds_embeddings(path)):
-            expected = "a new file, or embeddings that the run has written before" if continues else "a new file"
-            raise UsageError(f"te_save_path: expected {expected}, got '{path}', which is there; give another")
+            other = " and holds no embeddings" if continues else ""
+            raise UsageError("te_save_path", f"'{path}' already exists{other}", "choose another file")
 
 
 def _holds_embeddings(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return {"embedding.npy", "mode.npy"} <= {*archive.namelist()}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or one that is none of NumPy's
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # not an archive, or not one of NumPy's
         return False
 
 
@@ -344,11 +411,18 @@ def rank_count(config: Config, given: int | None) -> int:
 def check_given_ranks(config: Config, given: int | None, connected: int | None, flag: str = "--ranks") -> None:
     """Raise ConfigError if the ranks given, "parallel" and the ranks that mpirun started do not fit together.
 
-    connected: those started already, None before. flag: what `given` was given by.
+    connected: how many are started already, None before. flag: the one that sets `given`.
     """
     wanted = max(given or 1, connected or 1)
     if wanted > 1 and not config.parallel:
-        raise ConfigError(f'parallel: expected true with {wanted} ranks, got false; start one, or set "parallel": true')
+        raise ConfigError(
+            "parallel",
+            expected=f"true with {wanted} ranks",
+            got="false",
+            remedy='start one rank, or set "parallel": true',
+        )
     if connected is not None and given is not None and given != connected:
-        raise ConfigError(f"{flag}: expected the {connected} ranks that mpirun started, got {given}; leave it out")
+        raise ConfigError(
+            flag, expected=f"the {connected} ranks that mpirun started", got=str(given), remedy="leave it out"
+        )
     launch.check_rank_count(wanted, config)

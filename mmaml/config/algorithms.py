@@ -1,4 +1,4 @@
-"""The algorithms by name: one line each."""
+"""The algorithms by name, each as "package.module:ClassName". What there is to know of one is in its file."""
 
 from __future__ import annotations
 
@@ -14,3 +14,5 @@ ALGORITHMS = {
     "cavia": "mmaml.algorithms.cavia:CAVIA",
     "maesn": "mmaml.algorithms.maesn:MAESN",
 }
+# What trains where neither the configuration nor the run script names one.
+DEFAULT_ALGORITHM = "mmaml"

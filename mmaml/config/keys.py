@@ -1,15 +1,20 @@
-"""The keys of the configuration: each with its type, range, default and meaning, in one place.
+"""The keys of the configuration that are common to all algorithms: each with its type, range, default and meaning.
 
-Validation, the command line and the table in docs/configuration.md all come from the fields of `Config`.
+Validation, the command line and the table in docs/configuration.md all come from the fields of `Config`, and from what
+each algorithm declares of its own in its file (`mmaml.config.declaration`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmaml.config.algorithms import ALGORITHMS
+from mmaml.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
+from mmaml.config.declaration import Declaration, Key
+from mmaml.config.declaration_file import declaration_of
 from mmaml.config.value_types import (
     DEVICE,
     FLAG,
@@ -28,6 +33,9 @@ from mmaml.config.value_types import (
     optional,
 )
 
+if TYPE_CHECKING:
+    from mmaml.envs.spec import EnvSpec
+
 BASELINES = ("LinearFeatureBaseline", "LinearTimeBaseline", "ZeroBaseline")
 LEGACY = "legacy"
 ADAM = ("ppo", "vpg")
@@ -38,30 +46,27 @@ ALGORITHM = Kind(
 
 
 def _key(
-    group: str,
-    default: Any,
-    kind: Kind,
-    text: str,
-    only: tuple[str, ...] = (),
-    updates: tuple[str, ...] = (),
-    resumable: bool = False,
-    without: tuple[str, ...] = (),
+    group: str, default: Any, kind: Kind, text: str, updates: tuple[str, ...] = (), resumable: bool = False
 ) -> Any:
-    """A field.
-
-    only, updates: the algorithms and the meta-updates under which alone it has an effect; under all when empty.
-    without: algorithms under which it has none.
-    resumable: may change when a run continues.
-    """
-    metadata = {"group": group, "kind": kind, "text": text, "resumable": resumable}
-    return field(default=default, metadata=metadata | {"only": only, "updates": updates, "without": without})
+    """A field. See `Key`."""
+    return field(default=default, metadata={"key": Key(group, default, kind, text, updates, resumable)})
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run's whole configuration. See the metadata of each field, or docs/configuration.md."""
+    """A run's whole configuration, which `mmaml.config.loading.build_config` makes.
 
-    algorithm: str = _key("Experiment", "mmaml", ALGORITHM, "what trains; by default the run script's own")
+    The keys that are common to all algorithms are fields; those of the algorithm that runs are in `own`, and attributes
+    as well: `config.learning_rate`, `config.latent_size`. What they mean: docs/configuration.md.
+    env_spec: what is known of the task family, None where nobody has asked.
+    """
+
+    algorithm: str = _key(
+        "Experiment",
+        DEFAULT_ALGORITHM,
+        ALGORITHM,
+        'what trains: by name, or "package.module:ClassName" of your own; by default the run script\'s own',
+    )
     env: str = _key(
         "Experiment",
         "MetaPointEnvMomentumModes",
@@ -71,33 +76,29 @@ class Config:
     env_kwargs: dict[str, Any] = field(
         default_factory=dict,
         metadata={
-            "group": "Experiment",
-            "kind": OBJECT,
-            "text": "arguments of the family's constructor, such as centers, noise, reward_type",
-            "only": (),
-            "updates": (),
-            "without": (),
-            "resumable": False,
+            "key": Key(
+                "Experiment", {}, OBJECT, "arguments of the family's constructor, such as centers, noise, reward_type"
+            )
         },
     )
     seed: int = _key("Experiment", 1, integer(0), "root of every random number of the run")
     n_itr: int = _key("Experiment", 1001, integer(1), "iterations of meta-training", resumable=True)
 
-    meta_batch_size: int = _key("Sampling", 40, integer(1), "M, tasks an iteration")
-    rollouts_per_meta_task: int = _key("Sampling", 20, integer(1), "N, rollouts (lanes) of a task a collection")
+    meta_batch_size: int = _key("Sampling", 40, integer(1), "M, tasks of an iteration")
+    rollouts_per_meta_task: int = _key("Sampling", 20, integer(1), "N, rollouts (lanes) of each task in a collection")
     max_path_length: int = _key("Sampling", 100, integer(1), "H, horizon of an episode in time steps")
     episodes_per_trial: int = _key(
         "Sampling",
         1,
         integer(1, MOST_STEPS),
-        "E, episodes of one task that a lane holds one after another, T = E·H time steps; what a policy remembers goes "
-        "on from one to the next",
+        "E, episodes of one task that follow each other in a lane, of T = E·H time steps; a policy with a memory keeps "
+        "it from one to the next",
     )
     num_train_tasks: int | None = _key(
         "Sampling",
         None,
         optional(integer(1)),
-        "train on a finite set of so many tasks, drawn once; null: the family's new ones each iteration",
+        "train on a fixed set of this many tasks, drawn once; null: draw new tasks in each iteration",
     )
     collect: str = _key(
         "Sampling",
@@ -117,15 +118,15 @@ class Config:
         "Sampling",
         False,
         FLAG,
-        "give the policy observations of mean 0 and standard deviation 1, by running statistics that are constant "
-        "within an iteration",
+        "scale observations to mean 0 and standard deviation 1 by running statistics, which are constant within an "
+        "iteration",
     )
     normalize_rewards: bool = _key(
         "Sampling",
         False,
         FLAG,
-        "divide the rewards that the algorithm learns from by the running standard deviation of discounted returns, "
-        "which is constant within an iteration",
+        "divide the rewards that are learned from by the running standard deviation of discounted returns, which is "
+        "constant within an iteration",
     )
     parallel: bool = _key(
         "Sampling", True, FLAG, "relaunch under mpirun on all cores; false: one process", resumable=True
@@ -143,11 +144,10 @@ class Config:
         "LinearFeatureBaseline",
         choice(*BASELINES),
         "value baseline, fitted per task",
-        without=("rllib_maml",),
     )
     discount: float = _key("Advantages", 0.99, number(0, 1), "γ")
     gae_lambda: float = _key("Advantages", 1.0, number(0, 1), "λ of generalised advantage estimation")
-    normalize_adv: bool = _key("Advantages", True, FLAG, "advantages to mean 0, standard deviation 1 per task")
+    normalize_adv: bool = _key("Advantages", True, FLAG, "scale advantages to mean 0 and standard deviation 1 per task")
     positive_adv: bool = _key("Advantages", False, FLAG, "shift advantages to be positive, after normalising")
 
     hidden_sizes: tuple[int, ...] = _key("Policy", (64, 64), SIZES, "units of the policy's hidden layers")
@@ -162,13 +162,6 @@ class Config:
         0.1,
         RATES,
         "α, step size of an inner step; a list: of the first, the second, …, the last of all later",
-    )
-    trainable_inner_step_size: bool = _key(
-        "Adaptation",
-        False,
-        FLAG,
-        "meta-learn α, a positive number for every adapted parameter, from inner_lr on",
-        ("promp", "mmaml", "maml", "e_maml", "dice", "rllib_maml", "cavia"),
     )
     first_order: bool = _key(
         "Adaptation", False, FLAG, "leave the derivative of the inner gradient out of the meta-gradient"
@@ -190,13 +183,13 @@ class Config:
         updates=ADAM,
     )
     num_promp_steps: int = _key(
-        "Meta-update", 5, integer(1, MOST_STEPS), "E, epochs on the data of an iteration", updates=("ppo",)
+        "Meta-update", 5, integer(1, MOST_STEPS), "epochs on the data of an iteration", updates=("ppo",)
     )
     max_grad_norm: float | None = _key(
         "Meta-update",
         None,
         optional(number(0, open_low=True)),
-        "a meta-gradient of larger norm is scaled down to this norm; null: none is",
+        "largest norm of the meta-gradient, to which a longer one is scaled down; null: no limit",
         updates=ADAM,
     )
     num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch", updates=ADAM)
@@ -241,20 +234,20 @@ class Config:
         "Meta-update",
         None,
         optional(integer(1)),
-        "rollouts of each collection that stand for all in products with the Fisher matrix; null: all",
+        "how many rollouts of each collection products with the Fisher matrix use; null: all",
         updates=("trpo",),
     )
     cg_damping: float = _key(
         "Meta-update", 1e-5, number(0), "added to the diagonal of the Fisher matrix", updates=("trpo",)
     )
     ls_max_steps: int = _key(
-        "Meta-update", 15, integer(1, MOST_STEPS), "steps that a line search tries", updates=("trpo",)
+        "Meta-update", 15, integer(1, MOST_STEPS), "how many step lengths the line search tries", updates=("trpo",)
     )
     ls_backtrack_ratio: float = _key(
         "Meta-update",
         0.8,
         number(0, 1, open_low=True, open_high=True),
-        "of a step's length to that of the step tried before",
+        "ratio of each step length to the one tried before",
         updates=("trpo",),
     )
     meta_gradient: str = _key(
@@ -268,63 +261,11 @@ class Config:
         "Meta-update", "auto", DEVICE, 'the master\'s device; "auto": a GPU if there is one', resumable=True
     )
 
-    vf_loss_coeff: float = _key(
-        "Value function",
-        0.5,
-        number(0),
-        "weight of the value function's loss, in inner steps and outside",
-        ("rllib_maml",),
-    )
-    entropy_coeff: float = _key(
-        "Value function", 0.0, number(0), "weight of the policy's entropy, in inner steps and outside", ("rllib_maml",)
-    )
-
-    context_size: int = _key("Context", 2, integer(1), "context parameters, which alone are adapted", ("cavia",))
-    latent_size: int = _key("Context", 2, integer(1), "entries of the latent that an episode draws", ("maesn",))
-    latent_kl_penalty: float = _key(
-        "Context", 0.1, number(0), "weight of KL(latent ‖ N(0, 1)) in the meta-objective", ("maesn",)
-    )
-    adapt_latent: bool = _key(
-        "Context",
-        True,
-        FLAG,
-        "false: latents take no inner steps in training (the latent-variable variant)",
-        ("maesn",),
-    )
-
-    cell_size: int = _key(
-        "Task encoder", 64, integer(1), "units of the GRU and of the encoder's MLPs", ("mmaml", "tesp")
-    )
-    use_betas: bool = _key("Task encoder", False, FLAG, "shift the hidden layers as well as scale them", ("mmaml",))
-    shift_gammas: bool = _key("Task encoder", True, FLAG, "scale by γ + 1 instead of γ", ("mmaml",))
-    mlp_after_gru: bool = _key("Task encoder", True, FLAG, "MLP on each episode's final state", ("mmaml",))
-    mlp_after_pool: bool = _key("Task encoder", True, FLAG, "MLP on the mean over episodes", ("mmaml",))
-    encoder_input: str = _key(
-        "Task encoder",
-        "full",
-        choice("full", "published"),
-        'what the GRU reads: "full" rollouts, or the 5·N steps that the published code gave it',
-        ("mmaml",),
-    )
-    embedding_size: int = _key("Task encoder", 8, integer(1), "entries of the task embedding", ("tesp",))
-    embedding_penalty: float = _key(
-        "Task encoder", 0.01, number(0), "weight of the embedding's mean square in the meta-objective", ("tesp",)
-    )
-    episodes_kept: str = _key(
-        "Task encoder",
-        "episode_buffer",
-        choice("episode_buffer", "last_episodes", "all_episodes"),
-        'what the GRU reads of a task so far: "episode_buffer", the buffer_size whole episodes of highest return; '
-        '"last_episodes", those of the last collection; "all_episodes"',
-        ("tesp",),
-    )
-    buffer_size: int = _key("Task encoder", 16, integer(1), "episodes that the episode buffer holds", ("tesp",))
-
     eval_interval: int = _key(
         "Evaluation",
         0,
         integer(0),
-        "evaluate on held-out tasks every so many iterations; 0: never",
+        "evaluate on held-out tasks every this many iterations; 0: never",
         resumable=True,
     )
     eval_num_tasks: int = _key("Evaluation", 40, integer(1), "held-out tasks of such an evaluation", resumable=True)
@@ -339,13 +280,15 @@ class Config:
     restore_path: str | None = _key(
         "Output", None, optional(PATH), "checkpoint, or directory of a run, to continue from", resumable=True
     )
-    save_steps: int = _key("Output", 50, integer(1), "write a checkpoint every so many iterations", resumable=True)
-    max_checkpoints_to_keep: int = _key("Output", 20, integer(1), "newest checkpoints kept", resumable=True)
+    save_steps: int = _key("Output", 50, integer(1), "write a checkpoint every this many iterations", resumable=True)
+    max_checkpoints_to_keep: int = _key(
+        "Output", 20, integer(1), "how many of the newest checkpoints are kept", resumable=True
+    )
     keep_checkpoint_every_n_hours: float = _key(
         "Output",
         1.0,
         number(0),
-        "beyond those, keep one checkpoint every so many hours; 0: none",
+        "also keep one checkpoint for every this many hours; 0: no others",
         resumable=True,
     )
     log_grad_norm: bool = _key("Output", False, FLAG, "log the norm of the meta-gradient and its parts", resumable=True)
@@ -354,28 +297,25 @@ class Config:
         None,
         optional(PATH),
         "file (.npz) for task embeddings at the end of the run",
-        ("mmaml", "tesp"),
         resumable=True,
     )
-    num_embeddings: int = _key(
-        "Output", 100, integer(1), "tasks whose embeddings are written", ("mmaml", "tesp"), resumable=True
-    )
+    num_embeddings: int = _key("Output", 100, integer(1), "how many tasks' embeddings are written", resumable=True)
 
     rank_timeout: float = _key(
         "Reliability",
         600.0,
         number(0, MOST_SECONDS, open_low=True),
-        "seconds without an answer, from when the master itself has nothing left to do, after which a rank is lost; "
-        'with "master_samples": false more than any phase takes; a rank leaves when the master says nothing for 5 '
-        "times as long",
+        "seconds without an answer after which a rank counts as lost, from when the master has nothing left to do "
+        'itself; with "master_samples": false it has to be more than any phase takes; a rank exits if it hears nothing '
+        "from the master for 5 times as long",
         resumable=True,
     )
     shutdown_seconds: float = _key(
         "Reliability",
         60.0,
         number(1, MOST_SECONDS),
-        "seconds after SIGTERM or SIGINT to finish the iteration, or else to abandon it, and to write a checkpoint; a "
-        "process that needs more ends without, with exit code 1 (under our mpirun 143 or 130)",
+        "seconds after SIGTERM or SIGINT within which the iteration is finished or abandoned and a checkpoint written; "
+        "a process that needs longer exits without one, with exit code 1 (under our mpirun 143 or 130)",
         resumable=True,
     )
     resume: str = _key(
@@ -389,26 +329,51 @@ class Config:
         "Reliability",
         3,
         integer(1),
-        "checkpoints in a row that could not be written, after which the run stops",
+        "the run stops after this many checkpoints in a row that could not be written",
         resumable=True,
     )
     max_bad_updates: int = _key(
         "Reliability",
         3,
         integer(1),
-        "updates in a row that were skipped for NaN or infinity, after which the run stops",
+        "the run stops after this many updates in a row that were skipped because of NaN or infinity",
         resumable=True,
     )
     max_failed_tasks: int = _key(
         "Reliability",
         10,
         integer(1),
-        "tasks that were dropped, in the whole run, because their environment raised, after which the run stops",
+        "the run stops after this many tasks, over the whole run, that were dropped because their environment raised",
         resumable=True,
     )
 
     step_size: float | None = _key(LEGACY, None, optional(number()), "accepted for older files; has no effect")
     exploration: bool | None = _key(LEGACY, None, optional(FLAG), "accepted for older files; has no effect")
+
+    own: Mapping[str, Any] = field(default_factory=dict)
+    env_spec: EnvSpec | None = field(default=None, repr=False, compare=False)
+
+    def __getattr__(self, name: str) -> Any:
+        """A key of the algorithm's own."""
+        own = self.__dict__.get("own", {})  # which is not there yet while a copy is made
+        if name not in own:
+            raise AttributeError(f"the configuration has no key '{name}'")
+        return own[name]
+
+    @property
+    def declaration(self) -> Declaration:
+        """What the algorithm declares."""
+        return declaration_of(self.algorithm)
+
+    @property
+    def chosen_update(self) -> str:
+        """The meta-update: `meta_update`, or the algorithm's own for "auto"; "" for one that heeds no such key."""
+        return self.declaration.default_update if self.meta_update == "auto" else self.meta_update
+
+    @property
+    def stages(self) -> int:
+        """How many stages of learning a task an iteration has: collections, or the episodes of a trial."""
+        return self.declaration.stages(self)
 
     @property
     def lane_length(self) -> int:
@@ -420,11 +385,34 @@ class Config:
         rates = self.inner_lr if isinstance(self.inner_lr, tuple) else (self.inner_lr,)
         return rates[min(step, len(rates) - 1)]
 
+    def replace(self, **changes: Any) -> Config:
+        """This configuration with other values of keys, which are not checked.
+
+        Raises ValueError for keys on which it depends what else there is: a new configuration takes `build_config`.
+        """
+        if fixed := changes.keys() & {"algorithm", "env", "env_kwargs"}:
+            raise ValueError(f"{', '.join(sorted(fixed))}: cannot be replaced; make a new configuration")
+        own = {name: changes.pop(name, value) for name, value in self.own.items()}
+        return dataclasses.replace(self, own=own, **changes)
+
+    def keys(self) -> dict[str, Key]:
+        """Its keys: those common to all algorithms, and those of its own."""
+        return COMMON_KEYS | dict(self.declaration.keys)
+
     def to_dict(self) -> dict[str, Any]:
         """The keys and values as a JSON object would hold them."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        values = {name: getattr(self, name) for name in COMMON_KEYS} | dict(self.own)
+        return {name: list(v) if isinstance(v, tuple) else copy.deepcopy(v) for name, v in values.items()}
 
 
-FIELDS = {f.name: f for f in dataclasses.fields(Config)}
-# Names that RLlib's MAML gives to keys of ours.
+COMMON_KEYS: dict[str, Key] = {f.name: f.metadata["key"] for f in dataclasses.fields(Config) if "key" in f.metadata}
+# Names that RLlib gives to keys of ours.
 ALIASES = {"inner_adaptation_steps": "num_inner_grad_steps", "maml_optimizer_steps": "num_promp_steps"}
+
+
+def built_in_keys() -> dict[str, Key]:
+    """The keys that algorithms of the toolkit have of their own, in the order of the table of names."""
+    found: dict[str, Key] = {}
+    for name in ALGORITHMS:
+        found |= {key: value for key, value in declaration_of(name).keys.items() if key not in found}
+    return found

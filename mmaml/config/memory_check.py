@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmaml.config.keys import Config
+from mmaml.errors import ConfigError
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-ROLLOUT_KEYS = ("meta_batch_size", "rollouts_per_meta_task", "max_path_length", "num_inner_grad_steps")
+ROLLOUT_KEYS = (
+    "meta_batch_size",
+    "rollouts_per_meta_task",
+    "max_path_length",
+    "episodes_per_trial",
+    "num_inner_grad_steps",
+)
 GIB = 1 << 30
 # Bytes of a task as an object, and numbers of a step beside its action: both fewer than any family has.
 TASK_BYTES = 300
@@ -26,16 +33,16 @@ class Need(NamedTuple):
     keys: Sequence[str]
 
 
-def shortage(needs: Iterable[Need]) -> str:
-    """What to tell the user of the first need that this run's hosts cannot hold; "" if they can hold each."""
+def check(needs: Iterable[Need]) -> None:
+    """Raise ConfigError for the first need that the memory of this run's hosts cannot hold."""
     there = available()
     for need in needs:
         if need.bytes > there:
-            return (
-                f"{', '.join(need.keys)}: expected what fits into the memory, {there / GIB:.3g} GiB, got {need.what}, "
-                f"which take {need.bytes / GIB:.3g} GiB or more; change {'one of them' if need.keys[1:] else 'it'}"
+            raise ConfigError(
+                ", ".join(need.keys),
+                f"needs at least {need.bytes / GIB:.3g} GiB ({need.what}), but {there / GIB:.3g} GiB are available",
+                f"lower {'one of them' if need.keys[1:] else 'it'}",
             )
-    return ""
 
 
 def available() -> int:
@@ -64,23 +71,22 @@ def _announced(variable: str) -> int:
 
 def training(config: Config, action_size: int) -> list[Need]:
     """What a run holds at a time. action_size: A, entries of an action."""
-    steps = config.num_inner_grad_steps
-    found = [rollouts(config, config.meta_batch_size, steps, action_size, ROLLOUT_KEYS)]
+    found = [rollouts(config, config.meta_batch_size, config.stages, action_size, ROLLOUT_KEYS)]
     if config.eval_interval:
         keys = ("eval_num_tasks", *ROLLOUT_KEYS[1:])
-        found.append(rollouts(config, config.eval_num_tasks, steps, action_size, keys))
-    if config.te_save_path is not None:
-        found.append(rollouts(config, config.num_embeddings, 0, action_size, ("num_embeddings", *ROLLOUT_KEYS[1:3])))
+        found.append(rollouts(config, config.eval_num_tasks, config.stages, action_size, keys))
+    if config.te_save_path is not None and config.declaration.embeds:
+        found.append(rollouts(config, config.num_embeddings, 1, action_size, ("num_embeddings", *ROLLOUT_KEYS[1:4])))
     if config.num_train_tasks is not None:
         count = config.num_train_tasks
         found.append(Need(count * TASK_BYTES, f"{_short(count)} training tasks", ("num_train_tasks",)))
     return [*found, _weights(config)]
 
 
-def rollouts(config: Config, tasks: int, steps: int, action_size: int, keys: Sequence[str]) -> Need:
-    """Some tasks and their rollouts before and after each of `steps` inner steps. keys: what sets how many."""
-    counts = (tasks, config.rollouts_per_meta_task, config.max_path_length, steps + 1)
-    words = ("tasks", "rollouts each", "time steps", "collections")
+def rollouts(config: Config, tasks: int, stages: int, action_size: int, keys: Sequence[str]) -> Need:
+    """Some tasks and their rollouts in all stages: collections, or episodes of a trial. keys: what sets how many."""
+    counts = (tasks, config.rollouts_per_meta_task, config.max_path_length, stages)
+    words = ("tasks", "rollouts each", "time steps", "collections" if config.episodes_per_trial == 1 else "episodes")
     numbers = STEP_NUMBERS + 3 * action_size  # the action, and the mean and log-std that it was drawn from
     size = tasks * TASK_BYTES + 4 * numbers * counts[0] * counts[1] * counts[2] * counts[3]
     return Need(size, " × ".join(f"{_short(n)} {word}" for n, word in zip(counts, words, strict=True)), keys)
@@ -88,14 +94,11 @@ def rollouts(config: Config, tasks: int, steps: int, action_size: int, keys: Seq
 
 def _weights(config: Config) -> Need:
     """Parameters, their gradient and Adam's two moments."""
-    added = {"cavia": "context_size", "maesn": "latent_size", "tesp": "embedding_size"}.get(config.algorithm)
-    sizes = (*(() if added is None else (getattr(config, added),)), *config.hidden_sizes)
-    keys = ["hidden_sizes"] if added is None else ["hidden_sizes", added]
+    sizes = config.hidden_sizes
     count = sizes[0] + sum(before * after for before, after in pairwise(sizes))
-    if config.algorithm in ("mmaml", "tesp"):
-        keys.append("cell_size")
-        count += 3 * config.cell_size**2
-    return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", keys)
+    more = config.declaration.weights
+    count += sum(weights(config) for weights in more.values())
+    return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", ["hidden_sizes", *more])
 
 
 def _short(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
@@ -24,6 +25,7 @@ class Kind:
 LARGEST = 1e30  # far beyond what trains, and within single precision even when divided by a small number
 LARGEST_INTEGER = 2**63 - 1
 MOST_NESTED = 50
+MOST_SHOWN = 80  # characters of a value in an error
 
 
 def _is_int(value: Any) -> bool:
@@ -114,3 +116,16 @@ DEVICE = Kind(
         isinstance(v, str) and (v in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d{1,3}", v, re.ASCII) is not None)
     ),
 )
+
+
+def shown(value: Any) -> str:
+    """A value as errors show it: JSON, cut where it is long."""
+    try:
+        return clipped(json.dumps(value, default=repr))
+    except (ValueError, TypeError, RecursionError):  # what JSON cannot hold, and only a caller in Python can give
+        return f"a {type(value).__name__}"
+
+
+def clipped(text: str) -> str:
+    """A text as errors show it, cut where it is long."""
+    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
-from mmaml.algorithms.maml import MAML
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError, build_config
 from mmaml.envs.base import Task
@@ -161,15 +160,19 @@ def _largest_sampled(rollouts: Sequence[Rollouts]) -> list[str]:
 
 
 def _largest_ratios(algorithm: Algorithm, parameters: Tensor, rollouts: Sequence[Rollouts]) -> list[str]:
-    """Of π_new / π_old on each collection, at the parameters of the last evaluation; of algorithms that have these."""
-    if not isinstance(algorithm, MAML):
+    """Of π_new / π_old on each collection, at the parameters of the last evaluation.
+
+    None of an algorithm that has no `distribution`, which gives π of all steps of a collection at once.
+    """
+    distribution = getattr(algorithm, "distribution", None)
+    if distribution is None:
         return []
     lines = []
     meta = algorithm.spec.per_task(parameters, rollouts[0].tasks)
     state = algorithm.begin(meta, rollouts[0].identity)
     for collection, data in enumerate(rollouts):
         with torch.no_grad():
-            ratios = losses.likelihood_ratio(algorithm.distribution(state, data), data).view(data.mask.shape)
+            ratios = losses.likelihood_ratio(distribution(state, data), data).view(data.mask.shape)
         lines.append(f"largest likelihood ratio on collection {collection}: {_of_tasks(ratios, data)}")
         if collection < len(rollouts) - 1:
             state = algorithm.adapt(meta, state, rollouts[: collection + 1])

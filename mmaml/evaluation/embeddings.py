@@ -27,7 +27,7 @@ def write_embeddings(master: Master, parameters: Tensor) -> None:
     cannot be written, or a disk that refuses, end no run that has finished.
     """
     config = master.config
-    if config.te_save_path is None or "embed" not in master.algorithm.functions:
+    if config.te_save_path is None or not config.declaration.embeds:
         return
     path = Path(config.te_save_path)
     drawn = master.sample_tasks(config.num_embeddings, 0, purpose="test")

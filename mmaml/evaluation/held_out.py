@@ -5,24 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gymnasium.spaces import flatdim
-
-from mmaml.algorithms.base import Algorithm
 from mmaml.config import memory_check
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError, build_config, check_value
-from mmaml.envs.registry import make_family
+from mmaml.envs.spec import EnvSpec
 from mmaml.errors import Failure, NotFinite, RunStopped, TasksFailed, UsageError
 from mmaml.evaluation.summary import summarise
 from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import Ranks
 from mmaml.storage import checkpoint
 from mmaml.storage.compatibility import check_parameters
-from mmaml.worker import Worker, close_quietly
+from mmaml.worker import Worker
 
 # Keys the tasks and randomness of an evaluation in place of an iteration that training could reach.
 FRESH = 1 << 30
@@ -30,43 +26,35 @@ FRESH = 1 << 30
 REMEDY = "lower inner_lr, or take an earlier checkpoint"
 
 
-def restore(path: str | Path) -> tuple[Config, dict[str, Any]]:
+def restore(path: str | Path, env_spec: EnvSpec | None = None) -> tuple[Config, dict[str, Any]]:
     """The configuration and state in a checkpoint, or in the newest one of a run's directory.
 
+    env_spec: that of its task family, where it is known already.
     Raises UsageError if there is none, if its environment is not to be found here, or if its parameters are others
     than its configuration asks for.
     """
     check_value("restore_path", str(path))
     state = checkpoint.load(path)
     try:
-        config = build_config(state["config"], trains=False)
+        config = build_config(state["config"], trains=False, env_spec=env_spec)
     except ConfigError as error:
         raise UsageError(f"restore_path: the configuration in '{path}' cannot be used here: {error}") from error
-    check_parameters(state["parameters"], path, algorithm_of(config).spec.shapes)
+    with closing(Worker(config)) as worker:
+        check_parameters(state["parameters"], path, worker.algorithm.spec.shapes)
     return config, state
-
-
-def algorithm_of(config: Config) -> Algorithm:
-    """The algorithm of a configuration."""
-    with closing(Worker(replace(config, rollouts_per_meta_task=1))) as worker:
-        return worker.algorithm
 
 
 def check_split(config: Config, split: str) -> None:
     """Raise UsageError if the configuration's family has no such tasks."""
-    family = make_family(config.env, 1, 1, **config.env_kwargs)
-    close_quietly(family)
-    if split not in family.splits:
-        raise UsageError(f"--split: '{config.env}' has {family.splits}, got '{split}'")
+    assert config.env_spec is not None
+    if split not in config.env_spec.splits:
+        raise UsageError("--split", f"'{config.env}' has {config.env_spec.splits}, got '{split}'")
 
 
 def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequence[str]) -> None:
     """Raise UsageError, naming the keys, if the rollouts of an evaluation, N of each task, cannot fit into memory."""
-    family = make_family(config.env, 1, 1, **config.env_kwargs)
-    close_quietly(family)
-    action_size = flatdim(family.single_action_space)
-    if text := memory_check.shortage([memory_check.rollouts(config, num_tasks, adapt_steps, action_size, keys)]):
-        raise UsageError(text)
+    assert config.env_spec is not None
+    memory_check.check([memory_check.rollouts(config, num_tasks, adapt_steps + 1, config.env_spec.action_size, keys)])
 
 
 @contextmanager

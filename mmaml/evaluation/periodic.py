@@ -14,7 +14,7 @@ def evaluation_row(master: Master, parameters: Tensor, iteration: int) -> dict[s
     config = master.config
     if config.eval_interval == 0:
         return {}
-    names = [f"Eval-Step_{step}-AverageReturn" for step in range(master.algorithm.stages)]
+    names = [f"Eval-Step_{step}-AverageReturn" for step in range(config.stages)]
     unknown = dict.fromkeys(names, float("nan"))
     if (iteration + 1) % config.eval_interval and iteration + 1 < config.n_itr:
         return unknown

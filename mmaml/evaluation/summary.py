@@ -1,4 +1,4 @@
-"""Statistics of returns on held-out tasks: by mode and overall, with 95% intervals; and their table."""
+"""Statistics of returns on held-out tasks, by mode and overall, with 95% intervals; and their table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 
 def summarise(returns: np.ndarray, modes: np.ndarray, success: np.ndarray) -> dict[str, Any]:
-    """Statistics over all tasks and over those of each mode.
+    """Statistics over all tasks, and over the tasks of each mode.
 
-    returns and success [M, K+1] (success NaN where a family reports none), modes [M]. The result is ready
-    for JSON: {"overall": group, "modes": {mode: group}, "tasks": every task's mode and returns}. A group
-    holds its number of tasks and, for each number of adaptation steps, mean, sample standard deviation and
-    95% interval of the mean; None where too few tasks were measured to say.
+    returns, success: [M, K+1]; success is NaN where the family reports none. modes: [M]. The result can be written as
+    JSON: {"overall": group, "modes": {mode: group}, "tasks": the mode and returns of each task}. A group has its number
+    of tasks and, for each number of adaptation steps, the mean, the sample standard deviation and the 95% interval of
+    the mean; None where too few tasks were measured.
     """
     groups = {str(mode): modes == mode for mode in np.unique(modes)}
     return {
@@ -38,7 +38,7 @@ def _group(returns: np.ndarray, success: np.ndarray) -> dict[str, Any]:
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:
-    """Mean, sample standard deviation and Student's 95% interval of the mean; NaN left out."""
+    """Mean, sample standard deviation and Student's 95% interval of the mean, without NaN."""
     values = values[~np.isnan(values)].astype(np.float64)
     if not len(values):
         return {"mean": None, "std": None, "interval95": None}
@@ -56,9 +56,9 @@ def _known(value: float) -> float | None:
 
 @cache
 def student_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t distribution, by integrating its density.
+    """Quantile of Student's t distribution with n = `degrees` degrees of freedom, by integrating its density.
 
-    With t = √n · tan(φ) the density of φ is proportional to cos(φ)^(n-1) on a finite interval.
+    With t = √n · tan(φ), the density of φ is proportional to cos(φ)^(n-1) on a finite interval.
     """
     angle = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
     density = np.cos(angle[:-1] + (angle[1] - angle[0]) / 2) ** (degrees - 1)
@@ -67,7 +67,7 @@ def student_quantile(probability: float, degrees: int) -> float:
 
 
 def table(summary: Mapping[str, Any], by_episode: bool = False) -> str:
-    """The statistics of `summarise` as text, one line for each group and stage of learning a task.
+    """The statistics of `summarise` as text, one row for each group and stage of learning a task.
 
     by_episode: the stages are the episodes of a trial, counted from 1, in place of numbers of adaptation steps.
     """

@@ -1,4 +1,4 @@
-"""Where a picture of a MuJoCo model is taken from: MuJoCo's free camera, its projection, and what it should show."""
+"""The camera for pictures of MuJoCo models: MuJoCo's free camera, its projection, and how to frame a scene."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import mujoco
 import numpy as np
 
 FIELD_OF_VIEW = 45.0  # vertical, degrees; MuJoCo's default
-# Azimuth and elevation, degrees: bodies that move in a vertical plane along x are seen from the side, those that
-# move on the ground from above, all others from where both their height and their way are seen.
+# Azimuth and elevation, degrees. Bodies that move in a vertical plane along x are seen from the side, those that move
+# in a horizontal plane from above, all others obliquely, so that both height and path are visible.
 SIDE, TOP, OBLIQUE = (90.0, -10.0), (90.0, -90.0), (90.0, -38.0)
 
 
 class Camera(NamedTuple):
-    """MuJoCo's free camera: it looks at the point lookat (x, y, z), m, from a distance, m; angles in degrees."""
+    """MuJoCo's free camera. lookat: the point (x, y, z) it looks at, m. distance: from it, m. Angles in degrees."""
 
     lookat: tuple[float, float, float]
     distance: float
@@ -24,17 +24,19 @@ class Camera(NamedTuple):
 
     @property
     def axes(self) -> np.ndarray:
-        """Its directions right, up and forward in the world, rows of [3, 3]; not to be written to."""
+        """Its directions right, up and forward in world coordinates: the rows of [3, 3]. Read-only."""
         return _axes(self.azimuth, self.elevation)
 
     @property
     def position(self) -> np.ndarray:
-        """Where it stands, [3]."""
+        """Its position, [3], m."""
         return np.array(self.lookat) - self.distance * self.axes[2]
 
     def project(self, points: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where points [..., 3] are in a picture: pixels [..., 2], x rightwards and y downwards from its upper left
-        corner, and their distance [...] along the view; meaningless pixels where that is not above 0.
+        """Project points [..., 3] into a picture.
+
+        Returns pixels [..., 2], x to the right and y down from the upper left corner, and depths [...], m. Pixels are
+        meaningless where the depth is not above 0.
         """
         right, up, depth = np.moveaxis((points - self.position) @ self.axes.T, -1, 0)
         scale = focal_length(height) / np.where(depth > 0, depth, np.inf)
@@ -52,12 +54,12 @@ def _axes(azimuth: float, elevation: float) -> np.ndarray:
 
 
 def focal_length(height: int) -> float:
-    """Of a picture of so many pixels in height, in pixels."""
+    """The focal length, in pixels, of a picture with `height` pixels."""
     return height / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
 
 
 def view(model: mujoco.MjModel) -> tuple[float, float]:
-    """Azimuth and elevation, degrees, from which the motion of a model is best seen."""
+    """Azimuth and elevation, degrees, from which the motion of a model is seen best."""
     if not model.njnt or not np.isin(model.jnt_type, (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)).all():
         return OBLIQUE
     data = mujoco.MjData(model)
@@ -65,20 +67,20 @@ def view(model: mujoco.MjModel) -> tuple[float, float]:
     turns = model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE
     for normal, angles in (((0, 1, 0), SIDE), ((0, 0, 1), TOP)):
         along = np.abs(data.xaxis @ normal)
-        if np.allclose(along, turns, atol=1e-6):  # hinges turn about the normal, slides keep to the plane
+        if np.allclose(along, turns, atol=1e-6):  # hinges turn about the normal, slides stay in the plane
             return angles
     return OBLIQUE
 
 
 def framed(points: np.ndarray, angles: tuple[float, float], aspect: float) -> Camera:
-    """The nearest camera, at azimuth and elevation `angles`, that has all points [n, 3] in its picture, in the middle.
+    """The nearest camera, at azimuth and elevation `angles`, whose picture shows all points [n, 3], centred.
 
-    aspect: width by height of the picture.
+    aspect: width / height of the picture.
     """
     slope = np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
     camera = Camera(tuple(points.mean(0).tolist()), 0.0, *angles)
     axes = camera.axes
-    for _ in range(20):  # what is nearer is larger, so that the middle depends on the distance
+    for _ in range(20):  # nearer points appear larger, so the centre depends on the distance
         right, up, depth = ((points - camera.lookat) @ axes.T).T
         distance = float((np.maximum(np.abs(up) / slope, np.abs(right) / (slope * aspect)) - depth).max())
         seen = np.stack([right, up], axis=-1) / np.maximum(distance + depth, 1e-9)[:, None]

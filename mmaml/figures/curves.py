@@ -1,4 +1,4 @@
-"""Learning curves of runs and of other programs' CSV files, and point-mass trajectories."""
+"""Learning curves of runs and of other programs' CSV files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmaml.config.keys import FIELDS
+from mmaml.config.loading import read_config
 from mmaml.config.value_types import LARGEST
-from mmaml.errors import UsageError
+from mmaml.errors import ConfigError, UsageError
 from mmaml.storage.layout import PROGRESS
 from mmaml.storage.params_file import read_params
 
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 from mmaml.figures.page import COLOURS, page
 
-# Keys that say where a run is kept, how it is watched or how long it lasts, not what it learns.
-_NOT_AN_EXPERIMENT = {name for name, field in FIELDS.items() if field.metadata["resumable"]} | {
-    *("seed", "device", "meta_gradient", "step_size", "exploration")
-}
+# Keys that say nothing of what a run learns, beside those that may change when it continues.
+_NOT_AN_EXPERIMENT = ("seed", "step_size", "exploration")
 
 
 # Of what a curve shows the first and the last: before and after adaptation, or episodes of a trial.
@@ -42,9 +40,9 @@ WORDS = (
 class Curve:
     """Returns over training: of one run, of one CSV file, or of runs that differ only in their seed.
 
-    `env_steps` [I]; `returns` [S, I, K+1], S seeds, I iterations, K adaptation steps or later episodes of a trial, as
-    `stage` says; `held_out` the same on evaluation tasks, NaN where not measured, or None; `unread` rows of the file
-    that could not be read.
+    env_steps: [I]. returns: [S, I, K+1] for S seeds, I iterations, K adaptation steps, or later episodes of a trial, as
+    `stage` says. held_out: the same on held-out tasks, NaN where not measured, or None. unread: number of rows that
+    could not be read.
     """
 
     label: str
@@ -56,31 +54,32 @@ class Curve:
     stage: str = "adaptation step"
 
 
-def read_table(path: Path) -> tuple[dict[str, np.ndarray], int]:
-    """The columns of a CSV file of numbers, NaN for what is no finite one, and how many rows could not be read.
+def read_table(path: Path, argument: str = "RUN") -> tuple[dict[str, np.ndarray], int]:
+    """The columns of a CSV file of numbers, NaN where a number is not finite, and how many rows could not be read.
 
-    A row that was cut short, holds text or does not say how far training was has no place on a curve: it is left out
-    and counted. Raises UsageError if the file is missing or has no row of numbers.
+    A row that was cut short, contains text, or has no iteration or step count is left out and counted. argument: the
+    one that gave the file. Raises UsageError if the file is missing or has no row of numbers.
     """
     try:
         if path.exists() and not path.is_file():
-            raise OSError(0, "not a regular file")  # a pipe or a device may never end
-        with open(path, newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
+            raise OSError(0, "not a regular file")  # reading a pipe or a device may never end
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
             names, *lines = list(csv.reader(file)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"'{path}': expected a CSV file with a header, got an unreadable one ({reason})") from error
+        raise UsageError(argument, f"'{path}' cannot be read as a CSV file ({reason})", "check the path") from error
     column = {name: index for index, name in enumerate(names)}
-    place = column.get("n_timesteps", column.get("Itr"))
+    progress = column.get("n_timesteps", column.get("Itr"))
     whole = [row for line in lines if (row := _numbers(line)) is not None and len(row) == len(names)]
-    rows = [row for row in whole if place is None or not math.isnan(row[place])]
+    rows = [row for row in whole if progress is None or not math.isnan(row[progress])]
     if not rows:
-        raise UsageError(f"'{path}': expected a CSV file with a header and rows of numbers, got none")
+        expected = f"a header and rows of numbers in '{path}'"
+        raise UsageError(argument, expected=expected, got="none", remedy="check the file")
     return dict(zip(names, np.array(rows).T, strict=True)), len(lines) - len(rows)
 
 
 def _numbers(cells: list[str]) -> list[float] | None:
-    """A row, NaN for what is too large to be drawn, or None if it holds text."""
+    """The numbers of a row, NaN for those too large to be drawn; None if a cell contains text."""
     try:
         values = [float(cell) if cell else math.nan for cell in cells]
     except ValueError:
@@ -95,7 +94,7 @@ def _steps(table: Mapping[str, np.ndarray], pattern: str) -> np.ndarray | None:
 
 
 def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
-    """A run's configuration and its curve (one seed, S = 1).
+    """A run's configuration, and its curve with one seed (S = 1).
 
     Raises UsageError if `run` is not the directory of a run with finished iterations.
     """
@@ -103,9 +102,8 @@ def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
     table, unread = read_table(run / PROGRESS)
     returns = _steps(table, r"Step_(\d{1,6})-AverageReturn")
     if returns is None or "n_timesteps" not in table:
-        raise UsageError(
-            f"'{run / PROGRESS}': expected columns n_timesteps and Step_k-AverageReturn, got {list(table)}"
-        )
+        expected = f"columns n_timesteps and Step_k-AverageReturn in '{run / PROGRESS}'"
+        raise UsageError("RUN", expected=expected, got=", ".join(table), remedy="check the path")
     held_out = _steps(table, r"Eval-Step_(\d{1,6})-AverageReturn")
     held_out = held_out[None] if held_out is not None and held_out.shape == returns.shape else None
     stage = "episode" if config.get("episodes_per_trial", 1) != 1 else "adaptation step"
@@ -115,49 +113,63 @@ def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
 def read_external(label: str, path: Path, env_steps_per_iteration: float | None) -> Curve:
     """A curve from another program's CSV file.
 
-    Columns: n_timesteps, or Itr together with `env_steps_per_iteration`; Step_k-AverageReturn, or Step_k.
-    Iterations are taken as counted from where the file starts, 0 or 1. Raises UsageError.
+    Columns: n_timesteps, or Itr together with `env_steps_per_iteration`; Step_k-AverageReturn, or Step_k. Iterations
+    may be counted from 0 or from 1. Raises UsageError.
     """
-    table, unread = read_table(path)
+    table, unread = read_table(path, "--overlay")
     returns = _steps(table, r"Step_(\d{1,6})-AverageReturn")
     if returns is None:
         returns = _steps(table, r"Step_(\d{1,6})")
     if returns is None:
-        raise UsageError(f"'{path}': expected columns Step_k-AverageReturn or Step_k, got {list(table)}")
+        expected = f"columns Step_k-AverageReturn or Step_k in '{path}'"
+        raise UsageError("--overlay", expected=expected, got=", ".join(table), remedy="rename its columns")
     if "n_timesteps" in table:
         env_steps = table["n_timesteps"]
     elif "Itr" not in table:
-        raise UsageError(f"'{path}': expected a column n_timesteps or Itr, got {list(table)}")
+        expected = f"a column n_timesteps or Itr in '{path}'"
+        raise UsageError("--overlay", expected=expected, got=", ".join(table), remedy="rename its columns")
     elif env_steps_per_iteration is None:
-        raise UsageError(f"'{path}' counts iterations only: say --env_steps_per_iteration N")
+        problem = f"'{path}' has iterations but no environment steps"
+        raise UsageError("--overlay", problem, "give --env_steps_per_iteration N")
     else:
         env_steps = (table["Itr"] + (table["Itr"][0] == 0)) * env_steps_per_iteration
     return Curve(label, env_steps, returns[None], external=True, unread=unread)
 
 
 def group_runs(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[Curve]:
-    """Runs that differ only in seed become one curve; without a label, it is named by how it differs."""
+    """Merge runs that differ only in their seed into one curve. Without a label, it is named by how it differs."""
     groups: dict[tuple[str, int], list[tuple[dict[str, Any], Curve]]] = {}
-    for config, curve in runs:
-        identity = {key: value for key, value in sorted(config.items()) if key not in _NOT_AN_EXPERIMENT}
-        groups.setdefault((repr(identity), curve.returns.shape[2]), []).append((config, curve))
-    configs = [members[0][0] for members in groups.values()]
+    for values, curve in runs:
+        experiment = _experiment(values)
+        groups.setdefault((repr(experiment), curve.returns.shape[2]), []).append((experiment, curve))
+    experiments = [members[0][0] for members in groups.values()]
     curves = [[curve for _, curve in members] for members in groups.values()]
     given = [next((curve.label for curve in members if curve.label), "") for members in curves]
     return [
         _merge(label or description, members)
-        for label, description, members in zip(given, _labels(configs), curves, strict=True)
+        for label, description, members in zip(given, _labels(experiments), curves, strict=True)
     ]
 
 
-def _labels(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """The algorithm, then each key whose value is not the same in all configurations."""
-    keys = sorted({key for config in configs for key in config} - _NOT_AN_EXPERIMENT - {"algorithm"})
-    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+def _experiment(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run learns by: each key that has to do with it and has an effect, with its default if it was left out."""
+    try:
+        config = read_config(values)
+    except ConfigError:  # of a user's algorithm that is not here, say
+        return {name: value for name, value in sorted(values.items()) if name not in _NOT_AN_EXPERIMENT}
+    keys = config.keys()
+    left_out = {*_NOT_AN_EXPERIMENT, *(name for name, key in keys.items() if key.resumable)}
+    return {name: value for name, value in sorted(config.to_dict().items()) if name not in left_out}
+
+
+def _labels(experiments: Sequence[dict[str, Any]]) -> list[str]:
+    """The algorithm, then each key whose value is not the same in all that have it."""
+    keys = sorted({key for experiment in experiments for key in experiment} - {"algorithm"})
+    differing = [key for key in keys if len({repr(one[key]) for one in experiments if key in one}) > 1]
     labels = []
-    for config in configs:
-        values = (f"{key} {_short(config.get(key))}" for key in differing)
-        labels.append(", ".join([str(config.get("algorithm", "run")), *values]))
+    for experiment in experiments:
+        values = (f"{key} {_short(experiment[key])}" for key in differing if key in experiment)
+        labels.append(", ".join([str(experiment.get("algorithm", "run")), *values]))
     return labels
 
 
@@ -166,7 +178,7 @@ def _short(value: Any) -> str:
 
 
 def _merge(label: str, curves: Sequence[Curve]) -> Curve:
-    """Seeds on one axis of env steps, as far as the shortest run goes."""
+    """The curves of several seeds on one axis of environment steps, up to the end of the shortest run."""
     axis = min((curve.env_steps for curve in curves), key=lambda env_steps: env_steps[-1])
     returns = np.stack([_at(axis, curve.env_steps, curve.returns[0]) for curve in curves])
     held_out = None
@@ -181,7 +193,7 @@ def _at(axis: np.ndarray, env_steps: np.ndarray, returns: np.ndarray) -> np.ndar
 
 
 def _smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving average over `window` iterations, fewer at the ends, without NaN; [S, I] -> [S, I]."""
+    """Centred moving average over `window` iterations, fewer at the ends, ignoring NaN; [S, I] -> [S, I]."""
     kernel = np.ones(min(window, values.shape[1]))
     known = ~np.isnan(values)
     sums = np.stack([np.convolve(row, kernel, mode="same") for row in np.where(known, values, 0.0)])
@@ -198,10 +210,10 @@ def plot_curves(
     references: Sequence[tuple[str, float]] = (),
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """Write the returns before (dashed) and after adaptation (solid) over env steps as a PNG.
+    """Draw the returns before (dashed) and after adaptation (solid) over environment steps, as a PNG.
 
-    Curves of several seeds show their mean and a band of one standard deviation over seeds; `smooth` is a
-    moving average in iterations; `references` are labelled horizontal lines; `limits` the range of returns.
+    Curves of several seeds show the mean and a band of one standard deviation over seeds. smooth: window of a moving
+    average, in iterations. references: labelled horizontal lines. limits: the range of returns shown.
     """
     from matplotlib.patheffects import withStroke
 
@@ -239,7 +251,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, unit: float, smooth: int)
 
 
 def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Curves from the highest final return to the lowest, as they lie; then what the line styles mean."""
+    """Curves in the order of their final returns, the highest first; then what the line styles mean."""
     from matplotlib.lines import Line2D
 
     final = [_last_return(curve) for curve in curves]
@@ -261,7 +273,7 @@ def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _last_return(curve: Curve) -> float:
-    """The mean of what is known of the last iterations."""
+    """The mean of the returns that were measured in the last iterations."""
     values = curve.returns[:, -10:, -1]
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else -math.inf
@@ -272,7 +284,7 @@ def _cycle(count: int) -> list[str]:
 
 
 def _unit(largest: float) -> tuple[float, str]:
-    """In what to count env steps, and how to say it."""
+    """The unit in which environment steps are shown, and its name for the axis."""
     for size, name in ((1e6, " (millions)"), (1e3, " (thousands)")):
         if largest >= 2 * size:
             return size, name

@@ -1,4 +1,4 @@
-"""Moving pictures of MuJoCo bodies: where the camera is, what marks the goal and the way."""
+"""Moving pictures of MuJoCo bodies: the camera, the markers of goals, the trail of the body."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from mmaml.envs.base import Task
 from mmaml.figures.camera import SIDE, Camera, framed, view
 from mmaml.figures.panels import GOAL, OTHER_GOALS, SMOOTH, TRAIL, Panels, return_text, vector
 from mmaml.figures.ray_caster import Drawing, Marker
-from mmaml.figures.recording import Episodes
+from mmaml.figures.recording import RecordedEpisodes
 from mmaml.figures.renderer import Renderer
 
 Artist = Callable[[mujoco.MjModel, int, int], Drawing | Renderer]
-# A camera farther away than so many times what a body at rest needs would show too little of it: it follows instead,
-# and shows so many times the body.
-FARTHEST, SURROUNDINGS = 6.0, 1.6
-SPEED_OVER = 10  # steps over which a body's speed is measured
+# In units of the distance at which a camera shows just the body at rest. If the whole scene needs a camera farther away
+# than MAX_DISTANCE, the camera follows the body at FOLLOWING_DISTANCE instead.
+MAX_DISTANCE, FOLLOWING_DISTANCE = 6.0, 1.6
+SPEED_STEPS = 10  # time steps over which a body's speed is measured
 
 
 class MujocoPanels(Panels):
-    """Bodies in one episode each, with their way, a ball at the goal and faint ones at the other tasks' goals.
+    """One episode in each panel, with the trail of the body, a ball at the goal and faint ones at other tasks' goals.
 
-    All panels share one camera if the ways of all bodies, and all goals, can be seen from a place not too far away;
-    else each has one that follows its body, and an arrow points to a goal out of sight. width: of a panel, pixels;
-    artist: makes what draws (model, width, height).
+    All panels share one camera if it can show the paths of all bodies and all goals from not too far away. Otherwise
+    the camera of each panel follows its body, and an arrow points to a goal out of sight. width: of a panel, pixels.
+    artist: makes the object that draws, from model, width and height.
     """
 
-    def __init__(self, episodes: Episodes, width: int, artist: Artist = Drawing) -> None:
+    def __init__(self, episodes: RecordedEpisodes, width: int, artist: Artist = Drawing) -> None:
         self.episodes = episodes
         self.width, self.height = width, 3 * width // 4
         family, tasks = episodes.family, episodes.tasks
@@ -41,7 +41,7 @@ class MujocoPanels(Panels):
         self.captions = [[return_text(value) for value in row] for row in episodes.returns]
         self.lengths = np.array([[len(qpos) - 1 for qpos in row] for row in episodes.qpos])
         self.ended, self.by_episode = episodes.ended, episodes.by_episode
-        self.note = "Return: of the episode shown, the one nearest to its task's mean."
+        self.note = "Each panel shows the episode whose return is nearest to the mean of its task."
         self._goals = [family.marker(task) for task in tasks]
         self._ways = [[root_positions(family.model, qpos) for qpos in row] for row in episodes.qpos]
         self._moves = any(np.ptp(way, axis=0).max() > 1e-6 for row in self._ways for way in row)
@@ -64,20 +64,20 @@ class MujocoPanels(Panels):
             _point_to(image, *camera.project(goal, self.width, self.height))
         return image
 
-    def place(self, task: int, step: int, time: int) -> str:
+    def location(self, task: int, step: int, time: int) -> str:
         if not self._moves:
             return ""
         name, axes = ("x ", [0]) if self._angles == SIDE else ("", [0, 1])
-        recent = self._ways[task][step][: time + 1, axes][-SPEED_OVER - 1 :]
+        recent = self._ways[task][step][: time + 1, axes][-SPEED_STEPS - 1 :]
         speed = np.linalg.norm(recent[-1] - recent[0]) / (max(len(recent) - 1, 1) * self.episodes.family.dt)
         return f"{name}{vector(recent[-1])} m  {speed:.1f} m/s"
 
     def close(self) -> None:
-        """Release what draws."""
+        """Release the renderer."""
         self._artist.close()
 
     def _place_camera(self) -> tuple[Camera, bool]:
-        """The camera of all panels, or the one of a body whose root is at the origin; whether it is to follow."""
+        """The camera of all panels, False; or a camera for a body whose root is at the origin, True: it follows."""
         aspect, model = self.width / self.height, self.episodes.family.model
         start = self.episodes.qpos[0][0][:1]
         rest = extent(model, start)
@@ -85,9 +85,9 @@ class MujocoPanels(Panels):
         goals = [goal[None] for goal in self._goals if goal is not None]
         whole = framed(np.concatenate(boxes + goals), self._angles, aspect)
         alone = framed(rest - root_positions(model, start) * [1, 1, 0], self._angles, aspect)
-        if whole.distance <= FARTHEST * alone.distance:
+        if whole.distance <= MAX_DISTANCE * alone.distance:
             return whole._replace(distance=1.1 * whole.distance), False
-        return alone._replace(distance=SURROUNDINGS * alone.distance), True
+        return alone._replace(distance=FOLLOWING_DISTANCE * alone.distance), True
 
     def _markers(self, task: int, camera: Camera) -> Sequence[Marker]:
         shown = [number for number in range(len(self._goals)) if number == task or not self._follows]
@@ -101,36 +101,36 @@ class MujocoPanels(Panels):
 
 
 def describe(task: Task) -> str:
-    """The numbers of a task that are few enough to be told, as "goal −1.00"."""
+    """The values of a task that fit on a line, as "goal −1.00"."""
     few = {name: values for name, values in task.values.items() if np.size(values) <= 3}
     return ", ".join(f"{name} {vector(values)}" for name, values in few.items())
 
 
 def root_positions(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
-    """Where the first body is at positions qpos [n, nq]: [n, 3]."""
+    """The position of the first body at each of the positions qpos [n, nq]: [n, 3], m."""
     data = mujoco.MjData(model)
-    places = np.empty((len(qpos), 3))
-    for place, data.qpos[:] in zip(places, qpos, strict=True):
+    roots = np.empty((len(qpos), 3))
+    for root, data.qpos[:] in zip(roots, qpos, strict=True):
         mujoco.mj_kinematics(model, data)
-        place[:] = data.xpos[1]
-    return places
+        root[:] = data.xpos[1]
+    return roots
 
 
 def extent(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
-    """The corners [8, 3] of a box in which whatever moves stays, at positions qpos [n, nq]."""
+    """The corners [8, 3] of a box around all moving parts at all of the positions qpos [n, nq]."""
     data = mujoco.MjData(model)
     moving = model.geom_bodyid > 0
     radius = model.geom_rbound[moving, None]
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for data.qpos[:] in qpos:
         mujoco.mj_kinematics(model, data)
-        places = data.geom_xpos[moving]
-        low, high = np.minimum(low, (places - radius).min(0)), np.maximum(high, (places + radius).max(0))
+        centres = data.geom_xpos[moving]
+        low, high = np.minimum(low, (centres - radius).min(0)), np.maximum(high, (centres + radius).max(0))
     return np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def _draw_trail(image: Image.Image, way: tuple[np.ndarray, np.ndarray]) -> None:
-    """A line, with a dot at its end. way: pixels [t, 2] of a picture `SMOOTH` times as large, and their distances."""
+    """Draw a line with a dot at its end. way: pixels [t, 2] of a picture `SMOOTH` times as large, and depths [t]."""
     pixels, away = way
     overlay = Image.new("RGBA", (image.width * SMOOTH, image.height * SMOOTH), (*TRAIL, 0))
     draw = ImageDraw.Draw(overlay)
@@ -143,7 +143,7 @@ def _draw_trail(image: Image.Image, way: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 def _point_to(image: Image.Image, pixel: np.ndarray, away: np.ndarray) -> None:
-    """An arrow at the edge of the picture towards a pixel [2] beyond it, if it is in front (distance > 0)."""
+    """Draw an arrow at the edge of the picture towards a pixel [2] outside it, if it is in front (depth > 0)."""
     middle = np.array(image.size) / 2
     offset = pixel - middle
     beyond = np.abs(offset / middle).max()

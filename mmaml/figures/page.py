@@ -1,4 +1,4 @@
-"""What all figures share: colours, style, and the page that is written to a file."""
+"""What all figures share: colours, style, and writing to a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's colours: told apart also by the colour-blind.
+# The colours of Okabe and Ito, which colour-blind readers can tell apart, and six more.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#000000", "#8C6D31", "#6A3D9A", "#B5BD00", "#9B2335", "#7F8FA9"),
@@ -36,20 +36,20 @@ STYLE: dict[Any, Any] = {
     "xtick.color": "#666666",
     "ytick.color": "#666666",
     "legend.frameon": False,
-    "text.parse_math": False,  # a dollar sign in a label is one
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
 }
 
 
 @contextmanager
 def page(path: Path, width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
-    """A figure and its axes in one style, without need of a screen; written to `path` at the end."""
-    import matplotlib  # slow, and of no use to a reader of tables
+    """A figure and its axes in the common style, without a screen; written to `path` at the end."""
+    import matplotlib  # slow, and not needed to read tables
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     with pyplot.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the box that is drawn for a letter tells it
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the box drawn in place of the letter shows it
         figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False)
         yield figure, axes if rows * columns > 1 else axes[0, 0]
         path.parent.mkdir(parents=True, exist_ok=True)

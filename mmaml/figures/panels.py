@@ -1,4 +1,4 @@
-"""Moving pictures of a policy, a panel for each task and number of adaptation steps: the contract, and point masses."""
+"""Moving pictures of a policy, one panel for each task and number of adaptation steps; those of point masses."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from PIL import Image, ImageDraw, ImageFont
 from mmaml.figures.trajectories import Trajectories, time_colours, wall
 
 INK, GOAL, OTHER_GOALS, TRAIL = (51, 51, 51), (213, 94, 0), (200, 200, 200), (0, 114, 178)
-SMOOTH = 3  # lines are drawn so many times as large, then shrunk
+SMOOTH = 3  # lines are drawn this many times larger, then shrunk
 
 
 class Panels(ABC):
-    """M rows, one a task, of K+1 panels, one a stage of learning it; each a picture at any time step.
+    """M rows, one per task, of K+1 panels, one per stage of learning it; each panel has a picture at every time step.
 
-    names, details [M]: of the tasks; captions [M][K+1]: of the panels; lengths [M, K+1]: the last time step of
-    each; ended bool [M, K+1]: whether the episode shown comes to its end there; dt: seconds a time step, None where
-    it has no unit; note: what the captions say; by_episode: stages are the episodes of a trial, in place of numbers of
-    adaptation steps; width, height: of a panel, pixels.
+    names, details: of the tasks, [M]. captions: of the panels, [M][K+1]. lengths: the last time step of each, [M, K+1].
+    ended: whether the episode shown ends there, before the horizon, bool [M, K+1]. dt: seconds per time step, None if
+    time has no unit. note: what the captions mean. by_episode: stages are the episodes of a trial, not numbers of
+    adaptation steps. width, height: of a panel, pixels.
     """
 
     names: Sequence[str]
@@ -39,18 +39,18 @@ class Panels(ABC):
 
     @abstractmethod
     def picture(self, task: int, step: int, time: int) -> Image.Image:
-        """A task after `step` adaptation steps, at a time step; the last one where that is past it."""
+        """A task after `step` adaptation steps, at a time step; at the last one if `time` is later."""
 
-    def place(self, task: int, step: int, time: int) -> str:
-        """Where the body in a picture is, in words; nothing, where the picture tells."""
+    def location(self, task: int, step: int, time: int) -> str:
+        """The position of the body in a picture, in words; "" if the picture shows it."""
         return ""
 
-    def close(self) -> None:  # noqa: B027  (most hold nothing)
-        """Release what draws."""
+    def close(self) -> None:  # noqa: B027  (most have nothing to release)
+        """Release the renderer."""
 
 
 class PointMassPanels(Panels):
-    """Trajectories as they grow; they darken with time, a star marks the goal, faint ones the other tasks' goals."""
+    """Growing trajectories that darken with time; a star marks the goal, faint ones the goals of other tasks."""
 
     def __init__(self, trajectories: Trajectories, width: int) -> None:
         self.trajectories, self.by_episode = trajectories, trajectories.by_episode
@@ -61,7 +61,7 @@ class PointMassPanels(Panels):
         self.captions = [[return_text(value) for value in row] for row in trajectories.returns]
         self.lengths = np.full((tasks, collections), steps - 1)
         self.ended = np.zeros((tasks, collections), bool)
-        self.note = f"Return: mean over the {rollouts} rollouts drawn." if rollouts > 1 else ""
+        self.note = f"Returns are means over the {rollouts} rollouts drawn." if rollouts > 1 else ""
         self._scale = SMOOTH * width / (2 * trajectories.reach)
         colours = (255 * time_colours()(np.linspace(0, 1, steps))[:, :3]).astype(int)
         self._colours = [tuple(colour) for colour in colours.tolist()]
@@ -86,7 +86,7 @@ class PointMassPanels(Panels):
         return image.reduce(SMOOTH)
 
     def _pixels(self, points: np.ndarray) -> np.ndarray:
-        """Where points [..., 2] are in the large picture; y points upwards there, downwards here."""
+        """The pixels of points [..., 2] in the large picture, whose y axis points down."""
         return SMOOTH * self.width / 2 + self._scale * points * [1, -1]
 
     def _empty(self, task: int) -> Image.Image:
@@ -109,7 +109,7 @@ class PointMassPanels(Panels):
 
 
 def return_text(value: float) -> str:
-    """A return with as many digits as its size asks for."""
+    """A return, with one decimal if it is below 100."""
     return f"return {_signed(value, 0 if abs(value) >= 100 else 1)}"
 
 
@@ -120,12 +120,12 @@ def vector(values: np.ndarray) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "−")  # no sign before a zero
+    return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "−")  # "-0" becomes "0"
 
 
 @cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Matplotlib's own typeface, which has all the letters used here."""
+    """The font that comes with Matplotlib, which has all the letters used here."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 

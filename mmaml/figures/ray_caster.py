@@ -1,8 +1,7 @@
-"""Pictures of MuJoCo models without a graphics stack: rays cast at spheres, capsules, cylinders and boxes, by NumPy.
+"""Pictures of MuJoCo models without graphics libraries: NumPy casts rays at spheres, capsules, cylinders and boxes.
 
-Each geom is intersected with the rays of the pixels about it alone, in the geom's own frame, and painted where it is
-nearer than what was painted before. The ground is painted first and hides nothing. A picture takes some hundredths
-of a second.
+Each geom is intersected, in its own frame, with the rays of the pixels around it, and painted where it is nearer than
+what was painted before. The ground is painted first and hides nothing. A picture takes some hundredths of a second.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ import numpy as np
 
 from mmaml.figures.camera import Camera, focal_length
 
-SAMPLES = 2  # rays a pixel, in each direction
-SKY, HAZE = np.array([[255.0, 255, 255], [226, 234, 242]])  # of the background: its top, and where the ground ends
+SAMPLES = 2  # rays per pixel, in each direction
+SKY, HAZE = np.array([[255.0, 255, 255], [226, 234, 242]])  # the background: at its top, and at the horizon
 TILES = np.array([[222.0, 226, 230], [203, 209, 215]])
-TILES_AWAY = 8  # the camera is about so many tiles away
+TILES_AWAY = 8  # the distance of the camera, in tiles, approximately
 SHADOW = 0.72
-LIGHT = np.array([-0.35, -0.45, 0.82]) / np.linalg.norm([-0.35, -0.45, 0.82])  # towards it
-# MuJoCo shows the first three groups of geoms; the others hold what only collides.
+LIGHT = np.array([-0.35, -0.45, 0.82]) / np.linalg.norm([-0.35, -0.45, 0.82])  # the direction of the light
+# MuJoCo shows the first three groups of geoms; geoms of other groups only collide.
 GROUPS = 3
 
 
 class Marker(NamedTuple):
-    """A sphere that is no part of the model. position [3] and radius in m, colour of red, green, blue in 0 … 255."""
+    """A sphere that is not part of the model. position [3] and radius in m; colour: red, green, blue in 0 … 255."""
 
     position: np.ndarray
     radius: float
@@ -34,11 +33,13 @@ class Marker(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """kind: "ellipsoid", "capsule", "cylinder" or "box", by its half sizes [3]; place [3], turn [3, 3], colour [3]."""
+    """kind: "ellipsoid", "capsule", "cylinder" or "box". half: sizes from the centre, [3]. centre: [3]. turn: rotation
+    matrix, [3, 3]. colour: [3].
+    """
 
     kind: str
     half: np.ndarray
-    place: np.ndarray
+    centre: np.ndarray
     turn: np.ndarray
     colour: np.ndarray
 
@@ -52,7 +53,7 @@ class Drawing:
         self._ground = ground(model)
         rows, columns = height * SAMPLES, width * SAMPLES
         focal = focal_length(rows)
-        # A ray is forward + x right + y up. Single precision: a picture is made of many small arrays.
+        # A ray is forward + x · right + y · up. Single precision is faster.
         self._x = ((np.arange(columns) + 0.5 - columns / 2) / focal).astype(np.float32)[None, :]
         self._y = ((rows / 2 - np.arange(rows) - 0.5) / focal).astype(np.float32)[:, None]
         self._empty: tuple[Camera, np.ndarray] | None = None
@@ -83,13 +84,13 @@ class Drawing:
             if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE or not colour[3] > 0:
                 continue
             if model.geom_group[geom] < GROUPS:
-                kind, center, half = _form(model, geom)
+                kind, offset, half = _form(model, geom)
                 turn = data.geom_xmat[geom].reshape(3, 3)
-                shapes.append(_Shape(kind, half, data.geom_xpos[geom] + turn @ center, turn, 255 * colour[:3]))
+                shapes.append(_Shape(kind, half, data.geom_xpos[geom] + turn @ offset, turn, 255 * colour[:3]))
         return shapes
 
     def _background(self, camera: Camera) -> np.ndarray:
-        """Sky, and the ground in tiles that fade with distance; float32 [rows, columns, 3]."""
+        """The sky, and the ground in tiles that fade with distance; float32 [rows, columns, 3]."""
         right, up, forward = camera.axes.astype(np.float32)
         height = self._y * up[2] + forward[2]  # [rows, 1]: the camera does not roll
         image = np.empty((self._y.size, self._x.size, 3), np.float32)
@@ -109,7 +110,7 @@ class Drawing:
         return image
 
     def _shadows(self, shapes: Sequence[_Shape], camera: Camera) -> np.ndarray:
-        """Which rays meet the ground in a shadow, bool [rows, columns]."""
+        """Whether each ray meets the ground in a shadow, bool [rows, columns]."""
         shadow = np.zeros((self.height * SAMPLES, self.width * SAMPLES), bool)
         axes = camera.axes.astype(np.float32)
         for shape in shapes:
@@ -137,14 +138,16 @@ class Drawing:
         light = _turned(shape, LIGHT)
         lit = 0.5 + 0.5 * (normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2])
         facing = -(normal[0] * rays[0] + normal[1] * rays[1] + normal[2] * rays[2])
-        brightness = (0.5 + 0.55 * lit) * np.clip(0.55 + 1.5 * facing, 0.6, 1)  # edges are darker: limbs stand apart
+        brightness = (0.5 + 0.55 * lit) * np.clip(
+            0.55 + 1.5 * facing, 0.6, 1
+        )  # darker at edges, so that limbs stand out
         depth[window] = np.where(seen, away, depth[window])
         image[window] = np.where(
             seen[..., None], brightness[..., None] * shape.colour.astype(np.float32), image[window]
         )
 
     def _window(self, points: np.ndarray, camera: Camera) -> tuple[slice, slice] | None:
-        """The rays that may meet the hull of some points [n, 3]: rows, columns; None where none can."""
+        """The rays that may meet the convex hull of points [n, 3], as slices of rows and columns; None if none can."""
         columns, rows = self.width * SAMPLES, self.height * SAMPLES
         pixels, depth = camera.project(points, columns, rows)
         if (depth <= 0).all():
@@ -157,7 +160,7 @@ class Drawing:
 
 
 def ground(model: mujoco.MjModel) -> float | None:
-    """The height, m, of the first plane that is level, or None."""
+    """The height, m, of the first horizontal plane, or None."""
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     planes = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
@@ -166,7 +169,7 @@ def ground(model: mujoco.MjModel) -> float | None:
 
 
 def geom_colour(model: mujoco.MjModel, geom: int) -> np.ndarray:
-    """Red, green, blue, alpha of a geom, [4] in 0 … 1: its own if it has one, else its material's."""
+    """Red, green, blue, alpha of a geom, [4] in 0 … 1: its own colour if it has one, else that of its material."""
     own, material = model.geom_rgba[geom], model.geom_matid[geom]
     return own if material < 0 or (own != [0.5, 0.5, 0.5, 1]).any() else model.mat_rgba[material]
 
@@ -179,7 +182,7 @@ def tile_size(camera: Camera) -> float:
 
 
 def _form(model: mujoco.MjModel, geom: int) -> tuple[str, np.ndarray, np.ndarray]:
-    """Kind, centre [3] in the geom's frame, half sizes [3]. What is none of the four kinds is drawn as its box."""
+    """Kind, centre [3] in the geom's frame, half sizes [3]. Other kinds of geoms are drawn as their bounding boxes."""
     radius, length, _ = size = model.geom_size[geom]
     middle = np.zeros(3)
     match model.geom_type[geom]:
@@ -201,38 +204,38 @@ def _sphere(marker: Marker) -> _Shape:
 
 
 def _corners(shape: _Shape) -> np.ndarray:
-    """The corners of the box about a shape, [8, 3]."""
+    """The corners of the bounding box of a shape, [8, 3]."""
     signs = np.stack(np.meshgrid(*[[-1, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    return shape.place + (signs * shape.half) @ shape.turn.T
+    return shape.centre + (signs * shape.half) @ shape.turn.T
 
 
-# Components of points and directions, each a number or an array that goes with the others'.
+# The components of points or directions: numbers or arrays that broadcast with each other.
 _Vector = Sequence[np.ndarray]
 
 
 def _turned(shape: _Shape, vector: np.ndarray) -> _Vector:
-    """A direction of the world in a shape's frame."""
+    """A direction in world coordinates, rotated into the frame of a shape."""
     return list((shape.turn.T @ vector).astype(np.float32))
 
 
 def _seen_from(shape: _Shape, camera: Camera, x: np.ndarray, y: np.ndarray) -> tuple[_Vector, _Vector]:
-    """Where the rays x [1, columns], y [rows, 1] start and where they lead, in a shape's frame."""
+    """The start and the direction of the rays x [1, columns], y [rows, 1], in the frame of a shape."""
     right, up, forward = (_turned(shape, axis) for axis in camera.axes)
     rays = [x * right[axis] + y * up[axis] + forward[axis] for axis in range(3)]
-    return _turned(shape, camera.position - shape.place), rays
+    return _turned(shape, camera.position - shape.centre), rays
 
 
 def _pooled(image: np.ndarray) -> np.ndarray:
-    """The mean over the samples of each pixel, uint8."""
+    """The mean of the samples of each pixel, uint8."""
     samples = [image[row::SAMPLES, column::SAMPLES] for row in range(SAMPLES) for column in range(SAMPLES)]
     pixels = np.add.reduce(samples)
     return np.clip(pixels / SAMPLES**2 + 0.5, 0, 255).astype(np.uint8)
 
 
 def _meet(shape: _Shape, start: _Vector, ray: _Vector) -> tuple[np.ndarray, _Vector]:
-    """Where rays first meet a shape, in units of their length, inf where they miss, and its normals there.
+    """The distance at which rays first meet a shape, in units of their length, inf if they miss; the normals there.
 
-    start, ray, normals: in the shape's frame.
+    start, ray, normals: in the frame of the shape.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         distance, normal = _MEET[shape.kind](shape.half.astype(np.float32), start, ray)
@@ -281,7 +284,7 @@ def _meet_box(half: np.ndarray, start: _Vector, ray: _Vector) -> tuple[np.ndarra
 
 
 def _meet_ball(start: _Vector, ray: _Vector, radius: float) -> np.ndarray:
-    """Distance to a ball about the origin; NaN where the ray's line misses it."""
+    """Distance to a ball around the origin; NaN where the ray's line misses it."""
     a = ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2]
     b = start[0] * ray[0] + start[1] * ray[1] + start[2] * ray[2]
     c = start[0] * start[0] + start[1] * start[1] + start[2] * start[2] - radius * radius
@@ -289,8 +292,8 @@ def _meet_ball(start: _Vector, ray: _Vector, radius: float) -> np.ndarray:
 
 
 def _meet_tube(start: _Vector, ray: _Vector, radius: float) -> np.ndarray:
-    """Distance to an endless tube along z; NaN where the ray's line misses it."""
-    a = ray[0] * ray[0] + ray[1] * ray[1] + 1e-12  # also rays along the tube
+    """Distance to an infinite tube along z; NaN where the ray's line misses it."""
+    a = ray[0] * ray[0] + ray[1] * ray[1] + 1e-12  # not 0 for rays along the tube
     b = start[0] * ray[0] + start[1] * ray[1]
     c = start[0] * start[0] + start[1] * start[1] - radius * radius
     return (-b - np.sqrt(b * b - a * c)) / a

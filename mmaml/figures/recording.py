@@ -1,9 +1,9 @@
-"""Episodes of a trained policy on MuJoCo tasks, kept as positions: what moving pictures are drawn from."""
+"""Records episodes of a trained policy, from which its pictures are drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,11 +20,12 @@ from mmaml.worker import Worker
 
 
 @dataclass(frozen=True)
-class Episodes:
-    """One episode of each of M tasks after 0 … K adaptation steps, and the family that they belong to.
+class RecordedEpisodes:
+    """One episode of each of M MuJoCo tasks after 0 … K adaptation steps.
 
-    qpos[m][k] [L + 1, nq]: positions at its start and after each of its L steps; returns [M, K+1];
-    ended bool [M, K+1]: whether it came to an end before the horizon. by_episode: they are those of a trial.
+    family: of the tasks. qpos[m][k]: positions at the start and after each of the episode's L steps, [L + 1, nq].
+    returns: [M, K+1]. ended: whether the episode ended before the horizon, bool [M, K+1]. by_episode:
+    whether they are those of a trial.
     """
 
     family: MujocoFamily
@@ -35,12 +36,11 @@ class Episodes:
     by_episode: bool = False
 
 
-def record(config: Config, state: Mapping[str, Any], stages: int, split: str) -> Episodes:
-    """Adapt to one held-out task of each mode, as an evaluation does, and keep an episode of every stage.
+def record(config: Config, state: Mapping[str, Any], stages: int, split: str) -> RecordedEpisodes:
+    """Adapt to one held-out task of each mode, as an evaluation does, and record one episode of every stage.
 
-    It is the first one of the rollout whose return is nearest to the mean of the task's rollouts.
-    Raises TypeError if the configuration's family is not a MuJoCo one, and UsageError for numbers that are not finite
-    and environments that fail.
+    Of the first episodes of the task's rollouts, the one whose return is nearest to their mean. Raises TypeError if the
+    family is not a MuJoCo family, and UsageError for numbers that are not finite and for environments that fail.
     """
     worker = _RecordingWorker(config)
     try:
@@ -61,7 +61,8 @@ def record(config: Config, state: Mapping[str, Any], stages: int, split: str) ->
             [list(row) for row in zip(*column, strict=True)] for column in zip(*shown, strict=True)
         )
         ended = np.array(lengths) < config.max_path_length
-        return Episodes(worker.family, tasks, qpos, np.array(returns), ended, worker.algorithm.credit == "trial")
+        by_episode = worker.algorithm.credit == "trial"
+        return RecordedEpisodes(worker.family, tasks, qpos, np.array(returns), ended, by_episode)
     finally:
         worker.close()
 
@@ -69,7 +70,7 @@ def record(config: Config, state: Mapping[str, Any], stages: int, split: str) ->
 def _typical(
     data: Rollouts, positions: Positions, number: int, horizon: int
 ) -> tuple[list[np.ndarray], list[float], list[int]]:
-    """Of each task's lanes, an episode of a return nearest to their mean: positions, return, number of steps.
+    """For each task the episode of a lane whose return is nearest to their mean: positions, return, number of steps.
 
     number: which episode of its lane. horizon: steps of the longest.
     """
@@ -96,7 +97,7 @@ class Positions(NamedTuple):
 
 
 class _RecordingWorker(Worker):
-    """A worker that keeps the positions of each collection."""
+    """A worker that records the positions of each collection."""
 
     recorded: Sequence[Positions] = ()
 
@@ -107,7 +108,7 @@ class _RecordingWorker(Worker):
 
 
 class _Recorder:
-    """Stands for a family in rollouts and keeps its positions; a reset of all lanes starts a new collection."""
+    """Wraps a family and records its positions; a reset of all lanes starts a new collection."""
 
     def __init__(self, family: MujocoFamily) -> None:
         self._family = family
@@ -138,13 +139,13 @@ def point_mass_trajectories(
 ) -> Trajectories | None:
     """Rollouts at each stage of learning a task, on one held-out task of each mode.
 
-    None if the environment is not a point mass. A family of a single mode is shown on four tasks. stages: as many as in
-    training when None. Raises UsageError for numbers that are not finite and environments that fail.
+    None if the environment is not a point mass. A family with a single mode is shown on four tasks. stages: None for
+    the number that the algorithm trains with. Raises UsageError for numbers that are not finite and for environments
+    that fail.
     """
-    worker = Worker(replace(config, rollouts_per_meta_task=rollouts_per_task))
+    worker = Worker(config.replace(rollouts_per_meta_task=rollouts_per_task))
     try:
-        family = worker.family
-        if not isinstance(family, PointMass):
+        if not issubclass(worker.spec.family, PointMass):
             return None
         parameters = worker.algorithm.spec.flatten(state["parameters"])
         with in_a_line():
@@ -156,7 +157,7 @@ def point_mass_trajectories(
         scaling = Scaling.from_vector(vector)
         observed = [data.observations if scaling is None else scaling.original(data.observations) for data in rollouts]
         unbroken = [(data.mask[..., 1:] > 0) & ~data.episode_start[..., 1:] for data in rollouts]
-        label = "mode" if family.num_modes > 1 else "task"
+        label = "mode" if worker.spec.num_modes > 1 else "task"
         return Trajectories(
             positions=np.stack([values[..., :2].numpy() for values in observed], axis=1),
             connected=np.stack([flags.numpy() for flags in unbroken], axis=1),
@@ -171,11 +172,11 @@ def point_mass_trajectories(
 
 
 def one_of_each_mode(worker: Worker, split: str) -> Sequence[Task]:
-    """The first held-out task of each mode among many; four tasks of a family of a single mode.
+    """The first held-out task of each mode; four tasks if the family has a single mode.
 
     Raises RunStopped, as `Worker.sample_tasks`.
     """
-    num_modes = worker.family.num_modes
+    num_modes = worker.spec.num_modes
     tasks = worker.sample_tasks(32 * num_modes, FRESH, split)
     if num_modes == 1:
         return tasks[:4]

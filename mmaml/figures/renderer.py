@@ -1,4 +1,4 @@
-"""Pictures of MuJoCo models by MuJoCo's own renderer, on a machine without a screen."""
+"""Pictures of MuJoCo models by MuJoCo's own renderer, without a screen."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import numpy as np
 from mmaml.figures.camera import Camera
 from mmaml.figures.ray_caster import Marker
 
-BACKENDS = ("egl", "osmesa")  # a GPU's, or Mesa's in its stead; Mesa's without any device
+BACKENDS = ("egl", "osmesa")  # on a GPU (or Mesa's EGL); Mesa's, which needs no device
 _PROBE = "from mmaml.figures.renderer import Renderer; import mujoco; Renderer(mujoco.MjSpec().compile(), 8, 8, '{}')"
 
 
 def usable_backend() -> str | None:
-    """The first of `BACKENDS` (only that of the variable MUJOCO_GL, where it names one) that works here, or None.
+    """The first of `BACKENDS` that works here, or None. If the variable MUJOCO_GL names one, only that is tried.
 
-    Each is tried in a process of its own: a graphics library that is there in part may end it.
+    Each is tried in a separate process, because an incomplete graphics library may crash it.
     """
     wished = os.environ.get("MUJOCO_GL", "").lower()
     for backend in (wished,) if wished in BACKENDS else BACKENDS:
@@ -41,16 +41,16 @@ def usable_backend() -> str | None:
 
 
 class Renderer:
-    """Renders states of a model. width, height: of the pictures, pixels. backend: one of `BACKENDS`."""
+    """Renders states of a model. width, height: of the pictures, in pixels. backend: one of `BACKENDS`."""
 
     def __init__(self, model: mujoco.MjModel, width: int, height: int, backend: str) -> None:
         self.model = model = copy(model)
         self.width, self.height = width, height
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
-        # Without a GPU, shadows and mirrored bodies take most of the time.
+        # Without a GPU, shadows and reflections take most of the time.
         model.vis.quality.shadowsize, model.vis.quality.offsamples = 1024, 4
-        model.vis.headlight.ambient[:] = 0.2  # some models have no light of their own
-        os.environ["MUJOCO_GL"] = backend  # by which MuJoCo finds the functions of OpenGL
+        model.vis.headlight.ambient[:] = 0.2  # some models have no light
+        os.environ["MUJOCO_GL"] = backend  # MuJoCo uses it to find the functions of OpenGL
         self._gl = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
         self._gl.make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
@@ -77,12 +77,12 @@ class Renderer:
         return picture[::-1]
 
     def close(self) -> None:
-        """Release the graphics stack."""
+        """Release the graphics context."""
         self._context.free()
         self._gl.free()
 
     def _add(self, marker: Marker) -> None:
-        """A marker to the scene as it stands."""
+        """Add a marker to the scene."""
         sphere, size = mujoco.mjtGeom.mjGEOM_SPHERE, np.full(3, marker.radius)
         colour = np.array([*marker.colour, 255], np.float32) / 255
         position = np.asarray(marker.position, np.float64)

@@ -1,4 +1,4 @@
-"""Point-mass trajectories before and after each adaptation step, as a figure."""
+"""Figures of point-mass trajectories before and after each adaptation step."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mmaml.figures.page import INK, page, stage_name
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Rollouts of one task per mode, M tasks, after 0 … K adaptation steps.
+    """Rollouts of M tasks, one per mode, after 0 … K adaptation steps.
 
-    `positions` [M, K+1, N, T, 2], the position before each step; `connected` bool [M, K+1, N, T-1], whether
-    a position and the next belong to one episode; `goals` [M, 2]; `returns` [M, K+1]; `names` of the tasks;
-    `gaps` [M, W, 2] of circular walls about the origin that are open as far as 1 from the gap, or None; `by_episode`:
-    the episodes of a trial are shown in place of adaptation steps.
+    positions: before each step, [M, K+1, N, T, 2]. connected: whether a position and the next belong to the same
+    episode, bool [M, K+1, N, T-1]. goals: [M, 2]. returns: [M, K+1]. names: of the tasks. gaps: centres of the gaps in
+    W circular walls around the origin, which are open within a distance of 1, [M, W, 2]; or None.
+    by_episode: the episodes of a trial are shown, not numbers of adaptation steps.
     """
 
     positions: np.ndarray
@@ -36,14 +36,14 @@ class Trajectories:
 
     @property
     def reach(self) -> float:
-        """Half the side of a square about the origin in which all goals and starts are well inside."""
+        """Half the side of a square around the origin that contains all goals and starts, with a margin."""
         return 1.45 * float(max(np.abs(self.goals).max(), np.abs(self.positions[..., 0, :]).max()))
 
 
 def plot_trajectories(trajectories: Trajectories, path: Path, *, title: str = "") -> None:
-    """Write a PNG with a column for each task and a row for each number of adaptation steps.
+    """Draw a PNG with a column for each task and a row for each number of adaptation steps.
 
-    Lines darken with time; a star marks the task's goal, faint ones the other tasks' goals.
+    Lines darken with time; a star marks the goal of the task, faint ones the goals of other tasks.
     """
     tasks, collections = trajectories.returns.shape
     reach = trajectories.reach
@@ -91,7 +91,7 @@ def _draw_paths(axes: Axes, trajectories: Trajectories, task: int, collection: i
 
 
 def wall(gap: np.ndarray) -> np.ndarray:
-    """A circle about the origin through a gap [2], NaN where it is open: [361, 2]."""
+    """Points of a circle around the origin through a gap [2], NaN where it is open: [361, 2]."""
     angle = np.linspace(0, 2 * np.pi, 361)
     circle = np.hypot(*gap) * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     closed = np.hypot(*(circle - gap).T) > 1
@@ -99,7 +99,7 @@ def wall(gap: np.ndarray) -> np.ndarray:
 
 
 def time_colours() -> Colormap:
-    """From a light blue at an episode's start to a dark one at its end."""
+    """From light blue at the start of an episode to dark blue at its end."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("time", ["#BFE0F5", "#3E9BD6", "#0B3C6B"])

@@ -14,22 +14,23 @@ from mmaml.figures.page import stage_name
 from mmaml.figures.panels import GOAL, INK, TRAIL, Panels, font
 from mmaml.storage.files import atomic_file
 
-GAP, CAPTION = 6, 18  # between panels, and over each for its caption
-LEFT, LINE = 128, 18  # room for the names of rows, for a line of text
+# All sizes in pixels.
+GAP, CAPTION = 6, 18  # between panels; above each panel for its caption
+LEFT, LINE = 128, 18  # for the names of rows; for a line of text
 PALE, EDGE = (110, 110, 110), (205, 205, 205)
 SHEET_TIMES = 6
-LINGER = 1.5  # s that a GIF stays at its end
+LAST_FRAME_SECONDS = 1.5  # added to the time for which a GIF shows its last frame
 
 
-def frame_times(panels: Panels, every: int | None, most: int = 100) -> list[int]:
-    """Every so many time steps, and the last; where not said, as few apart as gives no more than about `most`."""
+def frame_times(panels: Panels, every: int | None, max_frames: int = 100) -> list[int]:
+    """The time steps to show: each multiple of `every`, and the last. None: about `max_frames` of them at most."""
     last = int(panels.lengths.max())
-    every = every or max(1, -(-last // most))
+    every = every or max(1, -(-last // max_frames))
     return [*range(0, last, every), last]
 
 
 def frame(panels: Panels, time: int, title: str) -> Image.Image:
-    """All panels at a time step: tasks in rows, numbers of adaptation steps in columns."""
+    """All panels at a time step: one row per task, one column per number of adaptation steps."""
     tasks, collections = panels.lengths.shape
     heads = [stage_name(column, panels.by_episode) for column in range(collections)]
     clock = f"step {time} of {panels.lengths.max()}{_seconds(panels, time)}"
@@ -37,12 +38,12 @@ def frame(panels: Panels, time: int, title: str) -> Image.Image:
     for task in range(tasks):
         page.name(task, panels.names[task], panels.details[task])
         for column in range(collections):
-            page.place(task, column, panel(panels, task, column, time))
+            page.put(task, column, panel(panels, task, column, time))
     return page.image
 
 
 def contact_sheet(panels: Panels, title: str) -> Image.Image:
-    """A row for each task and number of adaptation steps, with pictures at several times."""
+    """One row for each task and number of adaptation steps, with pictures at several times."""
     tasks, collections = panels.lengths.shape
     times = np.unique(np.linspace(0, panels.lengths.max(), SHEET_TIMES).round().astype(int)).tolist()
     heads = [f"step {time}{_seconds(panels, time)}" for time in times]
@@ -50,58 +51,55 @@ def contact_sheet(panels: Panels, title: str) -> Image.Image:
     for row, (task, step) in enumerate(np.ndindex(tasks, collections)):
         page.name(row, panels.names[task], panels.details[task], stage_name(step, panels.by_episode))
         for column, time in enumerate(times):
-            page.place(row, column, panel(panels, task, step, time))
+            page.put(row, column, panel(panels, task, step, time))
     return page.image
 
 
 def panel(panels: Panels, task: int, step: int, time: int) -> Image.Image:
-    """One panel with its caption over it; pale from the end of its episode on."""
+    """One panel with its caption above it; pale once its episode has ended."""
     length = int(panels.lengths[task, step])
     time = min(time, length)
     image = panels.picture(task, step, time)
-    place = panels.place(task, step, time)
+    location = panels.location(task, step, time)
     if panels.ended[task, step] and time == length:
         image = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white"), 0.45)
-        place = f"ended at step {length}"
+        location = f"ended at step {length}"
     ImageDraw.Draw(image).rectangle([0, 0, image.width - 1, image.height - 1], outline=EDGE)
     whole = Image.new("RGB", (image.width, image.height + CAPTION), "white")
     whole.paste(image, (0, CAPTION))
     draw, caption = ImageDraw.Draw(whole), panels.captions[task][step]
     draw.text((1, CAPTION - 5), caption, INK, font(12), "ls")
-    if font(12).getlength(caption) + font(10).getlength(place) + 10 < image.width:
-        draw.text((image.width - 2, CAPTION - 5), place, PALE, font(10), "rs")
+    if font(12).getlength(caption) + font(10).getlength(location) + 10 < image.width:
+        draw.text((image.width - 2, CAPTION - 5), location, PALE, font(10), "rs")
     return whole
 
 
 def write_png(image: Image.Image, path: Path) -> None:
-    """A picture, whole or not at all, as the films below. Raises OSError."""
+    """Write a picture; like the two below, the file is complete or not written. Raises OSError."""
     with atomic_file(path) as file:
         image.save(file, "PNG")
 
 
 def write_gif(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
-    """An endless GIF, in colours chosen for all its frames alike so that what stands still costs nothing.
-
-    Raises OSError.
-    """
+    """Write an endless GIF. All frames share one palette, so that unchanged pixels take no space. Raises OSError."""
     some = [np.asarray(frames[index]) for index in np.unique(np.linspace(0, len(frames) - 1, 4).astype(int))]
-    # Of the marks, which are small, as much as of the rest: else they would be given colours of others.
+    # Goals, trails and text are small: without extra pixels of their colours the palette would miss them.
     marks = [np.full_like(some[0][: len(some[0]) // 8], colour) for colour in (GOAL, TRAIL, INK)]
     palette = Image.fromarray(np.concatenate(some + marks)).quantize(255)
     flat = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in frames]
     colours = np.array(flat[0].getpalette()).reshape(-1, 3)
-    colours[np.asarray(flat[0])[0, 0]] = 255  # the paper, for which only something near white was found
+    colours[np.asarray(flat[0])[0, 0]] = 255  # the background, to which the palette gave a colour near white
     for image in flat:
         image.putpalette(colours.ravel().tolist())
     pause = max(20, round(1000 / fps))
-    durations = [*[pause] * (len(flat) - 1), pause + round(1000 * LINGER)]
+    durations = [*[pause] * (len(flat) - 1), pause + round(1000 * LAST_FRAME_SECONDS)]
     options = {"append_images": flat[1:], "duration": durations, "loop": 0, "optimize": False}
     with atomic_file(path) as file:
         flat[0].save(file, "GIF", save_all=True, **options)
 
 
 def write_mp4(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
-    """An MP4 (H.264), by the ffmpeg that comes with imageio-ffmpeg. Raises OSError, also where ffmpeg fails."""
+    """Write an MP4 (H.264) with the ffmpeg of the package imageio-ffmpeg. Raises OSError, also if ffmpeg fails."""
     from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-untyped]
 
     width, height = frames[0].size
@@ -111,12 +109,12 @@ def write_mp4(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
         command = [get_ffmpeg_exe(), "-y", "-v", "error", *source, *film, file.name]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
             assert encoder.stdin is not None
-            with suppress(BrokenPipeError):  # it has ended, and tells why
+            with suppress(BrokenPipeError):  # ffmpeg has ended; its stderr has the reason
                 for image in frames:
                     encoder.stdin.write(image.tobytes())
-            _, words = encoder.communicate()
+            _, message = encoder.communicate()
         if encoder.returncode:
-            reason = words.decode(errors="replace").partition("\n")[0].rpartition("] ")[2]
+            reason = message.decode(errors="replace").partition("\n")[0].rpartition("] ")[2]
             raise OSError(f"ffmpeg: {reason or f'ended with exit code {encoder.returncode}'}")
 
 
@@ -125,7 +123,7 @@ def _seconds(panels: Panels, time: int) -> str:
 
 
 class _Page:
-    """A grid of panels with names of rows and columns, a title and lines of text below; its sides are even, for MP4."""
+    """A grid of panels with names of rows and columns, a title, and text below. Its sides are even, as MP4 needs."""
 
     def __init__(self, panels: Panels, rows: int, heads: Sequence[str], title: str, feet: Sequence[str]) -> None:
         self.step = panels.width + GAP, panels.height + CAPTION + GAP
@@ -152,12 +150,12 @@ class _Page:
         for number, line in enumerate(lines):
             self.draw.text((10, y + 20 + 14 * number), line, PALE, font(11))
 
-    def place(self, row: int, column: int, image: Image.Image) -> None:
+    def put(self, row: int, column: int, image: Image.Image) -> None:
         self.image.paste(image, (LEFT + column * self.step[0], self.top + row * self.step[1]))
 
 
 def _broken(text: str, letters: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """Lines of at most so many pixels, but for longer words."""
+    """The text broken into lines of at most `width` pixels; longer words are not broken."""
     lines: list[str] = []
     for word in text.split():
         if lines and letters.getlength(f"{lines[-1]} {word}") <= width:

@@ -22,6 +22,7 @@ SECONDS_AFTER_LOSS = 5.0  # what remains of a run after a loss that it cannot su
 # After rank 0 has reported the end: exit handlers, on a machine that has other work too.
 SECONDS_AFTER_END = 120.0
 SECONDS_WHILE_STOPPED = 5.0  # the same where a signal keeps a rank from ending
+SECONDS_ELSEWHERE = 20.0  # the same once no rank is left on this machine: others may be cut off
 SECONDS_TICK = 0.5
 
 
@@ -87,7 +88,9 @@ class Supervisor:
     def _seconds_left_to_end(self) -> float:
         """How long what is left of the run may take to end by itself; infinite while the run goes on."""
         if is_over(self._ranks.reports()):
-            return SECONDS_WHILE_STOPPED if self._ranks.stopped() else SECONDS_AFTER_END
+            if self._ranks.stopped():
+                return SECONDS_WHILE_STOPPED
+            return SECONDS_AFTER_END if self._ranks.living() else SECONDS_ELSEWHERE
         return SECONDS_AFTER_LOSS if self._ranks.hopeless() else math.inf
 
     def _take(self, number: signal.Signals) -> bool:

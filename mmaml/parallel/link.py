@@ -12,6 +12,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import mpi4py
 import numpy as np
 
+from mmaml.fault_points import reached
 from mmaml.launcher.protocol import ENDED, STARTED, STARTING, announced_ranks, report
 from mmaml.parallel.process import Process
 
@@ -87,6 +88,7 @@ class Link:
 
     def send(self, content: Any, arrays: Iterable[np.ndarray] = ()) -> None:
         """Begin to send; `finish_sending` before long work, or nothing may leave. Raises RankLost."""
+        reached("send")
         arrays = [np.ascontiguousarray(array) for array in arrays]
         layout = [(array.shape, array.dtype) for array in arrays]
         text = np.frombuffer(cloudpickle.dumps((content, layout)), np.uint8)
@@ -98,6 +100,7 @@ class Link:
 
     def finish_sending(self, patience: Patience) -> None:
         """Wait until all is sent. Raises RankLost."""
+        reached("half sent")
         self._wait(self._sending[0], patience)
 
     def receive(self, patience: Patience) -> tuple[Any, list[np.ndarray]]:
@@ -105,11 +108,13 @@ class Link:
 
         What has begun to come takes its time: it is given the same seconds once more, and takes none of `patience`.
         """
+        reached("receive")
         length = np.empty(1, np.int64)
         self._receive_into([length], patience)
         transfer = Patience(patience.seconds)
         text = np.empty(length[0], np.uint8)
         self._receive_into([text], transfer)
+        reached("half received")
         content, layout = cloudpickle.loads(text)
         arrays = [np.empty(shape, dtype) for shape, dtype in layout]
         self._receive_into(arrays, transfer)

@@ -1,1 +1,1 @@
-"""What a run reports while it goes on: the log, its columns, the display."""
+"""What a run reports while it trains: the log, its columns, the display."""

@@ -8,7 +8,10 @@ Statistics = dict[str, np.ndarray]
 
 
 def returns_row(sampled: Statistics, prefix: str = "") -> dict[str, float]:
-    """Columns of the log: returns over the tasks' means and over all their episodes; how often physics blew up."""
+    """Columns of the log for each number of adaptation steps, and the number of physics blow-ups.
+
+    The average and standard deviation are over all episodes, the minimum and maximum over tasks' mean returns.
+    """
     row: dict[str, float] = {}
     for step in range(sampled["return"].shape[1]):
         mean, episodes = sampled["return"][:, step], sampled["episodes"][:, step]

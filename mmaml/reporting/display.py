@@ -1,4 +1,4 @@
-"""What training shows while it runs: a live panel on a terminal, plain lines anywhere else."""
+"""What training shows while it runs: a live panel on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STEP = re.compile(r"Step_(\d+)-AverageReturn")
 
 
 class Display:
-    """One plain line an iteration, for output that goes to a file or a pipe."""
+    """One plain line for each iteration, for output that goes to a file or a pipe."""
 
     def __init__(self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO) -> None:
         self.stream = stream
@@ -53,16 +53,16 @@ class Display:
 
     def close(self) -> None:
         if self.done >= self.iterations and not self._durations:
-            self.emit(f"all {self.iterations} iterations were done before; raise n_itr to go on\n")
+            self.emit(f"all {self.iterations} iterations are already done; raise n_itr to continue\n")
         elif self.done >= self.iterations:
             self.emit(f"finished in {_duration(sum(self._durations))}: {self.title}\n")
 
     def seconds_left(self) -> float:
-        """Recent iterations' median time, so that a slow first one or a checkpoint does not distort it."""
+        """From the median time of recent iterations, so that a slow first one or a checkpoint does not distort it."""
         return median(self._durations[-20:]) * (self.iterations - self.done)
 
     def warn(self, text: str) -> None:
-        """A line that stays, on stderr."""
+        """Print a line on stderr."""
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)
 
@@ -70,13 +70,13 @@ class Display:
         encoding = self.stream.encoding or "utf-8"
         if not _encodes("→·█▏…▁", encoding):
             text = text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
-        with suppress(OSError):  # a log file on a full disk, a pipe that nobody reads: no reason to end the run
+        with suppress(OSError):  # a full disk or a closed pipe: no reason to end the run
             self.stream.write(text)
             self.stream.flush()
 
 
 class LiveDisplay(Display):
-    """A few lines on a terminal, redrawn in place after every iteration."""
+    """A few lines on a terminal, redrawn after every iteration."""
 
     def __init__(self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO) -> None:
         codes = ("", "", "", "") if os.environ.get("NO_COLOR") else ("\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[0m")
@@ -122,12 +122,12 @@ class LiveDisplay(Display):
         )
 
     def warn(self, text: str) -> None:
-        """A line that stays, above the panel."""
+        """Print a line above the panel, where it stays."""
         self._redraw(self._lines, above=f"{text}\n")
 
     def _redraw(self, lines: list[str], above: str = "") -> None:
-        # Up to the first of the old lines, clear all below; wrapping is off in the panel, so that a narrow
-        # terminal cuts a line instead of making two of it.
+        # Move up to the first of the old lines and clear everything below. Line wrapping is off within the panel: a
+        # narrow terminal cuts a line instead of breaking it in two.
         up = f"\x1b[{len(self._lines)}A" if self._lines else ""
         body = "".join(f"{line}\n" for line in lines)
         self.emit(f"{up}\r\x1b[J{above}\x1b[?7l{body}\x1b[?7h")
@@ -135,16 +135,16 @@ class LiveDisplay(Display):
 
 
 def make_display(config: Config, dump_path: Path, first_iteration: int, stream: TextIO) -> Display:
-    """A live display on a terminal, else plain lines."""
+    """A live display if `stream` is a terminal, else plain lines."""
     kind = LiveDisplay if _is_terminal(stream) else Display
     return kind(config, dump_path, first_iteration, stream)
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    """Whether a person watches `stream`.
+    """Whether `stream` is shown on a terminal.
 
-    Under mpirun every rank's stdout is a pseudo-terminal, whatever mpirun's own output is; it has a size
-    only if that is a terminal.
+    Under mpirun every rank's stdout is a pseudo-terminal, even if mpirun's own output is not; it has a size only if
+    mpirun's output is a terminal.
     """
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
         return False
@@ -195,7 +195,7 @@ def _bar(share: float, width: int) -> str:
 
 
 def _sparkline(values: list[float], width: int) -> str:
-    """At most `width` bars, from the lowest value to the highest; each the mean of its share of `values`."""
+    """At most `width` bars, scaled from the lowest to the highest; each is the mean of consecutive `values`."""
     count = min(width, len(values))
     edges = [index * len(values) // count for index in range(count + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmaml.envs.base import StepResult, Task, TaskVectorEnv, to_environment
+from mmaml.fault_points import reached
 from mmaml.policies.distributions import Distribution
 from mmaml.sampling import finite
 from mmaml.sampling.acting import Actor, Step
@@ -78,6 +79,7 @@ def rollout(
         step = step._replace(observation=seen(observation))
         distribution, carried = actor(step, carried)
         action = distribution.sample(noise[:, t])
+        reached("time step")
         env_action = to_environment(action.flatten(0, 1).numpy(), env.single_action_space, normalization_scale)
         try:
             observation, reward, terminated, truncated, infos = _step(env, env_action)

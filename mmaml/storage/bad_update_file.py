@@ -1,4 +1,4 @@
-"""bad_update_*.pt: a meta-batch whose numbers ended a run, written to be repeated."""
+"""bad_update_*.pt: a meta-batch whose numbers ended a run, written so that it can be repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, told from damaged ones, loaded without running code from the file.
+"""Checkpoints: written whole or not at all, checked for damage, loaded without running code from the file.
 
 A checkpoint is a dictionary of plain values (numbers, strings, lists, dictionaries, tensors):
 
@@ -9,12 +9,12 @@ A checkpoint is a dictionary of plain values (numbers, strings, lists, dictionar
     algorithm     optimiser state, KL coefficients, ...
     config        the resolved configuration
     counts        failed tasks and skipped updates so far
-    bad_in_a_row  skipped updates since the last that was not
-    rng           the seed; random numbers are keyed by it and the iteration, so that nothing else is needed
+    bad_in_a_row  skipped updates in a row, up to now
+    rng           the seed; random numbers are keyed by it and the iteration, so nothing else is needed
 
-`torch.load(path, weights_only=True)` reads it. The file is the zip archive that torch writes, with the SHA-256 of
-all bytes before it as the end of the archive's comment; it is checked before anything is taken from the file.
-Older files have no digest: for them the archive's own checksums stand in.
+`torch.load(path, weights_only=True)` reads it. The file is the zip archive that torch writes. The archive's comment
+ends with the SHA-256 of all bytes before it, which is checked before anything is read from the file. Files of earlier
+versions have no digest; for them the archive's own checksums are checked.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _NAME = re.compile(r"itr_(\d+)\.pt")
 
 
 def write(directory: Path, iteration: int, state: dict[str, Any]) -> Path:
-    """Write `directory/itr_<iteration>.pt`; other checkpoints are left alone.
+    """Write `directory/itr_<iteration>.pt`; other checkpoints stay as they are.
 
-    Raises OSError, with nothing left behind, and TypeError if `state` holds a value that `load` would refuse.
+    Raises OSError, with nothing left behind, and TypeError if `state` holds a value that `load` would reject.
     """
-    import torch  # here, so that looking for a checkpoint does not load torch
+    import torch  # not at the top: looking for a checkpoint does not need it
 
     require_plain(state, "state")
     make_folder(directory)
     for leftover in directory.glob(".itr_*.unfinished"):  # of a process killed while it wrote
         leftover.unlink()
-    # By way of memory: on a full disk torch's own writer fails with other errors than the disk's.
+    # Into memory first: on a full disk torch's own writer raises other errors than OSError.
     content = io.BytesIO()
     torch.save(state, content)
     path = directory / f"itr_{iteration:06d}.pt"
@@ -54,11 +54,11 @@ def write(directory: Path, iteration: int, state: dict[str, Any]) -> Path:
 
 
 def prune(directory: Path, iteration: int, *, keep: int, keep_every_hours: float = 0.0) -> None:
-    """Delete what is no longer kept, now that the checkpoint of `iteration` is written.
+    """Delete old checkpoints, now that the one of `iteration` is written.
 
-    Of the files up to it, the newest `keep` stay (0: all), and so does one for every `keep_every_hours` hours of
-    training time (0: none). Files of later iterations, damaged ones too, are what a run left behind before it was
-    restored to an earlier one; they are removed, so that the newest file is always the run's state.
+    Of the files up to it, the newest `keep` are kept (0: all), and one for every `keep_every_hours` hours of training
+    time (0: none). Files of later iterations, damaged ones too, were written before the run was restored to an earlier
+    one; they are deleted, so that the newest file is always the run's state.
 
     Raises OSError.
     """
@@ -67,8 +67,8 @@ def prune(directory: Path, iteration: int, *, keep: int, keep_every_hours: float
     paths = [path for _, path in ordered]
     recent = paths[max(newest - keep, 0) : newest] if keep else paths[:newest]
     older = paths[: newest - len(recent)]
-    stays = {*recent, *_one_per_period(older, 3600 * keep_every_hours)}
-    gone = [path for path in paths if path not in stays and not path.is_dir()]
+    kept = {*recent, *_one_per_period(older, 3600 * keep_every_hours)}
+    gone = [path for path in paths if path not in kept and not path.is_dir()]
     for path in gone:
         path.unlink()
     if gone:
@@ -76,7 +76,7 @@ def prune(directory: Path, iteration: int, *, keep: int, keep_every_hours: float
 
 
 def _one_per_period(paths: list[Path], period: float) -> list[Path]:
-    """Of checkpoints in order, the first of each `period` seconds of training but the first period."""
+    """The first checkpoint of each `period` seconds of training, except the first period. paths: in order."""
     if not period:
         return []
     chosen = []
@@ -85,7 +85,7 @@ def _one_per_period(paths: list[Path], period: float) -> list[Path]:
         try:
             number = int(read(path)["seconds"] // period)
         except CheckpointError:
-            continue  # damaged, or not one of ours: no reason to keep it, nor to end the run
+            continue  # damaged, or of another program: neither kept nor a reason to end the run
         if number > seen:
             chosen.append(path)
             seen = number
@@ -93,35 +93,37 @@ def _one_per_period(paths: list[Path], period: float) -> list[Path]:
 
 
 def by_iteration(directory: Path) -> list[tuple[int, Path]]:
-    """Iteration and path of everything in `directory` that is named as a checkpoint, in order."""
+    """Iteration and path of everything in `directory` whose name is that of a checkpoint, in order."""
     found = [(int(match[1]), path) for path in directory.iterdir() if (match := _NAME.fullmatch(path.name))]
     return sorted(found)
 
 
 def candidates(run: str | Path, key: str = "restore_path") -> list[Path]:
-    """What is named as a checkpoint in a run's directory, or in its `checkpoints` directory; the newest first.
+    """Paths with the name of a checkpoint in a run's directory, or in its `checkpoints` directory; the newest first.
 
-    Raises CheckpointError, naming `key`, if that cannot be read.
+    Raises CheckpointError, naming the argument `key`, if the directory cannot be read.
     """
     run = Path(run)
     try:
         directory = run / FOLDER if (run / FOLDER).is_dir() else run
         found = by_iteration(directory) if directory.is_dir() else []
     except OSError as error:
-        raise CheckpointError(f"{key}: cannot read '{run}' ({error.strerror}); check the path") from error
+        raise _unreadable(run, key, error) from error
     return [path for _, path in reversed(found)]
 
 
-def latest(run: str | Path) -> Path:
+def latest(run: str | Path, key: str = "restore_path") -> Path:
     """The newest checkpoint, damaged or not, of a run's directory, or of its `checkpoints` directory.
 
-    Raises CheckpointError if there is none.
+    Raises CheckpointError, naming the argument `key`, if there is none.
     """
-    found = candidates(run)
+    found = candidates(run, key)
     if not found:
         raise CheckpointError(
-            f"restore_path: expected a checkpoint or the directory of a run with {FOLDER}/itr_*.pt, "
-            f"got '{run}'{', which holds none' if Path(run).is_dir() else ', which does not exist'}"
+            key,
+            expected=f"a checkpoint, or the directory of a run with {FOLDER}/itr_*.pt",
+            got=f"'{run}', which {'contains none' if Path(run).is_dir() else 'does not exist'}",
+            remedy="check the path",
         )
     return found[0]
 
@@ -130,40 +132,46 @@ def _to_stderr(text: str) -> None:
     print(f"notice: {text}", file=sys.stderr)
 
 
-def load(path: str | Path, notice: Callable[[str], None] = _to_stderr) -> dict[str, Any]:
+def load(path: str | Path, notice: Callable[[str], None] = _to_stderr, key: str = "restore_path") -> dict[str, Any]:
     """The state that `newest` finds."""
-    return newest(path, notice)[1]
+    return newest(path, notice, key)[1]
 
 
-def newest(path: str | Path, notice: Callable[[str], None] = _to_stderr) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint, or the newest of a run's directory that is not damaged: its file and state, on the CPU.
+def newest(
+    path: str | Path, notice: Callable[[str], None] = _to_stderr, key: str = "restore_path"
+) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint at `path`, or the newest undamaged one of a run's directory: its file, and its state on the CPU.
 
-    notice: told in a line of each damaged file that is passed over. No file is changed.
+    notice: called with one line for each damaged file that is skipped. key: the argument that errors name. No file is
+    changed.
 
-    Raises CheckpointError if the file, or each of the directory, is missing, damaged or not a checkpoint of this
-    program.
+    Raises CheckpointError if there is no checkpoint of this program, or none that is undamaged.
     """
     path = Path(path)
-    if is_file(path):
-        return path, read(path)
-    latest(path)  # raises CheckpointError if there is none
-    damaged: list[str] = []
-    for file in candidates(path):
+    if is_file(path, key):
+        return path, read(path, key)
+    latest(path, key)  # raises CheckpointError if there is none
+    damaged: list[CheckpointError] = []
+    for file in candidates(path, key):
         try:
-            state = read(file)
+            state = read(file, key)
         except CheckpointError as error:
-            damaged.append(str(error))
+            damaged.append(error)
             continue
-        for text in damaged:
-            notice(f"{text}; '{file.name}' is used in its place")
+        for skipped in damaged:
+            notice(f"{skipped.argument}: {skipped.problem}; '{file.name}' is used instead")
         return file, state
-    more = f"; nor can the {len(damaged) - 1} before it" if len(damaged) > 1 else ""
-    raise CheckpointError(damaged[0] + more)
+    earlier = f", nor can the {len(damaged) - 1} before it" if len(damaged) > 1 else ""
+    raise CheckpointError(key, damaged[0].problem + earlier, damaged[0].remedy)
 
 
-def is_file(path: Path) -> bool:
-    """Whether `path` names a file. Raises CheckpointError where that cannot be told."""
+def is_file(path: Path, key: str = "restore_path") -> bool:
+    """Whether `path` is a file. Raises CheckpointError, naming the argument `key`, if that cannot be found out."""
     try:
         return path.is_file()
     except OSError as error:
-        raise CheckpointError(f"restore_path: cannot read '{path}' ({error.strerror}); check the path") from error
+        raise _unreadable(path, key, error) from error
+
+
+def _unreadable(path: Path, key: str, error: OSError) -> CheckpointError:
+    return CheckpointError(key, f"'{path}' cannot be read ({error.strerror})", "check the path")

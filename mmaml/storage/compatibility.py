@@ -1,4 +1,4 @@
-"""Whether a checkpoint is one of the run that is to go on from it."""
+"""Whether a checkpoint belongs to the run that is to continue from it."""
 
 from __future__ import annotations
 
@@ -9,54 +9,62 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmaml.config.keys import FIELDS, Config
-from mmaml.config.loading import frozen_differences
+from mmaml.config.keys import Config
+from mmaml.config.loading import ConfigError, frozen_differences, read_config
 from mmaml.storage.checkpoint_format import CheckpointError
 
 if TYPE_CHECKING:
     from mmaml.algorithms.base import Algorithm
 
 
-MOST_NAMED = 4  # differences in an error
+MAX_LISTED = 4  # differences in an error
 
 
-def check_fits(state: Mapping[str, Any], path: Path, config: Config, algorithm: Algorithm) -> None:
-    """Raise CheckpointError, naming what differs, unless the run of `config` can go on from `state`.
+def check_fits(
+    state: Mapping[str, Any], path: Path, config: Config, algorithm: Algorithm, key: str = "restore_path"
+) -> None:
+    """Raise CheckpointError, naming what differs, unless the run of `config` can continue from `state`.
 
-    state: as `checkpoint.load` gives it. path: its file. algorithm: a new one of the configuration.
+    state: as `checkpoint.load` returns it. path: its file. algorithm: a new one of the configuration. key: the argument
+    that errors name.
     """
-    _check_config(state["config"], path, config)
-    check_parameters(state["parameters"], path, algorithm.spec.shapes)
+    _check_config(state["config"], path, config, key)
+    check_parameters(state["parameters"], path, algorithm.spec.shapes, key)
     difference = _difference(_grown(algorithm.state_dict(), state["algorithm"]), state["algorithm"], "algorithm")
     try:
         if not difference:
             copy.deepcopy(algorithm).load_state_dict(state["algorithm"])
-    except ValueError as error:  # what the form does not tell
+    except ValueError as error:  # what the form does not show
         difference = str(error)
     if difference:
-        raise CheckpointError(f"restore_path: '{path}' does not fit algorithm {config.algorithm}: {difference}")
+        problem = f"'{path}' does not fit algorithm {config.algorithm}: {difference}"
+        raise CheckpointError(key, problem, "use a checkpoint of this run")
 
 
-def _check_config(theirs: Mapping[str, Any], path: Path, config: Config) -> None:
-    unknown = [name for name in theirs if name not in FIELDS]
-    if unknown:
-        raise CheckpointError(f"restore_path: '{path}' is of another program: unknown keys {listed(unknown)}")
-    original = Config(**theirs)
+def _check_config(theirs: Mapping[str, Any], path: Path, config: Config, key: str) -> None:
+    try:
+        original = read_config(theirs)
+    except ConfigError as error:
+        raise CheckpointError(key, f"the configuration in '{path}' cannot be used here: {error}") from error
     if changed := frozen_differences(original, config):
-        raise CheckpointError(
-            f"restore_path: '{path}' is of another run than '{config.dump_path}': expected "
-            f"{differences(changed, config, original)}; take it away, or start a new run"
-        )
+        expected = differences(changed, config, original)
+        problem = f"'{path}' belongs to another run than '{config.dump_path}': expected {expected}"
+        raise CheckpointError(key, problem, "remove it, or start a new run")
 
 
 def differences(names: Sequence[str], expected: Config, got: Config) -> str:
-    """The values of these keys in two configurations, as an error has them."""
+    """The values of these keys in two configurations, for an error: "key a, got b"."""
     ours, theirs = expected.to_dict(), got.to_dict()
     return listed(f"{name} {json.dumps(ours[name])}, got {json.dumps(theirs[name])}"[:200] for name in names)
 
 
-def check_parameters(parameters: Mapping[str, Any], path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise CheckpointError unless tensors have these names and shapes and are finite."""
+def check_parameters(
+    parameters: Mapping[str, Any],
+    path: str | Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    key: str = "restore_path",
+) -> None:
+    """Raise CheckpointError, naming the argument `key`, unless tensors have these names and shapes and are finite."""
     wrong = [f"{name} {list(shape)}, got none" for name, shape in shapes.items() if name not in parameters]
     wrong += [f"no {name}, got {list(value.shape)}" for name, value in parameters.items() if name not in shapes]
     for name, shape in shapes.items():
@@ -65,11 +73,12 @@ def check_parameters(parameters: Mapping[str, Any], path: str | Path, shapes: Ma
         elif name in parameters and not parameters[name].isfinite().all():
             wrong.append(f"{name} finite, got NaN or infinity")
     if wrong:
-        raise CheckpointError(f"restore_path: the parameters in '{path}' do not fit: expected {listed(wrong)}")
+        problem = f"the parameters in '{path}' do not fit: expected {listed(wrong)}"
+        raise CheckpointError(key, problem, "use a checkpoint of this run")
 
 
 def _grown(fresh: Any, theirs: Any) -> Any:
-    """A new algorithm's state as it is after updates: each Adam has moments, of a size that it knows itself."""
+    """The state of a new algorithm with the form it has after updates: each Adam has moments, whose size it checks."""
     import torch
 
     if isinstance(fresh, list) and isinstance(theirs, list) and len(fresh) == len(theirs):
@@ -86,26 +95,26 @@ def _grown(fresh: Any, theirs: Any) -> Any:
     return {name: _grown(value, theirs.get(name)) for name, value in fresh.items()}
 
 
-def _difference(expected: Any, got: Any, place: str) -> str:
-    """Where the form of `got` is not that of `expected`, and how; "" if it is. What is empty may grow."""
+def _difference(expected: Any, got: Any, name: str) -> str:
+    """The first difference in form between `expected` and `got`, "" if there is none. Empty containers may grow."""
     import torch
 
     if expected is None or (isinstance(expected, dict | list) and not expected and type(got) is type(expected)):
         return ""
     if isinstance(expected, dict) and isinstance(got, dict):
         if set(expected) != set(got):
-            return f"{place}: expected {listed(map(str, expected))}, got {listed(map(str, got))}"
-        return next(filter(None, (_difference(expected[key], got[key], f"{place}.{key}") for key in expected)), "")
+            return f"{name}: expected {listed(map(str, expected))}, got {listed(map(str, got))}"
+        return next(filter(None, (_difference(expected[key], got[key], f"{name}.{key}") for key in expected)), "")
     if isinstance(expected, list | tuple) and isinstance(got, list | tuple) and len(expected) == len(got):
         pairs = enumerate(zip(expected, got, strict=True))
-        return next(filter(None, (_difference(a, b, f"{place}[{index}]") for index, (a, b) in pairs)), "")
+        return next(filter(None, (_difference(a, b, f"{name}[{index}]") for index, (a, b) in pairs)), "")
     if isinstance(expected, torch.Tensor) and isinstance(got, torch.Tensor):
         fits = expected.shape == got.shape and expected.dtype == got.dtype and bool(got.isfinite().all())
     elif isinstance(expected, int | float) and isinstance(got, int | float):
         fits = isinstance(expected, bool) == isinstance(got, bool) and math.isfinite(got)
     else:
         fits = isinstance(expected, str) and isinstance(got, str)
-    return "" if fits else f"{place}: expected {_kind(expected)}, got {_kind(got)}"
+    return "" if fits else f"{name}: expected {_kind(expected)}, got {_kind(got)}"
 
 
 def _kind(value: Any) -> str:
@@ -122,7 +131,7 @@ def _kind(value: Any) -> str:
 
 
 def listed(names: Any) -> str:
-    """The first names, and how many more there are."""
+    """The first names, separated by commas, and how many more there are."""
     names = list(names)
-    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return (", ".join(names[:MOST_NAMED]) or "nothing") + more
+    more = f", and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return (", ".join(names[:MAX_LISTED]) or "nothing") + more

@@ -1,4 +1,4 @@
-"""TensorBoard's events files, a record an iteration."""
+"""TensorBoard's event files, with one record for each iteration."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _event_files = itertools.count()
 
 
 class EventsFile:
-    """TensorBoard's events.out.tfevents.*, a file for each start of the run.
+    """TensorBoard's events.out.tfevents.*, one file for each start of the run.
 
-    TensorBoard's own writer has a thread, which dies on a full disk in the middle of a record.
+    TensorBoard's own writer is not used: on a full disk its thread ends in the middle of a record.
     """
 
     def __init__(self, folder: Path, resume_iteration: int | None) -> None:
@@ -30,7 +30,7 @@ class EventsFile:
         self._file: AppendedFile | None = None
 
     def encoded(self, row: Row) -> bytes:
-        """An iteration's numbers, at the present time, as a record of such a file."""
+        """An iteration's numbers as a record, stamped with the present time."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [
@@ -41,7 +41,7 @@ class EventsFile:
         return _record(step=int(row["Itr"]), summary=Summary(value=values))
 
     def write(self, records: list[bytes]) -> None:
-        """Add records; raises OSError, and then none of them is there."""
+        """Add records; raises OSError, and then none of them is in the file."""
         if self._file is None:
             self._file = AppendedFile(self._path)
         start = self._start() if self._file.size == 0 else b""
@@ -52,7 +52,7 @@ class EventsFile:
 
         step = self._resume_iteration
         start = _record(file_version="brain.Event:2", step=step or 0)
-        # What other files have of this step and later ones is not to be shown.
+        # SessionLog.START hides what earlier files have of this step and later ones.
         return start if step is None else start + _record(step=step, session_log=SessionLog(status=SessionLog.START))
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class EventsFile:
 
 
 def _record(**content: Any) -> bytes:
-    # Slow imports: after the first iteration, which is not to wait for them.
+    # Slow imports, here so that the first iteration does not wait for them.
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 

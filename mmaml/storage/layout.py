@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 FOLDER = "checkpoints"
-
-
-def run_directory(path: str | Path) -> Path:
-    """The run's directory, given a checkpoint, its `checkpoints` directory or itself."""
-    path = Path(path)
-    if not path.is_dir():
-        path = path.parent
-    return path.parent if path.resolve().name == FOLDER else path
-
-
 LOCK = ".lock"
 PARAMS = "params.json"
 PROGRESS = "progress.csv"
 MESSAGES = "messages.log"
+UNSAVED = "unsaved.json"
+
+
+def run_directory(path: str | Path) -> Path:
+    """The run's directory, given a checkpoint, its `checkpoints` directory or the run's directory itself."""
+    path = Path(path)
+    if not path.is_dir():
+        path = path.parent
+    return path.parent if path.resolve().name == FOLDER else path

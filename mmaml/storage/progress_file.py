@@ -1,4 +1,4 @@
-"""Files to which every iteration adds a row: progress.csv and TensorBoard's events. A full disk cuts none in two."""
+"""progress.csv, to which every iteration adds one row. A full disk never leaves half a row."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ITERATION = re.compile("[0-9]{1,18}")
 
 
 class ProgressFile:
-    """progress.csv: on the disk row by row; a column that first appears later is added to the header.
+    """Writes progress.csv row by row; a column that appears later is added to the header.
 
-    resume_iteration: the next iteration of a run that is restored; rows of it and later ones are dropped. damaged:
-    where the file is kept as it was, if it held what is neither a row nor one that was cut short.
+    resume_iteration: the next iteration of a restored run; its row and later ones are dropped. damaged: the path of a
+    copy of the file as it was, if it had lines that are neither rows nor a row cut short; else None.
     """
 
     def __init__(self, path: Path, resume_iteration: int | None) -> None:
@@ -29,13 +29,13 @@ class ProgressFile:
         self._file: AppendedFile | None = None
         self.damaged: Path | None = None
         if resume_iteration is not None and path.exists():
-            columns, rows, strays = read_rows(path)
-            if strays:
-                self.damaged = _kept(path)
+            columns, rows, unread = read_rows(path)
+            if unread:
+                self.damaged = _copy(path)
             self._rewrite(columns, [row for row in rows if int(row["Itr"]) < resume_iteration])
 
     def write(self, rows: list[Row]) -> None:
-        """Add rows; raises OSError, and then none of them is there."""
+        """Add rows; raises OSError, and then none of them is in the file."""
         new = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in self._columns]
         columns = self._columns + new
         cells = [{name: _cell(row.get(name, math.nan)) for name in columns} for row in rows]
@@ -46,7 +46,7 @@ class ProgressFile:
             self._file.append(_lines([list(row.values()) for row in cells]))
 
     def sync(self) -> None:
-        """Have the disk hold the rows, so that a power cut takes none; raises OSError."""
+        """Wait until the rows are on the disk, where they survive a power failure; raises OSError."""
         if self._file is not None:
             self._file.sync()
 
@@ -62,10 +62,9 @@ class ProgressFile:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
-    """Columns and rows of a progress.csv, and how many lines are none; raises OSError.
+    """Columns and rows of a progress.csv, and the number of lines that are not rows; raises OSError.
 
-    A row that a crash has cut short, in the middle or before the end of its line, is left out. Lines may end as
-    editors leave them: in "\\n" too.
+    A last line that was cut short is left out. Lines may end in "\\r\\n", or in "\\n" as editors leave them.
     """
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
     *lines, cut = (line.removesuffix("\r") for line in text.split("\n"))
@@ -77,8 +76,8 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
     return columns, rows, len(cells) - len(rows)
 
 
-def _kept(path: Path) -> Path:
-    """A copy of a file, under a name beside it that is free."""
+def _copy(path: Path) -> Path:
+    """Copy a file to an unused name beside it; the copy's path."""
     names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     copy = next(free for name in names if not os.path.lexists(free := path.with_name(f"{path.name}.damaged{name}")))
     with atomic_file(copy) as file:
@@ -91,5 +90,5 @@ def _lines(rows: list[list[str]]) -> bytes:
 
 
 def _cell(value: float) -> str:
-    """The shortest text that reads back as the same number; nothing for NaN."""
+    """The shortest text that reads back as the same number; "" for NaN."""
     return "" if math.isnan(value) else repr(value if isinstance(value, int) else float(value))

@@ -1,4 +1,4 @@
-"""One process at a time writes a run: who does holds a lock in its directory, which ends with the process."""
+"""The lock that lets one process at a time write a run: a locked file in its directory, released with the process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mmaml.storage.files import writing
 from mmaml.storage.layout import LOCK
 
 
-class Claim:
-    """A run's directory, from `take` until the end of the `with` block or the process.
+class RunLock:
+    """Holds the lock of a run's directory from `acquire` until the end of the `with` block or of the process.
 
-    Then the lock's file is gone, and the directory too if it was made here and nothing else has been written in it. A
-    killed process leaves the file, without its lock. Where a file system has no locks, everyone is let in.
+    At the end of the block the lock file is deleted, and the directory too if it was made here and nothing was written
+    in it. A killed process leaves the file behind, but unlocked. File systems without locks exclude nobody.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Claim:
         self._file: Path | None = None
         self._descriptor = -1
 
-    def __enter__(self) -> Claim:
+    def __enter__(self) -> RunLock:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -35,13 +35,13 @@ class Claim:
                 self._file.unlink()
             os.close(self._descriptor)
         for folder in self._made:
-            with suppress(OSError):  # it holds the run
+            with suppress(OSError):  # not empty: it contains the run
                 folder.rmdir()
 
-    def take(self, folder: Path, new: bool) -> bool:
-        """Make the directory and keep others out of it; whether that was done. Not if `new`, and there is something.
+    def acquire(self, folder: Path, new: bool) -> bool:
+        """Make the directory if need be, and lock it. False, and nothing is done, if `new` and the path exists.
 
-        Raises UsageError if another process has it, or it cannot be written.
+        Raises UsageError if another process holds the lock, or the directory cannot be written.
         """
         with writing("dump_path", folder):
             self._made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -60,20 +60,22 @@ class Claim:
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # POSIX's: no child of this process inherits it
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a POSIX lock: children do not inherit it
             except OSError as error:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
                     os.close(descriptor)
                     raise UsageError(
-                        f"dump_path: expected a run that no other process writes, got '{folder}', which {holder} "
-                        "writes; wait for its end, or give another"
+                        "dump_path",
+                        expected="a run that no other process is writing",
+                        got=f"'{folder}', which {holder} is writing",
+                        remedy="wait until it ends, or choose another",
                     ) from error
             if _is_at(path, descriptor):
                 break
-            os.close(descriptor)  # whoever had it has just removed it
+            os.close(descriptor)  # its holder has just deleted the file
         self._file, self._descriptor = path, descriptor
-        with suppress(OSError):  # a full disk: the lock counts, not who holds it
+        with suppress(OSError):  # on a full disk the name of the holder is missing, but the lock holds
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
 

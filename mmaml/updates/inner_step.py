@@ -20,7 +20,7 @@ def adapt(
     create_graph: bool,
     first_order: bool = False,
 ) -> tuple[Params, Aux]:
-    """θ' = θ - α ∘ ∇L(θ), for M tasks at once (MAML; Finn et al. 2017).
+    """θ' = θ - α ∘ ∇L(θ), for M tasks at once (Finn et al. 2017).
 
     loss: parameters [M, …] -> (per-task losses [M], anything else worth keeping from the evaluation).
     step_size: α, one number or a tensor for every parameter.

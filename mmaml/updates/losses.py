@@ -20,14 +20,14 @@ def likelihood_ratio(new: Distribution, rollouts: Rollouts) -> Tensor:
 
 
 def policy_gradient(log_probs: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
-    """L = -mean_t[ log π(a|s) Â ], the log-likelihood form of MAML's inner step (Williams 1992; Finn et al. 2017)."""
+    """L = -mean_t[ log π(a|s) Â ], the log-likelihood form of an inner step (Williams 1992; Finn et al. 2017)."""
     return -weighted_sum(log_probs * advantages, weights)
 
 
-def dice(log_probs: Tensor, rollouts: Rollouts) -> Tensor:
+def any_order_surrogate(log_probs: Tensor, rollouts: Rollouts) -> Tensor:
     """L = -mean_t[ (□_t - □_{t-1}) Â_t ], □_t = Π_{s ≤ t} π_s / π_old,s (Foerster et al. 2018; Farquhar et al. 2019).
 
-    The product is over the episode so far. DiCE's □ stops the gradient of its own exponent where this divides by the
+    The product is over the episode so far. The published □ stops the gradient of its exponent where this divides by the
     policy that sampled: the same value, 1, and the same derivatives of every order at the sampling parameters, and
     elsewhere a function that these are the derivatives of. Weighing advantages by the differences of □ is weighing
     rewards by □: Σ_t □_t ρ_t, less what no action decides. At the sampling parameters the first derivative is that of

@@ -170,9 +170,9 @@ class TrustRegion(MetaUpdate):
 
         s = F^-1 g by conjugate gradients,  x = -s sqrt(2 δ / sᵀ F s),  θ ← θ + β^j x
 
-    g = ∇J, F the Fisher matrix of the adapted policies in θ (`MAML.fisher_product`) plus `cg_damping`, δ = `max_kl`,
-    β = `ls_backtrack_ratio`; j is the first of 0 … `ls_max_steps` - 1 at which J has fallen and the mean of
-    KL(π_old,K ‖ π_θ_K) is at most δ. Where there is none, θ stays.
+    g = ∇J, F the Fisher matrix of the adapted policies in θ (the algorithm's `fisher_product`) plus `cg_damping`,
+    δ = `max_kl`, β = `ls_backtrack_ratio`; j is the first of 0 … `ls_max_steps` - 1 at which J has fallen and the mean
+    of KL(π_old,K ‖ π_θ_K) is at most δ. Where there is none, θ stays.
 
     Parameters on which no policy depends (`ParamSpec.separate`), a value function's, are a block of their own: F
     couples it to no other, and its part of s is scaled to the same δ by itself (Schulman et al. 2016, §5).
@@ -273,6 +273,6 @@ def inner_kls(parts: Parts) -> list[float]:
 UPDATES: dict[str, type[MetaUpdate]] = {"ppo": Proximal, "trpo": TrustRegion, "vpg": PolicyGradient}
 
 
-def make_update(config: Config, spec: ParamSpec, default: str, inner_steps: int) -> MetaUpdate:
-    """The update that `config.meta_update` names; "auto": the algorithm's default. inner_steps: K."""
-    return UPDATES[default if config.meta_update == "auto" else config.meta_update](config, spec, inner_steps)
+def make_update(config: Config, spec: ParamSpec, inner_steps: int) -> MetaUpdate:
+    """The update that `config.meta_update` names; "auto": the algorithm's default. inner_steps: K of the objective."""
+    return UPDATES[config.chosen_update](config, spec, inner_steps)

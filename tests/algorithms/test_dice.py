@@ -24,7 +24,7 @@ def _shifted(data: Rollouts, shift: torch.Tensor) -> Gaussian:
 
 
 def _loss(data: Rollouts, shift: torch.Tensor) -> torch.Tensor:
-    return losses.dice(_shifted(data, shift).log_prob(data.flat("actions")), data)
+    return losses.any_order_surrogate(_shifted(data, shift).log_prob(data.flat("actions")), data)
 
 
 def _episodes(data: Rollouts, task: int) -> list[tuple[int, slice]]:

@@ -100,21 +100,21 @@ def alone(*arguments: str) -> None:
         (["--overrides", '{"env": "MetaPointEnvMomentum4Modes"}'], "did you mean 'MetaPointEnvMomentum"),
         (["--overrides", '{"env_kwargs": {"nois": 1}}'], "env_kwargs"),
         (["--overrides", "[1]"], "overrides: expected a JSON object"),
-        (["--overrides", "{bad"], "overrides: expected JSON"),
+        (["--overrides", "{bad"], "overrides: is not valid JSON"),
         (["--config_file", "missing.json"], "config_file: cannot read 'missing.json'"),
-        (["--config", "."], "config_file: cannot read '.'"),
-        (["--config_file", str(SCRIPT)], "expected JSON"),
+        (["--config_file", "."], "config_file: cannot read '.'"),
+        (["--config_file", str(SCRIPT)], "is not valid JSON"),
         (["--no_such_flag"], "--no_such_flag"),
         (["--ranks", "0"], "--ranks: expected a whole number ≥ 1, got 0"),
         (["--ranks", "two"], "--ranks"),
         (["--ranks", "2", "--overrides", '{"parallel": false}'], "parallel: expected true with 2 ranks"),
         (["--restore_path", "missing"], "restore_path: expected a checkpoint"),
         (["--dump_path", ""], "dump_path: expected a path"),
-        (["--dump_path", "x" * 300], "dump_path: expected a place that can be written"),
+        (["--dump_path", "x" * 300], "dump_path: expected a path that can be written"),
         (["--te_save_path", "x" * 300], "te_save_path: expected a"),
-        (["--restore_path", "x" * 300], "restore_path: cannot read"),
-        (["--dump_path", "run", "--te_save_path", "run"], "te_save_path: expected a file, got 'run', which the run"),
-        (["--dump_path", "a/run", "--te_save_path", "a"], "te_save_path: expected a file, got 'a', which the run"),
+        (["--restore_path", "x" * 300], "cannot be read"),
+        (["--dump_path", "run", "--te_save_path", "run"], "te_save_path: 'run' will be a directory"),
+        (["--dump_path", "a/run", "--te_save_path", "a"], "te_save_path: 'a' will be a directory"),
         (["--ranks", "41"], "ranks: expected at most one working rank a task, meta_batch_size = 40, got 41"),
     ],
 )
@@ -127,14 +127,14 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path: Path, refused: Ref
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
-    assert "dump_path: expected a directory that does not exist yet" in refused("--dump_path", "taken")
+    assert "dump_path: 'taken' already exists" in refused("--dump_path", "taken")
     assert "--restore_path dangling" in refused("--dump_path", "dangling")
-    assert "dump_path: expected a directory that does not exist yet" in refused("--dump_path", "file")
+    assert "dump_path: 'file' already exists" in refused("--dump_path", "file")
     assert "is not a directory" in refused("--dump_path", "file/run")
     assert "te_save_path: expected a file" in refused("--te_save_path", "taken")
-    assert "te_save_path: expected a file, got 'pipe', which is none" in refused("--te_save_path", "pipe")
-    assert "te_save_path: expected a new file, got 'file'" in refused("--te_save_path", "file")
-    assert "te_save_path: expected a place" in refused("--te_save_path", "file/embeddings.npz")
+    assert "te_save_path: expected a regular file, got 'pipe'" in refused("--te_save_path", "pipe")
+    assert "te_save_path: 'file' already exists; choose another file" in refused("--te_save_path", "file")
+    assert "te_save_path: expected a path" in refused("--te_save_path", "file/embeddings.npz")
 
 
 def test_embeddings_take_the_place_of_those_of_a_run_that_is_continued_alone(tmp_path: Path, refused: Refused) -> None:
@@ -147,11 +147,11 @@ def test_embeddings_take_the_place_of_those_of_a_run_that_is_continued_alone(tmp
         assert len(saved["embedding"]) == 4
     branch = ["--dump_path", "other", "--restore_path", "run", "--overrides", '{"n_itr": 3}']
     for arguments in (["--dump_path", "other", *flags[2:]], branch, [*branch, *flags[2:]]):
-        assert "te_save_path: expected a new file, got 'embeddings.npz'" in refused(*arguments)
+        assert "te_save_path: 'embeddings.npz' already exists" in refused(*arguments)
     np.savez("others.npz", mine=np.zeros(3))
     (tmp_path / "text").write_text("PK\3\4 of my own")
     for name in ("others.npz", "text"):
-        assert "te_save_path: expected a new file, or embeddings" in refused(*again, "{}", "--te_save_path", name)
+        assert "already exists and holds no embeddings" in refused(*again, "{}", "--te_save_path", name)
 
 
 @pytest.mark.ranks
@@ -278,7 +278,7 @@ def test_a_run_continues_where_it_was(refused: Refused) -> None:
     assert "error: seed, learning_rate: expected" in refused(
         "--restore_path", "run", "--overrides", '{"seed": 2, "learning_rate": 1}'
     )
-    assert "dump_path: expected" in refused("--restore_path", "run", "--dump_path", "whole")
+    assert "dump_path: 'whole' already exists" in refused("--restore_path", "run", "--dump_path", "whole")
     assert "restore_path: expected a path" in refused("--overrides", '{"restore_path": 3}')
 
     alone(
@@ -317,7 +317,7 @@ def test_a_run_whose_params_are_damaged_continues_without_them(refused: Refused)
     alone("--dump_path", "run", "--overrides", ALONE_JSON)
     Path("run/params.json").write_text('{"n_itr":')
     error = refused("--restore_path", "run", "--overrides", '{"n_itr": 3}')
-    assert "restore_path: 'run/params.json' is not valid JSON" in error and "take it away" in error
+    assert "restore_path: 'run/params.json' is not valid JSON" in error and "delete it" in error
     Path("run/params.json").unlink()
     alone("--restore_path", "run", "--overrides", '{"n_itr": 3}')
     assert [row["Itr"] for row in progress("run")] == ["0", "1", "2"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shlex
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from mmaml.cli import train
+from mmaml.cli.maml_run import SCRIPT
 from mmaml.config.keys import Config
 from mmaml.config.loading import load_config, read_config_file
 from mmaml.errors import Interrupted
@@ -23,8 +23,6 @@ from mmaml.storage import checkpoint, layout
 from tests.helpers.support import SMALL, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
-PATH = ROOT / "run_scripts" / "maml_run.py"
-SCRIPT = runpy.run_path(str(PATH))["SCRIPT"]
 DEFAULTS = ROOT / "configs" / "maml_run.json"
 PUBLISHED = (
     "--env-name 2DNavigation-v0 --num-workers 2 --fast-lr 0.1 --max-kl 0.01 --fast-batch-size 20 "

@@ -74,7 +74,7 @@ def test_going_on(algorithm: str, runs: Runs, tmp_path: Path, monkeypatch: pytes
     for variable in protocol.SIZE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(sys, "argv", ["run_scripts/some_script.py"])
-    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda _: None)
+    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda *_: None)
     copy = tmp_path / "copy"
     arguments = ["--restore_path", str(runs(algorithm)), "--dump_path", str(copy), "--overrides", '{"n_itr": 2}']
     assert train.run("promp", arguments) == 0

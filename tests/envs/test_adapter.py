@@ -183,7 +183,7 @@ def test_what_is_neither_success_nor_failure_is_refused(value: Any, monkeypatch:
     ("name", "message"),
     [
         ("OldStep", "OldStep.step, in rollout 0 of its task: .* values to unpack"),
-        ("WrongShape", r"WrongShape.reset, .* observation: expected shape \(2,\), as its space says, got \(3,\)"),
+        ("WrongShape", r"WrongShape.reset, .* observation: expected shape \(2,\) of the observation space, got \(3,\)"),
         ("LateSuccess", r"LateSuccess.step, .* info\['success'\]: expected at every step or at none"),
     ],
 )

@@ -237,7 +237,7 @@ def test_each_task_has_its_dynamics_whatever_came_before(name: str) -> None:
     ("arguments", "message"),
     [
         ({"reward_type": "speed"}, "reward_type: expected one of .*'velocity'.*, got 'speed'"),
-        ({"goals": [[2, 1]]}, r"goals: expected a list of \[low, high\] with low <= high, one a mode, got"),
+        ({"goals": [[2, 1]]}, r"goals: expected a list of \[low, high\] with low <= high, one per mode, got"),
         ({"goals": []}, "goals: expected"),
         ({"goals": [1, 2]}, "goals: expected"),
         ({"deal": "turn"}, "deal: expected one of"),

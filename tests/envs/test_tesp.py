@@ -82,7 +82,7 @@ def test_a_body_is_where_mujoco_has_it(name: str) -> None:
     data = mujoco.MjData(family.model)
     for _ in range(8):
         family.step(family.action_space.sample())
-        places = family.body.place(family.qpos)
+        places = family.body.position(family.qpos)
         for lane in range(3):
             data.qpos[:] = family.qpos[lane]
             mujoco.mj_kinematics(family.model, data)
@@ -97,7 +97,7 @@ def test_bodies_weigh_24_kg_and_begin_at_rest(name: str) -> None:
     first, _ = family.reset(seed=0)
     assert (family.qvel == 0).all() and (first == first[0]).all()
     reach = {ARM_2: 0.75 + 0.95, ARM_4: 3 * 0.45 + 0.65}.get(name, 0.0)
-    np.testing.assert_allclose(family.body.place(family.qpos), [[reach, 0]] * 4, atol=1e-12)
+    np.testing.assert_allclose(family.body.position(family.qpos), [[reach, 0]] * 4, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,7 +105,7 @@ def test_reward_by_hand_and_an_end_on_arrival(name: str) -> None:
     probe = given(name, [5, 5])
     action = np.linspace(-0.5, 2, probe.model.nu) * probe.single_action_space.high  # type: ignore[attr-defined]
     probe.step(action[None])
-    place = probe.body.place(probe.qpos)[0]
+    place = probe.body.position(probe.qpos)[0]
     near = FAMILIES[name].env_kwargs["arrival"]
     family = given(name, *(place + near * np.array([[0.99 * np.cos(a), 0.99 * np.sin(a)] for a in (0, 2)])),
                    place + [0, 1.01 * near], place + [3, 4])  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import runpy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +217,7 @@ def test_a_family_of_its_own_with_success_and_other_splits(tmp_path: Path, evalu
 )
 def test_trajectories_on_one_task_a_mode(run: Path, env: str, names: list[str], gaps: Any) -> None:
     config, _ = held_out.restore(run)
-    config = replace(config, env=env, algorithm="promp")
+    config = build_config(config.to_dict() | {"env": env, "algorithm": "promp"})
     worker = Worker(config)
     parameters = worker.algorithm.init(np.random.default_rng(0))
     shown = recording.point_mass_trajectories(config, {"parameters": parameters}, 6)
@@ -355,19 +354,19 @@ def test_processes_of_an_unknown_launcher_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "--restore_path"),
+        ([], "RUN: expected a run's directory, got nothing"),
         (["--restore_path", "{tmp}/none"], "got '{tmp}/none', which does not exist"),
-        (["--restore_path", "{tmp}"], "got '{tmp}', which holds none"),
-        (["--restore_path", "{tmp}/" + 300 * "x"], "restore_path: cannot read '{tmp}/xxx"),
+        (["--restore_path", "{tmp}"], "got '{tmp}', which contains none"),
+        (["--restore_path", "{tmp}/" + 300 * "x"], "restore_path: '{tmp}/xxx"),
         (["--restore_path", "{run}/params.json"], "cannot be read as a checkpoint"),
         (
             ["--restore_path", "{run}", "--num_tasks", "0"],
-            "--num_tasks: expected an integer of at least 1, got 0",
+            "--num_tasks: expected a whole number ≥ 1, got 0",
         ),
         (["--restore_path", "{run}", "--num_tasks", "many"], "--num_tasks"),
         (
             ["--restore_path", "{run}", "--num_adapt_steps", "-1"],
-            "--num_adapt_steps: expected an integer of at least 0",
+            "--num_adapt_steps: expected a whole number ≥ 0",
         ),
         (["--restore_path", "{run}", "--rollouts_per_task", "0"], "--rollouts_per_task"),
         (["--restore_path", "{run}", "--split", "ood"], "--split: 'MetaPointEnvMomentumModes' has"),
@@ -378,7 +377,7 @@ def test_processes_of_an_unknown_launcher_are_refused(
         (["--restore_path", "{run}", "--inner_lr", "fast"], "a number > 0 and ≤ 1e+30, got 'fast'"),
         (["--restore_path", "{run}", "--inner_lr"], "--inner_lr"),
         # Before it is looked for: with what a file is called while it is written, the name is too long.
-        (["--restore_path", "{tmp}/none", "--output", 250 * "x"], "--output: expected a place that can be written"),
+        (["--restore_path", "{tmp}/none", "--output", 250 * "x"], "--output: expected a path that can be written"),
         (["--restore_path", "{run}", "--steps", "3"], "--steps"),
     ],
 )

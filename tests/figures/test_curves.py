@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmaml.config.keys import built_in_keys
 from mmaml.errors import UsageError
 from mmaml.figures import curves
 from mmaml.figures.curves import Curve
@@ -81,10 +82,10 @@ def test_rows_that_do_not_say_where_they_belong_are_left_out(
     np.testing.assert_array_equal(curve.env_steps, [240_000, 480_000])
     assert curve.returns.shape == (1, 2, 2) and curve.held_out is not None and curve.held_out.shape == (1, 2, 2)
     assert plot(run, "--no_trajectories") == 0
-    assert capsys.readouterr().err == "note: mmaml: rows left out, since they could not be read: 1\n"
+    assert capsys.readouterr().err == "notice: mmaml: unreadable rows left out: 1\n"
     lines = (run / "progress.csv").read_text().splitlines()
     (run / "progress.csv").write_text("\n".join([lines[0], lines[-1]]) + "\n")
-    with pytest.raises(UsageError, match="rows of numbers, got none"):
+    with pytest.raises(UsageError, match=r"rows of numbers in .*, got none"):
         curves.read_run(run)
 
 
@@ -136,6 +137,15 @@ def test_seeds_form_one_curve_and_other_differences_name_theirs(tmp_path: Path) 
     np.testing.assert_array_equal(two_seeds.returns[:, :, 1], [[-8, -6, -4], [-10, -10, -10]])
     np.testing.assert_array_equal(two_seeds.held_out[:, 0], [[-900, -9], [-900, -11]])
     assert np.isnan(two_seeds.held_out[:, 1:]).all()
+
+
+def test_runs_of_earlier_versions_and_of_this_one_are_of_one_curve(tmp_path: Path) -> None:
+    """Those wrote down every key of every algorithm, and none of today's."""
+    runs = [curves.read_run(_run(tmp_path / str(seed), [-8, -6], seed=seed)) for seed in (1, 2)]
+    every = {name: key.default for name, key in built_in_keys().items()}
+    earlier = {name: value for name, value in (every | runs[0][0]).items() if name != "episodes_per_trial"}
+    (curve,) = curves.group_runs([(earlier, runs[0][1]), runs[1]])
+    assert curve.returns.shape == (2, 2, 2)
 
 
 def test_a_given_label_is_used(tmp_path: Path) -> None:
@@ -225,7 +235,7 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
         str(first / "learning_curves.png"),
         str(tmp_path / "out/learning_curves.png"),
     ]
-    assert captured.err == "note: theirs: rows left out, since they could not be read: 1\n"
+    assert captured.err == "notice: theirs: unreadable rows left out: 1\n"
 
 
 @pytest.mark.parametrize(
@@ -233,12 +243,12 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
     [
         ([], "RUN"),
         (["{tmp}/none"], "RUN: expected the directory of a run, with its params.json, got '{tmp}/none'"),
-        (["{damaged}"], "RUN: expected a JSON object in '{damaged}/params.json', got list; mend it"),
+        (["{damaged}"], "RUN: expected a JSON object in '{damaged}/params.json', got list; fix it"),
         (["{run}", "--overlay", "x"], "--overlay: expected LABEL=VALUE, got 'x'"),
         (["{run}", "--overlay", "x={tmp}/none.csv"], "none.csv"),
         (["{run}", "--overlay", "x={run}/params.json"], "params.json"),
         (["{run}", "--reference", "x=high"], "--reference: expected LABEL=NUMBER, got 'high'"),
-        (["{run}", "--smooth", "0"], "--smooth: expected an integer of at least 1, got 0"),
+        (["{run}", "--smooth", "0"], "--smooth: expected a whole number ≥ 1, got 0"),
         (["{run}", "--smoth", "3"], "--smoth"),
     ],
 )

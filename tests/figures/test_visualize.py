@@ -20,7 +20,7 @@ from mmaml.figures import mujoco_panels, recording, video
 from mmaml.figures.mujoco_panels import MujocoPanels
 from mmaml.figures.panels import GOAL, Panels, PointMassPanels, return_text, vector
 from mmaml.figures.ray_caster import Drawing
-from mmaml.figures.recording import Episodes
+from mmaml.figures.recording import RecordedEpisodes
 from mmaml.figures.trajectories import Trajectories
 from mmaml.worker import Worker
 from tests.helpers.support import files_no_larger, run, small_config
@@ -104,17 +104,17 @@ def test_other_step_sizes_change_what_follows_the_first_step(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "--restore_path"),
+        ([], "RUN: expected a run's directory, got nothing"),
         (["--restore_path", "{tmp}/none"], "got '{tmp}/none', which does not exist"),
         (["--restore_path", "{run}", "--split", "ood"], f"--split: '{CHEETAH}' has"),
-        (["--restore_path", "{run}", "--every", "0"], "--every: expected an integer of at least 1, got 0"),
+        (["--restore_path", "{run}", "--every", "0"], "--every: expected a whole number ≥ 1, got 0"),
         (
             ["--restore_path", "{run}", "--num_adapt_steps", "-1"],
-            "--num_adapt_steps: expected an integer of at least 0",
+            "--num_adapt_steps: expected a whole number ≥ 0",
         ),
         (["--restore_path", "{run}", "--inner_lr", "0"], "--inner_lr: expected a number > 0 and ≤ 1e+30, got '0'"),
         (["--restore_path", "{run}", "--renderer", "opengl"], "--renderer"),
-        (["--restore_path", "{run}", "--renderer", "mujoco"], "install libosmesa6, or say --renderer drawing"),
+        (["--restore_path", "{run}", "--renderer", "mujoco"], "install libosmesa6, or give --renderer drawing"),
         (["--restore_path", "{run}", "--output", "{run}/params.json"], "--output: expected a directory, got the file"),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_family_without_a_body_is_refused(
     still = tmp_path / "still"
     run(small_config("promp", env="tests.helpers.probes:Still", dump_path=str(still), n_itr=1))
     assert visualize("--restore_path", still) == 2
-    assert "expected a run on a MuJoCo family or a point mass" in capsys.readouterr().err
+    assert "RUN: expected a run on a MuJoCo family or the point mass" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4", "png"])
@@ -164,8 +164,8 @@ def test_a_disk_that_is_full_leaves_the_pictures_before(kind: str, tmp_path: Pat
 # What is recorded.
 
 
-def _recorded(config: Config) -> tuple[Episodes, list[Any]]:
-    """Episodes, and the rollouts that an evaluation with the same parameters makes."""
+def _recorded(config: Config) -> tuple[RecordedEpisodes, list[Any]]:
+    """RecordedEpisodes, and the rollouts that an evaluation with the same parameters makes."""
     worker = Worker(config)
     parameters = worker.algorithm.init(np.random.default_rng(0))
     tasks = recording.one_of_each_mode(worker, "test")
@@ -254,7 +254,7 @@ def test_numbers_are_written_as_signs_and_digits() -> None:
     assert vector(np.array([1.0, -2.345])) == "(1.00, −2.35)" and vector(np.float64(-0.001)) == "0.00"
 
 
-def _episodes(name: str, shift: float, **env_kwargs: Any) -> Episodes:
+def _episodes(name: str, shift: float, **env_kwargs: Any) -> RecordedEpisodes:
     """One task a mode, two collections of 5 steps in which the body at rest is carried `shift` along x."""
     family: Any = make_family(name, **env_kwargs)
     tasks = family.sample_tasks(40, np.random.default_rng(0))
@@ -262,7 +262,7 @@ def _episodes(name: str, shift: float, **env_kwargs: Any) -> Episodes:
     qpos = np.tile(family.model.qpos0, (6, 1))
     qpos[:, 0] += np.linspace(0, shift, 6)
     shape = (len(tasks), 2)
-    return Episodes(family, tasks, [[qpos, qpos] for _ in tasks], np.zeros(shape), np.zeros(shape, bool))
+    return RecordedEpisodes(family, tasks, [[qpos, qpos] for _ in tasks], np.zeros(shape), np.zeros(shape, bool))
 
 
 def _near(image: Image.Image, pixel: np.ndarray, colour: tuple[int, int, int], tolerance: int = 60) -> bool:
@@ -299,8 +299,8 @@ def test_the_camera_follows_a_body_that_goes_far() -> None:
     for time in range(7):  # as at the last step, past it
         panels.picture(0, 0, time)
     np.testing.assert_allclose(seen, seen[0], atol=1e-6)
-    assert panels.place(0, 0, 5) == "x 40.00 m  160.0 m/s"  # 40 m in 5 steps of 0.05 s
-    assert panels.place(0, 0, 0) == "x 0.00 m  0.0 m/s"
+    assert panels.location(0, 0, 5) == "x 40.00 m  160.0 m/s"  # 40 m in 5 steps of 0.05 s
+    assert panels.location(0, 0, 0) == "x 0.00 m  0.0 m/s"
 
 
 def test_an_arrow_points_to_a_goal_out_of_sight() -> None:
@@ -357,8 +357,8 @@ def test_trajectories_grow_and_goals_are_marked() -> None:
 def test_the_episodes_of_a_trial_are_those_that_were_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each from its own start, wherever in the lane that is; MAML's kin stands in for an algorithm that remembers."""
     monkeypatch.setattr(ProMP, "credit", "trial")
-    values = {"max_path_length": 12, "episodes_per_trial": 3, "rollouts_per_meta_task": 5}
-    config = small_config("promp", env=CHEETAH, **values)
+    config = small_config("promp", env=CHEETAH, max_path_length=12, rollouts_per_meta_task=5)
+    config = config.replace(episodes_per_trial=3)
     episodes, (data,) = _recorded(config)
     assert episodes.by_episode and episodes.returns.shape == (2, 3) and data.rewards.shape[2] == 36
     assert data.episode_start[..., ::12].all() and data.episode_start.sum() == 2 * 5 * 3

@@ -7,38 +7,38 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmaml.fault_points import Point
 from mmaml.storage import checkpoint
 from tests.helpers.support import SMALL, progress
+from tests.helpers.waiting import GUARD
 
 ROOT = Path(__file__).parents[2]
 MPIRUN = str(Path(sys.executable).with_name("mpirun"))
-# A guard against hanging, not a measure.
-LONGEST = 300.0
-
-# Runs the script of its arguments with faults in its rank: FAULTS holds {rank: [[place, visit, what], …]}.
+# Runs the script of its arguments with faults in its rank.
 PROGRAM = str(Path(__file__).with_name("faulty_rank.py"))
 
-# Where in an iteration a rank that is not the master may meet its end (faulty_rank.PLACES), at which visit.
-PLACES_OF_RANKS = [
-    ("broadcast", 4),
-    ("broadcast, half received", 6),
-    ("sampling", 3),
-    ("a time step", 50),
-    ("advantages", 4),
-    ("adaptation", 3),
-    ("gradient", 1),
-    ("gradient", 7),
-    ("evaluation", 8),
-    ("losses", 2),
-    ("gather", 9),
-    ("gather, half sent", 5),
-]
+Fault = dict[str, Any]
+
+
+def fault(what: str, point: Point, time: int = 1, **when: int | str) -> Fault:
+    """What happens in a rank at the `time`-th time (from 1) that it reaches a point.
+
+    what: a signal that its process sends itself, "crash" (it ends with code 3), "loop" or "hang", both without end.
+    when: only those times count at which the point, or the latest before it that says so, is reached in this
+    "iteration", "collection", "function", … (`mmaml.fault_points`).
+    """
+    return {"what": what, "point": point, "time": time, "when": when}
+
+
+def described(fault: Fault) -> str:
+    """A fault in few words, for the names of tests."""
+    return " ".join([fault["point"], *(f"{name} {value}" for name, value in fault["when"].items())])
+
 
 # Uneven blocks on any number of ranks; minibatches, evaluations and several checkpoints.
 VALUES: dict[str, Any] = SMALL | {
@@ -64,16 +64,17 @@ def started(
     values: dict[str, Any],
     ranks: int,
     *mpirun: str,
-    faults: dict[int, list[Any]] | None = None,
+    faults: Mapping[int, Sequence[Fault]] | None = None,
     place: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:
     """A run that goes on while the test does something to it. What is left of it at the end is killed.
 
-    place: the command that runs another where this is to start.
+    faults: of each rank. place: the command that runs another where this is to start.
     """
+    given = {"folder": str(_fault_folder(values["dump_path"])), "faults": faults or {}}
     process = subprocess.Popen(
         [*place, *command(values, ranks, *mpirun)],
-        env=os.environ | {"FAULTS": json.dumps(faults or {}), "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"FAULTS": json.dumps(given), "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -88,14 +89,14 @@ def started(
         process.communicate()
 
 
-def finished(process: subprocess.Popen[str], seconds: float = LONGEST) -> subprocess.CompletedProcess[str]:
+def finished(process: subprocess.Popen[str], seconds: float = GUARD) -> subprocess.CompletedProcess[str]:
     """The process once it has ended."""
     out, err = process.communicate(timeout=seconds)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def run(
-    values: dict[str, Any], ranks: int, *mpirun: str, faults: dict[int, list[Any]] | None = None
+    values: dict[str, Any], ranks: int, *mpirun: str, faults: Mapping[int, Sequence[Fault]] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """A run from start to end."""
     with started(values, ranks, *mpirun, faults=faults) as process:
@@ -117,14 +118,13 @@ def processes(dump_path: str) -> dict[int, int]:
     return found
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = LONGEST) -> Any:
-    """What the condition gives once it is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if result := condition():
-            return result
-        time.sleep(0.02)
-    raise TimeoutError("it did not happen")
+def has_happened(dump_path: str, rank: int, point: Point) -> bool:
+    """Whether the fault of a rank at a point has happened, or is about to."""
+    return (_fault_folder(dump_path) / str(rank) / point).exists()
+
+
+def _fault_folder(dump_path: str) -> Path:
+    return Path(f"{dump_path}.faults")
 
 
 def iterations(dump_path: str) -> int:

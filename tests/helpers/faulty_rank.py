@@ -1,7 +1,8 @@
-"""A training script in a rank that meets its end at given places: `python faulty_rank.py SCRIPT ARGUMENTS…`
+"""A training script in a rank in which faults happen: `python faulty_rank.py SCRIPT ARGUMENTS…`
 
-FAULTS, a variable of the environment, holds a JSON object: rank -> [[place, visit, what], …]. At the visit, counted
-from 1, of a place (a name of PLACES) the process sends itself the signal named `what`, or does what else is named.
+FAULTS, a variable of the environment, holds a JSON object: "folder", and "faults", which maps a rank to a list of
+faults as `faults.fault` makes them. Before a fault happens, a file with the name of its point is made in
+`folder`/`rank`.
 """
 
 from __future__ import annotations
@@ -12,61 +13,52 @@ import runpy
 import signal
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mmaml import worker
-from mmaml.algorithms import maml
-from mmaml.parallel import link
-from mmaml.sampling import collector
-from mmaml.storage import files
-from mmaml.storage.saver import Saver
+from mmaml import fault_points
 
 RANK = os.environ.get("OMPI_COMM_WORLD_RANK", "0")
-FAULTS = {(place, visit): what for place, visit, what in json.loads(os.environ["FAULTS"]).get(RANK, [])}
-visits: Counter[str] = Counter()
-
-# Before what a fault happens: place -> the owner and the name of a function.
-PLACES: dict[str, tuple[Any, str]] = {
-    "broadcast": (link.Link, "receive"),  # a request to this rank, or its answer to the master
-    "broadcast, half received": (link.cloudpickle, "loads"),
-    "sampling": (worker.Worker, "collect"),
-    "a time step": (collector, "to_environment"),
-    "advantages": (worker.Worker, "_estimate_advantages"),
-    "adaptation": (maml.MAML, "adapt"),
-    "evaluation": (worker.Worker, "evaluate"),
-    "gradient": (maml.MAML, "meta_gradient"),
-    "losses": (maml.MAML, "meta_loss"),
-    "gather": (link.Link, "send"),
-    "gather, half sent": (link.Link, "finish_sending"),
-    "checkpoint": (Saver, "save"),
-    "checkpoint, half written": (files.os, "replace"),
-}
+GIVEN = json.loads(os.environ["FAULTS"])
+FOLDER = Path(GIVEN["folder"], RANK)
 
 
-def with_fault(place: str, function: Any) -> Any:
-    def visited(*arguments: Any, **options: Any) -> Any:
-        visits[place] += 1
-        what = FAULTS.get((place, visits[place]))
-        if what == "loop":
-            while True:
-                pass
-        elif what == "slow":
-            time.sleep(60)
-        elif what == "crash":
-            os._exit(3)
-        elif what is not None:
-            os.kill(os.getpid(), signal.Signals[what])
-        return function(*arguments, **options)
+class Faults:
+    """Has the faults of a rank happen at the points that it reaches."""
 
-    return visited
+    def __init__(self, faults: list[dict[str, Any]]) -> None:
+        self._faults = faults
+        self._now: dict[str, int | str] = {}  # what was last said of each thing, such as the iteration
+        self._times = [0] * len(faults)  # how often each fault's point was reached as the fault says
+
+    def reached(self, point: str, when: dict[str, int | str]) -> None:
+        self._now.update(when)
+        for k, fault in enumerate(self._faults):
+            if fault["point"] == point and fault["when"].items() <= self._now.items():
+                self._times[k] += 1
+                if self._times[k] == fault["time"]:
+                    happen(fault["what"], point)
 
 
-for place, (owner, name) in PLACES.items():
-    setattr(owner, name, with_fault(place, getattr(owner, name)))
-sys.modules["mmaml.figures.run_figures"] = SimpleNamespace(draw_run=lambda path: None)  # type: ignore[assignment]  # slow
+def happen(what: str, point: str) -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / point).touch()
+    if what == "crash":
+        os._exit(3)
+    elif what == "loop":
+        while True:
+            pass
+    elif what == "hang":
+        while True:
+            time.sleep(0.01)
+    else:
+        os.kill(os.getpid(), signal.Signals[what])
+
+
+if faults := GIVEN["faults"].get(RANK):
+    fault_points.handler = Faults(faults).reached
+sys.modules["mmaml.figures.run_figures"] = SimpleNamespace(draw_run=lambda *_: None)  # type: ignore[assignment]  # slow
 sys.argv = sys.argv[1:]
 sys.path.insert(0, str(Path(sys.argv[0]).parents[1]))
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -30,7 +30,7 @@ def report(state: str) -> None:
 
 def main() -> None:
     for number in CODES:
-        signal.signal(number, lambda number, _: asked.append(number))
+        signal.signal(number, note)
     report("starting")
     if "lost-in-start" in WAYS and RANK == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -47,6 +47,11 @@ def main() -> None:
         lead(ranks) if RANK == 0 else follow(ranks)
     except MPI.Exception:
         os._exit(0)  # the other is lost
+
+
+def note(number: int, _: object) -> None:
+    asked.append(number)
+    (FOLDER / "asked").touch()
 
 
 def present_oneself() -> None:

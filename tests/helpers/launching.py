@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmaml.launcher import job, protocol
+from tests.helpers.waiting import wait_until
 
 PROGRAM = Path(sys.executable).with_name("mpirun")
 RANKS = Path(__file__).with_name("launched.py")
@@ -69,13 +69,6 @@ def environment(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return []
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.02)
 
 
 def parent(pid: int) -> int:

@@ -13,7 +13,7 @@ from mmaml.policies.distributions import Distribution, Gaussian
 from mmaml.sampling.rollouts import Rollouts
 from tests.helpers.synthetic import ragged_rollouts
 
-VECTOR = torch.tensor([1.3, -0.4, 0.7], dtype=torch.float64)  # of the three tasks, for an algorithm that heeds it
+VECTOR = torch.tensor([1.3, -0.4, 0.7], dtype=torch.float64)  # of the three tasks, for an algorithm that uses it
 
 
 def setting(

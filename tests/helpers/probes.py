@@ -15,7 +15,7 @@ from mmaml.errors import Interrupted
 
 
 class TargetAction(TaskVectorEnv):
-    """Every step pays -(a - m·g)² + c·m for the task's mode m ∈ {-1, 1}: the answer is to act m·g.
+    """The reward of a step is -(a - m·g)² + c·m for the task's mode m ∈ {-1, 1}: the best action is m·g.
 
     The observation is 1 throughout. modes: how many modes; with one, m = 1.
     """
@@ -56,7 +56,7 @@ class TargetAction(TaskVectorEnv):
 
 
 class DelayedTarget(TargetAction):
-    """Episodes of two steps: the first action is paid, -(a - g)², at the second; observations 1, then 0."""
+    """Episodes of two steps: the second is rewarded for the first's action, -(a - g)²; observations 1, then 0."""
 
     def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1) -> None:
         super().__init__(num_tasks, rollouts_per_task)
@@ -134,7 +134,7 @@ class GoesWrong(TargetAction):
 
     fault: "reward" or "observation", which become `value`; "rewards", all of them at any time; "error", which names
     its task, "nameless error", "exit", "signal", "interrupt", "memory"; "shape", "type" or "nothing": what a step
-    returns. An observation of step 0 is that of the reset. tasks: places among the drawn tasks of those that go
+    returns. An observation of step 0 is that of the reset. tasks: indices among the drawn tasks of those that go
     wrong, all when None, and of these only a share, drawn anew in each iteration. length: of episodes. refuses: raise
     when an action is not finite. crowd: how many tasks a block has to have for anything to go wrong.
     """
@@ -157,7 +157,7 @@ class GoesWrong(TargetAction):
     ) -> None:
         super().__init__(num_tasks, rollouts_per_task, modes=2)
         self.fault, self.value, self.bad_tasks, self.share = fault, float(value), tasks, share
-        self.place = (collection, step)
+        self.moment = (collection, step)
         self.lane, self.length, self.refuses, self.crowd = lane, length, refuses, crowd
         self._bad: list[bool] = []
         self._now = [-1, 0]
@@ -190,7 +190,7 @@ class GoesWrong(TargetAction):
 
     def _wrong_lanes(self) -> np.ndarray:
         """Lanes that go wrong now."""
-        if tuple(self._now) != self.place or self.num_tasks < self.crowd:
+        if tuple(self._now) != self.moment or self.num_tasks < self.crowd:
             return np.zeros(0, int)
         return np.flatnonzero(self._bad) * self.rollouts_per_task + self.lane
 
@@ -230,7 +230,7 @@ class GoesWrong(TargetAction):
 
 
 class RightChoice(gym.Env):
-    """One of four actions, numbered from 5, is paid 1 a step, the others nothing: the answer is 7."""
+    """Four actions, numbered from 5: the reward is 1 for action 7 and 0 for the others."""
 
     observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
 

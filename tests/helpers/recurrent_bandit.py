@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
+from mmaml.config.declaration import Condition, Declaration, Key
 from mmaml.config.keys import Config
+from mmaml.config.value_types import integer, number
 from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 from mmaml.policies.distributions import Categorical, Distribution
 from mmaml.policies.gru import gru_shapes, gru_states, gru_step, init_with_gru
@@ -38,6 +40,19 @@ from mmaml.updates.objective import Objective
 from mmaml.updates.outer_step import make_update
 
 MODULE = "tests.helpers.recurrent_bandit"
+DECLARATION = Declaration(
+    keys={
+        "cell_size": Key("Memory", 16, integer(1), "units of the GRU"),
+        "vf_loss_coeff": Key("Memory", 0.5, number(0), "weight of the value function's loss"),
+        "entropy_coeff": Key("Memory", 0.01, number(0), "weight of the policy's entropy"),
+    },
+    conditions=[
+        Condition("meta_update", lambda config: config.chosen_update != "trpo", '"ppo"', "has no trust region")
+    ],
+    without=["baseline", "hidden_sizes", "inner_lr", "num_inner_grad_steps", "first_order", "init_inner_kl_penalty"],
+    stages=lambda config: config.episodes_per_trial,
+    default_update="ppo",
+)
 GRU, MODEL = "network.gru", "model.rewards"
 BUFFERED_ITERATIONS, DRAWN, MODEL_RATE = 3, 32, 0.05
 
@@ -79,7 +94,6 @@ class RecurrentBandit(Algorithm):
     functions = ("meta_gradient", "meta_loss", "moments")
     adds_over_lanes = functions
     credit = "trial"
-    default_update = "ppo"
     remembers: ClassVar[bool] = True
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
@@ -91,7 +105,7 @@ class RecurrentBandit(Algorithm):
         network |= self.head.shapes | self.value.shapes
         self.spec = ParamSpec(network | {MODEL: (action_size,)})
         self.network, self.model = self.spec.slice_of("network"), self.spec.slice_of("model")
-        self.meta_update = make_update(config, ParamSpec(network), self.default_update, inner_steps=0)
+        self.meta_update = make_update(config, ParamSpec(network), inner_steps=0)
         self.optimizer = Adam(MODEL_RATE, action_size)
         length, trials = config.lane_length, config.meta_batch_size * config.rollouts_per_meta_task
         self.buffer = Buffer({"actions": (length, action_size), "rewards": (length,)}, BUFFERED_ITERATIONS * trials)

@@ -9,9 +9,9 @@ import numpy as np
 
 
 class Walk(gym.Env):
-    """A random walk pushed by the action; ends at the task's limit, is cut after `patience` steps.
+    """A random walk pushed by the action; ends at the task's limit, is truncated after `patience` steps.
 
-    Observation: place, steps. Reward: the place, as drift plus the rest.
+    Observation: position, steps. Reward: the position, as drift plus the rest.
     """
 
     built: ClassVar[list[Walk]] = []
@@ -21,7 +21,7 @@ class Walk(gym.Env):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
         self.action_space = gym.spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 3.0]), dtype=np.float64)
         self.patience, self.fail = patience, fail
-        self.closed, self.steps, self.place, self.limit = False, 0, 0.0, 0.0
+        self.closed, self.steps, self.position, self.limit = False, 0, 0.0, 0.0
         self.actions: list[np.ndarray] = []
         self.seeds: list[int | None] = []
         self.built.append(self)
@@ -37,23 +37,23 @@ class Walk(gym.Env):
         super().reset(seed=seed)
         self.seeds.append(seed)
         self._maybe_fail("reset", self.limit)
-        self.steps, self.place = 0, self.np_random.uniform(-0.1, 0.1)
+        self.steps, self.position = 0, self.np_random.uniform(-0.1, 0.1)
         return self._observe(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self._maybe_fail("step", self.limit)
         self.actions.append(action)
         self.steps += 1
-        self.place += float(action[0]) + self.np_random.normal(scale=0.3)
-        info = {"reward_drift": 0.5, "reward_rest": self.place - 0.5, "note": "not for arrays"}
-        return self._observe(), self.place, abs(self.place) > self.limit, self.steps >= self.patience, info
+        self.position += float(action[0]) + self.np_random.normal(scale=0.3)
+        info = {"reward_drift": 0.5, "reward_rest": self.position - 0.5, "note": "not for arrays"}
+        return self._observe(), self.position, abs(self.position) > self.limit, self.steps >= self.patience, info
 
     def close(self) -> None:
         self.closed = True
         self._maybe_fail("close", 9)
 
     def _observe(self) -> np.ndarray:
-        return np.array([self.place, self.steps])
+        return np.array([self.position, self.steps])
 
     def _maybe_fail(self, method: str, limit: float) -> None:
         if self.fail == method and limit > 2:
@@ -74,7 +74,7 @@ class Unbounded(Walk):
 
 
 class Returns(gym.Env):
-    """Pays what it is told to, once."""
+    """At every step of task 3 it returns `returns`."""
 
     observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
     action_space = gym.spaces.Box(-1, 1, (1,), np.float32)

@@ -14,8 +14,9 @@ import torch
 from mmaml.config.loading import load_config
 from tests.helpers.faults import VALUES, finished, iterations, messages, result, started
 from tests.helpers.hosts import Hosts, HostsRefusedError
-from tests.helpers.launching import Launch, wait_until
+from tests.helpers.launching import Launch
 from tests.helpers.support import run as train_here
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.ranks
 

@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import pytest
 
 from mmaml.launcher import job as job_files
 from mmaml.launcher import supervisor
-from tests.helpers.launching import PROGRAM, SECONDS, Launch, parent, wait_until
+from tests.helpers.launching import PROGRAM, SECONDS, Launch, parent
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.ranks
 
@@ -45,10 +45,12 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
         (signal.SIGINT, signal.SIGUSR2, 130),
     ],
 )
-def test_a_signal_lets_the_ranks_stop_in_their_own_time(launch: Any, sent: int, received: int, code: int) -> None:
+def test_a_signal_lets_the_ranks_stop_in_their_own_time(
+    launch: Any, sent: int, received: int, code: int, tmp_path: Path
+) -> None:
     job = launch()
     job.signal(sent)
-    time.sleep(0.2)
+    wait_until((tmp_path / "asked").exists)
     job.signal(sent)  # the same once more, as from a terminal and a shell
     assert job.end() == (code, f"asked {int(received)}\n", "")
 
@@ -59,13 +61,20 @@ def test_a_run_that_ends_well_after_a_signal_has_ended_well(launch: Any) -> None
     assert job.end()[0] == 0
 
 
-def test_the_second_signal_ends_everything_at_once(launch: Any) -> None:
+def test_the_second_signal_ends_everything_at_once(launch: Any, tmp_path: Path) -> None:
+    """Signals that follow each other closely are one, so that it is sent until it counts as the second."""
     job = launch("deaf")
     os.kill(job.pid(1), signal.SIGSTOP)
     job.signal(signal.SIGTERM)
-    time.sleep(supervisor.SECONDS_SAME_SIGNAL + 0.2)
+    wait_until((tmp_path / "asked").exists)
+    wait_for_looks(parent(parent(job.pid(0))), 3)
     assert job.process.poll() is None
-    job.signal(signal.SIGINT)
+
+    def has_ended() -> bool:
+        job.signal(signal.SIGINT)  # does nothing where it has
+        return job.process.poll() is not None
+
+    wait_until(has_ended)
     assert job.end() == (143, "", "")
 
 
@@ -93,9 +102,7 @@ def test_a_run_that_has_ended_is_waited_for(launch: Any, tmp_path: Path, ways: t
     front, supervisor_pid = job.process.pid, parent(parent(job.pid(0)))
     (tmp_path / "stop").touch()
     wait_until(lambda: any(name.startswith("ended") for name in os.listdir(job.facts[0]["folder"])))
-    before = context_switches(supervisor_pid)
-    looks = round(3 * supervisor.SECONDS_AFTER_LOSS / supervisor.SECONDS_TICK)
-    wait_until(lambda: context_switches(supervisor_pid) > before + looks)
+    wait_for_looks(supervisor_pid, round(3 * supervisor.SECONDS_AFTER_LOSS / supervisor.SECONDS_TICK))
     assert os.path.exists(f"/proc/{front}") and job.process.poll() is None
     (tmp_path / "last breath").touch()
     assert job.end() == (0, "asked\n", "")
@@ -117,6 +124,12 @@ def context_switches(pid: int) -> int:
     return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
+def wait_for_looks(pid: int, looks: int) -> None:
+    """Let the supervisor look at its job so many times."""
+    before = context_switches(pid)
+    wait_until(lambda: context_switches(pid) > before + looks)
+
+
 def test_the_loss_of_the_master_ends_the_run(launch: Any) -> None:
     job = launch("loop", "no-messages", ranks=3)
     os.kill(job.pid(0), signal.SIGKILL)
@@ -129,7 +142,7 @@ def test_the_loss_of_the_master_ends_the_run(launch: Any) -> None:
 def test_the_loss_of_a_worker_is_the_masters_business(launch: Any, tmp_path: Path) -> None:
     job = launch("no-messages")
     os.kill(job.pid(1), signal.SIGKILL)
-    time.sleep(1.0)
+    wait_for_looks(parent(parent(job.pid(0))), 3)
     assert job.process.poll() is None
     (tmp_path / "stop").touch()
     assert job.end() == (0, "asked\n", "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +10,28 @@ import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from mmaml.parallel import link, process
+from mmaml.parallel import link, peers, process
 from mmaml.parallel.link import Link, Patience, RankLost
+from mmaml.parallel.peers import Roster
 from mmaml.parallel.process import Process
+
+
+class Clock:
+    """Stands for the module `time`: seconds pass only where they are waited for."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+CLOCK = Clock()
 
 
 class Slow:
@@ -24,11 +42,11 @@ class Slow:
 
     def Irecv(self, buffer: np.ndarray, source: int) -> tuple[float, np.ndarray, np.ndarray]:  # noqa: N802
         seconds, content = self._parts.pop(0)
-        return time.monotonic() + seconds, buffer, content
+        return CLOCK.monotonic() + seconds, buffer, content
 
 
 def _all_came(requests: list[Any]) -> bool:
-    came = all(time.monotonic() >= due for due, _, _ in requests)
+    came = all(CLOCK.monotonic() >= due for due, _, _ in requests)
     for _, buffer, content in requests if came else ():
         buffer[...] = content
     return came
@@ -39,6 +57,8 @@ def no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = SimpleNamespace(Testall=_all_came)
     monkeypatch.setattr(link, "MPI", SimpleNamespace(Request=requests, Exception=link.MPI.Exception))
     monkeypatch.setattr(link, "MOMENT", 0.1)
+    for module in (link, peers):
+        monkeypatch.setattr(module, "time", CLOCK)
 
 
 def message(first: float, rest: float) -> Link:
@@ -70,6 +90,15 @@ def test_silent_ranks_share_their_seconds() -> None:
             one.receive(patience)
         waited.append(lost.value.waited)
     assert waited[0] > 0.3 > waited[1]
+
+
+def test_a_master_waits_for_all_silent_ranks_together() -> None:
+    roster, reported = Roster(Slow(*[(60, np.array([0]))] * 5), 6), []  # type: ignore[arg-type]
+    roster.report = reported.append
+    assert not roster.receive(roster.ranks, "collect", seconds=4.0)
+    roster.report_losses()
+    assert len(reported) == 5 and roster.ranks == []
+    assert 4.0 < roster.seconds_lost < 4.0 + 5 * (link.MOMENT + 0.01)
 
 
 def test_a_process_is_known_by_its_start_too() -> None:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from mmaml.algorithms import algorithm_class
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.loading import load_config
 from mmaml.parallel.requests import partition
@@ -162,7 +161,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(variant: str, 
     path = str(tmp_path / "cut")
     config = small_config(n_itr=3, dump_path=path, **common)
     cut = run(config)
-    update = algorithm_class(config.algorithm).default_update if config.meta_update == "auto" else config.meta_update
+    update = config.chosen_update
     outlives = {"trpo": set(), "vpg": {"optimizer"}, "ppo": {"optimizer", "kl_coefficients", "outer_kl_coefficient"}}
     assert set(cut["algorithm"]) == outlives[update]
     if update == "ppo":

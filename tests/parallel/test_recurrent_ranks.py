@@ -33,7 +33,7 @@ VALUES: dict[str, Any] = SMALL | {
     "max_grad_norm": 0.5,
     "parallel": True,
 }
-LOST: dict[int, list[Any]] = {1: [["evaluation", 3, "SIGKILL"]], 2: [["a time step", 20, "crash"]]}
+LOST = {1: [faults.fault("SIGKILL", "evaluation", 3)], 2: [faults.fault("crash", "time step", 20)]}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
     [(2, {}, {}), (3, {}, {}), (3, {"master_samples": False}, {}), (3, {"meta_gradient": "master"}, {}), (4, {}, LOST)],
 )
 def test_a_run_has_the_same_bits_on_any_number_of_ranks(
-    ranks: int, options: dict[str, Any], lost: dict[int, list[Any]], alone: str, tmp_path: Path
+    ranks: int, options: dict[str, Any], lost: dict[int, list[faults.Fault]], alone: str, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "run")
     ended = faults.run(VALUES | options | {"dump_path": path}, ranks, faults=lost)

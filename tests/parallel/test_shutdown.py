@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,24 @@ from mmaml.config.loading import load_config
 from mmaml.errors import Interrupted
 from mmaml.parallel.shutdown import MEANING, Shutdown
 from mmaml.storage import checkpoint
-from tests.helpers.faults import VALUES, finished, iterations, messages, processes, result, run, started, wait_until
+from tests.helpers.faults import (
+    VALUES,
+    fault,
+    finished,
+    has_happened,
+    iterations,
+    messages,
+    processes,
+    result,
+    run,
+    started,
+)
 from tests.helpers.support import SMALL
 from tests.helpers.support import run as train_here
+from tests.helpers.waiting import GUARD, wait_until
 
 LONG = VALUES | {"n_itr": 100_000, "save_steps": 100_000}
+HANGS = fault("hang", "adaptation", iteration=2)
 
 
 def stopped(
@@ -64,17 +76,13 @@ def test_the_iteration_is_finished_and_saved_and_the_run_goes_on_from_there(
 @pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [0, 2])
 def test_an_iteration_that_takes_too_long_is_abandoned(ranks: int, tmp_path: Path) -> None:
-    """The last rank needs a minute for its third iteration, the master an age for its own, were it alone."""
+    """The last rank never ends its third iteration."""
     values = LONG | {"dump_path": str(tmp_path / "run"), "parallel": ranks > 0, "shutdown_seconds": 4.0}
-    slow = {max(ranks - 1, 0): [["adaptation", 5, "slow"]]}
-    clock = time.monotonic()
-    with started(values, ranks, faults=slow) as process:
-        wait_until(lambda: iterations(values["dump_path"]) == 2)
-        time.sleep(1)
-        clock = time.monotonic()
+    last = max(ranks - 1, 0)
+    with started(values, ranks, faults={last: [HANGS]}) as process:
+        wait_until(lambda: has_happened(values["dump_path"], last, "adaptation"))
         process.send_signal(signal.SIGTERM)
         ended = finished(process)
-        assert time.monotonic() - clock < 4 + 10
     assert ended.returncode == 143, ended.stderr
     assert checkpoint.load(values["dump_path"])["iteration"] == iterations(values["dump_path"]) == 2
     assert not processes(values["dump_path"])
@@ -82,15 +90,17 @@ def test_an_iteration_that_takes_too_long_is_abandoned(ranks: int, tmp_path: Pat
 
 @pytest.mark.ranks
 def test_a_second_signal_ends_at_once_and_harms_no_checkpoint(tmp_path: Path) -> None:
-    values = LONG | {"dump_path": str(tmp_path / "run"), "save_steps": 1}
-    with started(values, 2, faults={1: [["adaptation", 5, "slow"]]}) as process:
-        wait_until(lambda: iterations(values["dump_path"]) == 2)
-        process.send_signal(signal.SIGINT)
-        time.sleep(1.5)
-        clock = time.monotonic()
-        process.send_signal(signal.SIGINT)
+    """Signals that follow each other closely are one, so that it is sent until it counts as the second."""
+    values = LONG | {"dump_path": str(tmp_path / "run"), "save_steps": 1, "shutdown_seconds": 10 * GUARD}
+    with started(values, 2, faults={1: [HANGS]}) as process:
+        wait_until(lambda: has_happened(values["dump_path"], 1, "adaptation"))
+
+        def has_ended() -> bool:
+            process.send_signal(signal.SIGINT)  # does nothing where it has
+            return process.poll() is not None
+
+        wait_until(has_ended)
         assert finished(process).returncode == 130
-        assert time.monotonic() - clock < 10
     assert checkpoint.load(values["dump_path"])["iteration"] == 2
     assert not processes(values["dump_path"])
 
@@ -113,7 +123,7 @@ def test_a_run_that_has_ended_is_not_called_stopped_for_its_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Else a scheduler would queue it again."""
-    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda path: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     values = json.dumps(SMALL | {"n_itr": 1, "parallel": False})
     assert train.run("promp", ["--dump_path", str(tmp_path / "run"), "--overrides", values]) == 0
     assert capsys.readouterr().err.endswith("warning: the run's pictures are not drawn: stopped by SIGTERM\n")
@@ -129,27 +139,32 @@ def test_before_anything_is_worth_finishing_a_signal_ends_at_once() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_while_finishing_a_signal_only_asks_until_time_runs_out() -> None:
+def test_while_finishing_a_signal_only_asks_until_time_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmaml.parallel.shutdown.SECONDS_OF_ONE_SIGNAL", GUARD)
     asked = Shutdown()
-    with asked.heeded(), asked.finishing(2.0):
+    with asked.heeded(), asked.finishing(60.0):
         os.kill(os.getpid(), signal.SIGUSR1)
         assert asked.requested == signal.SIGTERM
-        os.kill(os.getpid(), signal.SIGTERM)  # the same, told twice
+        os.kill(os.getpid(), signal.SIGTERM)  # the same once more
         with pytest.raises(Interrupted) as raised:
             asked.check()
         assert raised.value.exit_code == 143
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] < 60
         with pytest.raises(Interrupted), asked.abandonable():
-            time.sleep(30)
+            os.kill(os.getpid(), signal.SIGALRM)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 def test_an_environment_that_catches_everything_is_abandoned_too() -> None:
+    """The alarm goes again and again."""
     asked = Shutdown()
-    with asked.heeded(), asked.finishing(2.0):
+    with asked.heeded(), asked.finishing(60.0):
         os.kill(os.getpid(), signal.SIGTERM)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[1] < 60
         with pytest.raises(Interrupted), asked.abandonable():
             with suppress(BaseException):
-                time.sleep(30)
-            time.sleep(30)
+                os.kill(os.getpid(), signal.SIGALRM)
+            os.kill(os.getpid(), signal.SIGALRM)
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -200,7 +200,7 @@ def test_a_file_ends_with_its_digest(tmp_path: Path) -> None:
     assert zipfile.ZipFile(path).comment == content[-71:] and zipfile.ZipFile(path).testzip() is None
     assert checkpoint_format.damage(path) == ""
     _flip(path)
-    assert "digest does not match" in checkpoint_format.damage(path)
+    assert "digest is wrong" in checkpoint_format.damage(path)
 
 
 def test_damaged_checkpoints_are_passed_over_and_left_alone(tmp_path: Path) -> None:
@@ -213,17 +213,15 @@ def test_damaged_checkpoints_are_passed_over_and_left_alone(tmp_path: Path) -> N
     path, state = checkpoint.newest(tmp_path, notices.append)
     assert path == paths[1] and state["iteration"] == 20
     for path, text in zip([paths[3], paths[2]], notices, strict=True):
-        assert str(path) in text and "'itr_000020.pt' is used in its place" in text
+        assert str(path) in text and "'itr_000020.pt' is used instead" in text
     assert not any("\n" in text for text in notices)
-    with pytest.raises(
-        checkpoint_format.CheckpointError, match=r"itr_000040\.pt' cannot be read .*digest does not match"
-    ):
+    with pytest.raises(checkpoint_format.CheckpointError, match=r"itr_000040\.pt' cannot be read .*digest is wrong"):
         checkpoint.load(paths[3])
     for path in paths[:2]:
         _flip(path)
     before |= {path: path.read_bytes() for path in paths[:2]}
     with pytest.raises(
-        checkpoint_format.CheckpointError, match=r"itr_000040\.pt' cannot be read .*; nor can the 3 before it"
+        checkpoint_format.CheckpointError, match=r"itr_000040\.pt' cannot be read .*, nor can the 3 before it"
     ):
         checkpoint.load(tmp_path, pytest.fail)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before

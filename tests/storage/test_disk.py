@@ -21,7 +21,7 @@ from mmaml.errors import RunStopped, UsageError
 from mmaml.reporting.run_logger import RunLogger
 from mmaml.storage import checkpoint, files
 from mmaml.storage.files import AppendedFile, Backlog
-from mmaml.storage.saver import Saver
+from mmaml.storage.saver import Saver, unsaved
 from tests.helpers.support import SMALL, progress, run, small_config
 
 ROOT = Path(__file__).parents[2]
@@ -109,14 +109,14 @@ def test_a_save_that_fails_leaves_what_was_there(disk: Disk) -> None:
         disk.free()
     assert told == [
         "warning: the checkpoint of iteration 20 could not be written (No space left on device); that of iteration 10 "
-        f"stays ({count} in a row failed, 3 end the run)"
+        f"is kept ({count} failed in a row, the run ends at 3)"
         for count in (1, 2)
     ]
     assert saver.save(30, _state(30)) and list(_files(folder)) == ["itr_000030.pt"]
     disk.fill()
     for iteration in (40, 50):  # counted anew
         assert not saver.save(iteration, _state(iteration))
-    with pytest.raises(RunStopped, match=r"iteration 60 .*No space.*iteration 30 stays \(3 in a row failed\)"):
+    with pytest.raises(RunStopped, match=r"iteration 60 .*No space.*iteration 30 is kept \(3 failed in a row\)"):
         saver.save(60, _state(60))
     assert checkpoint.load(folder)["iteration"] == 30
 
@@ -135,17 +135,33 @@ def test_whatever_the_disk_refuses(tmp_path: Path, call: str, number: int, monke
             patched.setattr(files, "open", refuse, raising=False)
         else:
             patched.setattr(os, call, refuse)
-        text = rf"iteration 1 .*{os.strerror(number)}.*there is none before it \(1 in a row failed"
+        text = rf"iteration 1 .*{os.strerror(number)}.*there is no earlier one \(1 failed in a row"
         with pytest.raises(RunStopped, match=text):
             saver.save(1, _state(1))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()] and not told
     assert saver.save(2, _state(2))
 
 
+def test_a_run_records_the_checkpoints_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saver = Saver(tmp_path / "checkpoints", 1, 0, 5, lambda text: None)
+    assert unsaved(tmp_path) == set()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write", refuse)
+        for iteration in (1, 2):
+            saver.save(iteration, _state(iteration))
+    assert unsaved(tmp_path) == {1, 2}
+    assert saver.save(3, _state(3))  # a run that has had a checkpoint is not one to start over
+    assert unsaved(tmp_path) == set() and not list(tmp_path.glob("*.json"))
+
+
 def test_the_last_checkpoint_of_a_run_may_not_fail(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file")
     saver = Saver(tmp_path / "checkpoints", 1, 0, 5, pytest.fail)
-    with pytest.raises(RunStopped, match="it is the run's last"):
+    with pytest.raises(RunStopped, match="it was the last of the run"):
         saver.save(1, _state(1), last=True)
 
 
@@ -219,16 +235,14 @@ def test_what_waits_is_told_once_when_it_begins_and_once_when_it_ends() -> None:
     room = True
     backlog.add(5)
     assert written == [0, 1, 2, 3, 4, 5]
-    assert told[1:] == ["warning: rows.csv is written again, with 6 entries that waited"]
+    assert told[1:] == ["warning: rows.csv is written again, with 6 entries that were kept"]
     backlog.add(6)
     backlog.close()
     assert written == [0, 1, 2, 3, 4, 5, 6] and len(told) == 2
     room = False
     backlog.add(7)
     backlog.close()
-    assert told[3:] == [
-        "warning: rows.csv lacks its last 1 entries, which could not be written (No space left on device)"
-    ]
+    assert told[3:] == ["warning: the last 1 entries of rows.csv could not be written (No space left on device)"]
 
 
 def _events(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -260,7 +274,7 @@ def test_rows_wait_for_room(disk: Disk, tmp_path: Path, capsys: pytest.CaptureFi
     assert (full / "progress.csv").read_bytes() == (roomy / "progress.csv").read_bytes()
     assert _events(full) == _events(roomy)
     told = capsys.readouterr().err.splitlines()
-    for name in ("progress.csv", "TensorBoard's events file"):
+    for name in ("progress.csv", "TensorBoard's event file"):
         assert [line.startswith(f"warning: {name} is written again") for line in told if name in line] == [False, True]
     # A message was one of those that waited.
     assert [line.split(": ", 1)[1] for line in (full / "messages.log").read_text().splitlines()] == told
@@ -274,16 +288,16 @@ def test_rows_that_never_found_room_are_told_at_the_end(disk: Disk, capsys: pyte
     for iteration in range(1, 100):
         logger.log(_row(iteration))
     logger.close()
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "progress.csv lacks" in line]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "entries of progress.csv could not" in line]
     written = len(progress(disk.folder / "run"))
-    assert f"its last {100 - written} entries" in line
+    assert f"the last {100 - written} entries" in line
     disk.free()
     assert [row["Itr"] for row in progress(disk.folder / "run")] == [str(i) for i in range(written)]
 
 
 def test_a_run_that_cannot_begin_for_lack_of_room_is_one_line(disk: Disk) -> None:
     disk.fill()
-    with pytest.raises(UsageError, match=r"dump_path: expected a place that can be written.*No space left"):
+    with pytest.raises(UsageError, match=r"dump_path: expected a path that can be written.*No space left"):
         RunLogger(_config(), disk.folder / "run", None, stream=io.StringIO())
     assert not (disk.folder / "run").exists()
 
@@ -321,8 +335,8 @@ def test_a_run_on_a_full_disk_goes_on_and_ends_with_the_same_bits(
     assert names == ["itr_000008.pt", "itr_000007.pt"]
     assert [row["Itr"] for row in progress(disk.folder / "run")] == [str(i) for i in range(8)]
     told = [line for line in capsys.readouterr().err.splitlines() if "could not be written" in line]
-    assert [line.split("(")[-1] for line in told] == [f"{n} in a row failed, 4 end the run)" for n in (1, 2, 3)]
-    assert "that of iteration 2 stays" in told[0]
+    assert [line.split("(")[-1] for line in told] == [f"{n} failed in a row, the run ends at 4)" for n in (1, 2, 3)]
+    assert "that of iteration 2 is kept" in told[0]
 
 
 def test_a_run_that_is_asked_to_stop_says_that_its_last_checkpoint_is_missing(
@@ -342,7 +356,7 @@ def test_a_run_that_is_asked_to_stop_says_that_its_last_checkpoint_is_missing(
     with pytest.raises(KeyboardInterrupt):
         run(small_config("promp", dump_path=str(disk.folder / "run"), n_itr=8, save_steps=2))
     (line,) = [line for line in told if "could not be written" in line]
-    assert "the checkpoint of iteration 3" in line and "that of iteration 2 stays; it is the run's last" in line
+    assert "the checkpoint of iteration 3" in line and "that of iteration 2 is kept; it was the last of the run" in line
     assert checkpoint.load(disk.folder / "run")["iteration"] == 2
 
 
@@ -360,7 +374,7 @@ def test_a_run_whose_saves_keep_failing_stops_in_order(tmp_path: Path) -> None:
     )
     assert finished.returncode == 1, finished.stderr
     warned, stopped = [line for line in finished.stderr.splitlines() if "could not be written" in line]
-    assert "iteration 2 could not be written (File too large); there is none before it (1 in a row failed" in warned
+    assert "iteration 2 could not be written (File too large); there is no earlier one (1 failed in a row" in warned
     assert stopped.startswith("stopped: ") and "iteration 4 could not be written (File too large)" in stopped
     assert "Traceback" not in finished.stderr
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

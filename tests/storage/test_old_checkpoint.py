@@ -58,7 +58,7 @@ def test_a_run_of_0_1_0_goes_on_with_the_same_bits(
     algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a run's own folder is a relative path
-    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda path: None)  # slow, and not what is tested
+    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda *_: None)  # slow, and not what is tested
     shutil.copytree(RUNS / algorithm, algorithm)
     started = checkpoint.load(algorithm)
     more: dict[str, Any] = {"n_itr": ITERATIONS}

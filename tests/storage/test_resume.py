@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ RESUME = ("--dump_path", "run", "--resume")
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["run_scripts/some_script.py"])
-    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda path: None)  # slow, and not what is tested
+    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda *_: None)  # slow, and not what is tested
 
 
 @pytest.fixture
@@ -98,7 +97,7 @@ def test_the_same_command_continues_and_then_has_nothing_left_to_do(capsys: pyte
     kept[Path("run/progress.csv")] = Path("run/progress.csv").read_bytes()
     capsys.readouterr()
     train(*command())
-    assert "all 3 iterations were done before; raise n_itr to go on\n" in capsys.readouterr().out
+    assert "all 3 iterations are already done; raise n_itr to continue\n" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in kept} == kept
     train(*command(n_itr=4))
     assert [row["Itr"] for row in progress("run")] == ["0", "1", "2", "3"]
@@ -111,12 +110,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over(capsys: pytest.CaptureFixtur
     capsys.readouterr()
     train(*command())
     (told,) = [line for line in capsys.readouterr().err.splitlines() if "no effect under" not in line]
-    assert "itr_000003.pt' cannot be read" in told and "'itr_000002.pt' is used" in told
+    assert "itr_000003.pt' cannot be read" in told and "'itr_000002.pt' is used instead" in told
     assert parameters("run") == whole
     for path in Path("run/checkpoints").iterdir():
         flip(path)
     text = refused(*command())
-    assert "dump_path: expected a checkpoint to continue from in 'run', but 'run/checkpoints/itr_000003.pt'" in text
+    assert (
+        "dump_path: 'run/checkpoints/itr_000003.pt' cannot be read as a checkpoint (" in text
+        and "any before it" in text
+    )
 
 
 def test_a_run_that_died_before_its_first_checkpoint_starts_over(
@@ -138,45 +140,45 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_over(
     assert Path("run/slurm-1.out").read_text() == "mine"
 
 
-UNSAVED = "iteration 1: warning: the checkpoint of iteration 2 could not be written (No space left on device)\n"
+UNSAVED = '{"iterations": [2]}'
 
 
 @pytest.mark.parametrize(
-    ("iterations", "messages", "starts_over"),
+    ("iterations", "record", "starts_over"),
     [
-        (range(0), "", True),
-        (range(2), "", True),  # killed while it wrote the first
-        (range(3), "", False),
+        (range(0), None, True),
+        (range(2), None, True),  # killed while it wrote the first
+        (range(3), None, False),
         (range(3), UNSAVED, True),
         (range(5), UNSAVED, False),
-        (range(3, 5), "", False),  # from another run's third iteration
-        (range(3, 4), "", True),
-        (range(9, 10), "", False),  # finished
+        (range(3, 5), None, False),  # from another run's third iteration
+        (range(3, 4), None, True),
+        (range(9, 10), None, False),  # finished
         (range(10), UNSAVED, False),
+        *((range(3), damaged, False) for damaged in ("", "[2]", '{"iterations": 2}', '{"iterations": [[2]]}')),
     ],
 )
 def test_a_run_that_had_a_checkpoint_does_not_start_over(
-    iterations: range, messages: str, starts_over: bool, refused: Refused, monkeypatch: pytest.MonkeyPatch
+    iterations: range, record: str | None, starts_over: bool, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("run").mkdir()
     Path("run/params.json").write_text(json.dumps(SMALL | {"algorithm": "promp", "save_steps": 2, "n_itr": 10}))
     Path("run/progress.csv").write_text("Itr,Time\r\n" + "".join(f"{i},1.5\r\n" for i in iterations))
-    Path("run/messages.log").write_text(messages)
+    if record is not None:
+        Path("run/unsaved.json").write_text(record)
     monkeypatch.setattr("mmaml.trainer.train", lambda *_: None)
     if starts_over:
         train(*RESUME)
     else:
         text = refused(*RESUME)
-        assert "dump_path: expected a checkpoint to continue from in 'run', whose progress.csv goes on" in text
+        assert "dump_path: expected a checkpoint in 'run', whose progress.csv reaches iteration" in text
 
 
 def test_another_programs_directory_is_not_one_to_start_over_in(refused: Refused) -> None:
     Path("run/checkpoints").mkdir(parents=True)
     Path("run/params.json").write_text(json.dumps(SMALL))
     Path("run/checkpoints/itr_1.ckpt.index").write_text("of TensorFlow")
-    assert "dump_path: expected itr_*.pt to continue from in 'run/checkpoints', got itr_1.ckpt.index" in refused(
-        *RESUME
-    )
+    assert "dump_path: expected checkpoints itr_*.pt in 'run/checkpoints', got itr_1.ckpt.index" in refused(*RESUME)
 
 
 def test_an_empty_directory_or_none_is_where_a_run_starts(tmp_path: Path) -> None:
@@ -196,12 +198,12 @@ def test_what_is_not_a_run_is_not_touched(refused: Refused) -> None:
     Path("file").write_text("mine")
     Path("dangling").symlink_to("nowhere")
     for name in ("folder", "file", "dangling"):
-        assert f"got '{name}'" in refused("--dump_path", name, "--resume")
+        assert f"'{name}' already exists" in refused("--dump_path", name, "--resume")
     assert "dump_path" in refused("--dump_path", "x" * 300, "--resume")
     Path("run").mkdir()
     Path("run/params.json").write_text(json.dumps(SMALL))
     Path("run/checkpoints").symlink_to("/not/mounted")
-    assert "is its disk mounted?" in refused(*RESUME)
+    assert "check that its disk is mounted" in refused(*RESUME)
     Path("run/checkpoints").unlink()
     Path("run/params.json").write_text("{")
     assert "not valid JSON" in refused(*RESUME)
@@ -266,8 +268,8 @@ def test_the_key_in_a_file_is_as_good_as_the_flag() -> None:
 
 @pytest.mark.parametrize("place", ["/proc/run", "/sys/run", "/proc/a/b", "/dev/null/run", "a/" + "x" * 300])
 def test_a_place_that_takes_no_files_is_refused(place: str, refused: Refused) -> None:
-    assert "dump_path: expected a place that can be written" in refused("--dump_path", place)
-    assert "te_save_path: expected a place that can be written" in refused("--te_save_path", place)
+    assert "dump_path: expected a path that can be written" in refused("--dump_path", place)
+    assert "te_save_path: expected a path that can be written" in refused("--te_save_path", place)
     assert refused("--dump_path", place, "--resume").startswith("error: dump_path: ")
 
 
@@ -313,11 +315,11 @@ def test_another_configuration_is_named(trained: tuple[Config, dict[str, Any]]) 
     ):
         assert part in text
     assert "n_itr" not in text
-    assert "unknown keys sed" in complaint(config, state | {"config": state["config"] | {"sed": 1}})
+    assert "sed: unknown key" in complaint(config, state | {"config": state["config"] | {"sed": 1}})
     # A checkpoint of before a key was there has its default.
     old = {name: value for name, value in state["config"].items() if name != "first_order"}
     check_fits(state | {"config": old}, Path("old"), config, Worker(config).algorithm)
-    assert "first_order true, got false" in complaint(replace(config, first_order=True), state | {"config": old})
+    assert "first_order true, got false" in complaint(config.replace(first_order=True), state | {"config": old})
 
 
 def test_other_parameters_are_named(trained: tuple[Config, dict[str, Any]]) -> None:
@@ -364,7 +366,7 @@ def test_a_foreign_checkpoint_in_the_folder_is_refused(refused: Refused) -> None
         train("--dump_path", name, "--overrides", json.dumps(SMALL | {"n_itr": seed, "seed": seed}))
     shutil.copy("other/checkpoints/itr_000002.pt", "run/checkpoints")
     alone = ("--overrides", '{"parallel": false}')
-    assert "is of another run than 'run': expected seed 1, got 2" in refused(*RESUME, *alone)
+    assert "belongs to another run than 'run': expected seed 1, got 2" in refused(*RESUME, *alone)
     assert "expected seed 1, got 2" in refused("--restore_path", "run", "--dump_path", "new", *alone)
 
 
@@ -381,7 +383,7 @@ def test_ranks_resume_too_and_a_checkpoint_that_does_not_fit_ends_them_in_one_li
     flip(Path("run/checkpoints/itr_000002.pt"))
     again = launched(n_itr=3)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("\n") == 1 and "'itr_000001.pt' is used in its place" in again.stderr
+    assert again.stderr.count("\n") == 1 and "'itr_000001.pt' is used instead" in again.stderr
     assert [row["Itr"] for row in progress("run")] == ["0", "1", "2"]
     foreign = checkpoint.load("run")
     foreign["parameters"]["policy.log_std"] = torch.zeros(3)

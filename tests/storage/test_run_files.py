@@ -113,7 +113,7 @@ def test_a_log_in_ruins_does_not_end_the_run_that_continues_and_is_kept(
         _write(tmp_path, [_row(3), _row(4)], resume=3)
         assert [row["Itr"] for row in progress(tmp_path)] == ["3", "4"] and "nonsense" not in str(progress(tmp_path))
         assert (tmp_path / name).read_bytes() == damage
-        assert capsys.readouterr().err.endswith(f"as it was, it is kept as '{tmp_path / name}'\n")
+        assert capsys.readouterr().err.endswith(f"a copy of it is kept as '{tmp_path / name}'\n")
         assert name in (tmp_path / "messages.log").read_text()
 
 
@@ -157,7 +157,7 @@ def test_a_column_that_comes_later_is_added(tmp_path: Path) -> None:
 def test_a_new_run_does_not_overwrite_another(tmp_path: Path) -> None:
     _write(tmp_path, [_row(0)])
     before = (tmp_path / "params.json").read_bytes()
-    with pytest.raises(FileExistsError, match=r"dump_path: .*holds a run"):
+    with pytest.raises(FileExistsError, match=r"dump_path: .*contains a run"):
         RunLogger(_config(n_itr=3), tmp_path, None)
     assert len(progress(tmp_path)) == 1 and (tmp_path / "params.json").read_bytes() == before
 
@@ -199,7 +199,7 @@ def test_plain_lines_where_no_terminal_is(tmp_path: Path) -> None:
 def test_a_finished_run_that_is_continued_says_so(tmp_path: Path) -> None:
     stream = io.StringIO()
     make_display(_config(), tmp_path, 40, stream).close()
-    assert stream.getvalue().splitlines()[1] == "all 40 iterations were done before; raise n_itr to go on"
+    assert stream.getvalue().splitlines()[1] == "all 40 iterations are already done; raise n_itr to continue"
 
 
 def test_an_output_without_unicode_gets_ascii(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,21 +18,21 @@ import pytest
 from mmaml.cli import train
 from mmaml.errors import UsageError
 from mmaml.storage.layout import LOCK
-from mmaml.storage.run_lock import Claim
+from mmaml.storage.run_lock import RunLock
 from tests.helpers.fuzzing import contents
 from tests.helpers.support import SMALL, progress, small_config
 
 ROOT = Path(__file__).parents[2]
 RUN = json.dumps(SMALL | {"n_itr": 1})
-HOLD = "import sys; from pathlib import Path; from mmaml.storage.run_lock import Claim\nwith Claim() as claim:\n"
-HOLD += "    claim.take(Path(sys.argv[1]), False); print(flush=True); sys.stdin.read()"
+HOLD = "import sys; from pathlib import Path; from mmaml.storage.run_lock import RunLock\nwith RunLock() as lock:\n"
+HOLD += "    lock.acquire(Path(sys.argv[1]), False); print(flush=True); sys.stdin.read()"
 
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["run_scripts/some_script.py"])
-    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda path: None)  # slow, and not what is tested
+    monkeypatch.setattr("mmaml.figures.run_figures.draw_run", lambda *_: None)  # slow, and not what is tested
 
 
 @contextmanager
@@ -65,8 +64,8 @@ def test_a_run_that_a_process_writes_is_closed_to_others_until_it_is_dead(
             assert contents(tmp_path) == before
             holder = f"process {other.pid} on {socket.gethostname()}"
             line = capsys.readouterr().err
-            assert line.startswith("error: dump_path: expected a run that no other process writes, got '")
-            assert f"which {holder} writes" in line and line.count("\n") == 1
+            assert line.startswith("error: dump_path: expected a run that no other process is writing, got '")
+            assert f"which {holder} is writing" in line and line.count("\n") == 1
         assert Path(folder, LOCK).read_text() == holder
     # Of the dead there is only the file.
     assert train.run("promp", ["--restore_path", "run", "--overrides", '{"n_itr": 2}']) == 0
@@ -78,16 +77,16 @@ def test_a_run_that_a_process_writes_is_closed_to_others_until_it_is_dead(
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train.time, "strftime", lambda _: "now")
     config = small_config("promp")
-    config = replace(config, dump_path=str(train.default_dump_path(config)))  # which all of them find free
-    with Claim() as a, Claim() as b, Claim() as c:
-        taken = [str(train.claimed(config, claim, named=False).dump_path) for claim in (a, b, c)]
+    config = config.replace(dump_path=str(train.default_dump_path(config)))  # which all of them find free
+    with RunLock() as a, RunLock() as b, RunLock() as c:
+        taken = [str(train.locked(config, lock, named=False).dump_path) for lock in (a, b, c)]
         assert [path.removeprefix("data/some_script/MetaPointEnvMomentumModes") for path in taken] == [
             "-now",
             "-now-2",
             "-now-3",
         ]
-        with pytest.raises(UsageError, match=r"dump_path: expected a directory that does not exist yet"):
-            train.claimed(config, Claim(), named=True)
+        with pytest.raises(UsageError, match=r"^dump_path: '.*' already exists"):
+            train.locked(config, RunLock(), named=True)
     for number in range(1, 100):
         Path(str(config.dump_path) + (f"-{number}" if number > 1 else "")).mkdir(parents=True)
     assert train.default_dump_path(config).name.endswith("-now-100")
@@ -98,8 +97,8 @@ def test_a_run_that_began_and_ended_meanwhile_is_not_started_over() -> None:
     options = train.parse(["--dump_path", "run", "--resume", "--overrides", overrides])
     config, _ = train.resolve(options, "promp")
     assert train.run("promp", ["--dump_path", "run", "--overrides", overrides]) == 0
-    with Claim() as claim, pytest.raises(UsageError, match=r"expected a directory that does not exist yet, got 'run'"):
-        train.claimed(config, claim, named=True)
+    with RunLock() as lock, pytest.raises(UsageError, match=r"^dump_path: 'run' already exists"):
+        train.locked(config, lock, named=True)
 
 
 def test_a_start_that_is_refused_later_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,8 +133,8 @@ def test_a_disk_without_locks_and_one_that_changes_hands(
     lock: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "lockf", lock)
-    with Claim() as claim:
-        assert claim.take(Path("run"), new=True)
+    with RunLock() as lock:
+        assert lock.acquire(Path("run"), new=True)
         assert Path("run", LOCK).read_text().startswith(f"process {os.getpid()} on ")
     assert not contents(tmp_path)
 
@@ -143,6 +142,6 @@ def test_a_disk_without_locks_and_one_that_changes_hands(
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     Path("file").write_text("")
     for folder in ("file/run", "a/b/" + "x" * 300):
-        with Claim() as claim, pytest.raises(UsageError, match=r"dump_path: expected a place that can be written"):
-            claim.take(Path(folder), new=True)
+        with RunLock() as lock, pytest.raises(UsageError, match=r"dump_path: expected a path that can be written"):
+            lock.acquire(Path(folder), new=True)
     assert list(contents(tmp_path)) == ["file"]

@@ -1,0 +1,55 @@
+"""What there is to know of a task family before it is run, read once from one lane of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gymnasium.spaces import Box, Discrete
+
+from mmaml.envs.base import TaskVectorEnv
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """A task family's spaces, of one lane, and its facts, which `mmaml.envs.base.TaskVectorEnv` explains.
+
+    family: its class; that of the adapter for a user's `gymnasium.Env`.
+    """
+
+    family: type[TaskVectorEnv]
+    observation_space: Box
+    action_space: Box | Discrete
+    splits: tuple[str, ...]
+    num_modes: int
+    normalization_scale: float | None
+
+    @property
+    def observation_size(self) -> int:
+        """O, entries of an observation."""
+        return self.observation_space.shape[0]
+
+    @property
+    def action_size(self) -> int:
+        """A, entries of an action as a policy gives it: one for each of those that are discrete."""
+        return int(self.action_space.n) if isinstance(self.action_space, Discrete) else self.action_space.shape[0]
+
+    @property
+    def has_discrete_actions(self) -> bool:
+        """Whether an action is one of a few."""
+        return isinstance(self.action_space, Discrete)
+
+    def action_scale(self, scale: str | float | None) -> float | None:
+        """The s of `mmaml.envs.base.rescale_actions` that a configuration asks for; "family": the family's own."""
+        return self.normalization_scale if isinstance(scale, str) else scale
+
+
+def spec_of(family: TaskVectorEnv) -> EnvSpec:
+    """The spec of a family, from any block of it."""
+    return EnvSpec(
+        type(family),
+        family.single_observation_space,  # type: ignore[arg-type]  # such spaces alone are let through by it
+        family.single_action_space,  # type: ignore[arg-type]
+        tuple(family.splits),
+        int(family.num_modes),
+        family.normalization_scale,
+    )

@@ -1,0 +1,134 @@
+"""`mmaml evaluate`: what a trained run is worth on held-out tasks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from mmaml.cli.arguments import check_file, check_integers
+from mmaml.cli.options import ADAPTATION_RANGES, adapted, add_adaptation, add_run, run_argument
+from mmaml.cli.script import Parser, one_line_errors
+from mmaml.config.value_types import LARGEST_INTEGER
+from mmaml.errors import UsageError
+from mmaml.launcher.protocol import ended
+from mmaml.storage.files import writing
+
+DESCRIPTION = """\
+Measure a trained run on held-out tasks: the return before and after each adaptation step, per mode and overall.
+
+Prints a table, and writes it with every task's returns as JSON into the run's directory.
+"""
+EXAMPLES = """\
+examples:
+  mmaml evaluate data/run1
+  mmaml evaluate data/run1 --num_adapt_steps 3 --inner_lr 0.1 0.05
+  mpirun -n 4 mmaml evaluate data/run1 --num_tasks 400
+"""
+# An earlier evaluation is recognised by a key that no other file has, near its start.
+EVALUATION, MAX_START = b'"num_adapt_steps"', 20_000
+WHEN = {"adaptation step": "before and after each adaptation step", "episode": "in each episode of a trial"}
+SIZES = ("--num_tasks", "--rollouts_per_task", "max_path_length", "--num_adapt_steps")
+RANGES = ADAPTATION_RANGES | {"num_tasks": (1, LARGEST_INTEGER)}
+
+
+def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """The command line. Raises UsageError."""
+    parser = Parser(
+        prog,
+        usage="%(prog)s RUN [options]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+    )
+    add_run(parser)
+    parser.add_argument("--num_tasks", type=int, default=100, metavar="M", help="held-out tasks (default: 100)")
+    add_adaptation(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: evaluation.json in the run's directory")
+    arguments = parser.parse_args(argv)
+    arguments.restore_path = run_argument(arguments)
+    check_integers(arguments, RANGES)
+    if arguments.output is not None:
+        check_output(arguments.output)
+    return arguments
+
+
+def check_output(path: Path) -> None:
+    """Raise UsageError unless `path` can be written and is new, or an earlier evaluation, which is replaced."""
+    check_file("--output", path)
+    with writing("--output", path):
+        start = path.read_bytes()[:MAX_START] if path.exists() else EVALUATION
+    if EVALUATION not in start:
+        raise UsageError("--output", f"'{path}' exists and is no earlier evaluation", "choose another file")
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Evaluate on all ranks; rank 0 reports. The exit code."""
+    return ended(_main(argv, prog))
+
+
+@one_line_errors
+def _main(argv: list[str] | None, prog: str | None) -> int:
+    arguments = parse(argv, prog)
+    from mmaml.config.keys import Config
+    from mmaml.evaluation.held_out import check_memory, check_split, evaluate, in_a_line, restore
+    from mmaml.evaluation.summary import table
+    from mmaml.parallel.launch import check_launcher
+    from mmaml.parallel.ranks import connect  # these load torch: after the arguments are known to be good
+    from mmaml.storage.layout import run_directory
+    from mmaml.worker import Worker
+
+    ranks = connect()
+    check_launcher(ranks.size)
+    with in_a_line(), ranks:  # which ends every rank if one fails
+
+        def prepare() -> tuple[Config, dict[str, Any], int, Path]:
+            config, state = restore(arguments.restore_path)
+            check_split(config, arguments.split)
+            config, steps = adapted(config, arguments)
+            check_memory(config, arguments.num_tasks, steps, SIZES)
+            output = arguments.output or run_directory(arguments.restore_path) / "evaluation.json"
+            check_output(output)
+            return config, state, steps, output
+
+        config, state, steps, output = ranks.agree(prepare)
+        ranks.set_timeout(config.rank_timeout, remedy="evaluate again")
+        with closing(Worker(config)) as worker:
+            if not ranks.serve(worker):
+                return 0
+            by_episode = worker.algorithm.credit == "trial"
+            summary = evaluate(ranks, worker, state, arguments.num_tasks, steps, arguments.split)
+    about = {
+        "algorithm": config.algorithm,
+        "env": config.env,
+        "iteration": state["iteration"],
+        "env_steps": state["env_steps"],
+        "restore_path": str(arguments.restore_path),
+        "split": arguments.split,
+        "seed": config.seed,
+        "rollouts_per_task": config.rollouts_per_meta_task,
+        "max_path_length": config.max_path_length,
+        "num_adapt_steps": steps,
+        "inner_lr": config.inner_lr,
+        "stage": "episode" if by_episode else "adaptation step",
+    }
+    report(about, summary, table(summary, by_episode), output)
+    return 0
+
+
+def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Path) -> None:
+    """Write the JSON file and print the table."""
+    from mmaml.storage.files import atomic_file
+
+    with writing("--output", output):  # before anything is printed: the reader of a pipe may be gone
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(output) as file:
+            file.write((json.dumps({**about, **summary}, indent=2) + "\n").encode())
+    print(
+        f"{about['algorithm']} on {about['env']} after {about['iteration']} iterations, "
+        f"{about['env_steps']:,} env steps\n"
+        f"return per episode {WHEN[about['stage']]}, over {about['split']} tasks\n"
+        f"{about['rollouts_per_task']} rollouts a collection, episodes of at most {about['max_path_length']} steps\n\n"
+        f"{text}\n\n{output}"
+    )

@@ -1,0 +1,83 @@
+"""The command `mmaml`: one door to all that the toolkit does."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from typing import NamedTuple
+
+from mmaml import __version__
+from mmaml.cli.script import Parser, one_line_errors
+from mmaml.errors import UsageError
+
+
+class Command(NamedTuple):
+    """A sub-command. module: holds `main(argv, prog)`, and is imported when it runs; usage, text: for --help."""
+
+    module: str
+    usage: str
+    text: str
+
+
+LISTS = {
+    "algorithms": Command("mmaml.cli.algorithms", "algorithms", "the algorithms, with their papers"),
+    "envs": Command("mmaml.cli.envs", "envs [NAME]", "the task families, or all about one of them"),
+    "configs": Command("mmaml.cli.configs", "configs [NAME]", "the configurations that come with the package, or one"),
+}
+WORK = {
+    "train": Command("mmaml.cli.train", "train CONFIG", "meta-train a policy, on all cores"),
+    "evaluate": Command("mmaml.cli.evaluate", "evaluate RUN", "measure it on tasks that training never saw"),
+    "plot": Command("mmaml.cli.plot", "plot RUN…", "draw learning curves and trajectories"),
+    "visualize": Command("mmaml.cli.visualize", "visualize RUN", "show the policy moving, as GIF and MP4"),
+    "replay": Command("mmaml.cli.replay", "replay FILE", "repeat an update whose numbers ended a run"),
+}
+COMMANDS = LISTS | WORK
+
+DESCRIPTION = """\
+Meta-reinforcement learning: train a policy on many tasks, so that a few episodes of a new task are enough to adapt.
+"""
+EXAMPLES = """\
+for example:
+  mmaml train navigation_2d_maml --dump_path runs/first
+  mmaml evaluate runs/first
+  mmaml plot runs/first
+
+mmaml COMMAND --help explains a command. The flag --version prints the version.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what the words of the command line say, by default those of the process. The exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in COMMANDS:
+        command = importlib.import_module(COMMANDS[words[0]].module)
+        return command.main(words[1:], prog=f"mmaml {words[0]}")
+    return _without_command(words)
+
+
+@one_line_errors
+def _without_command(words: list[str]) -> int:
+    """Print help or the version. Raises UsageError for anything else."""
+    parser = Parser(
+        "mmaml",
+        usage="mmaml COMMAND …",
+        description=DESCRIPTION,
+        epilog=f"{_listed('what there is', LISTS)}\n{_listed('what to do with it', WORK)}\n{EXAMPLES}",
+        add_help=False,
+    )
+    parser.add_argument("--help", "-h", action="help", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"mmaml {__version__}", help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    command = parser.parse_args(words).command
+    if command is not None:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "`mmaml --help` explains them"
+        raise UsageError("COMMAND", expected=f"one of {', '.join(COMMANDS)}", got=f"'{command}'", remedy=hint)
+    parser.print_help()
+    return 0
+
+
+def _listed(title: str, commands: dict[str, Command]) -> str:
+    return "".join([f"{title}:\n", *(f"  {usage:16}{text}\n" for _, usage, text in commands.values())])

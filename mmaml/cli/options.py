@@ -1,0 +1,94 @@
+"""Flags and arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING
+
+from mmaml.config.value_types import LARGEST, LARGEST_INTEGER, MOST_STEPS
+from mmaml.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmaml.config.keys import Config
+
+SPLITS = ("test", "ood")
+# Of the flags that add_adaptation adds: name -> smallest and largest value.
+ADAPTATION_RANGES = {
+    "num_adapt_steps": (0, MOST_STEPS),
+    "rollouts_per_task": (1, LARGEST_INTEGER),
+    "seed": (0, LARGEST_INTEGER),
+}
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The argument RUN, which may also be given as --restore_path RUN; `run_argument` returns it."""
+    parser.add_argument(
+        "run", nargs="?", metavar="RUN", help="a run's directory, for its newest checkpoint, or a checkpoint"
+    )
+    parser.add_argument("--restore_path", metavar="RUN", help="another way to give RUN")
+
+
+def run_argument(arguments: argparse.Namespace) -> str:
+    """The run or checkpoint that is named. Raises UsageError unless it is named once."""
+    return one_of_two("RUN", arguments.run, "--restore_path", arguments.restore_path, "a run's directory")
+
+
+def one_of_two(name: str, positional: str | None, flag: str, by_flag: str | None, expected: str) -> str:
+    """What is given either as an argument or by a flag. Raises UsageError if it is missing, or given by both."""
+    if positional is not None and by_flag is not None:
+        raise UsageError(flag, f"is another way to give {name}, which is given too", "keep one of them")
+    given = by_flag if positional is None else positional
+    if given is None:
+        raise UsageError(name, expected=expected, got="nothing", remedy="--help lists the arguments")
+    return given
+
+
+def add_adaptation(parser: argparse.ArgumentParser) -> None:
+    """How a trained policy is adapted to held-out tasks: steps, rollouts, step sizes, tasks, seed."""
+    parser.add_argument(
+        "--num_adapt_steps",
+        type=int,
+        metavar="K",
+        help="inner steps, or later episodes of a trial where the policy has a memory (default: as in training)",
+    )
+    parser.add_argument("--rollouts_per_task", type=int, metavar="N", help="per collection (default: as in training)")
+    parser.add_argument(
+        "--inner_lr",
+        type=_rate,
+        nargs="+",
+        metavar="R",
+        help="step size of the first, the second, … inner step; the last one holds for all later steps (default: as in "
+        "training). Where step sizes are learned, only their ratios to the first count",
+    )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which held-out tasks (default: test)")
+    parser.add_argument("--seed", type=int, help="of tasks and randomness (default: the run's)")
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate <= LARGEST:
+        raise argparse.ArgumentTypeError(f"expected a number > 0 and ≤ {LARGEST:g}, got '{text}'")
+    return rate
+
+
+def adapted(config: Config, arguments: argparse.Namespace) -> tuple[Config, int]:
+    """A run's configuration with what the flags of `add_adaptation` change; how many inner steps, or later episodes."""
+    steps = config.stages - 1 if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+    config = config.replace(
+        seed=config.seed if arguments.seed is None else arguments.seed,
+        rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,
+        inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
+    )
+    return config, steps
+
+
+def labelled(name: str, text: str) -> tuple[str, str]:
+    """LABEL=VALUE -> (label, value). Raises UsageError, which names the argument."""
+    label, separator, value = text.partition("=")
+    if not (label and separator and value):
+        raise UsageError(name, expected="LABEL=VALUE", got=f"'{text}'")
+    return label, value

@@ -1,0 +1,120 @@
+"""What an algorithm declares, in its own file, of its part of the configuration: `DECLARATION = Declaration(…)`.
+
+`mmaml.config.declaration_file` reads it from there without importing the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mmaml.config.value_types import Kind, shown
+from mmaml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mmaml.config.keys import Config
+
+# Common keys that have an effect only under an algorithm that has task embeddings.
+EMBEDDING_KEYS = ("te_save_path", "num_embeddings")
+
+
+def _always(config: Config) -> bool:
+    return True
+
+
+def _before_and_after_steps(config: Config) -> int:
+    return config.num_inner_grad_steps + 1
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the configuration.
+
+    group: the heading under which it is documented. kind: what values it takes. text: what it means.
+    updates: the meta-updates under which alone it has an effect; under all when empty.
+    resumable: whether it may change when a run continues.
+    has_effect: whether it has an effect, given the other keys of a configuration.
+    """
+
+    group: str
+    default: Any
+    kind: Kind
+    text: str
+    updates: tuple[str, ...] = ()
+    resumable: bool = False
+    has_effect: Callable[[Config], bool] = _always
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What an algorithm asks of a key beyond its kind.
+
+    holds: whether a configuration meets it. expected: what is, in words. reason: of the algorithm, why, as a clause
+    that follows "which". remedy: what to do, "" where `expected` says enough.
+    """
+
+    key: str
+    holds: Callable[[Config], bool]
+    expected: str
+    reason: str
+    remedy: str = ""
+
+    def check(self, config: Config) -> None:
+        """Raise ConfigError unless the configuration meets the condition."""
+        if not self.holds(config):
+            raise ConfigError(
+                self.key,
+                expected=f'{self.expected} with algorithm "{config.algorithm}", which {self.reason}',
+                got=shown(getattr(config, self.key)),
+                remedy=self.remedy,
+            )
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """An algorithm's part of the configuration.
+
+    keys: its own keys by name, beside those that are common to all algorithms (`mmaml.config.keys`).
+    conditions: what it asks of them, and of common keys.
+    weights: for the check of memory, by the key that sets how many: at least so many numbers are trained beside the
+        hidden layers of the policy.
+    without: keys, common or inherited, that have no effect under it.
+    stages: how many stages of learning a task an iteration has: collections, before and after each inner step unless
+        said otherwise; or the episodes of a trial, `episodes_per_trial`.
+    embeds: whether it holds each task in a vector, which its function "embed" gives.
+    default_update: the meta-update that "auto" stands for; "" for an algorithm that heeds no `meta_update`.
+    """
+
+    keys: Mapping[str, Key] = field(default_factory=dict)
+    conditions: Sequence[Condition] = ()
+    weights: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
+    without: Sequence[str] = ()
+    stages: Callable[[Config], int] = _before_and_after_steps
+    embeds: bool = False
+    default_update: str = ""
+
+    def extended(
+        self,
+        keys: Mapping[str, Key] | None = None,
+        conditions: Sequence[Condition] = (),
+        weights: Mapping[str, Callable[[Config], int]] | None = None,
+        without: Sequence[str] = (),
+        stages: Callable[[Config], int] | None = None,
+        embeds: bool | None = None,
+        default_update: str | None = None,
+    ) -> Declaration:
+        """That of an algorithm which has all that this one has, and this besides."""
+        return Declaration(
+            {**self.keys, **(keys or {})},
+            (*self.conditions, *conditions),
+            {**self.weights, **(weights or {})},
+            (*self.without, *without),
+            self.stages if stages is None else stages,
+            self.embeds if embeds is None else embeds,
+            self.default_update if default_update is None else default_update,
+        )
+
+    def is_idle(self, name: str) -> bool:
+        """Whether a key, common or its own, has no effect under the algorithm."""
+        return name in self.without or (name in EMBEDDING_KEYS and not self.embeds)
