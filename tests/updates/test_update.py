@@ -11,9 +11,10 @@ import torch
 from mmaml.algorithms.promp import ProMP
 from mmaml.config.loading import load_config
 from mmaml.policies.distributions import Gaussian
+from mmaml.policies.params import ParamSpec
 from mmaml.updates.adam import Adam
 from mmaml.updates.evaluate import Question
-from mmaml.updates.outer_step import Proximal, adapted_coefficient
+from mmaml.updates.outer_step import Proximal, adapted_coefficient, bounded
 from tests.helpers.objectives import as_if_sampled, setting
 
 TASKS = 6
@@ -211,3 +212,34 @@ def test_adam_is_torchs_to_the_bit_and_goes_on_from_its_state() -> None:
     assert state["state"].keys() == state_expected["state"].keys()
     for name, moment in state_expected["state"][0].items():
         assert torch.equal(state["state"][0][name], moment)
+
+
+def test_a_gradient_that_is_too_long_is_scaled_down_to_the_norm() -> None:
+    gradient = torch.tensor([3.0, 0.0, -4.0])
+    for norm in (None, 5.0, 6.0):
+        assert torch.equal(bounded(gradient, norm), gradient)
+    torch.testing.assert_close(bounded(gradient, 0.5), gradient / 10)
+
+
+def test_adam_steps_by_the_bounded_gradient_and_the_log_has_the_norm_before() -> None:
+    algo = _algorithm(num_promp_steps=1, max_grad_norm=1.0, log_grad_norm=True)
+    _, _, row = _update(algo, 0)
+    whole = torch.from_numpy(_signs(algo))
+    moment = _proximal(algo).optimizer.state_dict()["state"][0]["exp_avg"]
+    torch.testing.assert_close(moment, 0.1 * whole / whole.norm())
+    assert row["GradNorm-all"] == pytest.approx(float(whole.norm()))
+
+
+def test_adam_refuses_the_moments_of_another_network() -> None:
+    others = Adam(0.1, 3)
+    others.step(torch.zeros(3), torch.ones(3))
+    with pytest.raises(ValueError, match=r"exp_avg(_sq)?: expected a tensor \[4\], got \[3\]"):
+        Adam(0.1, 4).load_state_dict(others.state_dict())
+
+
+def test_networks_are_slices_of_the_flat_vector() -> None:
+    spec = ParamSpec({"a.0.weight": (2, 3), "a.0.bias": (1, 3), "b": (4,)})
+    assert (spec.slice_of("a"), spec.slice_of("b")) == (slice(0, 9), slice(9, 13))
+    assert spec.networks() == {"a": ["a.0.weight", "a.0.bias"], "b": ["b"]}
+    with pytest.raises(ValueError, match="network: expected consecutive parameters of 'a'"):
+        ParamSpec({"a.x": (1,), "b": (1,), "a.y": (1,)}).slice_of("a")
