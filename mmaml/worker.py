@@ -7,11 +7,10 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
 from mmaml.algorithms import make_algorithm
@@ -25,6 +24,7 @@ from mmaml.sampling import finite
 from mmaml.sampling.advantages import advantages
 from mmaml.sampling.collector import rollout
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment, described, failing_tasks, traced
+from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.seeding import generator, integer
 from mmaml.updates.evaluate import Evaluate
@@ -110,9 +110,9 @@ class Worker:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.family = self._make_family(1)
-        observations = cast(Box, self.family.single_observation_space)
-        self.actions, self.action_size = distribution_over(self.family.single_action_space)
-        self.algorithm = make_algorithm(config, observations.shape[0], self.action_size, self.actions)
+        self.spaces = PolicySpaces.of_family(self.family, config.normalization_scale)
+        self.actions, self.action_size = distribution_over(self.spaces.actions)
+        self.algorithm = make_algorithm(config, self.spaces.observation_size, self.action_size, self.actions)
         self.block: TaskBlock | None = None
         self._collected: tuple[int, str] | None = None  # of the block: iteration and purpose
         self._train_tasks: list[Task] = []
@@ -252,7 +252,7 @@ class Worker:
                 self.algorithm.actor(state),
                 self._noise(keys, purpose),
                 [integer(self.config.seed, "environment", *key, purpose=purpose) for key in keys],
-                self._normalization_scale(),
+                self.spaces.scale,
                 self.config.collect,
                 self._episode_noise(keys, purpose),
             )
@@ -314,10 +314,6 @@ class Worker:
         shape = (config.max_path_length, config.rollouts_per_meta_task, size)
         drawn = [generator(config.seed, "episode", *key, purpose=purpose).standard_normal(shape) for key in keys]
         return torch.from_numpy(np.stack(drawn).astype(np.float32))
-
-    def _normalization_scale(self) -> float | None:
-        scale = self.config.normalization_scale
-        return self.family.normalization_scale if isinstance(scale, str) else scale
 
     def _make_family(self, tasks: int) -> TaskVectorEnv:
         config = self.config

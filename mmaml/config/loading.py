@@ -35,6 +35,7 @@ __all__ = [
     "build_config",
     "canonical",
     "check_value",
+    "config_of",
     "frozen_differences",
     "idle_keys",
     "integer",
@@ -69,9 +70,7 @@ def build_config(values: Mapping[str, Any], trains: bool = True) -> Config:
     trains: refuse a run that does not fit into memory, or for which there are no tasks; false for one that is only
     looked at.
     """
-    for name, value in values.items():
-        check_value(name, value)
-    config = Config(**{name: FIELDS[name].metadata["kind"].convert(value) for name, value in values.items()})
+    config = config_of(values)
     _check_penalties(config)
     _check_sizes(config)
     if config.device.startswith("cuda") and config.meta_gradient == "ranks":
@@ -85,6 +84,16 @@ def build_config(values: Mapping[str, Any], trains: bool = True) -> Config:
         if text := memory_check.shortage(memory_check.training(config, action_size)):
             raise ConfigError(text)
     return config
+
+
+def config_of(values: Mapping[str, Any]) -> Config:
+    """A Config of keys and values that are each valid by themselves: its environment need not be found here.
+
+    Raises ConfigError.
+    """
+    for name, value in values.items():
+        check_value(name, value)
+    return Config(**{name: FIELDS[name].metadata["kind"].convert(value) for name, value in values.items()})
 
 
 def check_value(name: str, value: Any, called: str = "") -> None:

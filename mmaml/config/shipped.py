@@ -1,0 +1,40 @@
+"""The configurations that come with the package, by name."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+import mmaml
+from mmaml.errors import UsageError
+
+FOLDER = Path(mmaml.__file__).parent / "configs"
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name, without ".json" -> file, in the order of the names."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.json"))}
+
+
+def find_config(argument: str, text: str) -> Path:
+    """The file that `text` names: a path, or the name of a configuration that comes with the package.
+
+    argument: what the error calls it. Raises UsageError if there is neither.
+    """
+    configs = shipped_configs()
+    if os.path.exists(text):
+        return Path(text)
+    if (name := text.removesuffix(".json")) in configs:
+        return configs[name]
+    if re.fullmatch(r"[\w-]+", text):
+        near = difflib.get_close_matches(text, configs, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UsageError(
+            argument,
+            expected="a file, or the name of a configuration that comes with the package",
+            got=f"'{text}'",
+            remedy=f"{hint}`mmaml configs` lists the names",
+        )
+    return Path(text)  # its reader says what is wrong with it
