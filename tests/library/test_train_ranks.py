@@ -14,6 +14,7 @@ import torch
 
 import mmaml
 from mmaml.storage import checkpoint
+from tests.helpers.faults import wait_until
 from tests.helpers.support import SMALL, dump
 
 ROOT = Path(__file__).parents[2]
@@ -96,9 +97,9 @@ mmaml.train({keys!r}, ranks=2, show=False, callbacks=[lambda row: os.kill(os.get
     pipe = subprocess.PIPE
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT)
     assert done.returncode == -signal.SIGKILL, done.stdout
-    # The ranks have its standard output still, so that `run` has waited for them; the lock is gone with the run.
+    # The lock is gone with the run, which goes on after the program.
+    wait_until(lambda: (tmp_path / "run" / "checkpoints").exists() and not (tmp_path / "run" / ".lock").exists())
     assert checkpoint.load(tmp_path / "run")["iteration"] >= 1
-    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_what_ranks_cannot_do_is_refused(tmp_path: Path) -> None:
