@@ -14,8 +14,8 @@ import torch
 
 import mmaml
 from mmaml.storage import checkpoint
-from tests.helpers.faults import wait_until
 from tests.helpers.support import SMALL, dump
+from tests.helpers.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SMALL_IN_PARALLEL = SMALL | {"parallel": True, "algorithm": "mmaml"}
