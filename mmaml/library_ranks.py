@@ -23,9 +23,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TextIO
 
-from mmaml.cli.script import is_first_rank
 from mmaml.config.keys import Config
 from mmaml.errors import Interrupted, RunStopped, UsageError
+from mmaml.launcher.protocol import ended, is_first_rank
 from mmaml.library import Callback, Row, StopTraining, plain_row, settled
 from mmaml.parallel import launch
 from mmaml.parallel.shutdown import shutdown
@@ -182,7 +182,7 @@ def main(folder: Path) -> int:
             outcome, code = RunStopped(str(error)), error.exit_code
         with suppress(BrokenPipeError):
             _send(pipe, {"outcome": base64.b64encode(pickle.dumps(outcome)).decode()})
-    return launch.ended(code)
+    return ended(code)
 
 
 def _train(values: Mapping[str, Any], pipe: RawIOBase | None) -> None:
