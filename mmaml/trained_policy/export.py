@@ -10,7 +10,6 @@ discrete actions standard Gumbel noise, samples from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,17 +72,16 @@ def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str) -> Netwo
 class BoxPolicy(nn.Module):
     """Continuous actions: see the module's docstring."""
 
-    std: Tensor
-    factor: Tensor
-    offset: Tensor
-    low: Tensor
-    high: Tensor
-
     def __init__(self, network: Network) -> None:
         super().__init__()
+        assert network.std is not None
         self.network = _layers(network)
-        for name in ("std", "factor", "offset", "low", "high"):
-            self.register_buffer(name, getattr(network, name).clone())
+        self.std, self.factor, self.offset = (
+            nn.Buffer(network.std),
+            nn.Buffer(network.factor),
+            nn.Buffer(network.offset),
+        )
+        self.low, self.high = nn.Buffer(network.low), nn.Buffer(network.high)
 
     def forward(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
         """Observations [n, O] and noise [n, A], none for the mean, to actions [n, A]."""
@@ -125,10 +123,10 @@ def _layers(network: Network) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def write_onnx(network: Network, path: Path, noise: bool) -> None:
-    """Write an ONNX file: observation [n, O] and, with `noise`, noise [n, A] to action [n, A], or integers [n].
+def onnx_file(network: Network, noise: bool) -> bytes:
+    """An ONNX file's content: observation [n, O] and, with `noise`, noise [n, A] to action [n, A], or integers [n].
 
-    Raises UsageError if the package onnx is not installed, OSError if the file cannot be written.
+    Raises UsageError if the package onnx is not installed.
     """
     try:
         import onnx
@@ -173,4 +171,4 @@ def write_onnx(network: Network, path: Path, noise: bool) -> None:
     graph = helper.make_graph(nodes, "policy", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())
+    return model.SerializeToString()

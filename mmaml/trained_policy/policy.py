@@ -10,6 +10,7 @@ Neither MPI nor the task family is needed. What is adapted, and how, is the algo
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,10 +36,11 @@ from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.storage import checkpoint
 from mmaml.storage.compatibility import check_parameters
-from mmaml.storage.files import make_folder, writing
+from mmaml.storage.files import atomic_file, make_folder, writing
 from mmaml.storage.packing import packed, unpacked
-from mmaml.trained_policy.export import Network, module_of, network_of, write_onnx
+from mmaml.trained_policy.export import Network, module_of, network_of, onnx_file
 
+TOO_FAR = "load the policy with a lower inner_lr, or adapt from more episodes"
 NO_TASK = -1  # identity of a task that is not one of a finite set of training tasks
 
 
@@ -165,6 +167,8 @@ class TrainedPolicy:
         with torch.no_grad():
             distribution = self._actor(self._step(observations, lanes))
             actions = distribution.sample(torch.from_numpy(noise)[None])[0]
+        if (where := first_not_finite(actions)) is not None:
+            raise UsageError("act", f"action{where}", TOO_FAR)
         rows = range(len(lanes))
         each = [type(distribution)(*(_of_lane(value, row) for value in distribution)) for row in rows]  # type: ignore[arg-type]
         self._acted = _Acted(single, lanes, observations, actions, each)
@@ -250,7 +254,7 @@ class TrainedPolicy:
     def _begin_episodes(self, lanes: Sequence[int], deterministic: bool, rng: np.random.Generator) -> None:
         new = [lane for lane in lanes if lane not in self._lanes or self._lanes[lane].over]
         shape = (len(new), self._algorithm.episode_noise_size)
-        noise = np.zeros(shape) if deterministic or not shape[1] else rng.standard_normal(shape)
+        noise = np.zeros(shape) if deterministic or 0 in shape else rng.standard_normal(shape)
         for lane, numbers in zip(new, torch.from_numpy(noise.astype(np.float32)), strict=True):
             before = self._lanes.get(lane)
             action, reward = (torch.zeros(self._action_size), 0.0) if before is None else (before.action, before.reward)
@@ -297,11 +301,7 @@ class TrainedPolicy:
         state = self._algorithm.adapt(self._meta, self._state, collections)
         for name, value in getattr(state, "params", {}).items():
             if (where := first_not_finite(value[0])) is not None:
-                raise UsageError(
-                    "adapt",
-                    f"adapted parameter {name}{where}",
-                    "load the policy with a lower inner_lr, or scale rewards",
-                )
+                raise UsageError("adapt", f"adapted parameter {name}{where}", TOO_FAR)
         self._collections = collections
         self._go_on_from(state)
 
@@ -386,21 +386,17 @@ class TrainedPolicy:
 
     def export_torchscript(self, path: str | Path) -> None:
         """Write `module` as TorchScript, for `torch.jit.load` without this package. Raises UsageError."""
+        content = io.BytesIO()
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of torch, in favour of newer ways
-            script = torch.jit.script(self.module())
-        with writing("path", Path(path)):
-            make_folder(Path(path).parent)
-            script.save(str(path))
+            torch.jit.save(torch.jit.script(self.module().requires_grad_(False)), content)
+        _write(Path(path), content.getvalue())
 
     def export_onnx(self, path: str | Path, *, noise: bool = False) -> None:
         """Write `module` as ONNX: input "observation" [n, O], with `noise` also "noise" [n, A]; output "action".
 
         Raises UsageError, also if the package onnx is not installed.
         """
-        network = self._network()
-        with writing("path", Path(path)):
-            make_folder(Path(path).parent)
-            write_onnx(network, Path(path), noise)
+        _write(Path(path), onnx_file(self._network(), noise))
 
     def _network(self) -> Network:
         with torch.no_grad():
@@ -408,6 +404,13 @@ class TrainedPolicy:
         if params is None:
             raise UsageError("export", f"a policy of {self.config.algorithm} has a memory, which cannot be exported")
         return network_of(params, self.spaces, self.config.hidden_nonlinearity)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with writing("path", path):
+        make_folder(path.parent)
+        with atomic_file(path) as file:
+            file.write(content)
 
 
 def _of_lane(value: Tensor, lane: int) -> Tensor:
