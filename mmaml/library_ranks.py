@@ -186,9 +186,9 @@ def main(folder: Path) -> int:
 
 
 def _train(values: Mapping[str, Any], pipe: RawIOBase | None) -> None:
-    from mmaml.cli.train import claimed
+    from mmaml.cli.train import ready
     from mmaml.parallel.ranks import connect
-    from mmaml.storage.run_lock import Claim
+    from mmaml.storage.run_lock import RunLock
     from mmaml.trainer import train
 
     def report(row: Row) -> None:
@@ -199,8 +199,8 @@ def _train(values: Mapping[str, Any], pipe: RawIOBase | None) -> None:
 
     ranks = connect()
     launch.check_launcher(ranks.size)
-    with ranks, Claim() as claim:
-        config = ranks.agree(lambda: claimed(settled(values), claim, named=True))
+    with ranks, RunLock() as lock:
+        config = ranks.agree(lambda: ready(settled(values), lock, values))
         train(config, ranks, report)
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def test_a_configuration_may_be_given_in_any_form(tmp_path: Path, given: str) ->
         "text": str(path),
         "name": "navigation_2d",
         "mapping": {"env": "2DNavigation-v0", "algorithm": "promp"},
-        "config": replace(small_config("promp"), env="2DNavigation-v0"),
+        "config": small_config("promp", env="2DNavigation-v0"),
     }[given]
     done = mmaml.train(config, **keys)
     assert checkpoint.load(done.folder)["config"]["env"] == "2DNavigation-v0"

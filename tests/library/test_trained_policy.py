@@ -15,6 +15,7 @@ import torch
 import mmaml
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.keys import Config
+from mmaml.config.loading import build_config
 from mmaml.envs.base import TaskVectorEnv
 from mmaml.envs.registry import make_family
 from mmaml.seeding import generator, integer
@@ -99,7 +100,7 @@ def test_a_users_loop_adapts_as_the_worker_does(tmp_path: Path, algorithm: str, 
     """The same rollouts, the same adapted parameters, to the bit, after every inner step, of each task."""
     path = trained(tmp_path, algorithm, env=env)
     config = mmaml.load(path).config
-    worker = Worker(config)
+    worker = Worker(build_config(config.to_dict()))
     expected = by_worker(worker, path)
     tasks = worker.sample_tasks(config.meta_batch_size, 0, "test")
     for index in (0, 2):
@@ -126,7 +127,7 @@ def test_episodes_of_uneven_length_one_after_the_other(tmp_path: Path, algorithm
     """Each is a rollout of its own: what is learned of them is what the worker learns of such lanes."""
     path = trained(tmp_path, algorithm, **UNEVEN)
     policy = mmaml.load(path)
-    worker = Worker(policy.config)
+    worker = Worker(build_config(policy.config.to_dict()))
     expected = by_worker(worker, path)
     assert worker.block is not None
     for step in range(STEPS):
@@ -168,7 +169,7 @@ def test_lanes_that_start_again_and_are_cut_are_those_of_the_worker(tmp_path: Pa
     """With "collect": "lanes" an episode that ends is followed by another, and the last one is cut."""
     path = trained(tmp_path, env=PROBES + "RandomLengths", max_path_length=12, gae_lambda=0.9)
     policy = mmaml.load(path)
-    config, worker = policy.config, Worker(policy.config)
+    config, worker = policy.config, Worker(build_config(policy.config.to_dict()))
     expected = by_worker(worker, path)
     tasks = worker.sample_tasks(config.meta_batch_size, 0, "test")
     family = make_family(config.env, 1, config.rollouts_per_meta_task)
@@ -287,7 +288,7 @@ def test_an_adapted_policy_is_saved_and_goes_on(tmp_path: Path, algorithm: str) 
 def test_embeddings_are_those_of_the_worker(tmp_path: Path) -> None:
     path = trained(tmp_path, "mmaml")
     policy = mmaml.load(path)
-    worker = Worker(policy.config)
+    worker = Worker(build_config(policy.config.to_dict()))
     by_worker(worker, path)
     assert worker.block is not None
     tasks = worker.sample_tasks(policy.config.meta_batch_size, 0, "test")
