@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def settled(values: Mapping[str, Any]) -> Config:
     values = {**values, **automatic}
     config = build_config(values) if original is None else continued(values, original)
     if config.dump_path is None:
-        config = replace(config, dump_path=str(default_dump_path(config)))
+        config = config.replace(dump_path=str(default_dump_path(config)))
     check_outputs(config)
     return config
 
@@ -121,22 +121,22 @@ def _train_here(values: Mapping[str, Any], callbacks: Sequence[Callback], show: 
     config = settled(values)
     try:
         with prepared_process(), shutdown.heeded_by_guest():
-            return _train_alone(config, values.get("dump_path") is not None, callbacks, show)
+            return _train_alone(config, values, callbacks, show)
     except Interrupted as interrupted:
         # To whatever handles the signal in this program: for SIGINT, as a rule, by KeyboardInterrupt.
         signal.raise_signal(interrupted.exit_code - 128)
         raise
 
 
-def _train_alone(config: Config, named: bool, callbacks: Sequence[Callback], show: bool) -> Path:
-    """The only rank's part. named: whether the caller named the directory."""
+def _train_alone(config: Config, values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Path:
+    """The only rank's part."""
     import mpi4py
 
     if "mpi4py.MPI" not in sys.modules:
         mpi4py.rc.initialize = False  # this process is alone, whatever started it
         import mpi4py.MPI
 
-    from mmaml.cli.train import locked
+    from mmaml.cli.train import ready
     from mmaml.parallel.ranks import connect
     from mmaml.storage.run_lock import RunLock
     from mmaml.trainer import train as train_on
@@ -147,8 +147,8 @@ def _train_alone(config: Config, named: bool, callbacks: Sequence[Callback], sho
 
     with ExitStack() as stack:
         stream = None if show else stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        ranks, claim = stack.enter_context(connect(parallel=False)), stack.enter_context(RunLock())
-        config = locked(config, claim, named)
+        ranks, lock = stack.enter_context(connect(parallel=False)), stack.enter_context(RunLock())
+        config = ready(config, lock, values)
         with suppress(StopTraining):
             train_on(config, ranks, report, stream)
     return Path(str(config.dump_path))

@@ -186,7 +186,7 @@ def main(folder: Path) -> int:
 
 
 def _train(values: Mapping[str, Any], pipe: RawIOBase | None) -> None:
-    from mmaml.cli.train import locked
+    from mmaml.cli.train import ready
     from mmaml.parallel.ranks import connect
     from mmaml.storage.run_lock import RunLock
     from mmaml.trainer import train
@@ -199,8 +199,8 @@ def _train(values: Mapping[str, Any], pipe: RawIOBase | None) -> None:
 
     ranks = connect()
     launch.check_launcher(ranks.size)
-    with ranks, RunLock() as claim:
-        config = ranks.agree(lambda: locked(settled(values), claim, named=True))
+    with ranks, RunLock() as lock:
+        config = ranks.agree(lambda: ready(settled(values), lock, values))
         train(config, ranks, report)
 
 

@@ -16,6 +16,7 @@ from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, disk_reaso
 from mmaml.parallel.ranks import Ranks
 from mmaml.parallel.shutdown import shutdown
 from mmaml.reporting.run_logger import RunLogger
+from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.seeding import generator
 from mmaml.storage import checkpoint, layout
 from mmaml.storage.bad_update_file import write_dump
@@ -41,7 +42,7 @@ class Run:
         assert config.dump_path is not None
         self.config, self.ranks, self.worker = config, ranks, worker
         self._config = config.to_dict()
-        self._environment = worker.spaces.record()
+        self._environment = PolicySpaces.of_spec(worker.spec, config.normalization_scale).record()
         self.dump_path = Path(config.dump_path)
         self.iteration = self.env_steps = self.bad_in_a_row = 0
         self.seconds = 0.0

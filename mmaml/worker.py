@@ -26,7 +26,6 @@ from mmaml.sampling import finite
 from mmaml.sampling.advantages import advantages
 from mmaml.sampling.collector import rollout
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment, described, failing_tasks, traced
-from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.seeding import generator, integer
 from mmaml.updates.evaluate import Evaluate
@@ -114,7 +113,6 @@ class Worker:
         self.config = config
         assert config.env_spec is not None  # which `build_config` has found
         self.spec = config.env_spec
-        self.spaces = PolicySpaces.of_spec(self.spec, config.normalization_scale)
         self.actions, self.action_size = distribution_over(self.spec.action_space)
         self.algorithm = make_algorithm(config, self.spec.observation_size, self.action_size, self.actions)
         self.block: TaskBlock | None = None
@@ -266,7 +264,7 @@ class Worker:
                 self.algorithm.actor(state),
                 self._noise(keys, purpose),
                 [integer(self.config.seed, "environment", *key, purpose=purpose) for key in keys],
-                self.spaces.scale,
+                self.spec.action_scale(self.config.normalization_scale),
                 self.config.collect,
                 self._episode_noise(keys, purpose),
             )

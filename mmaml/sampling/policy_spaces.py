@@ -27,7 +27,7 @@ class PolicySpaces:
 
     @staticmethod
     def of_spec(spec: EnvSpec, normalization_scale: str | float | None) -> PolicySpaces:
-        """Those of a task family. normalization_scale: the configuration's; "family" for the family's own."""
+        """Those of a task family. normalization_scale: the configuration's."""
         return PolicySpaces(spec.observation_size, spec.action_space, spec.action_scale(normalization_scale))
 
     @staticmethod
@@ -54,7 +54,7 @@ class PolicySpaces:
         return {"observation_size": self.observation_size, "scale": self.scale, **actions}
 
     def check(self) -> None:
-        """Raise ConfigError for spaces of another kind, and for a scale that cannot be applied to them."""
+        """Raise ValueError for spaces of another kind, and for a scale that cannot be applied to them."""
         check_spaces("the policy", Box(-1, 1, (self.observation_size,)), self.actions)
         to_environment(np.zeros((1, 1), np.float32), self.actions, self.scale)
 

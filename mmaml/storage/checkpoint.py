@@ -50,7 +50,7 @@ def write(directory: Path, iteration: int, state: dict[str, Any]) -> Path:
 
 def write_file(path: Path, state: dict[str, Any]) -> None:
     """Write a file that `load` reads, in a directory that exists. Raises OSError and TypeError as `write` does."""
-    import torch  # here, so that looking for a checkpoint does not load torch
+    import torch  # not at the top: looking for a checkpoint does not need it
 
     require_plain(state, "state")
     # Into memory first: on a full disk torch's own writer raises other errors than OSError.

@@ -17,7 +17,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor, nn
 
-from mmaml.errors import UsageError
+from mmaml.extras import not_installed
 from mmaml.policies.params import Params
 from mmaml.policies.policy import MIN_LOG_STD
 from mmaml.sampling.policy_spaces import PolicySpaces
@@ -132,7 +132,7 @@ def onnx_file(network: Network, noise: bool) -> bytes:
         import onnx
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
-        raise UsageError("onnx", "is not installed", 'install it with: pip install "mmaml[onnx]"') from error
+        raise not_installed(error) or error from error
 
     nodes: list[Any] = []
     constants: list[Any] = []

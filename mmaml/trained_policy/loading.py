@@ -59,8 +59,9 @@ def load(
         spaces = replace(spaces, scale=normalization_scale)
     try:
         spaces.check()
-    except ConfigError as error:
-        raise error.renamed("action_space") if error.argument == "env" else error from error
+    except ValueError as error:
+        argument, _, problem = str(error).partition(": ")
+        raise UsageError("action_space" if argument == "env" else argument, problem) from error
     policy = TrainedPolicy(config, spaces, state["parameters"], np.random.default_rng(seed), horizon, path)
     if (adapted := state.get("adapted")) is not None:
         try:
@@ -94,7 +95,7 @@ def _spaces_of_family(config: Config) -> PolicySpaces | None:
 
     try:
         spec = check_family(config.env, config.env_kwargs, config.normalization_scale)
-    except ConfigError:
+    except (Exception, SystemExit):  # a user's module may fail in any way
         return None
     return PolicySpaces.of_spec(spec, config.normalization_scale)
 

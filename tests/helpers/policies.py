@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import mmaml
+from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.seeding import generator
 from mmaml.storage import checkpoint
 from mmaml.worker import Worker
@@ -25,7 +26,7 @@ def trained(folder: Path, algorithm: str = "maml", **keys: Any) -> Path:
         "parameters": worker.algorithm.init(generator(config.seed, "parameters")),
         "algorithm": worker.algorithm.state_dict(),
         "config": config.to_dict(),
-        "environment": worker.spaces.record(),
+        "environment": PolicySpaces.of_spec(worker.spec, config.normalization_scale).record(),
     }
     assert {*state["parameters"]} == {*spec.shapes}
     return checkpoint.write(folder, 0, state)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 import torch
 
 import mmaml
-from mmaml.config.loading import build_config
 from mmaml.config.shipped import shipped_configs
 from mmaml.storage import checkpoint
 from mmaml.storage.compatibility import check_fits
@@ -60,7 +58,7 @@ def test_a_configuration_may_be_given_in_any_form(tmp_path: Path, given: str) ->
         "text": str(path),
         "name": "navigation_2d",
         "mapping": {"env": "2DNavigation-v0", "algorithm": "promp"},
-        "config": replace(small_config("promp"), env="2DNavigation-v0"),
+        "config": small_config("promp", env="2DNavigation-v0"),
     }[given]
     done = mmaml.train(config, **keys)
     assert checkpoint.load(done.folder)["config"]["env"] == "2DNavigation-v0"
@@ -217,6 +215,6 @@ def test_checkpoints_with_what_policies_need_fit_runs(tmp_path: Path) -> None:
     config = small_config("maml", dump_path=dump(tmp_path, "run"))
     state = run(config)
     assert state["environment"]["observation_size"] and "low" in state["environment"]
-    check_fits(state, tmp_path, config, Worker(build_config(config.to_dict())).algorithm)
+    check_fits(state, tmp_path, config, Worker(config).algorithm)
     old = {name: value for name, value in state.items() if name != "environment"}
-    check_fits(old, tmp_path, config, Worker(build_config(config.to_dict())).algorithm)
+    check_fits(old, tmp_path, config, Worker(config).algorithm)
