@@ -87,9 +87,9 @@ lists them). Starts itself under mpirun with one rank per physical core; run und
     epilog="""\
 examples:
   mmaml train navigation_2d_maml
-  mmaml train point_mass_4_modes --algorithm promp --ranks 2 --dump_path runs/promp
+  mmaml train point_mass_4_modes --ranks 2 --dump_path runs/first
   mmaml train my_config.json --overrides '{"n_itr": 100, "seed": 2}'
-  mmaml train --restore_path runs/promp
+  mmaml train --restore_path runs/first
 
 """,
     command=("train",),
