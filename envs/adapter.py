@@ -62,6 +62,11 @@ class GymTaskAdapter(TaskVectorEnv):
         self._observations = np.zeros((self.num_envs, *observations.shape), np.float32)
         self._reports_success: bool | None = None
 
+    @property
+    def example(self) -> gym.Env:
+        """One of the environment objects."""
+        return self._envs[0]
+
     def step(self, actions: np.ndarray) -> StepResult:
         self._check_started()
         space = self.single_action_space
@@ -135,7 +140,7 @@ class GymTaskAdapter(TaskVectorEnv):
             raise ValueError(
                 "info['success']: expected at every step or at none; report false until the task is solved"
             )
-        if reported and not _is_truth(info["success"]):
+        if reported and not is_truth(info["success"]):
             raise ValueError(f"info['success']: expected true or false, got {info['success']!r}")
 
     def _failure(self, method: str, lane: int, error: BaseException) -> TaskError:
@@ -160,7 +165,7 @@ def _check_numbers(**values: Any) -> None:
             raise TypeError(f"{name}: expected a number, got {value!r}")
 
 
-def _is_truth(value: Any) -> bool:
+def is_truth(value: Any) -> bool:
     """Whether a value is true or false, or the number 1 or 0; not NaN, text or a fraction."""
     array = np.asarray(value)
     return array.size == 1 and array.item() in (False, True)

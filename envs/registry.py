@@ -16,6 +16,7 @@ import numpy as np
 
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, to_environment
+from mmaml.envs.check.start import check_start
 from mmaml.envs.spec import EnvSpec, spec_of
 from mmaml.errors import ConfigError, Interrupted
 from mmaml.extras import not_installed
@@ -130,8 +131,8 @@ def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **
     does not have.
     """
     family = FAMILIES.get(name) or Family(name, {})
-    cls = _load(family.place)
-    _check_names(name, cls, env_kwargs)
+    cls = load_class(family.place)
+    check_arguments(name, cls, env_kwargs)
     if issubclass(cls, TaskVectorEnv):
         return cls(num_tasks, rollouts_per_task, **{**family.env_kwargs, **env_kwargs})
     return GymTaskAdapter(cls, num_tasks, rollouts_per_task, **env_kwargs)
@@ -156,6 +157,7 @@ def check_family(
         raise ConfigError("env_kwargs", f"'{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
     except BaseException as error:  # it, or its module, may even call sys.exit
         raise ConfigError("env", f"'{name}' cannot be loaded ({_described(error)})", "fix its module") from error
+    check_start(name, env_kwargs, family)
     with suppress(Exception, SystemExit):  # as in a run, what closing raises concerns nobody
         family.close()
     spec = spec_of(family)
@@ -185,7 +187,8 @@ def register_all() -> None:
             )
 
 
-def _load(place: str) -> type[gym.Env] | type[TaskVectorEnv]:
+def load_class(place: str) -> type[gym.Env] | type[TaskVectorEnv]:
+    """The class at "package.module:ClassName". Raises UnknownEnvironment if it cannot be used."""
     module_name, _, class_name = place.partition(":")
     if not module_name or not class_name:
         near = difflib.get_close_matches(place, FAMILIES, n=1, cutoff=0.4)
@@ -215,7 +218,7 @@ def _load(place: str) -> type[gym.Env] | type[TaskVectorEnv]:
     return cls
 
 
-def _check_names(name: str, cls: type, env_kwargs: Mapping[str, Any]) -> None:
+def check_arguments(name: str, cls: type, env_kwargs: Mapping[str, Any]) -> None:
     """Raise ConfigError for an argument that the constructor of `cls` does not have."""
     parameters = inspect.signature(cls).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

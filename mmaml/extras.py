@@ -9,6 +9,7 @@ EXTRAS = {
     "imageio_ffmpeg": "figures",
     "matplotlib": "figures",
     "mujoco": "mujoco",
+    "onnx": "onnx",
     "tensorboard": "tensorboard",
 }
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+MKL_MODE = "MKL_CBWR"
 # mallopt(3): M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD.
 ALLOCATOR_BYTES = {-1: 1 << 30, -2: 1 << 26, -3: 1 << 25}
 
@@ -17,11 +21,46 @@ def prepare_process() -> None:
     otherwise depend on where in memory a matrix lies, hence on a task's index in its batch. An allocator that keeps
     large blocks: the meta-gradient's buffers are not returned to the kernel and faulted in again at every epoch.
     """
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    for variable in THREADS:
         os.environ[variable] = "1"
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    os.environ.setdefault(MKL_MODE, "AUTO,STRICT")
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # a libc without it (musl) is left as it is
         if mallopt is not None:
             for parameter, size in ALLOCATOR_BYTES.items():
                 mallopt(parameter, size)
+
+
+@contextmanager
+def prepared_process() -> Iterator[None]:
+    """The same while this lasts, in a process that is another program's; as it was afterwards, as far as can be.
+
+    NumPy and torch may be loaded already. What stays: MKL's mode, which it reads once, when it first computes; the
+    allocator's; and NumPy's single thread, if NumPy was not loaded before. What cannot be set: MKL's mode, if it has
+    computed before; NumPy's threads, if it was loaded before and the package threadpoolctl is not installed.
+    """
+    with ExitStack() as stack:
+        stack.callback(_set_environment, {name: os.environ.get(name) for name in (*THREADS, MKL_MODE)})
+        os.environ.setdefault(MKL_MODE, "AUTO,STRICT")
+        if "numpy" not in sys.modules:
+            os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        import torch  # with the host's number of threads, to return to it
+
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        try:
+            import threadpoolctl
+        except ImportError:
+            pass
+        else:
+            stack.enter_context(threadpoolctl.threadpool_limits(1))
+        prepare_process()
+        yield
+
+
+def _set_environment(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -19,14 +20,22 @@ from mmaml.parallel.shutdown import shutdown
 from mmaml.reporting.columns import returns_row
 from mmaml.storage import checkpoint
 from mmaml.storage.compatibility import check_fits
+from mmaml.storage.progress_file import Row
 from mmaml.training_run import Run
 from mmaml.updates.finite import require_finite
 from mmaml.worker import Worker
 
 
-def train(config: Config, ranks: Ranks) -> None:
+def train(
+    config: Config,
+    ranks: Ranks,
+    on_iteration: Callable[[Row], None] | None = None,
+    stream: TextIO | None = None,
+) -> None:
     """Meta-train by `config` on all `ranks`, writing into `config.dump_path`.
 
+    on_iteration: called on rank 0 with the row of each iteration that has been logged; what it raises ends the run.
+    stream: where rank 0 displays the run; standard output when None.
     Raises ConfigError (more ranks than tasks, a device that is not there) or CheckpointError on every
     rank, before any work; on rank 0, with a checkpoint written, Interrupted if a signal asked to stop, and RunStopped
     if more went wrong than the configuration allows.
@@ -37,12 +46,14 @@ def train(config: Config, ranks: Ranks) -> None:
         ranks.set_timeout(config.rank_timeout, remedy=f"continue with --restore_path {config.dump_path}")
         if not ranks.serve(worker, config.master_samples):
             return  # the master has finished
-        run = Run(config, ranks, worker, state, device)
+        run = Run(config, ranks, worker, state, device, stream)
         with run.finishing():
             for iteration in range(run.iteration, config.n_itr):
                 with shutdown.abandonable():
                     row = one_iteration(run, iteration)
-                run.finish_iteration(iteration, row)
+                logged = run.finish_iteration(iteration, row)
+                if on_iteration is not None:
+                    on_iteration(logged)
                 shutdown.check()
             with shutdown.abandonable():
                 write_embeddings(run.master, run.parameters)

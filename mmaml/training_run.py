@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,7 @@ from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import Ranks
 from mmaml.parallel.shutdown import shutdown
 from mmaml.reporting.run_logger import RunLogger
+from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.seeding import generator
 from mmaml.storage import checkpoint, layout
 from mmaml.storage.bad_update_file import write_dump
@@ -33,11 +34,18 @@ class Run:
     """
 
     def __init__(
-        self, config: Config, ranks: Ranks, worker: Worker, state: dict[str, Any] | None, device: str = "cpu"
+        self,
+        config: Config,
+        ranks: Ranks,
+        worker: Worker,
+        state: dict[str, Any] | None,
+        device: str = "cpu",
+        stream: TextIO | None = None,
     ) -> None:
         assert config.dump_path is not None
         self.config, self.algorithm = config, worker.algorithm
         self._config = config.to_dict()
+        self._environment = PolicySpaces.of_spec(worker.spec, config.normalization_scale).record()
         self.dump_path = Path(config.dump_path)
         self.iteration = self.env_steps = self.bad_in_a_row = 0
         self.seconds = 0.0
@@ -56,7 +64,7 @@ class Run:
         restored = config.restore_path and layout.run_directory(config.restore_path)
         # With "resume", the run that is there, if any, goes on or starts over.
         continues = config.resume == "auto" or (restored and Path(restored).resolve() == self.dump_path.resolve())
-        self.logger = RunLogger(config, self.dump_path, self.iteration if continues else None)
+        self.logger = RunLogger(config, self.dump_path, self.iteration if continues else None, stream)
         self.saver = Saver(
             self.dump_path / layout.FOLDER,
             keep=config.max_checkpoints_to_keep,
@@ -144,15 +152,17 @@ class Run:
             environments = "the environment of a task" if failed == 1 else f"the environments of {failed} tasks"
             raise RunStopped(f"stopped: {environments} failed; mend it, or raise max_failed_tasks")
 
-    def finish_iteration(self, iteration: int, row: dict[str, float]) -> None:
-        """Log the iteration and, when it is due, write a checkpoint."""
+    def finish_iteration(self, iteration: int, row: dict[str, float]) -> dict[str, float]:
+        """Log the iteration and, when it is due, write a checkpoint. The row as it was logged."""
         self.iteration = iteration + 1
         self.seconds = time.perf_counter() - self._clock
         self.state = self._state()
-        self.logger.log(row | {"Time": self.seconds})
+        row = row | {"Time": self.seconds}
+        self.logger.log(row)
         last = self.iteration == self.config.n_itr
         if last or self.iteration % self.config.save_steps == 0:
             self.save(last)
+        return row
 
     def save(self, last: bool = False) -> None:
         """Write a checkpoint of the last finished iteration, unless there is one. last: none will follow."""
@@ -185,5 +195,6 @@ class Run:
             "counts": dict(self.counts),
             "bad_in_a_row": self.bad_in_a_row,
             "config": self._config,
+            "environment": self._environment,
             "rng": {"seed": self.config.seed, "iteration": self.iteration},
         }

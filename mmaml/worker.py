@@ -232,8 +232,7 @@ class Worker:
 
         Raises CheckpointError where it holds others.
         """
-        config = self.config
-        size = self.spec.observation_size
+        config, size = self.config, self.spec.observation_size
         found = RunningStatistics(config.normalize_observations, config.normalize_rewards, size)
         if state is None:
             return found

@@ -11,7 +11,7 @@ from mmaml.config.algorithms import ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "mmaml" / "config" / "algorithms.py"
-PACKAGE = "mmaml"  # also the name of an algorithm, which as text alone stands for that
+PACKAGE = "mmaml"  # and the command; also the name of an algorithm
 MODULES = [path for path in (ROOT / "mmaml").rglob("*.py") if path != TABLE and path.parent.name != "algorithms"]
 
 
@@ -25,7 +25,7 @@ def algorithm_names() -> list[str]:
 def test_no_other_file_names_an_algorithm(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     found = re.findall(rf"\b(?:{'|'.join(algorithm_names())})\b", text)
-    found += re.findall(rf"""(?<!prog=)(?<!version\()["']{PACKAGE}["']""", text)
+    found += re.findall(rf"""algorithm["']?\s*(?:=|==|!=|:|in)\s*\(?["']{PACKAGE}["']""", text)
     assert not found
 
 

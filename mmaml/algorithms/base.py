@@ -94,6 +94,10 @@ class Algorithm(ABC):
             over_trial=self.credit == "trial",
         )
 
+    def policy_params(self, state: Any) -> Params | None:
+        """Parameters of the MLP policy that acts in this state, to be exported; None for a policy that has a memory."""
+        return None
+
     @abstractmethod
     def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
         """New meta-parameters [P] from one meta-batch, and what to log of the update."""

@@ -1,8 +1,8 @@
-"""The flags of run_scripts/maml_run.py: those of the TensorFlow 2 port of MAML-RL, github.com/schneimo/maml-rl-tf2."""
+"""The flags of run_scripts/maml_run.py, which names the program that has them."""
 
 from __future__ import annotations
 
-from mmaml.cli.train import Flag, Script, Values, run
+from mmaml.cli.train import Flag, Script, Values
 from mmaml.config.keys import Config
 from mmaml.config.loading import check_value
 from mmaml.config.shipped import shipped_configs
@@ -57,13 +57,8 @@ SCRIPT = Script(
     synonyms={"--dump_path": ("--output-folder",), "--ranks": ("--num-workers",)},
     config_file=shipped_configs()["maml_run"],
     description="""\
-Meta-train MAML by trust region (Finn et al. 2017), by the flags and defaults of the TensorFlow 2 port of MAML-RL.
+Meta-train by trust region (Finn et al. 2017), with the flags and defaults of a program for TensorFlow 2.
 Without mpirun, starts itself under mpirun with one rank per physical core.
 """,
     epilog="What these flags and --overrides leave out has the value of the configuration file.",
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Meta-train by these flags. The exit code."""
-    return run("maml", argv, SCRIPT)

@@ -87,9 +87,9 @@ lists them). Starts itself under mpirun with one rank per physical core; run und
     epilog="""\
 examples:
   mmaml train navigation_2d_maml
-  mmaml train point_mass_4_modes --algorithm promp --ranks 2 --dump_path runs/promp
+  mmaml train point_mass_4_modes --ranks 2 --dump_path runs/first
   mmaml train my_config.json --overrides '{"n_itr": 100, "seed": 2}'
-  mmaml train --restore_path runs/promp
+  mmaml train --restore_path runs/first
 
 """,
     command=("train",),
@@ -133,7 +133,6 @@ def _run(algorithm: str, script: Script, argv: list[str] | None, prog: str | Non
             first, *others = [*restart_words(), *script.command, *arguments]
             launch.relaunch(count, first, others)
 
-    from mmaml.algorithms import algorithm_class
     from mmaml.parallel.ranks import connect  # these load torch: after the configuration is known to be good
     from mmaml.trainer import train
 
@@ -144,13 +143,7 @@ def _run(algorithm: str, script: Script, argv: list[str] | None, prog: str | Non
         def settle() -> Config:
             config, given = resolved or resolve(options, algorithm, script)
             check_given_ranks(config, options.ranks, ranks.size, options.ranks_flag)
-            algorithm_class(config.algorithm)  # raises where a user's cannot be loaded
-            config = locked(config, lock, named=given.get("dump_path") is not None)
-            if idle := idle_keys(config, given):
-                print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
-            if config.resume == "auto" and ended_early(Path(str(config.dump_path))):
-                print(f"notice: '{config.dump_path}' has no checkpoint yet; its run starts over", file=sys.stderr)
-            return config
+            return ready(config, lock, given)
 
         config = ranks.agree(settle)
         train(config, ranks)
@@ -346,6 +339,23 @@ def locked(config: Config, lock: RunLock, named: bool) -> Config:
         config = config.replace(dump_path=str(default_dump_path(config)))
     if not new and not (continues_in_place(config) or may_start(Path(str(config.dump_path)))):
         raise _taken(config)
+    return config
+
+
+def ready(config: Config, lock: RunLock, given: Values) -> Config:
+    """The configuration of a run that is about to start, its directory locked; on rank 0, with notices on stderr.
+
+    given: the keys and values that were given for it. Raises UsageError as `locked` does, and where the class of its
+    algorithm cannot be loaded.
+    """
+    from mmaml.algorithms import algorithm_class
+
+    algorithm_class(config.algorithm)
+    config = locked(config, lock, named=given.get("dump_path") is not None)
+    if idle := idle_keys(config, given):
+        print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
+    if config.resume == "auto" and ended_early(Path(str(config.dump_path))):
+        print(f"notice: '{config.dump_path}' has no checkpoint yet; its run starts over", file=sys.stderr)
     return config
 
 

@@ -44,19 +44,23 @@ def check_rank_count(ranks: int, config: Config) -> None:
 
 def relaunch(ranks: int, script: str, arguments: Sequence[str]) -> NoReturn:
     """Become mpirun with `ranks` ranks of this script. Raises ConfigError if there is no mpirun."""
+    mpirun = mpirun_command()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(mpirun[0], [*mpirun, "-n", str(ranks), sys.executable, script, *arguments])
+
+
+def mpirun_command() -> list[str]:
+    """The words that start this environment's mpirun, or else that on PATH. Raises ConfigError if there is none."""
     beside_python, elsewhere = Path(sys.executable).with_name("mpirun"), shutil.which("mpirun")
     if beside_python.exists():  # of a wheel, whose mpirun nobody has replaced, or ours
-        mpirun = [str(beside_python)] if install.is_ours(beside_python) else install.command(beside_python)
-    elif elsewhere is not None:
-        mpirun = [elsewhere]
-    else:
+        return [str(beside_python)] if install.is_ours(beside_python) else install.command(beside_python)
+    if elsewhere is None:
         raise ConfigError(
             f"parallel: expected an mpirun beside '{sys.executable}' or on PATH, found none; run make setup, or give "
             "--ranks 1"
         )
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(mpirun[0], [*mpirun, "-n", str(ranks), sys.executable, script, *arguments])
+    return [elsewhere]
 
 
 def physical_cores() -> int:

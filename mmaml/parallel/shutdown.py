@@ -11,8 +11,9 @@ import faulthandler
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -41,6 +42,7 @@ class Shutdown:
         self._asked_at = 0.0
         self._seconds: float | None = None  # to finish in; None: nothing is worth finishing
         self._abandonable = False
+        self._is_guest = False
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
@@ -55,7 +57,29 @@ class Shutdown:
                 signal.siginterrupt(number, False)
             yield
             return
-        handlers = {number: self._on_signal for number in MEANING if signal.getsignal(number) is not signal.SIG_IGN}
+        with self._taken(MEANING):
+            yield
+
+    @contextmanager
+    def heeded_by_guest(self) -> Iterator[None]:
+        """The same for a run in another program's process, which takes SIGINT and SIGTERM from it while this lasts.
+
+        A second signal abandons the run instead of ending the process, and so does no lack of time. Only a main thread
+        can take signals; a run in another one goes on.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._is_guest = True
+        try:
+            with self._taken((signal.SIGINT, signal.SIGTERM)):
+                yield
+        finally:
+            self._is_guest = False
+
+    @contextmanager
+    def _taken(self, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+        handlers = {number: self._on_signal for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
         handlers[signal.SIGALRM] = self._on_alarm
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
@@ -94,6 +118,8 @@ class Shutdown:
         now, meaning = time.monotonic(), MEANING[signal.Signals(number)]
         if self.requested is not None:
             if now - self._asked_at > SECONDS_OF_ONE_SIGNAL:
+                if self._is_guest:
+                    raise Interrupted(self.requested)
                 os._exit(128 + meaning)
             return
         self.requested, self._asked_at = int(meaning), now
@@ -102,8 +128,9 @@ class Shutdown:
         first, again = SHARE_OF_ITERATION * self._seconds, SHARE_TO_ABANDON_AGAIN * self._seconds
         signal.setitimer(signal.ITIMER_REAL, first, again)
         with suppress(OSError, ValueError):  # nobody reads it
-            # Whatever holds the interpreter when all time is over, and where, is told, and the process ends.
-            faulthandler.dump_traceback_later(self._seconds, exit=True)
+            if not self._is_guest:
+                # Whatever holds the interpreter when all time is over, and where, is told, and the process ends.
+                faulthandler.dump_traceback_later(self._seconds, exit=True)
             text = f"{meaning.name}: finishing the iteration, or what of it takes {self._seconds:g} s, and a checkpoint"
             os.write(sys.stderr.fileno(), f"{text}; once more to end at once\n".encode())
 

@@ -8,6 +8,7 @@ A checkpoint is a dictionary of plain values (numbers, strings, lists, dictionar
     parameters    name -> tensor
     algorithm     optimiser state, KL coefficients, ...
     config        the resolved configuration
+    environment   sizes and units of observations and actions, for a policy to act without the task family
     counts        failed tasks and skipped updates so far
     bad_in_a_row  skipped updates in a row, up to now
     rng           the seed; random numbers are keyed by it and the iteration, so nothing else is needed
@@ -38,19 +39,25 @@ def write(directory: Path, iteration: int, state: dict[str, Any]) -> Path:
 
     Raises OSError, with nothing left behind, and TypeError if `state` holds a value that `load` would reject.
     """
-    import torch  # not at the top: looking for a checkpoint does not need it
-
-    require_plain(state, "state")
+    require_plain(state, "state")  # before anything is written
     make_folder(directory)
     for leftover in directory.glob(".itr_*.unfinished"):  # of a process killed while it wrote
         leftover.unlink()
+    path = directory / f"itr_{iteration:06d}.pt"
+    write_file(path, state)
+    return path
+
+
+def write_file(path: Path, state: dict[str, Any]) -> None:
+    """Write a file that `load` reads, in a directory that exists. Raises OSError and TypeError as `write` does."""
+    import torch  # not at the top: looking for a checkpoint does not need it
+
+    require_plain(state, "state")
     # Into memory first: on a full disk torch's own writer raises other errors than OSError.
     content = io.BytesIO()
     torch.save(state, content)
-    path = directory / f"itr_{iteration:06d}.pt"
     with atomic_file(path) as file:
         file.write(sealed(content.getvalue()))
-    return path
 
 
 def prune(directory: Path, iteration: int, *, keep: int, keep_every_hours: float = 0.0) -> None:

@@ -21,7 +21,7 @@ from mmaml.evaluation import held_out
 from tests.helpers.probes import RightChoice, TargetAction
 from tests.helpers.support import SMALL, run
 
-HERE = "tests.envs.test_spec"
+HERE = __name__
 
 
 class Counted(TargetAction):

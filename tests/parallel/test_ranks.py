@@ -247,7 +247,7 @@ def test_an_evaluation_that_fails_on_one_rank_ends_on_all(tmp_path: Path) -> Non
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert finished.returncode not in (0, None)
-    assert "rank 1 of 2 failed:" in finished.stderr and "the probe fails as asked" in finished.stderr
+    assert "rank 1 of 2 failed in collect:" in finished.stderr and "the probe fails as asked" in finished.stderr
 
 
 @pytest.mark.parametrize("items, ranks", [(40, 3), (5, 5), (3, 5), (7, 2)])

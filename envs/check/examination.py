@@ -1,0 +1,149 @@
+"""Everything that is wrong with an environment or task family, and what was seen of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmaml.envs.base import TaskVectorEnv
+from mmaml.envs.check import signatures
+from mmaml.envs.check.examined import Check, Examined
+from mmaml.envs.check.findings import ERROR, WARNING, Finding, error, shown
+from mmaml.envs.check.play_checks import PLAY_CHECKS, has_five, moments_of
+from mmaml.envs.check.playing import LANES, ended_lanes, player_of
+from mmaml.envs.check.process import Failed, UserCode, generators_kept
+from mmaml.envs.check.spaces import of_attributes, of_spaces
+from mmaml.envs.check.task_checks import TASK_CHECKS
+from mmaml.envs.registry import FAMILIES, check_arguments, check_family, load_class
+
+
+class Report(NamedTuple):
+    """What an examination found. facts: by name, what was seen of the environment, in words."""
+
+    findings: list[Finding]
+    facts: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found that training refuses, or that makes its results wrong."""
+        return not any(finding.level == ERROR for finding in self.findings)
+
+
+def examine(
+    name: str, env_kwargs: Mapping[str, Any] | None = None, *, steps: int = 100, tasks: int = 4, seed: int = 0
+) -> Report:
+    """Examine a family by name, or a class at "package.module:ClassName", and find everything that is wrong with it.
+
+    env_kwargs: arguments of the class. steps: how many each task is played. tasks: how many are drawn. seed: from which
+    tasks, episodes and actions follow. Nothing is raised for what a user's code does; the process is left as it was.
+    """
+    code, facts, given = UserCode(), {}, dict(env_kwargs or {})
+    with generators_kept():
+        try:
+            facts = _examined(name, given, code, steps, tasks, seed)
+        except Failed as failed:
+            code.note(failed.finding)
+    return Report(sorted(code.findings, key=lambda finding: finding.level == WARNING), facts)
+
+
+def _examined(name: str, env_kwargs: dict[str, Any], code: UserCode, steps: int, tasks: int, seed: int) -> dict[str, str]:
+    """Note what is found; the facts. Raises Failed where nothing more can be seen."""
+    family = FAMILIES.get(name)
+    place = family.place if family else name
+    environment_class = code.call(f"module {place.partition(':')[0]}", load_class, place)
+    code.call(f"{environment_class.__name__}()", check_arguments, name, environment_class, env_kwargs)
+    arguments = {**(family.env_kwargs if family else {}), **env_kwargs}
+    x = Examined(player_of(environment_class, arguments, code, steps), tasks, seed)
+    try:
+        if not x.is_block:
+            code.note(*signatures.of_environment(environment_class))
+        for check in (of_object, *TASK_CHECKS, *PLAY_CHECKS):
+            _run(check, x)
+        if not x.has_errors:
+            code.call(x.name, check_family, name, env_kwargs)
+        return _facts(x) if "records" in vars(x) else {}
+    finally:
+        _close(x)
+
+
+def _run(check: Check, x: Examined) -> None:
+    try:
+        x.code.note(*check(x))
+    except Failed as failed:
+        x.code.note(failed.finding)
+
+
+def of_object(x: Examined) -> list[Finding]:
+    """Spaces and attributes of an object."""
+    observations, actions = x.player.spaces(x.env)
+    read_from = x.env if x.is_block else type(x.env)
+    findings = [*of_spaces(x.name, observations, actions), *of_attributes(x.name, x.env, actions, read_from)]
+    return findings + (_of_block(x) if x.is_block else [])
+
+
+def _of_block(x: Examined) -> list[Finding]:
+    """The counts that a block of tasks has from its constructor."""
+    expected = {"num_tasks": x.num_tasks, "rollouts_per_task": LANES, "num_envs": x.num_tasks * LANES}
+    call = "super().__init__(num_tasks, rollouts_per_task, observation_space, action_space)"
+    findings = []
+    for attribute, value in expected.items():
+        got = getattr(x.env, attribute, None)
+        if got != value:
+            where = f"{x.name}.{attribute}"
+            findings.append(error(where, expected=str(value), got=shown(got), remedy=f"call {call} in __init__"))
+    mode = TaskVectorEnv.metadata["autoreset_mode"]
+    if x.env.metadata.get("autoreset_mode") is not mode:
+        where, got = f"{x.name}.metadata['autoreset_mode']", shown(x.env.metadata.get("autoreset_mode"))
+        findings.append(error(where, expected=str(mode), got=got, remedy="leave resets to the sampler"))
+    return findings
+
+
+def _close(x: Examined) -> None:
+    """Close what was built. What closing raises is only a warning: a run goes on."""
+    for env in x.built:
+        try:
+            x.code.call(f"{x.name}.close", env.close)
+        except Failed as failed:
+            x.code.note(failed.finding._replace(level=WARNING))
+
+
+def _facts(x: Examined) -> dict[str, str]:
+    observations, actions = x.player.spaces(x.env)
+    facts = {
+        "observations": str(observations),
+        "actions": str(actions),
+        "splits": ", ".join(x.player.splits(x.env)),
+        "modes": shown(getattr(x.env, "num_modes", 1)),
+    }
+    if "tasks" in vars(x) and x.tasks:
+        facts["tasks"] = f"{len(x.tasks)} drawn, the first: {shown(x.tasks[0])}"
+    rewards = [moment.kept[1] for moment in moments_of(x) if moment.method == "step" and has_five(moment.kept)]
+    return facts | _reward_facts(rewards) | _episode_facts(x)
+
+
+def _reward_facts(rewards: list[Any]) -> dict[str, str]:
+    try:
+        values = np.concatenate([np.asarray(reward, np.float64).ravel() for reward in rewards])
+    except (ValueError, TypeError):  # none, or what is no number
+        return {}
+    return {"rewards": f"{values.min():.4g} to {values.max():.4g} a step"}
+
+
+def _episode_facts(x: Examined) -> dict[str, str]:
+    """How long episodes were, in steps, from those that ended within a play."""
+    lanes = x.num_tasks * LANES if x.is_block else 1
+    lengths: list[int] = []
+    for record in x.records:
+        age = np.zeros(lanes, int)
+        for moment in record:
+            if moment.method != "step":
+                continue
+            age += 1
+            ended = ended_lanes(moment.kept, lanes)
+            lengths += age[ended].tolist()
+            age[ended] = 0
+    if not lengths:
+        return {"episodes": f"none ended within {x.player.steps} steps; max_path_length ends them"}
+    return {"episodes": f"{len(lengths)} ended, after {min(lengths)} to {max(lengths)} steps"}

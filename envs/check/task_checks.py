@@ -1,0 +1,96 @@
+"""Checks of `sample_tasks` and of the tasks that it returns."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+
+import numpy as np
+
+from mmaml.envs.check.comparison import copied, same
+from mmaml.envs.check.examined import Check, Examined
+from mmaml.envs.check.findings import Finding, described, error, shown, warning
+
+FROM_RNG = "draw from the generator that it receives, and from nothing else"
+
+
+def number_of_tasks(x: Examined) -> list[Finding]:
+    """n tasks are returned where n are asked for."""
+    where = f"{x.name}.sample_tasks"
+    findings = []
+    for n in sorted({1, x.num_tasks}):
+        drawn = x.draw(x.env, n)
+        if len(drawn) != n:
+            remedy = "return a list of n tasks"
+            findings.append(error(where, expected=f"{n} tasks for n = {n}", got=str(len(drawn)), remedy=remedy))
+    return findings
+
+
+def repeated_draws(x: Examined) -> list[Finding]:
+    """Equal generators give equal tasks, from one object and from another; a different one gives others."""
+    where = f"{x.name}.sample_tasks"
+    if not same(x.draw(x.env), x.tasks):
+        return [error(where, "gives other tasks for an equal generator", FROM_RNG)]
+    if not same(x.draw(x.second), x.tasks):
+        remedy = "draw nothing that tasks depend on in __init__: every rank has objects of its own"
+        return [error(where, "of another object gives other tasks for an equal generator", remedy)]
+    if same(x.draw(x.env, seed=x.seed + 1), x.tasks):
+        return [warning(where, "gives the same tasks for another generator", f"unless there is one task, {FROM_RNG}")]
+    return []
+
+
+def splits(x: Examined) -> list[Finding]:
+    """Every split can be drawn, and drawing one changes no other."""
+    where = f"{x.name}.sample_tasks"
+    findings = []
+    for split in x.player.splits(x.env):
+        drawn = x.draw(x.env, split=split)
+        if len(drawn) != x.num_tasks:
+            expected = f'{x.num_tasks} tasks of split "{split}"'
+            findings.append(error(where, expected=expected, got=str(len(drawn)), remedy="return a list of n tasks"))
+    if not same(x.draw(x.env), x.tasks):
+        problem = "gives other tasks for an equal generator once another split was drawn"
+        findings.append(error(where, problem, "keep nothing of a draw in the object"))
+    return findings
+
+
+def kept_tasks(x: Examined) -> list[Finding]:
+    """Tasks stay as they are while others are drawn."""
+    drawn = x.draw(x.env)
+    before = copied(drawn)
+    x.draw(x.env, seed=x.seed + 1)
+    if same(drawn, before):
+        return []
+    problem = "changes tasks that it returned before, when others are drawn"
+    return [error(f"{x.name}.sample_tasks", problem, "return new arrays each time")]
+
+
+def pickled_tasks(x: Examined) -> list[Finding]:
+    """Tasks are sent to other ranks."""
+    where = f"{x.name}.sample_tasks"
+    remedy = "make tasks of dicts, numbers, arrays, or objects of classes in a module"
+    for task in x.tasks[:1]:
+        try:
+            again = pickle.loads(pickle.dumps(task))
+        except Exception as raised:  # a user's __reduce__ may fail in any way
+            return [error(where, f"returns tasks that cannot be pickled ({described(raised)})", remedy)]
+        if not same(again, task):
+            return [error(where, "returns tasks that are not the same once pickled and unpickled", remedy)]
+    return []
+
+
+def modes(x: Examined) -> list[Finding]:
+    """A task's mode, where it has one, is one of `num_modes`."""
+    where = f"{x.name}.sample_tasks"
+    num_modes = getattr(x.env, "num_modes", 1)
+    for task in x.tasks:
+        mode = task.get("mode", 0) if isinstance(task, Mapping) else getattr(task, "mode", 0)
+        if not isinstance(mode, int | np.integer):
+            return [error(where, expected="a task's mode to be a whole number from 0", got=shown(mode))]
+        if isinstance(num_modes, int) and not 0 <= mode < num_modes:
+            expected = f"modes from 0 to {num_modes - 1}, as num_modes = {num_modes} says"
+            return [warning(where, expected=expected, got=str(mode), remedy="set num_modes in the class")]
+    return []
+
+
+TASK_CHECKS: tuple[Check, ...] = (number_of_tasks, repeated_draws, splits, kept_tasks, pickled_tasks, modes)

@@ -1,0 +1,169 @@
+"""`mmaml.train`: meta-training from a Python program, in its own process or on several ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmaml.config.keys import Config
+from mmaml.config.loading import build_config, canonical, read_config_file
+from mmaml.config.shipped import find_config
+from mmaml.config.value_types import integer
+from mmaml.errors import Interrupted, UsageError
+from mmaml.storage import checkpoint
+from mmaml.storage.layout import PROGRESS
+from mmaml.storage.progress_file import read_rows
+
+Row = Mapping[str, float]
+Callback = Callable[[Row], object]
+
+
+class StopTraining(Exception):
+    """For a callback to raise: training ends in order after this iteration, and `train` returns."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run has left. folder: its directory. checkpoint: its newest file. last: the last iteration's row."""
+
+    folder: Path
+    checkpoint: Path
+    last: Row
+
+    def rows(self) -> list[Row]:
+        """The rows of all iterations, as in progress.csv: column -> number, NaN where nothing was measured."""
+        return _rows_of(self.folder)
+
+
+def train(
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    *,
+    ranks: int = 1,
+    callbacks: Sequence[Callback] = (),
+    show: bool = True,
+    **keys: Any,
+) -> TrainedRun:
+    """Meta-train, and return when the run has ended.
+
+    config: a JSON file, the name of a configuration that comes with the package, keys and values, or a Config. keys:
+    further keys of the configuration, which win over it, such as n_itr=100, dump_path="out/run1", or restore_path or
+    resume to continue a run, for which config may be left out. The keys: docs/configuration.md.
+
+    ranks: 1 to train in this process; more to start that many under mpirun. callbacks: each is called, in this process,
+    with the row of every iteration, column -> number. With one rank that is before the next iteration begins; with more
+    the run goes on meanwhile. show: show the run on standard output.
+
+    A callback that raises ends the run in order, with a checkpoint of the last iteration; what it raised is raised
+    here, unless it is StopTraining. So do SIGINT (KeyboardInterrupt) and SIGTERM.
+
+    Raises UsageError for what the caller can put right, before anything is written, and RunStopped where too much went
+    wrong on the way; in this process, whatever else fails; on several ranks, RuntimeError if they failed.
+    """
+    if not integer(1).accepts(ranks):
+        raise UsageError("ranks", expected=integer(1).expected, got=repr(ranks))
+    values = _values(config, keys)
+    if ranks == 1:
+        folder = _train_here(values, callbacks, show)
+    else:
+        from mmaml.library_ranks import train_on_ranks
+
+        folder = train_on_ranks(settled(values), values, ranks, callbacks, show)
+    return TrainedRun(folder, checkpoint.latest(folder), _rows_of(folder)[-1])
+
+
+def _values(config: str | Path | Mapping[str, Any] | Config | None, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys and values of the configuration, as they are given. Raises ConfigError."""
+    keys = canonical(keys, "keys")
+    if config is None:
+        if keys.get("restore_path") is None and keys.get("resume") != "auto":
+            raise UsageError(
+                "config", expected="a file, a name, keys and values or a Config", got="none", remedy="give one"
+            )
+        return keys
+    if isinstance(config, Config):
+        given = config.to_dict()
+    elif isinstance(config, Mapping):
+        given = canonical(config, "config")
+    elif isinstance(config, str | Path):
+        given = read_config_file(find_config("config", str(config)))
+    else:
+        raise UsageError("config", expected="a file, a name, keys and values or a Config", got=repr(config))
+    return given | keys
+
+
+def settled(values: Mapping[str, Any]) -> Config:
+    """The whole configuration of a run, new or continued, with the directory it writes.
+
+    Reads, but writes nothing. Raises UsageError.
+    """
+    from mmaml.cli.train import check_outputs, continued, default_dump_path, run_to_continue
+
+    original, automatic = run_to_continue(values)
+    values = {**values, **automatic}
+    config = build_config(values) if original is None else continued(values, original)
+    if config.dump_path is None:
+        config = config.replace(dump_path=str(default_dump_path(config)))
+    check_outputs(config)
+    return config
+
+
+def _train_here(values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Path:
+    """Train in this process; the run's directory."""
+    from mmaml.parallel.shutdown import shutdown
+    from mmaml.process_settings import prepared_process
+
+    config = settled(values)
+    try:
+        with prepared_process(), shutdown.heeded_by_guest():
+            return _train_alone(config, values, callbacks, show)
+    except Interrupted as interrupted:
+        # To whatever handles the signal in this program: for SIGINT, as a rule, by KeyboardInterrupt.
+        signal.raise_signal(interrupted.exit_code - 128)
+        raise
+
+
+def _train_alone(config: Config, values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Path:
+    """The only rank's part."""
+    import mpi4py
+
+    if "mpi4py.MPI" not in sys.modules:
+        mpi4py.rc.initialize = False  # this process is alone, whatever started it
+        import mpi4py.MPI
+
+    from mmaml.cli.train import ready
+    from mmaml.parallel.ranks import connect
+    from mmaml.storage.run_lock import RunLock
+    from mmaml.trainer import train as train_on
+
+    def report(row: Row) -> None:
+        for callback in callbacks:
+            callback(plain_row(row))
+
+    with ExitStack() as stack:
+        stream = None if show else stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        ranks, lock = stack.enter_context(connect(parallel=False)), stack.enter_context(RunLock())
+        config = ready(config, lock, values)
+        with suppress(StopTraining):
+            train_on(config, ranks, report, stream)
+    return Path(str(config.dump_path))
+
+
+def plain_row(row: Row) -> dict[str, float]:
+    """A row of Python's own numbers, which NumPy's are not."""
+    return {name: value if isinstance(value, int) else float(value) for name, value in row.items()}
+
+
+def _rows_of(folder: Path) -> list[Row]:
+    _, rows, _ = read_rows(folder / PROGRESS)
+    return [{name: _number(cell) for name, cell in row.items()} for row in rows]
+
+
+def _number(cell: str) -> float:
+    """A cell of progress.csv: a whole number, another one, or NaN where it is empty."""
+    return int(cell) if cell.lstrip("-").isdecimal() else float(cell or "nan")

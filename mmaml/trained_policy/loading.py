@@ -1,0 +1,128 @@
+"""`mmaml.load`: from a run, a checkpoint or a saved policy to a policy that acts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from mmaml.config.keys import Config
+from mmaml.config.loading import ConfigError, check_value, read_config
+from mmaml.errors import UsageError
+from mmaml.sampling.policy_spaces import PolicySpaces
+from mmaml.storage import checkpoint
+from mmaml.storage.checkpoint_format import CheckpointError
+from mmaml.trained_policy.policy import TrainedPolicy
+
+AS_TRAINED = "family"
+
+
+def load(
+    restore_path: str | Path,
+    *,
+    seed: int | None = None,
+    inner_lr: float | Sequence[float] | None = None,
+    horizon: int | None = None,
+    action_space: Box | Discrete | None = None,
+    normalization_scale: str | float | None = AS_TRAINED,
+) -> TrainedPolicy:
+    """A trained policy, which acts and adapts in the caller's own loop.
+
+    restore_path: a run's directory, for its newest checkpoint; a checkpoint; or a file of `TrainedPolicy.save`, whose
+    policy is adapted as it was. seed: of the actions that are drawn; another each time when None. inner_lr: step size
+    of the first, the second, … inner step, the last of all later; that of training when None. horizon: steps after
+    which an episode is over; that of training when None. action_space, normalization_scale: of the environment, in
+    place of those in the file, and needed for checkpoints of version 0.1 whose task family is not to be found here.
+
+    Raises UsageError if there is no such policy, or if it does not fit what is given.
+    """
+    check_value("restore_path", str(restore_path))
+    path, state = checkpoint.newest(restore_path)
+    config = _config(state["config"], path)
+    if inner_lr is not None:
+        rates = [*inner_lr] if isinstance(inner_lr, Sequence) else inner_lr
+        config = read_config(config.to_dict() | {"inner_lr": rates})
+    if horizon is None:
+        horizon = state.get("adapted", {}).get("horizon", config.max_path_length)
+    check_value("max_path_length", horizon, called="horizon")
+    spaces = _recorded_spaces(state, path) or _spaces_of_family(config)
+    if spaces is None:
+        spaces = _spaces_of_parameters(state["parameters"], config, path, action_space, normalization_scale)
+    spaces = replace(spaces, actions=spaces.actions if action_space is None else action_space)
+    check_value("normalization_scale", normalization_scale)
+    if not isinstance(normalization_scale, str):
+        spaces = replace(spaces, scale=normalization_scale)
+    try:
+        spaces.check()
+    except ValueError as error:
+        argument, _, problem = str(error).partition(": ")
+        raise UsageError("action_space" if argument == "env" else argument, problem) from error
+    rng, statistics = np.random.default_rng(seed), state.get("statistics", {})
+    try:
+        policy = TrainedPolicy(config, spaces, state["parameters"], rng, horizon, path, statistics)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise CheckpointError("restore_path", f"the running statistics in '{path}' do not fit ({error})") from error
+    if (adapted := state.get("adapted")) is not None:
+        try:
+            policy.restore(adapted)
+        except (LookupError, TypeError, ValueError) as error:
+            raise CheckpointError("restore_path", f"what '{path}' has adapted to cannot be read ({error})") from error
+    return policy
+
+
+def _config(values: Mapping[str, Any], path: Path) -> Config:
+    """The configuration in a checkpoint; its task family need not be found here."""
+    try:
+        return read_config(values)
+    except ConfigError as error:
+        raise CheckpointError("restore_path", f"the configuration in '{path}' cannot be used here: {error}") from error
+
+
+def _recorded_spaces(state: Mapping[str, Any], path: Path) -> PolicySpaces | None:
+    """Those that the checkpoint records; None for one of version 0.1, which records none."""
+    if "environment" not in state:
+        return None
+    try:
+        return PolicySpaces.from_record(state["environment"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError("restore_path", f"the action space in '{path}' cannot be read ({error})") from error
+
+
+def _spaces_of_family(config: Config) -> PolicySpaces | None:
+    """Those of the configuration's task family, None where it is not to be found here."""
+    from mmaml.envs.registry import check_family  # here: most policies do without
+
+    try:
+        spec = check_family(config.env, config.env_kwargs, config.normalization_scale)
+    except (Exception, SystemExit):  # a user's module may fail in any way
+        return None
+    return PolicySpaces.of_spec(spec, config.normalization_scale)
+
+
+def _spaces_of_parameters(
+    parameters: Mapping[str, Tensor],
+    config: Config,
+    path: Path,
+    action_space: Box | Discrete | None,
+    normalization_scale: str | float | None,
+) -> PolicySpaces:
+    """What sizes and units follow from a checkpoint of version 0.1. Raises UsageError where more has to be given."""
+    layers = [name for name in parameters if name.startswith("policy.") and name.endswith(".weight")]
+    size, actions = parameters[layers[0]].shape[0], parameters[layers[-1]].shape[1]
+    if "policy.log_std" not in parameters:
+        return PolicySpaces(size, Discrete(actions), None)
+    given = normalization_scale if config.normalization_scale == AS_TRAINED else config.normalization_scale
+    if isinstance(given, str) or (action_space is None and given is not None):
+        raise UsageError(
+            "action_space",
+            f"'{path}' does not record it, and its environment, '{config.env}', cannot be loaded here",
+            "give action_space and normalization_scale",
+        )
+    return PolicySpaces(size, Box(-np.inf, np.inf, (actions,)), given)
