@@ -66,7 +66,7 @@ def _leave_out_readiness() -> None:
         (finite, "check_rollouts"),
         (finite, "check_adapted"),
         (collector, "_check_returned"),
-        (trainer, "check_parameters"),
+        (trainer, "require_finite"),
     ):
         assert hasattr(owner, name)
         setattr(owner, name, nothing)

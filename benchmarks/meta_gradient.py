@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmaml.process_settings import prepare_process
+from mmaml.updates.evaluate import Question
 
 prepare_process()  # before NumPy and torch load
 import numpy as np
@@ -70,7 +71,7 @@ def main() -> None:
         options = {"clip": True, "clip_eps": 0.1, "kl_coefficients": [5e-4] * config.num_inner_grad_steps}
 
         def epoch(block=block, flat=flat, options=options) -> None:  # type: ignore[no-untyped-def]
-            block.evaluate("meta_gradient", flat, outer_kl_coefficient=0.0, **options)
+            block.answer(Question("meta_gradient", flat, options={"outer_kl_coefficient": 0.0} | options))
 
         epoch()
         ours = best(epoch)

@@ -27,7 +27,7 @@ import torch
 from mmaml.config.loading import build_config
 from mmaml.envs.mujoco.base import MujocoFamily
 from mmaml.envs.registry import gym_id, make_family
-from mmaml.sampling.collector import rollout
+from mmaml.sampling.collector import Lanes, rollout
 from mmaml.seeding import generator
 from mmaml.worker import Worker
 
@@ -59,8 +59,8 @@ class Sampling:
         self.env.set_tasks(self.worker.sample_tasks(TASKS, 0))
 
     def __call__(self) -> None:
-        noise = self.worker._noise([(0, task, 0) for task in range(TASKS)], "train")
-        rollout(self.env, self.actor, noise, list(range(TASKS)), self.env.normalization_scale, "lanes")
+        noise = self.worker._noise([(0, task, 0) for task in range(TASKS)], "train", HORIZON)
+        rollout(self.env, self.actor, Lanes(HORIZON), noise, list(range(TASKS)), self.env.normalization_scale)
 
     def record(self) -> list[tuple[np.ndarray, ...]]:
         """Of each step: which lanes begin an episode, positions and velocities before it, controls; [M·N, …] each."""

@@ -22,7 +22,7 @@ import torch
 from mmaml.config.loading import load_config
 from mmaml.envs.registry import make_family
 from mmaml.sampling.acting import Step
-from mmaml.sampling.collector import rollout
+from mmaml.sampling.collector import Lanes, rollout
 from mmaml.seeding import generator
 from mmaml.worker import Worker
 
@@ -47,12 +47,12 @@ def main() -> None:
         observation, _ = env.reset(seed=0)
         nothing = torch.empty(0)
         for _ in range(horizon):
-            step = Step(torch.from_numpy(observation).view(TASKS, lanes, -1), nothing, nothing, nothing)
-            observation, *_ = env.step(actor(step).mean.view(TASKS * lanes, -1).numpy())
+            step = Step(torch.from_numpy(observation).view(TASKS, lanes, -1), nothing, nothing, nothing, nothing)
+            observation, *_ = env.step(actor(step, None)[0].mean.view(TASKS * lanes, -1).numpy())
 
     def ours() -> None:
-        noise = worker._noise(keys, "train")
-        rollout(env, actor, noise, list(range(TASKS)), env.normalization_scale, config.collect)
+        noise = worker._noise(keys, "train", horizon)
+        rollout(env, actor, Lanes(horizon), noise, list(range(TASKS)), env.normalization_scale)
 
     seconds: dict[str, list[float]] = {"bare": [], "ours": []}
     with torch.no_grad():

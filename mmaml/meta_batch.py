@@ -1,68 +1,129 @@
-"""What the master asks of the ranks in an iteration: collect rollouts, evaluate the meta-objective."""
+"""What the master asks of the ranks in an iteration: collect rollouts, evaluate functions on them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmaml.algorithms.base import Algorithm
 from mmaml.config.keys import Config
 from mmaml.envs.base import Task
 from mmaml.errors import RunStopped
-from mmaml.sampling.rollouts import Rollouts
-from mmaml.updates.evaluate import Evaluate
-
-if TYPE_CHECKING:
-    from mmaml.parallel.ranks import Ranks
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
+from mmaml.parallel.peers import Listener
 from mmaml.parallel.ranks import Ranks
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.updates.evaluate import Evaluate, Question, Results
+from mmaml.updates.finite import checked
 from mmaml.worker import TaskBlock, Worker
 
 
-def collect(
-    ranks: Ranks, parameters: Tensor, tasks: Sequence[Task], iteration: int, **options: Any
-) -> dict[str, np.ndarray]:
-    """`Worker.collect` of a whole meta-batch, on all ranks; results in task order.
+class Master:
+    """Rank 0's way to all ranks, this one included.
 
-    Raises NotFinite, and RunStopped where the environments of all tasks failed.
+    worker: this rank's. log: told what goes wrong. state: of a checkpoint, from whose running statistics these go on.
+    device: where the meta-gradient is taken if that is on the master.
+    statistics: of observations and rewards, by which they are normalised.
     """
-    result = ranks.call("collect", list(enumerate(tasks)), parameters, iteration=iteration, **options)
-    if not result:
-        environments = (
-            "the environment of the only task" if len(tasks) == 1 else f"the environments of all {len(tasks)} tasks"
+
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        worker: Worker,
+        log: Listener,
+        state: Mapping[str, Any] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.config, self.ranks, self.worker, self.device = config, ranks, worker, device
+        self.statistics = worker.statistics(state)
+        self.warn = log.warn
+        ranks.listen(log)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The master's own, which updates."""
+        return self.worker.algorithm
+
+    def reset_clocks(self) -> None:
+        """Count the seconds below from now on."""
+        self.ranks.seconds_busy = self.ranks.roster.seconds_lost = 0.0
+
+    @property
+    def seconds_busy(self) -> float:
+        """Seconds that the slowest rank spent on each call, added up."""
+        return self.ranks.seconds_busy
+
+    @property
+    def seconds_lost(self) -> float:
+        """Seconds that lost ranks have cost."""
+        return self.ranks.roster.seconds_lost
+
+    @property
+    def task_indices(self) -> list[int]:
+        """Indices in the meta-batch of the tasks that were sampled last, but those whose environments failed."""
+        return self.ranks.indices
+
+    def sample_tasks(self, n: int, iteration: int, purpose: str = "train") -> list[Task]:
+        """As `Worker.sample_tasks`."""
+        return self.worker.sample_tasks(n, iteration, purpose)
+
+    def collect(self, parameters: Tensor, tasks: Sequence[Task], iteration: int, **options: Any) -> Results:
+        """`Worker.collect` of a whole meta-batch; results in task order.
+
+        Raises NotFinite, and RunStopped where the environments of all tasks failed.
+        """
+        items, scaling = list(enumerate(tasks)), self.statistics.vector()
+        result = self.ranks.call("collect", items, parameters, scaling, iteration=iteration, **options)
+        if not result:
+            environments = (
+                "the environment of the only task" if len(tasks) == 1 else f"the environments of all {len(tasks)} tasks"
+            )
+            raise RunStopped(f"stopped: {environments} failed; mend it")
+        return result
+
+    def evaluate(self) -> Evaluate:
+        """What an update asks of the meta-batch collected last: on the ranks that sampled, or on the master's device.
+
+        Numbers that it may not go on from raise NotFinite (`mmaml.updates.finite.checked`).
+        """
+        if self._takes_gradient():
+            evaluate = TaskBlock(self.algorithm, self.rollouts(), self.device).evaluate()
+        else:
+            evaluate = Evaluate(self._ask, self.task_indices, self.rollouts)
+        return checked(evaluate, self.algorithm.spec)
+
+    def rollouts(self) -> list[Rollouts]:
+        """All collections of the meta-batch collected last."""
+        return by_collection(self.ranks.call("rollouts", (), subset=self.task_indices))
+
+    def _ask(self, question: Question) -> Results:
+        tasks = self.task_indices if question.tasks is None else question.tasks
+        return self.ranks.call(
+            "evaluate",
+            (),
+            question.parameters,
+            question.vector,
+            tasks,
+            function=question.function,
+            lanes=question.lanes,
+            arguments=dict(question.options),
         )
-        raise RunStopped(f"stopped: {environments} failed; mend it")
-    return result
+
+    def _takes_gradient(self) -> bool:
+        """Whether the meta-gradient is taken here; by itself where the master has a GPU."""
+        if self.config.meta_gradient != "auto":
+            return self.config.meta_gradient == "master"
+        return self.device != "cpu"
 
 
-def meta_batch(config: Config, ranks: Ranks, worker: Worker, device: str) -> Evaluate:
-    """Where the meta-objective is evaluated: on the ranks that sampled, or on the master's device."""
-    if meta_gradient_home(config, device) == "ranks":
-        return ranks.evaluator()
-    fields = ranks.call("rollouts", (), subset=ranks.places)
-    rollouts = [
-        Rollouts.from_fields({name: torch.from_numpy(value) for name, value in collection.items()})
-        for collection in by_collection(fields)
-    ]
-    return TaskBlock(worker.algorithm, rollouts, device).evaluator()
-
-
-def meta_gradient_home(config: Config, device: str) -> str:
-    """ "master" or "ranks"; by itself the master where it has a GPU."""
-    if config.meta_gradient != "auto":
-        return config.meta_gradient
-    return "ranks" if device == "cpu" else "master"
-
-
-def by_collection(fields: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """What `Worker.rollouts` gives, "collection/field" -> array, as the fields of each collection."""
-    collections: dict[int, dict[str, np.ndarray]] = {}
+def by_collection(fields: Mapping[str, np.ndarray]) -> list[Rollouts]:
+    """What `Worker.rollouts` gives, "collection/field" -> array, as the rollouts of each collection."""
+    collections: dict[int, dict[str, Tensor]] = {}
     for key, value in fields.items():
         collection, _, name = key.partition("/")
-        collections.setdefault(int(collection), {})[name] = value
-    return [collections[collection] for collection in sorted(collections)]
+        collections.setdefault(int(collection), {})[name] = torch.from_numpy(value)
+    return [Rollouts.from_fields(collections[collection]) for collection in sorted(collections)]

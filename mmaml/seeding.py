@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-STREAMS = {"parameters": 0, "tasks": 1, "environment": 2, "action": 3, "minibatches": 4, "train tasks": 5, "episode": 6}
+STREAMS = {
+    "parameters": 0,
+    "tasks": 1,
+    "environment": 2,
+    "action": 3,
+    "minibatches": 4,
+    "train tasks": 5,
+    "episode": 6,
+    "buffer": 7,
+}
 PURPOSES = {"train": 0, "test": 1, "ood": 2}
 
 

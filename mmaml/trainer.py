@@ -9,13 +9,11 @@ from typing import Any, TextIO
 
 import torch
 
-from mmaml.algorithms.base import Algorithm
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError
 from mmaml.errors import NotFinite
 from mmaml.evaluation.embeddings import write_embeddings
 from mmaml.evaluation.periodic import evaluation_row
-from mmaml.meta_batch import collect, meta_batch
 from mmaml.parallel.launch import check_rank_count
 from mmaml.parallel.ranks import Ranks
 from mmaml.parallel.shutdown import shutdown
@@ -24,7 +22,7 @@ from mmaml.storage import checkpoint
 from mmaml.storage.compatibility import check_fits
 from mmaml.storage.progress_file import Row
 from mmaml.training_run import Run
-from mmaml.updates.finite import check_parameters, checked
+from mmaml.updates.finite import require_finite
 from mmaml.worker import Worker
 
 
@@ -44,52 +42,51 @@ def train(
     """
     device = ranks.agree(lambda: check_ranks_and_device(config, ranks))
     with closing(Worker(config)) as worker:
-        state = ranks.agree(lambda: restored_state(config, worker.algorithm))
-        ranks.patience(config.rank_timeout, remedy=f"continue with --restore_path {config.dump_path}")
+        state = ranks.on_master(lambda: restored_state(config, worker))
+        ranks.set_timeout(config.rank_timeout, remedy=f"continue with --restore_path {config.dump_path}")
         if not ranks.serve(worker, config.master_samples):
             return  # the master has finished
-        run = Run(config, ranks, worker, state, stream)
+        run = Run(config, ranks, worker, state, device, stream)
         with run.finishing():
             for iteration in range(run.iteration, config.n_itr):
                 with shutdown.abandonable():
-                    row = one_iteration(run, ranks, device, iteration)
+                    row = one_iteration(run, iteration)
                 logged = run.finish_iteration(iteration, row)
                 if on_iteration is not None:
                     on_iteration(logged)
                 shutdown.check()
             with shutdown.abandonable():
-                write_embeddings(config, ranks, worker, run.parameters)
+                write_embeddings(run.master, run.parameters)
         run.close()
 
 
-def one_iteration(run: Run, ranks: Ranks, device: str, iteration: int) -> dict[str, float]:
+def one_iteration(run: Run, iteration: int) -> dict[str, float]:
     """Sample and adapt, update, evaluate; the iteration's row of the log."""
-    config, worker = run.config, run.worker
+    master = run.master
     row: dict[str, float] = {"Itr": iteration, "EnvStepsPerSecond": float("nan")}
-    ranks.seconds_busy = ranks.roster.seconds_lost = 0.0
+    master.reset_clocks()
     clock = sampled_at = time.perf_counter()
     try:
-        tasks = worker.sample_tasks(config.meta_batch_size, iteration)
-        sampled = collect(ranks, run.parameters, tasks, iteration)
+        tasks = master.sample_tasks(run.config.meta_batch_size, iteration)
+        sampled = master.collect(run.parameters, tasks, iteration)
         sampled_at = time.perf_counter()
         run.env_steps += int(sampled["env_steps"].sum())
         row |= returns_row(sampled) | sampling_times(sampled, sampled_at - clock)
 
-        evaluate = checked(meta_batch(config, ranks, worker, device), worker.algorithm.spec)
-        parameters, updated = worker.algorithm.update(run.parameters, evaluate, iteration)
-        check_parameters(worker.algorithm.spec, parameters)
-        run.accept(parameters)
+        parameters, updated = run.algorithm.update(run.parameters, master.evaluate(), iteration)
+        require_finite(run.algorithm.spec, parameters)
+        run.accept(parameters, sampled)
         row |= updated
     except NotFinite as finding:
         run.skip_update(finding, iteration)
     update_seconds = time.perf_counter() - sampled_at
-    waiting = sampled_at - clock + update_seconds - ranks.seconds_busy
+    waiting = sampled_at - clock + update_seconds - master.seconds_busy
     row |= {"n_timesteps": run.env_steps, **run.counts}
-    row |= evaluation_row(config, ranks, worker, run.parameters, iteration)
+    row |= evaluation_row(master, run.parameters, iteration)
     return row | {
         "Time-OuterStep": update_seconds,
-        "Time-Communication": waiting if device == "cpu" else float("nan"),
-        "Time-Recovery": ranks.roster.seconds_lost,
+        "Time-Communication": waiting if master.device == "cpu" else float("nan"),
+        "Time-Recovery": master.seconds_lost,
         "ItrTime": time.perf_counter() - clock,
     }
 
@@ -119,10 +116,11 @@ def check_ranks_and_device(config: Config, ranks: Ranks) -> str:
     return device
 
 
-def restored_state(config: Config, algorithm: Algorithm) -> dict[str, Any] | None:
+def restored_state(config: Config, worker: Worker) -> dict[str, Any] | None:
     """The checkpoint to continue from, or None for a new run. Raises CheckpointError."""
     if config.restore_path is None:
         return None
     path, state = checkpoint.newest(config.restore_path)
-    check_fits(state, path, config, algorithm)
+    check_fits(state, path, config, worker.algorithm)
+    worker.statistics(state)
     return state

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 from torch import Tensor
 
 from mmaml.config.keys import Config
 from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, disk_reason
+from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import Ranks
 from mmaml.parallel.shutdown import shutdown
 from mmaml.reporting.run_logger import RunLogger
@@ -37,22 +39,23 @@ class Run:
         ranks: Ranks,
         worker: Worker,
         state: dict[str, Any] | None,
+        device: str = "cpu",
         stream: TextIO | None = None,
     ) -> None:
         assert config.dump_path is not None
-        self.config, self.ranks, self.worker = config, ranks, worker
+        self.config, self.algorithm = config, worker.algorithm
         self._config = config.to_dict()
         self._environment = PolicySpaces.of_spec(worker.spec, config.normalization_scale).record()
         self.dump_path = Path(config.dump_path)
         self.iteration = self.env_steps = self.bad_in_a_row = 0
         self.seconds = 0.0
         self.counts = {"FailedTasks": 0, "BadUpdates": 0}
-        spec = worker.algorithm.spec
+        spec = self.algorithm.spec
         if state is None:
-            self.parameters = spec.flatten(worker.algorithm.init(generator(config.seed, "parameters")))
+            self.parameters = spec.flatten(self.algorithm.init(generator(config.seed, "parameters")))
         else:
             self.parameters = spec.flatten(state["parameters"])
-            worker.algorithm.load_state_dict(state["algorithm"])
+            self.algorithm.load_state_dict(state["algorithm"])
             self.iteration, self.env_steps = state["iteration"], state["env_steps"]
             self.seconds = state["seconds"]
             self.counts |= state.get("counts", {})
@@ -72,7 +75,7 @@ class Run:
         # The iteration of the newest checkpoint, if it is of this run.
         self._saved = self.iteration if state is not None and self._is_newest(self.iteration) else None
         self._traces: set[str] = set()
-        ranks.roster.report, ranks.task_failed = self.logger.warn, self.task_failed
+        self.master = Master(config, ranks, worker, self, state, device)
         self.state = self._state()
 
     @contextmanager
@@ -86,29 +89,30 @@ class Run:
                     self.save(last=True)
                 except NotSaved as unsaved:
                     if not isinstance(reason, NotSaved):
-                        self.logger.warn(str(unsaved))
+                        self.warn(str(unsaved))
                 if isinstance(reason, Interrupted | RunStopped):
                     again = f"continue with --restore_path {self.dump_path}"
                     trace = reason.trace if isinstance(reason, RunStopped) else ""
-                    self.logger.warn(f"{reason} (after {self.iteration} iterations; {again})\n{trace}".rstrip())
+                    self.warn(f"{reason} (after {self.iteration} iterations; {again})\n{trace}".rstrip())
                 if isinstance(reason, Interrupted):
                     reason.told = True
                 with suppress(Exception):  # what ends the run is the reason
                     self.close()
                 raise
 
-    def accept(self, parameters: Tensor) -> None:
-        """Go on from new meta-parameters."""
+    def accept(self, parameters: Tensor, sampled: Mapping[str, np.ndarray]) -> None:
+        """Go on from new meta-parameters, and from running statistics to which those of the iteration are added."""
         self.parameters, self.bad_in_a_row = parameters, 0
+        self.master.statistics.update(sampled)
 
     def skip_update(self, finding: NotFinite, iteration: int) -> None:
         """Go on from where the iteration began. Raises RunStopped if that was done too many times in a row."""
-        self.worker.algorithm.load_state_dict(copy.deepcopy(self.state["algorithm"]))
+        self.algorithm.load_state_dict(copy.deepcopy(self.state["algorithm"]))
         self.counts["BadUpdates"] += 1
         self.bad_in_a_row += 1
         allowed = self.config.max_bad_updates
         count = f"{self.bad_in_a_row} in a row, {allowed} end the run"
-        self.logger.warn(f"warning: iteration {iteration}: {finding}; its update is skipped ({count})")
+        self.warn(f"warning: iteration {iteration}: {finding}; its update is skipped ({count})")
         if self.bad_in_a_row >= allowed:
             updates = "an update" if allowed == 1 else f"{allowed} updates in a row"
             raise RunStopped(
@@ -120,21 +124,28 @@ class Run:
         """Write what `replay` repeats an iteration from; how a message tells of it."""
         path = self.dump_path / f"bad_update_{iteration:06d}.pt"
         failed = self.counts["FailedTasks"] - self.state["counts"]["FailedTasks"]
-        sampled_all = len(self.ranks.places) + failed == self.config.meta_batch_size
+        rollouts = None
+        if self.master.task_indices and len(self.master.task_indices) + failed == self.config.meta_batch_size:
+            with suppress(Exception):  # ranks may be lost now, and with tasks that are dealt again anything may happen
+                rollouts = [collection.fields() for collection in self.master.rollouts()]
         try:
-            write_dump(path, self.state, str(finding), self.ranks if sampled_all else None)
+            write_dump(path, self.state, str(finding), rollouts)
         except OSError as error:
             return f"the last could not be written down to be repeated ({disk_reason(error)})"
         return f"the last is repeated by python run_scripts/replay.py {path}"
 
-    def task_failed(self, place: int, failure: Failure) -> None:
+    def warn(self, text: str) -> None:
+        """Report what went wrong, in the log and to who watches."""
+        self.logger.warn(text)
+
+    def task_failed(self, index: int, failure: Failure) -> None:
         """Count a task that an iteration goes on without. Raises RunStopped if they are too many."""
         self.counts["FailedTasks"] += 1
         failed, allowed = self.counts["FailedTasks"], self.config.max_failed_tasks
         trace = "" if failure.trace in self._traces else f"\n{failure.trace.rstrip()}"
         self._traces.add(failure.trace)
-        self.logger.warn(
-            f"warning: iteration {self.iteration}: the environment of task {place} failed ({failure.error}); the "
+        self.warn(
+            f"warning: iteration {self.iteration}: the environment of task {index} failed ({failure.error}); the "
             f"others go on without it ({failed} so far, {allowed} end the run){trace}"
         )
         if failed >= allowed:
@@ -170,16 +181,17 @@ class Run:
     def close(self) -> None:
         """Close files and environments."""
         self.logger.close()
-        self.worker.close()
+        self.master.worker.close()
 
     def _state(self) -> dict[str, Any]:
-        algorithm = self.worker.algorithm
+        algorithm, statistics = self.algorithm, self.master.statistics.state_dict()
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "seconds": self.seconds,
             "parameters": {name: value.clone() for name, value in algorithm.spec.unflatten(self.parameters).items()},
             "algorithm": copy.deepcopy(algorithm.state_dict()),
+            **({"statistics": statistics} if statistics else {}),
             "counts": dict(self.counts),
             "bad_in_a_row": self.bad_in_a_row,
             "config": self._config,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, reduce
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,19 +22,17 @@ from mmaml.envs.base import Task, TaskVectorEnv
 from mmaml.envs.registry import make_family
 from mmaml.errors import RunStopped, TasksFailed
 from mmaml.fault_points import reached
+from mmaml.parallel.requests import partition
 from mmaml.policies.distributions import distribution_over
 from mmaml.sampling import finite
-from mmaml.sampling.advantages import advantages
-from mmaml.sampling.collector import rollout
+from mmaml.sampling.collector import Lanes, rollout
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment, described, failing_tasks, traced
+from mmaml.sampling.normalisation import RunningStatistics, Scaling, moments_of_tasks
 from mmaml.sampling.rollouts import Rollouts
+from mmaml.sampling.statistics import stage_statistics, stages_of
 from mmaml.seeding import generator, integer
-from mmaml.updates.evaluate import Evaluate
-
-if TYPE_CHECKING:
-    pass
-
-from mmaml.sampling.statistics import collection_statistics
+from mmaml.storage.compatibility import restored_statistics
+from mmaml.updates.evaluate import Evaluate, Question, Results
 
 # Steps whose meta-gradient is taken together on a CPU: enough to amortise the calls, few enough for its memory.
 CPU_CHUNK_STEPS = 40_000
@@ -47,65 +46,72 @@ class TaskBlock:
         self.device = device
         self.rollouts = [collection.to(device) for collection in rollouts]
 
-    def evaluate(
-        self,
-        function: str,
-        parameters: Tensor,
-        vector: Tensor | None = None,
-        tasks: Sequence[int] | None = None,
-        **options: Any,
-    ) -> dict[str, np.ndarray]:
-        """`algorithm.function` on tasks of the block: {name: [tasks, …]}. tasks: their rows; all when None."""
-        if function not in self.algorithm.functions:
-            raise ValueError(f"function: expected one of {self.algorithm.functions}, got {function!r}")
-        reached("evaluation", function=function)
-        tasks = range(self.rollouts[0].tasks) if tasks is None else tasks
+    def answer(self, question: Question) -> Results:
+        """The algorithm's function of tasks of the block, by their indices in the block; all when there are none."""
+        if question.function not in self.algorithm.functions:
+            raise ValueError(f"function: expected one of {self.algorithm.functions}, got {question.function!r}")
+        reached("evaluation", function=question.function)
+        function = getattr(self.algorithm, question.function)
+        tasks = range(self.rollouts[0].tasks) if question.tasks is None else question.tasks
         steps_per_task = self.rollouts[0].rewards[0].numel()
         size = max(1, CPU_CHUNK_STEPS // steps_per_task) if self.device == "cpu" else len(tasks)
-        parameters = parameters.to(self.device)
-        vector = None if vector is None else vector.to(self.device)
+        parameters = question.parameters.to(self.device)
+        vector = None if question.vector is None else question.vector.to(self.device)
         results = []
         for first in range(0, len(tasks), size):
             chunk = _index(tasks[first : first + size])
             rollouts = [collection.select(chunk) for collection in self.rollouts]
-            results.append(getattr(self.algorithm, function)(parameters, rollouts, vector, **options))
+            if question.lanes is not None:
+                rollouts = [collection.only_lanes(question.lanes) for collection in rollouts]
+            parts = [
+                function(parameters, [collection.lanes(lanes) for collection in rollouts], vector, **question.options)
+                for lanes in self._lane_chunks(question.function, rollouts[0])
+            ]
+            results.append({name: reduce(torch.add, (part[name] for part in parts)) for name in parts[0]})
         return {name: torch.cat([result[name] for result in results]).cpu().numpy() for name in results[0]}
 
-    def evaluator(self) -> Evaluate:
-        """`evaluate` for a meta-update, which knows tasks by their positions in the meta-batch."""
-        return _ByPosition(self)
+    def _lane_chunks(self, function: str, rollouts: Rollouts) -> list[slice]:
+        """Which lanes are asked together: all, unless a task has too many and the function adds up over lanes.
+
+        Two at least, since the bits of a product with a lone row depend on where it lies.
+        """
+        _, lanes, length = rollouts.rewards.shape
+        if function not in self.algorithm.adds_over_lanes:
+            return [slice(lanes)]
+        count = max(1, lanes // max(2, CPU_CHUNK_STEPS // length))
+        return [slice(block.start, block.stop) for block in partition(lanes, count)]
+
+    def evaluate(self) -> Evaluate:
+        """What an update asks of the block: tasks are known by their indices in the meta-batch."""
+        in_block = {task: index for index, task in enumerate(self.rollouts[0].position.tolist())}
+        tasks = sorted(in_block)
+
+        def answer(question: Question) -> Results:
+            asked = tasks if question.tasks is None else question.tasks
+            return self.answer(replace(question, tasks=[in_block[task] for task in asked]))
+
+        return Evaluate(answer, tasks, lambda: [collection.to("cpu") for collection in self.rollouts])
 
 
-class _ByPosition:
-    """A block's `evaluate`, given positions in place of rows."""
+class _Session(NamedTuple):
+    """What is the same for all that is sampled in one `Worker.collect`."""
 
-    def __init__(self, block: TaskBlock) -> None:
-        self._evaluate = block.evaluate
-        self._rows = {position: row for row, position in enumerate(block.rollouts[0].position.tolist())}
-        self.tasks = sorted(self._rows)
-
-    def __call__(
-        self,
-        function: str,
-        parameters: Tensor,
-        vector: Tensor | None = None,
-        tasks: Sequence[int] | None = None,
-        **options: Any,
-    ) -> dict[str, np.ndarray]:
-        rows = [self._rows[position] for position in (self.tasks if tasks is None else tasks)]
-        return self._evaluate(function, parameters, vector, rows, **options)
+    scaling: Scaling | None
+    iteration: int
+    purpose: str
+    stages: int
 
 
-def _index(rows: Sequence[int]) -> slice | Tensor:
-    """Consecutive rows as a slice, which needs no copy of their rollouts."""
-    consecutive = range(rows[0], rows[0] + len(rows))
-    return slice(rows[0], rows[0] + len(rows)) if list(rows) == list(consecutive) else torch.tensor(rows)
+def _index(indices: Sequence[int]) -> slice | Tensor:
+    """Consecutive indices as a slice, which needs no copy of their rollouts."""
+    consecutive = range(indices[0], indices[0] + len(indices))
+    return slice(indices[0], indices[0] + len(indices)) if list(indices) == list(consecutive) else torch.tensor(indices)
 
 
 class Worker:
     """Samples tasks, adapts to them, and evaluates the algorithm's functions on what it sampled.
 
-    One stands on every rank. The methods from `collect` on are what `comm.Ranks` calls by name: they take
+    One stands on every rank. The methods from `collect` on are what `Ranks` calls by name: they take
     parameters, an optional vector and this rank's items, and return arrays with one entry an item.
     """
 
@@ -159,34 +165,34 @@ class Worker:
     def collect(
         self,
         parameters: Tensor,
-        vector: Tensor | None,
+        scaling: Tensor | None,
         items: Sequence[tuple[int, Task]],
         iteration: int,
         purpose: str = "train",
-        collections: int | None = None,
+        stages: int | None = None,
         extend: bool = False,
     ) -> dict[str, np.ndarray]:
-        """Sample and adapt to every task: `collections` times sampled, adapted in between.
+        """Sample every task and adapt to it, in all stages of learning it.
 
-        items: (position in the meta-batch, task). collections: the algorithm's own number when None. extend: the
-        tasks come after those that are already held of this iteration and purpose, in place of which they would
-        come otherwise; the results are of the new ones alone. If this raises, nothing is held but what is to be
-        extended.
+        scaling: as `Scaling.from_vector` reads it. items: (index in the meta-batch, task). stages: how many
+        collections, with adaptation in between, or episodes of the trial; as many as in training when None. extend: the
+        tasks come after those that are already held of this iteration and purpose, in place of which they would come
+        otherwise; the results are of the new ones alone. If this raises, nothing is held but what is to be extended.
         Raises TasksFailed if environments of some tasks raise again when these are sampled by themselves; what they
         raise if no task fails by itself, but all together do, twice; and NotFinite for NaN or infinity in what was
         sampled or adapted.
-        Returns statistics of the whole episodes [m, collections] (return, return_std, return_min,
-        return_max, episodes, success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank
-        spent on rolling out, processing and adapting. The rollouts stay here for `evaluate`.
+        Returns statistics of the whole episodes [m, stages] (return, return_std, return_min, return_max, episodes,
+        success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank spent on rolling out,
+        advantages and adapting; with a scaling, `moments_of_tasks` too. The rollouts stay here for `evaluate`.
         """
         reached("sampling", iteration=iteration, purpose=purpose)
         extends = extend and self._collected == (iteration, purpose)
         held = self.block = self.block if extends else None
-        collections = collections or self.algorithm.collections
+        session = _Session(Scaling.from_vector(scaling), iteration, purpose, stages or self.config.stages)
 
         def sample(items: Sequence[tuple[int, Task]], lasting: bool = False) -> tuple[list[Rollouts], np.ndarray]:
             with self._environment([task for _, task in items], lasting) as env:
-                return self._sample(env, parameters, items, iteration, purpose, collections)
+                return self._sample(env, parameters, items, session)
 
         def attempt() -> tuple[list[Rollouts], np.ndarray] | EnvironmentFailed:
             try:
@@ -207,19 +213,33 @@ class Worker:
         blocks = [rollouts] if held is None else [held.rollouts, rollouts]
         every = [Rollouts.concatenate(parts) for parts in zip(*blocks, strict=True)]
         self.block, self._collected = TaskBlock(self.algorithm, every), (iteration, purpose)
-        return collection_statistics(rollouts, [task for _, task in items], seconds)
+        shown = self.stages_of(rollouts, session.stages)
+        found = stage_statistics(rollouts, shown, [task for _, task in items], seconds)
+        if session.scaling is None:
+            return found
+        return found | moments_of_tasks(rollouts, session.scaling, self.config.discount, self._over_trial)
+
+    @property
+    def _over_trial(self) -> bool:
+        return self.algorithm.credit == "trial"
+
+    def stages_of(self, collections: Sequence[Rollouts], stages: int) -> list[Rollouts]:
+        """What was sampled at each stage: collections, or episodes of the trials."""
+        return stages_of(collections, self._over_trial, stages, self.config.max_path_length)
+
+    def statistics(self, state: Mapping[str, Any] | None = None) -> RunningStatistics:
+        """The running statistics that the configuration asks for, new or as a checkpoint's state holds them.
+
+        Raises CheckpointError where it holds others.
+        """
+        return restored_statistics(self.config, self.spec.observation_size, state)
 
     def _sample(
-        self,
-        env: TaskVectorEnv,
-        parameters: Tensor,
-        items: Sequence[tuple[int, Task]],
-        iteration: int,
-        purpose: str,
-        collections: int,
+        self, env: TaskVectorEnv, parameters: Tensor, items: Sequence[tuple[int, Task]], session: _Session
     ) -> tuple[list[Rollouts], np.ndarray]:
-        """All collections of some tasks, and the seconds [3] spent on rolling out, processing and adapting."""
-        positions, tasks = zip(*items, strict=True)
+        """All collections of some tasks, and the seconds [3] spent on rolling out, advantages and adapting."""
+        indices, tasks = zip(*items, strict=True)
+        collections = 1 if self._over_trial else session.stages
         seconds = np.zeros(3)
         with torch.no_grad():
             meta = {
@@ -230,12 +250,12 @@ class Worker:
         rollouts: list[Rollouts] = []
         for step in range(collections):
             clock = time.perf_counter()
-            data = self._roll_out(env, state, items, (iteration, step), purpose)
+            data = self._roll_out(env, state, items, step, session)
             self.look_at(data, tasks, step, finite.SAMPLED)
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
             reached("advantages", collection=step)
-            self._process(state, data)
+            self._estimate_advantages(state, data, session.scaling)
             self.look_at(data, tasks, step, finite.PROCESSED)
             rollouts.append(data)
             seconds[1] += time.perf_counter() - clock
@@ -243,7 +263,7 @@ class Worker:
             if step < collections - 1:
                 reached("adaptation", collection=step)
                 state = self.algorithm.adapt(meta, state, rollouts)
-                finite.check_adapted(getattr(state, "params", {}), positions, tasks, step)
+                finite.check_adapted(getattr(state, "params", {}), indices, tasks, step)
             seconds[2] += time.perf_counter() - clock
         return rollouts, seconds
 
@@ -253,49 +273,50 @@ class Worker:
 
     @torch.no_grad()
     def _roll_out(
-        self, env: TaskVectorEnv, state: Any, items: Sequence[tuple[int, Task]], when: tuple[int, int], purpose: str
+        self, env: TaskVectorEnv, state: Any, items: Sequence[tuple[int, Task]], collection: int, session: _Session
     ) -> Rollouts:
-        """One collection of some tasks, without advantages. when: the iteration and the number of the collection."""
-        (iteration, step), (positions, tasks) = when, zip(*items, strict=True)
-        keys = [(iteration, position, step) for position in positions]
+        """One collection of some tasks, without advantages."""
+        config, (indices, tasks) = self.config, zip(*items, strict=True)
+        keys = [(session.iteration, index, collection) for index in indices]
+        episodes = session.stages if self._over_trial else config.episodes_per_trial
+        layout = Lanes(config.max_path_length, episodes, config.collect == "episodes")
         try:
             data = rollout(
                 env,
                 self.algorithm.actor(state),
-                self._noise(keys, purpose),
-                [integer(self.config.seed, "environment", *key, purpose=purpose) for key in keys],
-                self.spec.action_scale(self.config.normalization_scale),
-                self.config.collect,
-                self._episode_noise(keys, purpose),
+                layout,
+                self._noise(keys, session.purpose, layout.length),
+                [integer(config.seed, "environment", *key, purpose=session.purpose) for key in keys],
+                self.spec.action_scale(config.normalization_scale),
+                self._episode_noise(keys, session.purpose, layout.length),
+                session.scaling,
             )
         except EnvironmentFailed as error:
             if error.given is not None:
-                raise finite.not_finite_given(error.given, positions, tasks, step) from error
+                raise finite.not_finite_given(error.given, indices, tasks, collection) from error
             raise
-        data.position = torch.tensor(positions)
+        data.position = torch.tensor(indices)
         return data
 
     @torch.no_grad()
-    def _process(self, state: Any, data: Rollouts) -> None:
+    def _estimate_advantages(self, state: Any, data: Rollouts, scaling: Scaling | None) -> None:
         """Fill in advantages and value targets."""
-        config, values = self.config, self.algorithm.values(state, data)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is found, and told, afterwards
-            data.advantages, data.value_targets = advantages(
-                data,
-                config.baseline,
-                config.discount,
-                config.gae_lambda,
-                config.normalize_adv,
-                config.positive_adv,
-                None if values is None else values.numpy(),
-            )
+        rewards = data.rewards if scaling is None else data.rewards / scaling.reward_scale
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is found, and reported, afterwards
+            data.advantages, data.value_targets = self.algorithm.advantages(state, data, rewards)
 
     def evaluate(
-        self, parameters: Tensor, vector: Tensor | None, items: Sequence[int], function: str, **options: Any
-    ) -> dict[str, np.ndarray]:
-        """A function of the algorithm on tasks of this rank's block. items: positions in the block."""
+        self,
+        parameters: Tensor,
+        vector: Tensor | None,
+        items: Sequence[int],
+        function: str,
+        lanes: Sequence[int] | None = None,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Results:
+        """The answer to a `Question` about tasks of this rank's block. items: their indices in the block."""
         assert self.block is not None
-        return self.block.evaluate(function, parameters, vector, items, **options)
+        return self.block.answer(Question(function, parameters, vector, items, lanes, arguments))
 
     def rollouts(self, parameters: Tensor | None, vector: Tensor | None, items: Sequence[int]) -> dict[str, np.ndarray]:
         """Rollouts of tasks of this rank's block, "collection/field" -> [m, …]: for a master with a device of its own.
@@ -309,21 +330,21 @@ class Worker:
             for name, value in collection.select(_index(items)).fields().items()
         }
 
-    def _noise(self, keys: Sequence[tuple[int, int, int]], purpose: str) -> Tensor:
+    def _noise(self, keys: Sequence[tuple[int, int, int]], purpose: str, length: int) -> Tensor:
         """The randomness of the actions, [m, T, N, A], each task's from a generator of its own."""
         config = self.config
-        shape = (config.max_path_length, config.rollouts_per_meta_task, self.action_size)
+        shape = (length, config.rollouts_per_meta_task, self.action_size)
         noise = np.empty((len(keys), *shape), np.float32)
         for task, key in enumerate(keys):
             noise[task] = self.actions.draw_noise(generator(config.seed, "action", *key, purpose=purpose), shape)
         return torch.from_numpy(noise)
 
-    def _episode_noise(self, keys: Sequence[tuple[int, int, int]], purpose: str) -> Tensor | None:
+    def _episode_noise(self, keys: Sequence[tuple[int, int, int]], purpose: str, length: int) -> Tensor | None:
         """What the episodes of each task are given, [m, T, N, L]: the numbers of one that starts at t, entry t."""
         config, size = self.config, self.algorithm.episode_noise_size
         if not size:
             return None
-        shape = (config.max_path_length, config.rollouts_per_meta_task, size)
+        shape = (length, config.rollouts_per_meta_task, size)
         drawn = [generator(config.seed, "episode", *key, purpose=purpose).standard_normal(shape) for key in keys]
         return torch.from_numpy(np.stack(drawn).astype(np.float32))
 

@@ -21,6 +21,7 @@ from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
 from mmaml.config.loading import EXTENDS, build_config, parse_object, read_config_file
 from mmaml.envs.registry import FAMILIES
+from mmaml.updates.evaluate import Question
 from mmaml.worker import Worker
 from tests.helpers.support import SMALL, progress, run, sampled, small_config
 
@@ -96,9 +97,9 @@ def test_the_readmes_algorithm_is_what_it_says(reptile: dict[str, Any]) -> None:
     gains = (new.log_prob(data.flat("actions")) * data.flat("advantages") * data.flat("weights")).sum()
     gradients = torch.autograd.grad(gains, list(meta.values()))
     expected = config.inner_lr * algorithm.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
-    found = torch.from_numpy(worker.block.evaluate("displacement", parameters)["displacement"])
+    found = torch.from_numpy(worker.block.answer(Question("displacement", parameters))["displacement"])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
-    updated, _ = algorithm.update(parameters, worker.block.evaluator(), 0)
+    updated, _ = algorithm.update(parameters, worker.block.evaluate(), 0)
     torch.testing.assert_close(updated, parameters + reptile["outer_step_size"] * found.mean(0))
 
 

@@ -1,21 +1,27 @@
 """The contract between an algorithm and everything else.
 
-On the ranks, for a block of tasks at once, an algorithm says how a task's state begins, how it acts, how it
-adapts, and what its functions of the parameters are (a loss, a gradient, a KL, …). On the master it says
-how such evaluations turn into a step of the parameters, and owns whatever must outlive an iteration.
+On the ranks, for a block of tasks at once, an algorithm says how a task's state begins, how it acts, what its
+advantages are, how it adapts, and what its functions of the parameters are (a loss, a gradient, a KL, …). On the master
+it says how such evaluations turn into a step of the parameters, and owns whatever must outlive an iteration:
+optimisers, a buffer of earlier trials.
+
+An algorithm that adapts by learning samples a task in several collections, with `adapt` in between. One that adapts by
+remembering samples it once: a lane is a trial, several episodes of one task, over which its actor carries a memory.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
+from mmaml.config.keys import Config
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.sampling.acting import Actor
+from mmaml.sampling.advantages import advantages
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.evaluate import Evaluate
 
@@ -23,18 +29,28 @@ from mmaml.updates.evaluate import Evaluate
 class Algorithm(ABC):
     """One meta-reinforcement-learning algorithm.
 
+    config: the run's.
     spec: names, shapes and order of its meta-parameters.
-    functions: names of the methods that `Evaluate` may call, each
-        (parameters [P], rollouts of K+1 collections, vector [·] or None, **options) -> {name: [M, …]}.
+    functions: names of the methods that a `Question` may name, each
+        (parameters [P], rollouts of all collections, vector [·] or None, **options) -> {name: [M, …]}.
         One that holds a task in a vector offers it as "embed", from the first collection: {"embedding": [M, H]}.
-    collections: how many times each task is sampled in an iteration.
+    adds_over_lanes: those of them whose results for a task are sums over its lanes, of which each step counts by its
+        weight. They are asked of some lanes at a time where a task's are too many for the memory.
+    credit: how far rewards are credited to earlier actions: over an "episode", or over the "trial", all of its lane.
     episode_noise_size: L, how many standard normal numbers an episode is given (`sampling.Step.episode_noise`).
     """
 
     functions: ClassVar[tuple[str, ...]]
+    adds_over_lanes: ClassVar[tuple[str, ...]] = ()
+    credit: ClassVar[Literal["episode", "trial"]] = "episode"
+    config: Config
     spec: ParamSpec
-    collections: int
     episode_noise_size: int = 0
+
+    @property
+    def collections(self) -> int:
+        """How many times each task is sampled in an iteration."""
+        return 1 if self.credit == "trial" else self.config.stages
 
     @abstractmethod
     def init(self, rng: np.random.Generator) -> Params:
@@ -49,15 +65,34 @@ class Algorithm(ABC):
 
     @abstractmethod
     def actor(self, state: Any) -> Actor:
-        """How the tasks act in their next collection."""
+        """How the tasks act in their next collection. What it remembers of a lane, it carries on (`Actor`)."""
 
-    @abstractmethod
     def adapt(self, meta: Params, state: Any, rollouts: Sequence[Rollouts]) -> Any:
         """State after learning from the last of `rollouts`, all collections of the tasks so far."""
+        return state
 
     def values(self, state: Any, rollouts: Rollouts) -> Tensor | None:
         """V of every step and of what follows each lane's last, [M, N, T+1]; None: the baseline's of the config."""
         return None
+
+    def advantages(self, state: Any, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
+        """Â and the targets of a value function, [M, N, T] each, 0 on padding; what `rollouts` of the state hold then.
+
+        rewards [M, N, T]: those to learn from, which may be scaled. By default as the configuration says, from `values`
+        or the baseline, over an episode or the trial (`credit`).
+        """
+        config, values = self.config, self.values(state, rollouts)
+        return advantages(
+            rollouts,
+            config.baseline,
+            config.discount,
+            config.gae_lambda,
+            config.normalize_adv,
+            config.positive_adv,
+            None if values is None else values.numpy(),
+            rewards.numpy(),
+            over_trial=self.credit == "trial",
+        )
 
     def policy_params(self, state: Any) -> Params | None:
         """Parameters of the MLP policy that acts in this state, to be exported; None for a policy that has a memory."""
@@ -73,4 +108,4 @@ class Algorithm(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave. Raises ValueError where it does not fit the algorithm."""

@@ -10,18 +10,17 @@ all have in common, and makes the term's size independent of the reward's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmaml.algorithms.maml import DECLARATION as PARENT
-from mmaml.algorithms.maml import MAML, Trial
+from mmaml.algorithms.maml import MAML, AdaptedTasks
 from mmaml.config.declaration import Condition
 from mmaml.updates import losses
-from mmaml.updates.evaluate import Evaluate
+from mmaml.updates.evaluate import Evaluate, Question, Results
 
 DECLARATION = PARENT.extended(
     conditions=[
@@ -38,15 +37,15 @@ DECLARATION = PARENT.extended(
 class EMAML(MAML):
     """MAML with the exploration term."""
 
-    def additions(self, trial: Trial) -> dict[str, Tensor]:
-        """-R_i · mean_t[ r ] over D_0 … D_{K-1}, r = π_θ_k / π_old,k. vector: R by position in the meta-batch.
+    def additions(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
+        """-R_i · mean_t[ r ] over D_0 … D_{K-1}, r = π_θ_k / π_old,k. vector: R of every task of the meta-batch.
 
         The ratio's gradient is that of the log-likelihood where D_k was sampled.
         """
-        assert trial.vector is not None
-        *collections, _ = trial.rollouts
-        credit = trial.vector[collections[0].position]
-        ratios = [losses.likelihood_ratio(start, data) for start, data in zip(trial.before, collections, strict=True)]
+        assert adapted.vector is not None
+        *collections, _ = adapted.rollouts
+        credit = adapted.vector[collections[0].position]
+        ratios = [losses.likelihood_ratio(start, data) for start, data in zip(adapted.before, collections, strict=True)]
         terms = [
             losses.surrogate(ratio, credit[:, None].expand_as(ratio), data.flat("weights"))
             for ratio, data in zip(ratios, collections, strict=True)
@@ -54,25 +53,12 @@ class EMAML(MAML):
         return {"exploration": sum(terms[1:], start=terms[0]) / len(terms)}
 
     def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
-        returns = evaluate("returns", parameters)["return"][:, -1]
+        returns = evaluate(Question("returns", parameters))["return"][:, -1]
         credits = np.zeros(self.config.meta_batch_size)
         credits[evaluate.tasks] = (returns - returns.mean()) / (returns.std() + 1e-8)
-        return self.meta_update(parameters, _Credited(evaluate, torch.from_numpy(credits).float()), iteration)
+        vector = torch.from_numpy(credits).float()
 
+        def with_credits(question: Question) -> Results:
+            return evaluate(question if question.vector is not None else replace(question, vector=vector))
 
-class _Credited:
-    """An `Evaluate` that gives the credits to every function which is given no other vector."""
-
-    def __init__(self, evaluate: Evaluate, credits: Tensor) -> None:
-        self._evaluate, self._credits = evaluate, credits
-        self.tasks = evaluate.tasks
-
-    def __call__(
-        self,
-        function: str,
-        parameters: Tensor,
-        vector: Tensor | None = None,
-        tasks: Sequence[int] | None = None,
-        **options: Any,
-    ) -> dict[str, np.ndarray]:
-        return self._evaluate(function, parameters, self._credits if vector is None else vector, tasks, **options)
+        return self.meta_update(parameters, evaluate.through(with_credits), iteration)

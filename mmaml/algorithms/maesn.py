@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.maml import DECLARATION as PARENT
-from mmaml.algorithms.maml import MAML, TaskState, Trial
+from mmaml.algorithms.maml import MAML, AdaptedTasks, TaskState
 from mmaml.config.declaration import Condition, Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import FLAG, integer, number
 from mmaml.policies.distributions import Distribution, Gaussian
 from mmaml.policies.params import Params
-from mmaml.sampling.acting import Actor
+from mmaml.sampling.acting import Actor, Step, memoryless
 from mmaml.sampling.rollouts import Rollouts
 
 DECLARATION = PARENT.extended(
@@ -82,12 +82,12 @@ class MAESN(MAML):
         return policy | {MEAN: means, LOG_STD: torch.zeros(self.tables[LOG_STD])}
 
     def begin(self, meta: Params, identity: Tensor) -> TaskState:
-        """Each task's row of the tables, [M, 1, L]; zeros, the prior, for held-out tasks."""
+        """Each task's entry of the tables, [M, 1, L]; zeros, the prior, for held-out tasks."""
         known = (identity >= 0)[:, None, None]
-        row = identity.clamp(min=0)[:, None, None].expand(-1, 1, self.context_size)
+        index = identity.clamp(min=0)[:, None, None].expand(-1, 1, self.context_size)
         latent = {}
         for name in self.tables:
-            chosen = meta[name].gather(1, row)
+            chosen = meta[name].gather(1, index)
             latent[name] = torch.where(known, chosen, torch.zeros_like(chosen))
         return TaskState(latent, {name: meta[name] for name in self.policy.shapes})
 
@@ -97,7 +97,11 @@ class MAESN(MAML):
 
     def actor(self, state: TaskState) -> Actor:
         params = self.policy_params(state)
-        return lambda step: self.policy.distribution(params, torch.cat([step.observation, step.episode_noise], -1))
+
+        def distribution(step: Step) -> Distribution:
+            return self.policy.distribution(params, torch.cat([step.observation, step.episode_noise], -1))
+
+        return memoryless(distribution)
 
     def distribution(self, state: TaskState, data: Rollouts) -> Distribution:
         inputs = torch.cat([data.flat("observations"), data.flat("episode_noise")], -1)
@@ -110,9 +114,9 @@ class MAESN(MAML):
             loss = torch.where(data.identity < 0, loss, torch.zeros_like(loss))
         return loss, new
 
-    def additions(self, trial: Trial) -> dict[str, Tensor]:
+    def additions(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         """β KL(N(μ_0, σ_0²) ‖ N(0, I))."""
-        start = self.begin(trial.meta, trial.rollouts[0].identity).params
+        start = self.begin(adapted.meta, adapted.rollouts[0].identity).params
         prior = Gaussian(torch.zeros_like(start[MEAN]), torch.zeros_like(start[LOG_STD]))
         divergence = Gaussian(start[MEAN], start[LOG_STD]).kl(prior).flatten()
         return {"latent_kl": self.config.latent_kl_penalty * divergence}

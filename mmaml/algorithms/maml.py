@@ -4,7 +4,7 @@
     J(θ) = mean over tasks of  L_out(θ_K; D_K)                            L_out: `losses.surrogate`
            + mean over k < K of η_k KL(π_old,k ‖ π_θ_k) + η_out KL(π_old,K ‖ π_θ_K) + what an algorithm adds
 
-D_k is sampled once an iteration, π_old,k being the policy that sampled it. How the master descends J is the
+D_k is sampled once an iteration, π_old,k being the policy that sampled it. How the master minimises J is the
 configuration's `meta_update` (`mmaml.updates.outer_step`): by trust region (MAML-TRPO, the default here, without KL
 terms), one step of Adam (MAML-VPG), or epochs of Adam on the clipped L_out (as ProMP). With `first_order`, ∇L_in is a
 constant of the differentiation. With `trainable_inner_step_size`, α is learned, a positive number for each adapted
@@ -13,7 +13,7 @@ parameter (Meta-SGD). An algorithm says what is adapted, how a policy comes of i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,18 +22,19 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
-from mmaml.config.declaration import Declaration, Key
+from mmaml.config.declaration import Condition, Declaration, Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import FLAG
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.policies.policy import MLPPolicy, make_policy
-from mmaml.sampling.acting import Actor
+from mmaml.sampling.acting import Actor, memoryless
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import episode_statistics
 from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate
 from mmaml.updates.inner_step import adapt, adapt_tangent, directional
+from mmaml.updates.objective import Objective
 from mmaml.updates.outer_step import make_update
 
 DECLARATION = Declaration(
@@ -45,6 +46,14 @@ DECLARATION = Declaration(
             "meta-learn α, a positive number for every adapted parameter, from inner_lr on",
         )
     },
+    conditions=[
+        Condition(
+            "episodes_per_trial",
+            lambda config: config.episodes_per_trial == 1,
+            "1",
+            "remembers nothing from one episode to the next",
+        )
+    ],
     default_update="trpo",
 )
 STEP_SIZE = "step_size."
@@ -61,11 +70,11 @@ class TaskState(NamedTuple):
     memory: Any = None
 
 
-class Trial(NamedTuple):
+class AdaptedTasks(NamedTuple):
     """M tasks after all inner steps, as the meta-objective sees them.
 
     meta: the meta-parameters; rollouts: all K+1 collections; state: that of the last. before, new: π at the start of
-    every inner step, on its collection, and after the last. vector: what the update gave with the parameters.
+    every inner step, on its collection, and after the last. vector: that of the question.
     """
 
     meta: Params
@@ -84,11 +93,12 @@ class MAML(Algorithm):
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
-        self.collections = config.num_inner_grad_steps + 1
         shapes = self.build_networks(config, observation_size, action_size, actions)
         self.step_sizes = self.adapted_shapes() if config.trainable_inner_step_size else {}
-        self.spec = ParamSpec(shapes | {STEP_SIZE + name: shape for name, shape in self.step_sizes.items()})
-        self.meta_update = make_update(config, self.spec)
+        steps = {STEP_SIZE + name: shape for name, shape in self.step_sizes.items()}
+        separate = self.separate_names()
+        self.spec = ParamSpec(shapes | steps, {*separate, *(STEP_SIZE + name for name in separate)})
+        self.meta_update = make_update(config, self.spec, inner_steps=config.num_inner_grad_steps)
 
     # What is meta-learned, and what of it is adapted.
 
@@ -113,6 +123,10 @@ class MAML(Algorithm):
         """Names and shapes of what inner steps change."""
         return self.policy.shapes
 
+    def separate_names(self) -> Collection[str]:
+        """Names of meta-parameters on which no policy depends."""
+        return ()
+
     def init(self, rng: np.random.Generator) -> Params:
         rate = float(np.log(self.config.inner_rate(0)))
         return self.init_networks(rng) | {
@@ -135,7 +149,7 @@ class MAML(Algorithm):
 
     def actor(self, state: TaskState) -> Actor:
         params = self.policy_params(state)
-        return lambda step: self.policy.distribution(params, step.observation)
+        return memoryless(lambda step: self.policy.distribution(params, step.observation))
 
     def distribution(self, state: TaskState, data: Rollouts) -> Distribution:
         """π of the tasks' current state at every step of `data`: over [M, N·T, A]."""
@@ -182,36 +196,36 @@ class MAML(Algorithm):
         kl_coefficients: Sequence[float] = (),
         outer_kl_coefficient: float = 0.0,
         create_graph: bool = True,
-    ) -> dict[str, Tensor]:
-        """J and its parts, per task [M]: loss, surrogate, kl_k, kl_outer, clip_fraction, and those of `additions`.
+    ) -> Objective[Tensor]:
+        """J of M tasks and its parts.
 
         clip: whether L_out is clipped; the clip fraction is that of clip_eps in either case.
         """
         *collections, last = rollouts
         state = self.begin(meta, last.identity)
-        parts: dict[str, Tensor] = {}
         before: list[Distribution] = []
+        inner_kl: list[Tensor] = []
         for k, data in enumerate(collections):
             state, start = self.inner_step(meta, state, rollouts[: k + 1], create_graph)
-            parts[f"kl_{k}"] = losses.mean_kl(start, data)
+            inner_kl.append(losses.mean_kl(start, data))
             before.append(start)
         new = self.distribution(state, last)
         ratio, weights = losses.likelihood_ratio(new, last), last.flat("weights")
         if clip:
-            parts["surrogate"] = losses.clipped_surrogate(ratio, last.flat("advantages"), weights, clip_eps)
+            surrogate = losses.clipped_surrogate(ratio, last.flat("advantages"), weights, clip_eps)
         else:
-            parts["surrogate"] = losses.surrogate(ratio, last.flat("advantages"), weights)
-        parts["clip_fraction"] = losses.clip_fraction(ratio, weights, clip_eps)
-        parts["kl_outer"] = losses.mean_kl(new, last)
-        parts["loss"] = parts["surrogate"] + outer_kl_coefficient * parts["kl_outer"]
+            surrogate = losses.surrogate(ratio, last.flat("advantages"), weights)
+        clip_fraction = losses.clip_fraction(ratio, weights, clip_eps)
+        outer_kl = losses.mean_kl(new, last)
+        loss = surrogate + outer_kl_coefficient * outer_kl
         for k, eta in enumerate(kl_coefficients):
             if eta:  # 0 times a gradient costs as much as any other
-                parts["loss"] = parts["loss"] + eta / len(kl_coefficients) * parts[f"kl_{k}"]
-        additions = self.additions(Trial(meta, rollouts, state, before, new, vector))
-        parts["loss"] = sum(additions.values(), start=parts["loss"])
-        return parts | {f"added_{name}": value for name, value in additions.items()}
+                loss = loss + eta / len(kl_coefficients) * inner_kl[k]
+        added = self.additions(AdaptedTasks(meta, rollouts, state, before, new, vector))
+        loss = sum(added.values(), start=loss)
+        return Objective(loss, surrogate, torch.stack(inner_kl, 1), outer_kl, clip_fraction, added)
 
-    def additions(self, trial: Trial) -> dict[str, Tensor]:
+    def additions(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         """What the algorithm adds to J, by name, [M] each."""
         return {}
 
@@ -220,10 +234,10 @@ class MAML(Algorithm):
     ) -> dict[str, Tensor]:
         """∇J per task, "gradient" [M, P], with the parts of J."""
         meta = self.spec.per_task(parameters, rollouts[0].tasks)
-        parts = self.objective(meta, rollouts, vector, **options)
-        gradients = torch.autograd.grad(parts["loss"].sum(), list(meta.values()), materialize_grads=True)
+        objective = self.objective(meta, rollouts, vector, **options)
+        gradients = torch.autograd.grad(objective.loss.sum(), list(meta.values()), materialize_grads=True)
         gradient = self.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
-        return {"gradient": gradient} | {name: value.detach() for name, value in parts.items()}
+        return {"gradient": gradient} | {name: value.detach() for name, value in objective.results().items()}
 
     def meta_loss(
         self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any
@@ -231,7 +245,7 @@ class MAML(Algorithm):
         """The parts of J per task, without its gradient."""
         with torch.no_grad():
             meta = self.spec.per_task(parameters, rollouts[0].tasks)
-            return self.objective(meta, rollouts, vector, create_graph=False, **options)
+            return self.objective(meta, rollouts, vector, create_graph=False, **options).results()
 
     def fisher_product(self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor) -> dict[str, Tensor]:
         """F v per task, "product" [M, P]; F = (∂θ_K/∂θ)ᵀ F_K (∂θ_K/∂θ), F_K the Fisher matrix of π_θ_K on D_K.
@@ -241,7 +255,7 @@ class MAML(Algorithm):
         stand for all.
         """
         if (lanes := self.config.fisher_rollouts) is not None:
-            rollouts = [data.first_lanes(lanes) for data in rollouts]
+            rollouts = [data.only_lanes(slice(lanes)) for data in rollouts]
         *collections, last = rollouts
         meta = self.spec.per_task(parameters, last.tasks)
         direction = {name: value.expand_as(meta[name]) for name, value in self.spec.unflatten(vector).items()}

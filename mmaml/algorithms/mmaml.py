@@ -1,6 +1,6 @@
 """MMAML: multimodal model-agnostic meta-learning, with ProMP (Vuorio, Sun, Hu, Lim 2019).
 
-    τ = h_ω(D_0),  D_0 sampled by the unmodulated meta-policy π_θ           `modulation.TaskEncoder`
+    τ = h_ω(D_0),  D_0 sampled by the unmodulated meta-policy π_θ           `task_encoder.TaskEncoder`
     θ_1 = θ - α ∘ ∇L_in(θ; D_0)                                             on the unmodulated policy
     θ_{k+1} = θ_k - α ∘ ∇L_in(θ_k, τ; D_k),  k ≥ 1                          on the modulated policy
 
@@ -45,6 +45,7 @@ DECLARATION = PARENT.extended(
     weights={"cell_size": lambda config: 3 * config.cell_size**2},
     embeds=True,
 )
+PUBLISHED_PIECE = 5
 
 
 class MMAML(ProMP):
@@ -65,7 +66,6 @@ class MMAML(ProMP):
             config.shift_gammas,
             config.mlp_after_gru,
             config.mlp_after_pool,
-            config.encoder_input,
         )
         return super().build_networks(config, observation_size, action_size, actions) | self.encoder.shapes
 
@@ -86,7 +86,11 @@ class MMAML(ProMP):
 
     def modulation(self, meta: Params, first: Rollouts) -> Params:
         """τ, from the first collection."""
-        return self.encoder.modulation(meta, self.encoder.embed(meta, first))
+        return self.encoder.modulation(meta, self.embedding(meta, first))
+
+    def embedding(self, meta: Params, first: Rollouts) -> Tensor:
+        """Task embeddings [M, H] from the rollouts of the unmodulated policy."""
+        return self.encoder.embed(meta, *encoder_inputs(first, self.config.encoder_input))
 
     def inner_tangent(
         self, meta: Params, direction: Params, state: TaskState, change: TaskState, rollouts: Sequence[Rollouts]
@@ -104,4 +108,23 @@ class MMAML(ProMP):
         """Task embeddings [M, H] from the first collection."""
         with torch.no_grad():
             meta = self.spec.per_task(parameters, rollouts[0].tasks)
-            return {"embedding": self.encoder.embed(meta, rollouts[0])}
+            return {"embedding": self.embedding(meta, rollouts[0])}
+
+
+def encoder_inputs(rollouts: Rollouts, what: str) -> tuple[Tensor, Tensor, Tensor]:
+    """[o, a, r] of every step as [T, M, N, F], with the first and last steps of episodes, bool [T, M, N].
+
+    what: `encoder_input`. "full": whole rollouts. "published" reproduces the fault of the published code: the rollout
+    lengths given to the encoder are 5, the number of keys of a dictionary, so it sees 5·N steps of a task's N·T, cut
+    into N pieces of 5, each behind T - 5 steps of zeros that the GRU reads too.
+    """
+    steps = (rollouts.observations, rollouts.actions, rollouts.rewards.unsqueeze(-1))
+    x, start, end = torch.cat(steps, dim=-1), rollouts.episode_start, rollouts.episode_end
+    if what == "published":
+        tasks, lanes, horizon, features = x.shape
+        piece = min(PUBLISHED_PIECE, horizon)
+        seen = x.flatten(1, 2)[:, : lanes * piece].unflatten(1, (lanes, piece))
+        x = torch.cat([x.new_zeros(tasks, lanes, horizon - piece, features), seen], dim=2)
+        start, end = torch.zeros_like(start), torch.zeros_like(end)
+        start[..., 0], end[..., -1] = True, True
+    return x.permute(2, 0, 1, 3).contiguous(), start.permute(2, 0, 1), end.permute(2, 0, 1)

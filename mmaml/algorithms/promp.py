@@ -5,7 +5,7 @@
            + mean over k < K of η_k KL(π_old,k ‖ π_θ_k) + η_out KL(π_old,K ‖ π_θ_K)
 
 The ratio in L_in, 1 where it is evaluated, lets the second derivative see how the policy that samples D_k depends on
-θ. J is descended for `num_promp_steps` epochs of Adam (`meta_updates.Proximal`).
+θ. J is minimised by `num_promp_steps` epochs of Adam (`outer_step.Proximal`).
 """
 
 from __future__ import annotations

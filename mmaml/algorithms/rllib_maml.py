@@ -15,11 +15,13 @@ networks and large α, V is thrown off by adaptation, and c_V has to be lowered.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.algorithms.maml import TaskState, Trial
+from mmaml.algorithms.maml import AdaptedTasks, TaskState
 from mmaml.algorithms.promp import DECLARATION as PARENT
 from mmaml.algorithms.promp import ProMP
 from mmaml.config.declaration import Key
@@ -27,12 +29,11 @@ from mmaml.config.keys import Config
 from mmaml.config.value_types import number
 from mmaml.policies.batch_invariant import weighted_sum
 from mmaml.policies.distributions import Distribution
-from mmaml.policies.mlp import mlp
+from mmaml.policies.mlp import MLP
 from mmaml.policies.params import Params
-from mmaml.policies.policy import glorot_uniform
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
-from mmaml.updates.evaluate import Evaluate
+from mmaml.updates.evaluate import Evaluate, Question
 
 DECLARATION = PARENT.extended(
     keys={
@@ -51,27 +52,24 @@ SMALLEST_VARIANCE = 1e-8
 class RLlibMAML(ProMP):
     """ProMP with an adapted value function and an entropy bonus, logging returns under RLlib's names too."""
 
-    value_shapes: dict[str, tuple[int, ...]]
+    value_network: MLP
 
     def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
     ) -> dict[str, tuple[int, ...]]:
         sizes = (observation_size + 1, *config.hidden_sizes, 1)
-        self.value_shapes = {}
-        for layer, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
-            self.value_shapes[f"value.{layer}.weight"] = (inputs, outputs)
-            self.value_shapes[f"value.{layer}.bias"] = (1, outputs)
-        return super().build_networks(config, observation_size, action_size, actions) | self.value_shapes
+        self.value_network = MLP("value", sizes, config.hidden_nonlinearity)
+        return super().build_networks(config, observation_size, action_size, actions) | self.value_network.shapes
 
     def adapted_shapes(self) -> dict[str, tuple[int, ...]]:
-        return self.policy.shapes | self.value_shapes
+        return self.policy.shapes | self.value_network.shapes
+
+    def separate_names(self) -> Collection[str]:
+        return self.value_network.shapes
 
     def init_networks(self, rng: np.random.Generator) -> Params:
         """The policy's, and a V of Glorot-uniform weights and zero biases."""
-        params = super().init_networks(rng)
-        for name, shape in self.value_shapes.items():
-            params[name] = glorot_uniform(rng, *shape) if name.endswith("weight") else torch.zeros(shape)
-        return params
+        return super().init_networks(rng) | self.value_network.init(rng)
 
     def begin(self, meta: Params, identity: Tensor) -> TaskState:
         return TaskState({name: meta[name] for name in self.adapted_shapes()})
@@ -79,11 +77,7 @@ class RLlibMAML(ProMP):
     def value(self, params: Params, observations: Tensor, times: Tensor) -> Tensor:
         """V of observations [M, n, O], times [M, n] steps into their episodes: [M, n]."""
         share_of_horizon = times[..., None].to(observations.dtype) / self.config.max_path_length
-        layers = range(len(self.value_shapes) // 2)
-        weights = [params[f"value.{layer}.weight"] for layer in layers]
-        biases = [params[f"value.{layer}.bias"] for layer in layers]
-        inputs = torch.cat([observations, share_of_horizon], dim=-1)
-        return mlp(inputs, weights, biases, self.config.hidden_nonlinearity).squeeze(-1)
+        return self.value_network.of_data(params, torch.cat([observations, share_of_horizon], dim=-1)).squeeze(-1)
 
     def value_of_steps(self, params: Params, data: Rollouts) -> Tensor:
         """V of every step of `data`: [M, N·T]."""
@@ -107,8 +101,8 @@ class RLlibMAML(ProMP):
         loss, new = super().step_loss(state, data, params)
         return sum(self.regularisers(params, new, data).values(), start=loss), new
 
-    def additions(self, trial: Trial) -> dict[str, Tensor]:
-        return self.regularisers(trial.state.params, trial.new, trial.rollouts[-1])
+    def additions(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
+        return self.regularisers(adapted.state.params, adapted.new, adapted.rollouts[-1])
 
     def divergence(self, state: TaskState, data: Rollouts) -> Tensor:
         """KL of the policy, and of N(V, σ²), σ² being the mean of (V - V^target)² (Schulman et al. 2016, §5)."""
@@ -118,7 +112,7 @@ class RLlibMAML(ProMP):
         return super().divergence(state, data) + moved / (2 * variance)
 
     def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
-        sampled = evaluate("returns", parameters)
+        sampled = evaluate(Question("returns", parameters))
         parameters, row = super().update(parameters, evaluate, iteration)
         return parameters, row | returns_by_rllibs_names(sampled["return"], sampled["episodes"])
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.maml import DECLARATION as PARENT
-from mmaml.algorithms.maml import MAML, TaskState, Trial
+from mmaml.algorithms.maml import MAML, AdaptedTasks, TaskState
 from mmaml.algorithms.shared_keys import CELL_SIZE
 from mmaml.config.declaration import Condition, Key
 from mmaml.config.keys import Config
@@ -80,7 +80,7 @@ GRU = "encoder.gru"
 WEIGHT, BIAS = "encoder.embedding.weight", "encoder.embedding.bias"
 
 
-class Episodes(NamedTuple):
+class Memory(NamedTuple):
     """Episodes of M tasks in B lanes of T steps; T and B are the same whatever the tasks have lived through.
 
     steps [T, M, B, O+A+1]: [o, a, r]; after an episode's end and before the next start, anything. start, end: bool
@@ -93,26 +93,26 @@ class Episodes(NamedTuple):
     end: Tensor
     returns: Tensor
 
-    def join(self, new: Episodes) -> Episodes:
+    def join(self, new: Memory) -> Memory:
         """These lanes and then those of others."""
         steps, start, end = (torch.cat(pair, 2) for pair in zip(self[:3], new[:3], strict=True))
-        return Episodes(steps, start, end, torch.cat([self.returns, new.returns], 1))
+        return Memory(steps, start, end, torch.cat([self.returns, new.returns], 1))
 
-    def best(self, size: int) -> Episodes:
+    def best(self, size: int) -> Memory:
         """The `size` lanes of highest return, the first of equals."""
         lanes = _descending(self.returns)[:, :size]
         task = torch.arange(len(lanes), device=lanes.device)[:, None]
         steps, start, end = (value[:, task, lanes] for value in self[:3])
-        return Episodes(steps, start, end, self.returns[task, lanes])
+        return Memory(steps, start, end, self.returns[task, lanes])
 
 
-def episodes_in_lanes(data: Rollouts) -> Episodes:
+def episodes_in_lanes(data: Rollouts) -> Memory:
     """All episodes of a collection, in the lanes in which they were sampled."""
     start, end = (flag.permute(2, 0, 1) for flag in (data.episode_start, data.episode_end))
-    return Episodes(_steps(data).permute(2, 0, 1, 3).contiguous(), start, end, data.rewards.new_zeros(start.shape[1:]))
+    return Memory(_steps(data).permute(2, 0, 1, 3).contiguous(), start, end, data.rewards.new_zeros(start.shape[1:]))
 
 
-def best_episodes(data: Rollouts, size: int) -> Episodes:
+def best_episodes(data: Rollouts, size: int) -> Memory:
     """The `size` whole episodes of highest return of each task, a lane each, of a collection."""
     horizon = data.rewards.shape[-1]
     index = torch.arange(horizon, device=data.rewards.device)
@@ -127,7 +127,7 @@ def best_episodes(data: Rollouts, size: int) -> Episodes:
     at = index[:, None, None] + begin  # [T, M, B]
     task = torch.arange(data.tasks, device=index.device)[:, None]
     steps = _steps(data).flatten(1, 2)[task, at.minimum(last)]
-    return Episodes(steps, at == begin, (at == last) & returns.isfinite(), returns)
+    return Memory(steps, at == begin, (at == last) & returns.isfinite(), returns)
 
 
 def _steps(data: Rollouts) -> Tensor:
@@ -175,7 +175,7 @@ class TESP(MAML):
             return state.shared
         return self.policy.conditioned(state.shared, self.embedding(state.params, state.memory))
 
-    def embedding(self, encoder: Params, episodes: Episodes) -> Tensor:
+    def embedding(self, encoder: Params, episodes: Memory) -> Tensor:
         """e: [M, 1, E]."""
         states = gru_final_states(encoder, GRU, episodes.steps, episodes.start, episodes.end)
         # One task at a time: a task's number of episodes must not decide how another task is computed.
@@ -183,7 +183,7 @@ class TESP(MAML):
         pooled = torch.stack([own.mean(0, keepdim=True) for own in states.split(counts)])
         return row_product(pooled, encoder[WEIGHT]) + encoder[BIAS]
 
-    def remember(self, memory: Episodes | None, data: Rollouts) -> Episodes:
+    def remember(self, memory: Memory | None, data: Rollouts) -> Memory:
         """What is kept of the episodes so far and those of `data`."""
         config = self.config
         if config.episodes_kept == "episode_buffer":
@@ -206,9 +206,9 @@ class TESP(MAML):
         """The first rate is that of the first step that adapts, after the one that only fills the memory."""
         return super().step_size(meta, max(step - 1, 0))
 
-    def additions(self, trial: Trial) -> dict[str, Tensor]:
+    def additions(self, adapted: AdaptedTasks) -> dict[str, Tensor]:
         """c mean(e_K²)."""
-        squared = self.embedding(trial.state.params, trial.state.memory).square()
+        squared = self.embedding(adapted.state.params, adapted.state.memory).square()
         return {"embedding": self.config.embedding_penalty * squared.flatten(1).mean(1)}
 
     def embed(

@@ -30,6 +30,7 @@ examples:
 """
 # An earlier evaluation is recognised by a key that no other file has, near its start.
 EVALUATION, MAX_START = b'"num_adapt_steps"', 20_000
+WHEN = {"adaptation step": "before and after each adaptation step", "episode": "in each episode of a trial"}
 SIZES = ("--num_tasks", "--rollouts_per_task", "max_path_length", "--num_adapt_steps")
 RANGES = ADAPTATION_RANGES | {"num_tasks": (1, LARGEST_INTEGER)}
 
@@ -93,10 +94,11 @@ def _main(argv: list[str] | None, prog: str | None) -> int:
             return config, state, steps, output
 
         config, state, steps, output = ranks.agree(prepare)
-        ranks.patience(config.rank_timeout, remedy="evaluate again")
+        ranks.set_timeout(config.rank_timeout, remedy="evaluate again")
         with closing(Worker(config)) as worker:
             if not ranks.serve(worker):
                 return 0
+            by_episode = worker.algorithm.credit == "trial"
             summary = evaluate(ranks, worker, state, arguments.num_tasks, steps, arguments.split)
     about = {
         "algorithm": config.algorithm,
@@ -110,8 +112,9 @@ def _main(argv: list[str] | None, prog: str | None) -> int:
         "max_path_length": config.max_path_length,
         "num_adapt_steps": steps,
         "inner_lr": config.inner_lr,
+        "stage": "episode" if by_episode else "adaptation step",
     }
-    report(about, summary, table(summary), output)
+    report(about, summary, table(summary, by_episode), output)
     return 0
 
 
@@ -126,7 +129,7 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
     print(
         f"{about['algorithm']} on {about['env']} after {about['iteration']} iterations, "
         f"{about['env_steps']:,} env steps\n"
-        f"return per episode before and after each adaptation step, over {about['split']} tasks\n"
+        f"return per episode {WHEN[about['stage']]}, over {about['split']} tasks\n"
         f"{about['rollouts_per_task']} rollouts a collection, episodes of at most {about['max_path_length']} steps\n\n"
         f"{text}\n\n{output}"
     )

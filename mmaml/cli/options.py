@@ -46,7 +46,12 @@ def one_of_two(name: str, positional: str | None, flag: str, by_flag: str | None
 
 def add_adaptation(parser: argparse.ArgumentParser) -> None:
     """How a trained policy is adapted to held-out tasks: steps, rollouts, step sizes, tasks, seed."""
-    parser.add_argument("--num_adapt_steps", type=int, metavar="K", help="inner steps (default: as in training)")
+    parser.add_argument(
+        "--num_adapt_steps",
+        type=int,
+        metavar="K",
+        help="inner steps, or later episodes of a trial where the policy has a memory (default: as in training)",
+    )
     parser.add_argument("--rollouts_per_task", type=int, metavar="N", help="per collection (default: as in training)")
     parser.add_argument(
         "--inner_lr",
@@ -71,8 +76,8 @@ def _rate(text: str) -> float:
 
 
 def adapted(config: Config, arguments: argparse.Namespace) -> tuple[Config, int]:
-    """A run's configuration with what the flags of `add_adaptation` change, and the number of inner steps."""
-    steps = config.num_inner_grad_steps if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+    """A run's configuration with what the flags of `add_adaptation` change; how many inner steps, or later episodes."""
+    steps = config.stages - 1 if arguments.num_adapt_steps is None else arguments.num_adapt_steps
     config = config.replace(
         seed=config.seed if arguments.seed is None else arguments.seed,
         rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,

@@ -23,6 +23,10 @@ def _always(config: Config) -> bool:
     return True
 
 
+def _before_and_after_steps(config: Config) -> int:
+    return config.num_inner_grad_steps + 1
+
+
 @dataclass(frozen=True)
 class Key:
     """One key of the configuration.
@@ -76,6 +80,8 @@ class Declaration:
     weights: for the check of memory, by the key that sets how many: at least so many numbers are trained beside the
         hidden layers of the policy.
     without: keys, common or inherited, that have no effect under it.
+    stages: how many stages of learning a task an iteration has: collections, before and after each inner step unless
+        said otherwise; or the episodes of a trial, `episodes_per_trial`.
     embeds: whether it holds each task in a vector, which its function "embed" gives.
     default_update: the meta-update that "auto" stands for; "" for an algorithm that heeds no `meta_update`.
     """
@@ -84,6 +90,7 @@ class Declaration:
     conditions: Sequence[Condition] = ()
     weights: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
     without: Sequence[str] = ()
+    stages: Callable[[Config], int] = _before_and_after_steps
     embeds: bool = False
     default_update: str = ""
 
@@ -93,6 +100,7 @@ class Declaration:
         conditions: Sequence[Condition] = (),
         weights: Mapping[str, Callable[[Config], int]] | None = None,
         without: Sequence[str] = (),
+        stages: Callable[[Config], int] | None = None,
         embeds: bool | None = None,
         default_update: str | None = None,
     ) -> Declaration:
@@ -102,6 +110,7 @@ class Declaration:
             (*self.conditions, *conditions),
             {**self.weights, **(weights or {})},
             (*self.without, *without),
+            self.stages if stages is None else stages,
             self.embeds if embeds is None else embeds,
             self.default_update if default_update is None else default_update,
         )

@@ -371,6 +371,11 @@ class Config:
         return self.declaration.default_update if self.meta_update == "auto" else self.meta_update
 
     @property
+    def stages(self) -> int:
+        """How many stages of learning a task an iteration has: collections, or the episodes of a trial."""
+        return self.declaration.stages(self)
+
+    @property
     def lane_length(self) -> int:
         """T = E·H, time steps of a lane: its episodes of at most `max_path_length` steps, one after another."""
         return self.episodes_per_trial * self.max_path_length

@@ -71,23 +71,22 @@ def _announced(variable: str) -> int:
 
 def training(config: Config, action_size: int) -> list[Need]:
     """What a run holds at a time. action_size: A, entries of an action."""
-    steps = config.num_inner_grad_steps
-    found = [rollouts(config, config.meta_batch_size, steps, action_size, ROLLOUT_KEYS)]
+    found = [rollouts(config, config.meta_batch_size, config.stages, action_size, ROLLOUT_KEYS)]
     if config.eval_interval:
         keys = ("eval_num_tasks", *ROLLOUT_KEYS[1:])
-        found.append(rollouts(config, config.eval_num_tasks, steps, action_size, keys))
+        found.append(rollouts(config, config.eval_num_tasks, config.stages, action_size, keys))
     if config.te_save_path is not None and config.declaration.embeds:
-        found.append(rollouts(config, config.num_embeddings, 0, action_size, ("num_embeddings", *ROLLOUT_KEYS[1:4])))
+        found.append(rollouts(config, config.num_embeddings, 1, action_size, ("num_embeddings", *ROLLOUT_KEYS[1:4])))
     if config.num_train_tasks is not None:
         count = config.num_train_tasks
         found.append(Need(count * TASK_BYTES, f"{_short(count)} training tasks", ("num_train_tasks",)))
     return [*found, _weights(config)]
 
 
-def rollouts(config: Config, tasks: int, steps: int, action_size: int, keys: Sequence[str]) -> Need:
-    """Some tasks and their rollouts before and after each of `steps` inner steps. keys: what sets how many."""
-    counts = (tasks, config.rollouts_per_meta_task, config.lane_length, steps + 1)
-    words = ("tasks", "rollouts each", "time steps", "collections")
+def rollouts(config: Config, tasks: int, stages: int, action_size: int, keys: Sequence[str]) -> Need:
+    """Some tasks and their rollouts in all stages: collections, or episodes of a trial. keys: what sets how many."""
+    counts = (tasks, config.rollouts_per_meta_task, config.max_path_length, stages)
+    words = ("tasks", "rollouts each", "time steps", "collections" if config.episodes_per_trial == 1 else "episodes")
     numbers = STEP_NUMBERS + 3 * action_size  # the action, and the mean and log-std that it was drawn from
     size = tasks * TASK_BYTES + 4 * numbers * counts[0] * counts[1] * counts[2] * counts[3]
     return Need(size, " × ".join(f"{_short(n)} {word}" for n, word in zip(counts, words, strict=True)), keys)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,8 +30,8 @@ from mmaml.storage.bad_update_file import FINDING, ROLLOUTS
 from mmaml.storage.checkpoint_format import CheckpointError
 from mmaml.storage.compatibility import check_fits
 from mmaml.updates import losses
-from mmaml.updates.evaluate import Evaluate
-from mmaml.updates.finite import check_parameters, checked, not_finite_results
+from mmaml.updates.evaluate import Evaluate, Question, Results
+from mmaml.updates.finite import checked, not_finite_results, require_finite
 from mmaml.worker import TaskBlock, Worker
 
 
@@ -89,11 +88,12 @@ class _Witness(Worker):
 def _from_environment(worker: _Witness, state: Mapping[str, Any]) -> Report:
     iteration = state["iteration"]
     parameters = worker.algorithm.spec.flatten(state["parameters"])
+    scaling = worker.statistics(state).vector()
     findings, failed = [], []
     for item in enumerate(worker.sample_tasks(worker.config.meta_batch_size, iteration)):
         worker.noted = []
         try:
-            worker.collect(parameters, None, [item], iteration, extend=True)
+            worker.collect(parameters, scaling, [item], iteration, extend=True)
         except TasksFailed as error:
             failed.append(f"task {item[0]} was left out: its environment failed ({error.failures[0].error})")
         except NotFinite as error:
@@ -110,12 +110,12 @@ def _updated(algorithm: Algorithm, state: Mapping[str, Any], block: TaskBlock) -
     spec = algorithm.spec
     parameters = spec.flatten(state["parameters"])
     algorithm.load_state_dict(copy.deepcopy(state["algorithm"]))
-    watched = _Watched(block.evaluator())
+    watched = _Watched(evaluate := block.evaluate())
     findings = []
     try:
-        updated, _ = algorithm.update(parameters, checked(watched, spec), state["iteration"])
+        updated, _ = algorithm.update(parameters, checked(evaluate.through(watched), spec), state["iteration"])
         watched.parameters = updated
-        check_parameters(spec, updated)
+        require_finite(spec, updated)
     except NotFinite as error:
         findings = watched.not_finite(spec) or [str(error)]
     largest = _largest_sampled(block.rollouts) + _largest_ratios(algorithm, watched.parameters, block.rollouts)
@@ -126,31 +126,25 @@ def _updated(algorithm: Algorithm, state: Mapping[str, Any], block: TaskBlock) -
 
 
 class _Watched:
-    """An `Evaluate` that keeps what it was last asked and what came of it."""
+    """Answers as an `Evaluate` does, and keeps the last question and its answer."""
 
     def __init__(self, evaluate: Evaluate) -> None:
         self._evaluate = evaluate
-        self.tasks = self.tasks_of_call = evaluate.tasks
+        self.question = Question("", torch.empty(0))
         self.parameters = torch.empty(0)
-        self.function, self.evaluations = "", 0
-        self.result: dict[str, np.ndarray] = {}
+        self.evaluations = 0
+        self.result: Results = {}
 
-    def __call__(
-        self,
-        function: str,
-        parameters: Tensor,
-        vector: Tensor | None = None,
-        tasks: Sequence[int] | None = None,
-        **options: Any,
-    ) -> dict[str, np.ndarray]:
-        self.function, self.evaluations, self.parameters = function, self.evaluations + 1, parameters
-        self.tasks_of_call = self.tasks if tasks is None else tasks
-        self.result = self._evaluate(function, parameters, vector, tasks, **options)
+    def __call__(self, question: Question) -> Results:
+        self.question, self.parameters = question, question.parameters
+        self.evaluations += 1
+        self.result = self._evaluate(question)
         return self.result
 
     def not_finite(self, spec: ParamSpec) -> list[str]:
         """A line for each task and tensor of the last result that is not finite."""
-        return not_finite_results(spec, self.function, self.evaluations, self.tasks_of_call, self.result)
+        tasks = self._evaluate.tasks if self.question.tasks is None else self.question.tasks
+        return not_finite_results(spec, self.question.function, self.evaluations, tasks, self.result)
 
 
 # The largest numbers.

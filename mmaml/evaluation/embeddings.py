@@ -11,44 +11,43 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmaml.config.keys import Config
 from mmaml.envs.base import Task
 from mmaml.errors import NotFinite, disk_reason
-from mmaml.meta_batch import collect
-from mmaml.parallel.ranks import Ranks
+from mmaml.meta_batch import Master
 from mmaml.sampling.environment_failures import described
 from mmaml.storage.files import atomic_file
-from mmaml.worker import Worker
+from mmaml.updates.evaluate import Question
 
 
-def write_embeddings(config: Config, ranks: Ranks, worker: Worker, parameters: Tensor) -> None:
+def write_embeddings(master: Master, parameters: Tensor) -> None:
     """Task embeddings and their tasks for `num_embeddings` held-out tasks, into `te_save_path` (.npz).
 
     Arrays: embedding [n, H], mode [n], and one array for every entry that all tasks have, e.g. goal [n, 2]; text where
     the tasks' entries differ in shape (JSON) or are no numbers or text (as Python shows them). Bad numbers, tasks that
     cannot be written, or a disk that refuses, end no run that has finished.
     """
+    config = master.config
     if config.te_save_path is None or not config.declaration.embeds:
         return
     path = Path(config.te_save_path)
-    drawn = worker.sample_tasks(config.num_embeddings, 0, purpose="test")
+    drawn = master.sample_tasks(config.num_embeddings, 0, purpose="test")
     try:
-        collect(ranks, parameters, drawn, 0, purpose="test", collections=1)
-        embedded = ranks.evaluator()("embed", parameters)
+        master.collect(parameters, drawn, 0, purpose="test", stages=1)
+        embedded = master.evaluate()(Question("embed", parameters))
     except NotFinite as finding:
-        ranks.roster.report(f"warning: no task embeddings, since on held-out tasks, {finding}")
+        master.warn(f"warning: no task embeddings, since on held-out tasks, {finding}")
         return
     try:
-        arrays = _columns([drawn[place] for place in ranks.places]) | embedded
+        arrays = _columns([drawn[index] for index in master.task_indices]) | embedded
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_arrays(path, arrays)
     except OSError as error:
-        ranks.roster.report(
+        master.warn(
             f"warning: te_save_path: '{path}' could not be written ({disk_reason(error)}); make room, and again with "
             f"--restore_path {config.dump_path}"
         )
     except Exception as error:  # a user's objects may fail in any way
-        ranks.roster.report(
+        master.warn(
             f"warning: te_save_path: '{path}' could not be written ({described(error)}); mend the tasks of "
             f"sample_tasks, and again with --restore_path {config.dump_path}"
         )

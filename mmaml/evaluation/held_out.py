@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmaml.config.loading import ConfigError, build_config, check_value
 from mmaml.envs.spec import EnvSpec
 from mmaml.errors import Failure, NotFinite, RunStopped, TasksFailed, UsageError
 from mmaml.evaluation.summary import summarise
-from mmaml.meta_batch import collect
+from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import Ranks
 from mmaml.storage import checkpoint
 from mmaml.storage.compatibility import check_parameters
@@ -39,9 +39,8 @@ def restore(path: str | Path, env_spec: EnvSpec | None = None) -> tuple[Config, 
         config = build_config(state["config"], trains=False, env_spec=env_spec)
     except ConfigError as error:
         raise UsageError(f"restore_path: the configuration in '{path}' cannot be used here: {error}") from error
-    worker = Worker(config)
-    worker.close()
-    check_parameters(state["parameters"], path, worker.algorithm.spec.shapes)
+    with closing(Worker(config)) as worker:
+        check_parameters(state["parameters"], path, worker.algorithm.spec.shapes)
     return config, state
 
 
@@ -55,22 +54,22 @@ def check_split(config: Config, split: str) -> None:
 def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequence[str]) -> None:
     """Raise UsageError, naming the keys, if the rollouts of an evaluation, N of each task, cannot fit into memory."""
     assert config.env_spec is not None
-    memory_check.check([memory_check.rollouts(config, num_tasks, adapt_steps, config.env_spec.action_size, keys)])
+    memory_check.check([memory_check.rollouts(config, num_tasks, adapt_steps + 1, config.env_spec.action_size, keys)])
 
 
 @contextmanager
 def in_a_line() -> Iterator[None]:
     """Turn what keeps a policy from being evaluated, bad numbers and environments that fail, into UsageError.
 
-    The traceback of a user's code that draws no tasks is told on stderr.
+    The traceback of a user's code that draws no tasks is reported on stderr.
     """
     try:
         yield
     except NotFinite as finding:
         raise UsageError(f"{finding}; {REMEDY}") from finding
     except TasksFailed as error:
-        place, text, _ = error.failures[0]
-        raise UsageError(f"the environment of task {place} failed ({text}); mend it") from error
+        index, text, _ = error.failures[0]
+        raise UsageError(f"the environment of task {index} failed ({text}); mend it") from error
     except RunStopped as stop:
         if stop.trace:
             print(stop.trace, file=sys.stderr)
@@ -87,32 +86,35 @@ def evaluate(
 ) -> dict[str, Any]:
     """Adapt to `num_tasks` fresh tasks and summarise their returns; on rank 0, while the others serve.
 
-    Each task is sampled adapt_steps + 1 times, with one step of adaptation in between, as in training. Its
-    return after k steps is the mean, undiscounted, over the whole episodes of collection k. split: "test"
+    Each task is sampled adapt_steps + 1 times, with one step of adaptation in between, as in training; or in so many
+    episodes of a trial, by an algorithm that adapts by remembering. Its return after k steps, or episodes, is the mean,
+    undiscounted, over the whole episodes of that collection, or number in the trial. split: "test"
     (tasks like those of training, from a stream that it never sees) or "ood" where the family has it.
-    Returns what `summarise` gives. A task whose environment fails is told on stderr and left out. Raises RunStopped, in
-    words for `in_a_line`, if all do or a number is not finite.
+    Returns what `summarise` gives. A task whose environment fails is reported on stderr and left out. Raises
+    RunStopped, in words for `in_a_line`, if all do or a number is not finite.
     """
-    tasks = worker.sample_tasks(num_tasks, FRESH, split)
+    master = Master(worker.config, ranks, worker, _Log(), state)
+    tasks = master.sample_tasks(num_tasks, FRESH, split)
     parameters = worker.algorithm.spec.flatten(state["parameters"])
-    ranks.task_failed = _Warner()
     try:
-        result = collect(ranks, parameters, tasks, FRESH, purpose=split, collections=adapt_steps + 1)
+        result = master.collect(parameters, tasks, FRESH, purpose=split, stages=adapt_steps + 1)
     except NotFinite as finding:  # ranks that serve are released, not ended
         raise RunStopped(f"stopped: {finding}; {REMEDY}") from finding
     return summarise(result["return"], result["mode"], result["success"])
 
 
-class _Warner:
-    """Tells of tasks that an evaluation goes on without; of equal tracebacks the first alone."""
+class _Log:
+    """Reports on stderr the tasks that an evaluation goes on without; of equal tracebacks the first alone."""
 
     def __init__(self) -> None:
         self._traces: set[str] = set()
 
-    def __call__(self, place: int, failure: Failure) -> None:
+    def warn(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def task_failed(self, index: int, failure: Failure) -> None:
         trace = "" if failure.trace in self._traces else f"\n{failure.trace.rstrip()}"
         self._traces.add(failure.trace)
-        print(
-            f"warning: the environment of task {place} failed ({failure.error}); the others go on without it{trace}",
-            file=sys.stderr,
+        self.warn(
+            f"warning: the environment of task {index} failed ({failure.error}); the others go on without it{trace}"
         )

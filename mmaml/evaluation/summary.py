@@ -66,19 +66,23 @@ def student_quantile(probability: float, degrees: int) -> float:
     return math.sqrt(degrees) * math.tan(np.interp(probability, cumulative / cumulative[-1], angle))
 
 
-def table(summary: Mapping[str, Any]) -> str:
-    """The statistics of `summarise` as text, one row for each group and number of adaptation steps."""
+def table(summary: Mapping[str, Any], by_episode: bool = False) -> str:
+    """The statistics of `summarise` as text, one row for each group and stage of learning a task.
+
+    by_episode: the stages are the episodes of a trial, counted from 1, in place of numbers of adaptation steps.
+    """
+    stage, width = ("episode", 9) if by_episode else ("steps", 7)
     groups = {f"mode {mode}": group for mode, group in summary["modes"].items()}
     groups["all tasks"] = summary["overall"]
     succeeds = any("success_rate" in step for step in summary["overall"]["return"])
-    header = f"{'':12}{'tasks':>6}{'steps':>7}{'mean':>12}{'std':>12}   {'95% interval':24}"
+    header = f"{'':12}{'tasks':>6}{stage:>{width}}{'mean':>12}{'std':>12}   {'95% interval':24}"
     lines = [header + ("success" if succeeds else "")]
     for name, group in groups.items():
         for index, step in enumerate(group["return"]):
             start = f"{name:12}{group['num_tasks']:6d}" if index == 0 else " " * 18
             interval = "" if step["interval95"] is None else "[{:.2f}, {:.2f}]".format(*step["interval95"])
             success = f"{100 * step['success_rate']:6.1f}%" if "success_rate" in step else ""
-            numbers = f"{step['adapt_steps']:7d}{_decimal(step['mean'])}{_decimal(step['std'])}"
+            numbers = f"{step['adapt_steps'] + by_episode:{width}d}{_decimal(step['mean'])}{_decimal(step['std'])}"
             lines.append(f"{start}{numbers}   {interval:24}{success}".rstrip())
     return "\n".join(line.rstrip() for line in lines)
 

@@ -27,12 +27,22 @@ from mmaml.figures.page import COLOURS, page
 _NOT_AN_EXPERIMENT = ("seed", "step_size", "exploration")
 
 
+# Of what a curve shows the first and the last: before and after adaptation, or episodes of a trial.
+STAGES = ("adaptation step", "episode")
+WORDS = (
+    dict(zip(STAGES, ("after adaptation", "last episode"), strict=True)),
+    dict(zip(STAGES, ("before adaptation", "first episode"), strict=True)),
+    dict(zip(STAGES, ("after, held-out tasks", "last, held-out tasks"), strict=True)),
+)
+
+
 @dataclass(frozen=True)
 class Curve:
     """Returns over training: of one run, of one CSV file, or of runs that differ only in their seed.
 
-    env_steps: [I]. returns: [S, I, K+1] for S seeds, I iterations, K adaptation steps. held_out: the same on held-out
-    tasks, NaN where not measured, or None. unread: number of rows that could not be read.
+    env_steps: [I]. returns: [S, I, K+1] for S seeds, I iterations, K adaptation steps, or later episodes of a trial, as
+    `stage` says. held_out: the same on held-out tasks, NaN where not measured, or None. unread: number of rows that
+    could not be read.
     """
 
     label: str
@@ -41,6 +51,7 @@ class Curve:
     held_out: np.ndarray | None = None
     external: bool = False
     unread: int = 0
+    stage: str = "adaptation step"
 
 
 def read_table(path: Path, argument: str = "RUN") -> tuple[dict[str, np.ndarray], int]:
@@ -95,7 +106,8 @@ def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
         raise UsageError("RUN", expected=expected, got=", ".join(table), remedy="check the path")
     held_out = _steps(table, r"Eval-Step_(\d{1,6})-AverageReturn")
     held_out = held_out[None] if held_out is not None and held_out.shape == returns.shape else None
-    return config, Curve(label, table["n_timesteps"], returns[None], held_out, unread=unread)
+    stage = "episode" if config.get("episodes_per_trial", 1) != 1 else "adaptation step"
+    return config, Curve(label, table["n_timesteps"], returns[None], held_out, unread=unread, stage=stage)
 
 
 def read_external(label: str, path: Path, env_steps_per_iteration: float | None) -> Curve:
@@ -172,7 +184,8 @@ def _merge(label: str, curves: Sequence[Curve]) -> Curve:
     held_out = None
     if all(curve.held_out is not None and len(curve.env_steps) >= len(axis) for curve in curves):
         held_out = np.stack([curve.held_out[0, : len(axis)] for curve in curves])  # type: ignore[index]
-    return Curve(label, axis, returns, held_out, unread=sum(curve.unread for curve in curves))
+    unread = sum(curve.unread for curve in curves)
+    return Curve(label, axis, returns, held_out, unread=unread, stage=curves[0].stage)
 
 
 def _at(axis: np.ndarray, env_steps: np.ndarray, returns: np.ndarray) -> np.ndarray:
@@ -250,10 +263,12 @@ def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
         entries.append(Line2D([], [], color=colour, linewidth=2.5, label=curve.label + seeds))
     grey = "#777777"
     entries.append(Line2D([], [], linewidth=0, label=" "))
-    entries.append(Line2D([], [], color=grey, linewidth=2.0, label="after adaptation"))
-    entries.append(Line2D([], [], color=grey, linewidth=1.4, linestyle=(0, (4, 2)), label="before adaptation"))
+    stages = {curve.stage for curve in curves}
+    last, first, held_out = (", or ".join(words[stage] for stage in STAGES if stage in stages) for words in WORDS)
+    entries.append(Line2D([], [], color=grey, linewidth=2.0, label=last))
+    entries.append(Line2D([], [], color=grey, linewidth=1.4, linestyle=(0, (4, 2)), label=first))
     if any(curve.held_out is not None for curve in curves):
-        entries.append(Line2D([], [], color=grey, marker="o", linewidth=0, label="after, held-out tasks"))
+        entries.append(Line2D([], [], color=grey, marker="o", linewidth=0, label=held_out))
     axes.legend(handles=entries, loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=1.8, fontsize=10)
 
 

@@ -40,7 +40,7 @@ class MujocoPanels(Panels):
         self.details = [describe(task) for task in tasks]
         self.captions = [[return_text(value) for value in row] for row in episodes.returns]
         self.lengths = np.array([[len(qpos) - 1 for qpos in row] for row in episodes.qpos])
-        self.ended = episodes.ended
+        self.ended, self.by_episode = episodes.ended, episodes.by_episode
         self.note = "Each panel shows the episode whose return is nearest to the mean of its task."
         self._goals = [family.marker(task) for task in tasks]
         self._ways = [[root_positions(family.model, qpos) for qpos in row] for row in episodes.qpos]

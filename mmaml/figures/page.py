@@ -56,3 +56,10 @@ def page(path: Path, width: float, height: float, rows: int = 1, columns: int = 
         with atomic_file(path) as file:
             figure.savefig(file, format="png", bbox_inches="tight")
         pyplot.close(figure)
+
+
+def stage_name(stage: int, by_episode: bool) -> str:
+    """How a stage of learning a task is called: after a number of adaptation steps, or an episode of a trial."""
+    if by_episode:
+        return f"episode {stage + 1}"
+    return f"after {stage} step{'s' if stage > 1 else ''}" if stage else "before adaptation"

@@ -18,11 +18,12 @@ SMOOTH = 3  # lines are drawn this many times larger, then shrunk
 
 
 class Panels(ABC):
-    """M rows, one per task, of K+1 panels, after 0 … K adaptation steps; each panel has a picture at every time step.
+    """M rows, one per task, of K+1 panels, one per stage of learning it; each panel has a picture at every time step.
 
     names, details: of the tasks, [M]. captions: of the panels, [M][K+1]. lengths: the last time step of each, [M, K+1].
     ended: whether the episode shown ends there, before the horizon, bool [M, K+1]. dt: seconds per time step, None if
-    time has no unit. note: what the captions mean. width, height: of a panel, pixels.
+    time has no unit. note: what the captions mean. by_episode: stages are the episodes of a trial, not numbers of
+    adaptation steps. width, height: of a panel, pixels.
     """
 
     names: Sequence[str]
@@ -32,6 +33,7 @@ class Panels(ABC):
     ended: np.ndarray
     dt: float | None = None
     note: str = ""
+    by_episode: bool = False
     width: int
     height: int
 
@@ -51,7 +53,7 @@ class PointMassPanels(Panels):
     """Growing trajectories that darken with time; a star marks the goal, faint ones the goals of other tasks."""
 
     def __init__(self, trajectories: Trajectories, width: int) -> None:
-        self.trajectories = trajectories
+        self.trajectories, self.by_episode = trajectories, trajectories.by_episode
         self.width = self.height = width
         tasks, collections, rollouts, steps, _ = trajectories.positions.shape
         self.names = trajectories.names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from mmaml.envs.mujoco.base import MujocoFamily
 from mmaml.envs.point_mass import PointMass
 from mmaml.evaluation.held_out import FRESH, in_a_line
 from mmaml.figures.trajectories import Trajectories
+from mmaml.sampling.normalisation import Scaling
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.worker import Worker
 
@@ -23,7 +24,8 @@ class RecordedEpisodes:
     """One episode of each of M MuJoCo tasks after 0 … K adaptation steps.
 
     family: of the tasks. qpos[m][k]: positions at the start and after each of the episode's L steps, [L + 1, nq].
-    returns: [M, K+1]. ended: whether the episode ended before the horizon, bool [M, K+1].
+    returns: [M, K+1]. ended: whether the episode ended before the horizon, bool [M, K+1]. by_episode:
+    whether they are those of a trial.
     """
 
     family: MujocoFamily
@@ -31,10 +33,11 @@ class RecordedEpisodes:
     qpos: Sequence[Sequence[np.ndarray]]
     returns: np.ndarray
     ended: np.ndarray
+    by_episode: bool = False
 
 
-def record(config: Config, state: Mapping[str, Any], collections: int, split: str) -> RecordedEpisodes:
-    """Adapt to one held-out task of each mode, as an evaluation does, and record one episode of every collection.
+def record(config: Config, state: Mapping[str, Any], stages: int, split: str) -> RecordedEpisodes:
+    """Adapt to one held-out task of each mode, as an evaluation does, and record one episode of every stage.
 
     Of the first episodes of the task's rollouts, the one whose return is nearest to their mean. Raises TypeError if the
     family is not a MuJoCo family, and UsageError for numbers that are not finite and for environments that fail.
@@ -46,43 +49,57 @@ def record(config: Config, state: Mapping[str, Any], collections: int, split: st
         parameters = worker.algorithm.spec.flatten(state["parameters"])
         with in_a_line():
             tasks = one_of_each_mode(worker, split)
-            worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
+            scaling = worker.statistics(state).vector()
+            worker.collect(parameters, scaling, list(enumerate(tasks)), FRESH, split, stages)
         assert worker.block is not None
-        shown = [
-            _typical(data, np.stack(qpos)) for data, qpos in zip(worker.block.rollouts, worker.recorded, strict=True)
-        ]
+        sampled = list(zip(worker.block.rollouts, worker.recorded, strict=True))
+        if worker.algorithm.credit == "trial":
+            shown = [_typical(*sampled[0], number, config.max_path_length) for number in range(stages)]
+        else:
+            shown = [_typical(data, positions, 0, config.max_path_length) for data, positions in sampled]
         qpos, returns, lengths = (
             [list(row) for row in zip(*column, strict=True)] for column in zip(*shown, strict=True)
         )
-        return RecordedEpisodes(
-            worker.family, tasks, qpos, np.array(returns), np.array(lengths) < config.max_path_length
-        )
+        ended = np.array(lengths) < config.max_path_length
+        by_episode = worker.algorithm.credit == "trial"
+        return RecordedEpisodes(worker.family, tasks, qpos, np.array(returns), ended, by_episode)
     finally:
         worker.close()
 
 
-def _typical(data: Rollouts, qpos: np.ndarray) -> tuple[list[np.ndarray], list[float], list[int]]:
-    """For each task, its first episode whose return is nearest to their mean: positions, return, number of steps.
+def _typical(
+    data: Rollouts, positions: Positions, number: int, horizon: int
+) -> tuple[list[np.ndarray], list[float], list[int]]:
+    """For each task the episode of a lane whose return is nearest to their mean: positions, return, number of steps.
 
-    qpos: of one collection, [T + 1, M·N, nq].
+    number: which episode of its lane. horizon: steps of the longest.
     """
     lanes = data.rewards.shape[1]
-    lengths = data.episode_end.numpy().argmax(-1) + 1
-    steps = np.arange(data.rewards.shape[2])
-    returns = np.where(steps < lengths[..., None], data.rewards.numpy(), 0).sum(-1)
+    episode = data.episode(number, horizon)
+    first = (data.episode_numbers() == number).int().argmax(-1).numpy()
+    lengths = episode.mask.sum(-1).int().numpy()
+    returns = np.where(episode.mask > 0, episode.rewards.numpy(), 0).sum(-1)
     nearest = np.abs(returns - returns.mean(1, keepdims=True)).argmin(1)
-    kept = [(task, int(lane), int(lengths[task, lane])) for task, lane in enumerate(nearest)]
-    return (
-        [qpos[: length + 1, task * lanes + lane] for task, lane, length in kept],
-        [float(returns[task, lane]) for task, lane, _ in kept],
-        [length for *_, length in kept],
-    )
+    qpos, chosen = [], []
+    for task, lane in enumerate(nearest):
+        start, end = int(first[task, lane]), int(first[task, lane] + lengths[task, lane])
+        index = task * lanes + lane
+        qpos.append(np.stack([positions.before[start][index], *(after[index] for after in positions.after[start:end])]))
+        chosen.append((float(returns[task, lane]), end - start))
+    return qpos, [value for value, _ in chosen], [length for _, length in chosen]
+
+
+class Positions(NamedTuple):
+    """Positions [M·N, nq] of a collection: before every step, and after it, where no episode has started anew yet."""
+
+    before: list[np.ndarray]
+    after: list[np.ndarray]
 
 
 class _RecordingWorker(Worker):
-    """A worker that records, for each collection, the positions before the first step and after every step."""
+    """A worker that records the positions of each collection."""
 
-    recorded: Sequence[list[np.ndarray]] = ()
+    recorded: Sequence[Positions] = ()
 
     def _sample(self, env: TaskVectorEnv, *arguments: Any) -> tuple[list[Rollouts], np.ndarray]:
         recorder = _Recorder(cast(MujocoFamily, env))
@@ -91,11 +108,11 @@ class _RecordingWorker(Worker):
 
 
 class _Recorder:
-    """Wraps a family and records its positions [M·N, nq]; a reset of all lanes starts a new list."""
+    """Wraps a family and records its positions; a reset of all lanes starts a new collection."""
 
     def __init__(self, family: MujocoFamily) -> None:
         self._family = family
-        self.recorded: list[list[np.ndarray]] = []
+        self.recorded: list[Positions] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
@@ -103,12 +120,13 @@ class _Recorder:
     def reset(self, **arguments: Any) -> tuple[np.ndarray, dict[str, Any]]:
         result = self._family.reset(**arguments)
         if arguments.get("options") is None:
-            self.recorded.append([self._family.qpos.copy()])
+            self.recorded.append(Positions([], []))
         return result
 
     def step(self, actions: np.ndarray) -> StepResult:
+        self.recorded[-1].before.append(self._family.qpos.copy())
         result = self._family.step(actions)
-        self.recorded[-1].append(self._family.qpos.copy())
+        self.recorded[-1].after.append(self._family.qpos.copy())
         return result
 
 
@@ -116,14 +134,14 @@ def point_mass_trajectories(
     config: Config,
     state: Mapping[str, Any],
     rollouts_per_task: int,
-    collections: int | None = None,
+    stages: int | None = None,
     split: str = "test",
 ) -> Trajectories | None:
-    """Rollouts before and after each adaptation step on one held-out task of each mode.
+    """Rollouts at each stage of learning a task, on one held-out task of each mode.
 
-    None if the environment is not a point mass. A family with a single mode is shown on four tasks. collections: None
-    for the number that the algorithm trains with. Raises UsageError for numbers that are not finite and for
-    environments that fail.
+    None if the environment is not a point mass. A family with a single mode is shown on four tasks. stages: None for
+    the number that the algorithm trains with. Raises UsageError for numbers that are not finite and for environments
+    that fail.
     """
     worker = Worker(config.replace(rollouts_per_meta_task=rollouts_per_task))
     try:
@@ -132,18 +150,22 @@ def point_mass_trajectories(
         parameters = worker.algorithm.spec.flatten(state["parameters"])
         with in_a_line():
             tasks = one_of_each_mode(worker, split)
-            statistics = worker.collect(parameters, None, list(enumerate(tasks)), FRESH, split, collections)
+            vector = worker.statistics(state).vector()
+            statistics = worker.collect(parameters, vector, list(enumerate(tasks)), FRESH, split, stages)
         assert worker.block is not None
-        rollouts = worker.block.rollouts
+        rollouts = worker.stages_of(worker.block.rollouts, statistics["return"].shape[1])
+        scaling = Scaling.from_vector(vector)
+        observed = [data.observations if scaling is None else scaling.original(data.observations) for data in rollouts]
         unbroken = [(data.mask[..., 1:] > 0) & ~data.episode_start[..., 1:] for data in rollouts]
         label = "mode" if worker.spec.num_modes > 1 else "task"
         return Trajectories(
-            positions=np.stack([data.observations[..., :2].numpy() for data in rollouts], axis=1),
+            positions=np.stack([values[..., :2].numpy() for values in observed], axis=1),
             connected=np.stack([flags.numpy() for flags in unbroken], axis=1),
             goals=np.stack([task.values["goal"] for task in tasks]),
             returns=statistics["return"],
             names=[f"{label} {task.mode if label == 'mode' else number}" for number, task in enumerate(tasks)],
             gaps=np.stack([task.values["gaps"] for task in tasks]) if "gaps" in tasks[0].values else None,
+            by_episode=worker.algorithm.credit == "trial",
         )
     finally:
         worker.close()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
 
-from mmaml.figures.page import INK, page
+from mmaml.figures.page import INK, page, stage_name
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Trajectories:
     positions: before each step, [M, K+1, N, T, 2]. connected: whether a position and the next belong to the same
     episode, bool [M, K+1, N, T-1]. goals: [M, 2]. returns: [M, K+1]. names: of the tasks. gaps: centres of the gaps in
     W circular walls around the origin, which are open within a distance of 1, [M, W, 2]; or None.
+    by_episode: the episodes of a trial are shown, not numbers of adaptation steps.
     """
 
     positions: np.ndarray
@@ -31,6 +32,7 @@ class Trajectories:
     returns: np.ndarray
     names: Sequence[str]
     gaps: np.ndarray | None = None
+    by_episode: bool = False
 
     @property
     def reach(self) -> float:
@@ -54,9 +56,7 @@ def plot_trajectories(trajectories: Trajectories, path: Path, *, title: str = ""
             if collection == 0:
                 axes.set_title(trajectories.names[task], fontsize=11)
             if task == 0:
-                plural = "" if collection == 1 else "s"
-                label = f"after {collection} step{plural}" if collection else "before adaptation"
-                axes.set_ylabel(label, fontsize=11)
+                axes.set_ylabel(stage_name(collection, trajectories.by_episode), fontsize=11)
         figure.subplots_adjust(wspace=0.06, hspace=0.06)
         if title:
             panels[0, 0].annotate(

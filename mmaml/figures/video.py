@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mmaml.figures.page import stage_name
 from mmaml.figures.panels import GOAL, INK, TRAIL, Panels, font
 from mmaml.storage.files import atomic_file
 
@@ -31,7 +32,7 @@ def frame_times(panels: Panels, every: int | None, max_frames: int = 100) -> lis
 def frame(panels: Panels, time: int, title: str) -> Image.Image:
     """All panels at a time step: one row per task, one column per number of adaptation steps."""
     tasks, collections = panels.lengths.shape
-    heads = [step_name(column) for column in range(collections)]
+    heads = [stage_name(column, panels.by_episode) for column in range(collections)]
     clock = f"step {time} of {panels.lengths.max()}{_seconds(panels, time)}"
     page = _Page(panels, tasks, heads, title, [clock, panels.note])
     for task in range(tasks):
@@ -48,7 +49,7 @@ def contact_sheet(panels: Panels, title: str) -> Image.Image:
     heads = [f"step {time}{_seconds(panels, time)}" for time in times]
     page = _Page(panels, tasks * collections, heads, title, [panels.note])
     for row, (task, step) in enumerate(np.ndindex(tasks, collections)):
-        page.name(row, panels.names[task], panels.details[task], step_name(step))
+        page.name(row, panels.names[task], panels.details[task], stage_name(step, panels.by_episode))
         for column, time in enumerate(times):
             page.put(row, column, panel(panels, task, step, time))
     return page.image
@@ -71,11 +72,6 @@ def panel(panels: Panels, task: int, step: int, time: int) -> Image.Image:
     if font(12).getlength(caption) + font(10).getlength(location) + 10 < image.width:
         draw.text((image.width - 2, CAPTION - 5), location, PALE, font(10), "rs")
     return whole
-
-
-def step_name(step: int) -> str:
-    """The name of a number of adaptation steps."""
-    return f"after {step} step{'s' if step > 1 else ''}" if step else "before adaptation"
 
 
 def write_png(image: Image.Image, path: Path) -> None:

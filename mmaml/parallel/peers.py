@@ -6,21 +6,32 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from mmaml.errors import Failure
 from mmaml.parallel.link import MPI, Link, Patience, RankLost
 from mmaml.parallel.process import Process
 
 Result = TypeVar("Result")
 # Until the configuration says how long a rank may take to answer, and for ranks to come through their start.
-FIRST_PATIENCE = 600.0
+FIRST_TIMEOUT = 600.0
 
 
 def to_stderr(text: str) -> None:
     """The report of a line where there is no log."""
     print(text, file=sys.stderr, flush=True)
+
+
+class Listener(Protocol):
+    """What is told of ranks that are lost and of tasks whose environments fail."""
+
+    def warn(self, text: str) -> None:
+        """A line for the user."""
+
+    def task_failed(self, index: int, failure: Failure) -> None:
+        """The environment of an item raised; the others go on without it, unless this raises."""
 
 
 class Loss(NamedTuple):
@@ -34,13 +45,13 @@ class Roster:
     """The other ranks, as the master sees them; a rank that is lost is no longer among `ranks`.
 
     size: how many there were, the master with them. rank_timeout: seconds without an answer after which a rank is lost.
-    report: told of each loss, in a line. seconds_lost: that losses have cost. owing: ranks that owe an answer.
+    warn: told of each loss, in a line. seconds_lost: that losses have cost. owing: ranks that owe an answer.
     """
 
-    def __init__(self, comm: MPI.Comm, size: int) -> None:
+    def __init__(self, comm: MPI.Comm, size: int, warn: Callable[[str], None]) -> None:
         self.size = size
-        self.rank_timeout = FIRST_PATIENCE
-        self.report: Callable[[str], None] = to_stderr
+        self.rank_timeout = FIRST_TIMEOUT
+        self._warn = warn
         self.seconds_lost = 0.0
         self.owing: set[int] = set()
         self._links = {rank: Link(comm, rank) for rank in range(1, size)}
@@ -54,15 +65,15 @@ class Roster:
         return [*self._links]
 
     def meet(self) -> None:
-        """Learn where the ranks are. Equal bits are promised on equal processors: unlike ones are told."""
+        """Learn where the ranks are. Equal bits are promised on equal processors: unlike ones are reported."""
         processes = [Process.this()]
-        for rank, (process, _) in self.receive(self.ranks, "the start", FIRST_PATIENCE).items():
+        for rank, (process, _) in self.receive(self.ranks, "the start", FIRST_TIMEOUT).items():
             self._links[rank].process = process
             processes.append(process)
         self.report_losses()
         capabilities = {str(process.capability) for process in processes}
         if len(capabilities) > 1:
-            self.report(
+            self._warn(
                 f"warning: ranks run on unlike processors {sorted(capabilities)}; results may differ in the last bits "
                 "from those on another number of ranks"
             )
@@ -71,26 +82,26 @@ class Roster:
         """Send each rank a message of its own, and wait until all have gone. phase: for what is said of a loss."""
         for rank, (content, arrays) in messages.items():
             self._attempt(rank, phase, partial(Link.send, content=content, arrays=arrays))
-        patience = Patience(self.rank_timeout)
+        timeout = Patience(self.rank_timeout)
         for rank in messages:
-            self._attempt(rank, phase, partial(Link.finish_sending, patience=patience))
+            self._attempt(rank, phase, partial(Link.finish_sending, patience=timeout))
 
     def receive(
         self, ranks: Iterable[int], phase: str, seconds: float | None = None
     ) -> dict[int, tuple[Any, list[np.ndarray]]]:
         """A message of each rank that is not lost. phase: what they are doing. seconds: by default rank_timeout."""
-        patience = Patience(self.rank_timeout if seconds is None else seconds)
-        found = {rank: self._attempt(rank, phase, partial(Link.receive, patience=patience)) for rank in ranks}
+        timeout = Patience(self.rank_timeout if seconds is None else seconds)
+        found = {rank: self._attempt(rank, phase, partial(Link.receive, patience=timeout)) for rank in ranks}
         if self._losses and self._noticed is None:
             self._noticed = time.perf_counter()
         return {rank: message for rank, message in found.items() if message is not None}
 
     def report_losses(self) -> None:
-        """Tell of the ranks that were lost since the last report; what it took to do without them ends now."""
+        """Report the ranks that were lost since the last report; what it took to do without them ends now."""
         again = 0.0 if self._noticed is None else time.perf_counter() - self._noticed
         for text, waited in self._losses:
             left = 1 + len(self._links)
-            self.report(f"warning: {text}; {left} of {self.size} ranks go on with its work, {waited + again:.2f} s")
+            self._warn(f"warning: {text}; {left} of {self.size} ranks go on with its work, {waited + again:.2f} s")
         self.seconds_lost += again + sum(loss.waited for loss in self._losses)
         self._losses, self._noticed = [], None
 

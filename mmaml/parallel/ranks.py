@@ -25,7 +25,7 @@ from torch import Tensor
 from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, TasksFailed, UsageError
 from mmaml.launcher.protocol import ENDED, LOST, REMEDY, report
 from mmaml.parallel.link import MPI, Link, Patience, RankLost, all_lost
-from mmaml.parallel.peers import FIRST_PATIENCE, Roster, to_stderr
+from mmaml.parallel.peers import FIRST_TIMEOUT, Listener, Roster, to_stderr
 from mmaml.parallel.process import Process
 from mmaml.parallel.requests import (
     Answer,
@@ -43,8 +43,8 @@ from mmaml.parallel.shutdown import shutdown
 
 Result = TypeVar("Result")
 SECONDS_BEFORE_HIGHER_RANK = 0.3
-# Of a rank with the master, which works alone now and then, in units of the master's with a rank.
-PATIENCE_WITH_MASTER = 5
+# How long a rank waits for the master, which works alone now and then, in units of how long that waits for a rank.
+TIMEOUTS_OF_MASTER = 5
 # Of signals, while the ranks are told of the end.
 SECONDS_TO_RELEASE = 30.0
 
@@ -63,35 +63,21 @@ class WorkerError(RuntimeError):
     """A rank's worker failed; the text is its traceback."""
 
 
-class Evaluator:
-    """`algorithms.base.Evaluate` on the rollouts where they were sampled: on all ranks."""
+class _Stderr:
+    """The listener where there is no other."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self.tasks = ranks.places
+    def warn(self, text: str) -> None:
+        to_stderr(text)
 
-    def __call__(
-        self,
-        function: str,
-        parameters: Tensor,
-        vector: Tensor | None = None,
-        tasks: Sequence[int] | None = None,
-        **options: Any,
-    ) -> Arrays:
-        chosen = self.tasks if tasks is None else tasks
-        return self._ranks.call("evaluate", (), parameters, vector, chosen, function=function, **options)
-
-
-def _fail(place: int, failure: Failure) -> NoReturn:
-    raise WorkerError(f"the environment of task {place} failed:\n{failure.trace}")
+    def task_failed(self, index: int, failure: Failure) -> None:
+        raise WorkerError(f"the environment of task {index} failed:\n{failure.trace}")
 
 
 class Ranks:
     """The ranks of a run.
 
     rank: which this is; size: how many were started; seconds_busy: of the slowest rank in all calls. roster: on rank 0,
-    the others. task_failed: told of a task, by its place among the items, whose environment raised; the others go on
-    without it unless this raises.
+    the others.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -99,10 +85,10 @@ class Ranks:
         self.rank: int = comm.Get_rank() if comm else 0
         self.size: int = comm.Get_size() if comm else 1
         self.seconds_busy = 0.0
-        self.task_failed: Callable[[int, Failure], None] = _fail
-        self.roster = Roster(comm, self.size if self.rank == 0 else 1)
+        self._listener: Listener = _Stderr()
+        self.roster = Roster(comm, self.size if self.rank == 0 else 1, lambda text: self._listener.warn(text))
         self._master = Link(comm, 0)
-        self._patience = PATIENCE_WITH_MASTER * FIRST_PATIENCE
+        self._timeout = TIMEOUTS_OF_MASTER * FIRST_TIMEOUT
         self._remedy = "start again"
         self._worker: Any = None
         self._agreed_failure: Exception | None = None
@@ -129,10 +115,21 @@ class Ranks:
 
     def agree(self, function: Callable[[], Result]) -> Result:
         """`function()` of rank 0 on every rank; what it raises is raised on every rank."""
+        found, shared = self._agree(function, lambda result: result)
+        return found if self.rank == 0 else shared
+
+    def on_master(self, function: Callable[[], Result]) -> Result | None:
+        """`function()` on rank 0, where its result stays, None elsewhere; what it raises is raised on every rank."""
+        return self._agree(function, lambda _: None)[0]
+
+    def _agree(self, function: Callable[[], Result], share: Callable[[Result], Any]) -> tuple[Any, Any]:
+        """The result, on rank 0 alone, and what is shared of it, on the others."""
         outcome: Any
+        result: Result | None = None
         if self.rank == 0:
             try:
-                outcome = (function(), None, Process.this())
+                result = function()
+                outcome = (share(result), None, Process.this())
             except Exception as error:
                 outcome = (None, error, Process.this())
             self._send_all(outcome, "the start")
@@ -141,27 +138,27 @@ class Ranks:
             outcome, _ = self._from_master()
         if isinstance(outcome, Released):
             raise SystemExit(1)  # interrupted, as the master says
-        result, failure, self._master.process = outcome
+        shared, failure, self._master.process = outcome
         if failure is not None:
             self._agreed_failure = failure
             raise failure
-        return result
+        return result, shared
 
-    def patience(self, rank_timeout: float, remedy: str) -> None:
+    def listen(self, listener: Listener) -> None:
+        """Report lost ranks and failed tasks to `listener`. Before: to stderr, and a failed task ends the program."""
+        self._listener = listener
+
+    def set_timeout(self, rank_timeout: float, remedy: str) -> None:
         """How long a rank may take to answer, in seconds, and what a user is to do when the master is lost."""
         self.roster.rank_timeout = rank_timeout
-        self._patience, self._remedy = PATIENCE_WITH_MASTER * rank_timeout, remedy
+        self._timeout, self._remedy = TIMEOUTS_OF_MASTER * rank_timeout, remedy
         if self.rank == 0:
             report(REMEDY, remedy)
 
     @property
-    def places(self) -> list[int]:
-        """Places, in order, of the items of the last call that dealt some, but those whose environments failed."""
-        return self._dealt.places
-
-    def evaluator(self) -> Evaluator:
-        """`algorithms.base.Evaluate` on the items dealt last."""
-        return Evaluator(self)
+    def indices(self) -> list[int]:
+        """Of the items of the last call that dealt some, in order, but those whose environments failed."""
+        return self._dealt.indices
 
     def serve(self, worker: Any, master_works: bool = True) -> bool:
         """Offer `worker` to the master's calls. Rank 0 returns True at once, the others False at the end.
@@ -199,13 +196,13 @@ class Ranks:
     ) -> Arrays:
         """worker.method(parameters, vector, its items, **options) on every rank; results [items, …] in order.
 
-        subset: places, ascending, of items of the last call without one. Each rank is then given those that it
+        subset: indices, ascending, of items of the last call without one. Each rank is then given those that it
         holds, counted from its own first, in place of items. Only rank 0 calls this.
 
-        Items whose environment failed (the worker raised TasksFailed) are told to `task_failed` and left out, now and
-        later. The items of ranks that are lost are dealt to others, with `extend=True` in the options where these hold
-        some already. Raises NotFinite, of those that workers raised the least; what this rank's worker raised; or
-        WorkerError.
+        Items whose environment failed (the worker raised TasksFailed) are reported to the listener and left out, now
+        and later. The items of ranks that are lost are dealt to others, with `extend=True` in the options where these
+        hold some already. Raises NotFinite, of those that workers raised the first in order; what this rank's worker
+        raised; or WorkerError.
         """
         flats = [None if v is None else v.detach().to("cpu", torch.float32).contiguous() for v in (parameters, vector)]
         request = Request(method, flats[0], flats[1], options)
@@ -219,9 +216,9 @@ class Ranks:
             self.roster.report_losses()
         return in_order(parts)
 
-    def _deal(self, places: Iterable[int]) -> list[Part]:
+    def _deal(self, indices: Iterable[int]) -> list[Part]:
         """Deal items that no rank holds; their results."""
-        dealt, parts, left = self._dealt, [], list(places)
+        dealt, parts, left = self._dealt, [], list(indices)
         failed: dict[int, Failure] = {}
         while left:
             ranks = self._samplers()
@@ -239,13 +236,13 @@ class Ranks:
                     left += share + dealt.held.pop(rank, [])
                 elif isinstance(fault := answers[rank].fault, TasksFailed):
                     failed |= {share[failure.item]: failure for failure in fault.failures}
-                    left += [place for place in share if place not in failed]
+                    left += [index for index in share if index not in failed]
                 else:
                     dealt.held.setdefault(rank, []).extend(share)
                     parts.append(Part(share, answers[rank].result))
             left.sort()
-        for place in sorted(failed):
-            self.task_failed(place, failed[place])
+        for index in sorted(failed):
+            self._listener.task_failed(index, failed[index])
         return parts
 
     def _ask(self, request: Request, subset: Collection[int]) -> list[Part]:
@@ -255,17 +252,17 @@ class Ranks:
         """
         held, parts, left = self._dealt.held, [], set(subset)
         while left:
-            if missing := left - set(self._dealt.places):
+            if missing := left - set(self._dealt.indices):
                 raise NotFinite(f"task {min(missing)}: sampled again after its rank was lost, its environment failed")
-            shares = {rank: [i for i, place in enumerate(places) if place in left] for rank, places in held.items()}
+            shares = {rank: [i for i, index in enumerate(own) if index in left] for rank, own in held.items()}
             answers = self._exchange({rank: (request, share) for rank, share in shares.items() if share})
             for rank in answers:
-                places = [held[rank][i] for i in shares[rank]]
-                parts.append(Part(places, answers[rank].result))
-                left.difference_update(places)
+                indices = [held[rank][i] for i in shares[rank]]
+                parts.append(Part(indices, answers[rank].result))
+                left.difference_update(indices)
             if left:
                 lost = held.keys() - {0, *self.roster.ranks}
-                self._deal(sorted(place for rank in lost for place in held.pop(rank)))
+                self._deal(sorted(index for rank in lost for index in held.pop(rank)))
         return parts
 
     def _exchange(self, messages: Mapping[int, tuple[Request, list[Any]]]) -> dict[int, Answer]:
@@ -303,14 +300,14 @@ class Ranks:
 
     def _from_master(self) -> tuple[Any, list[np.ndarray]]:
         try:
-            return self._master.receive(Patience(self._patience))
+            return self._master.receive(Patience(self._timeout))
         except RankLost as loss:
             raise MasterLost(str(loss)) from loss
 
     def _to_master(self, content: Any, arrays: Iterable[np.ndarray] = ()) -> None:
         try:
             self._master.send(content, arrays)
-            self._master.finish_sending(Patience(self._patience))
+            self._master.finish_sending(Patience(self._timeout))
         except RankLost as loss:
             raise MasterLost(str(loss)) from loss
 
@@ -323,7 +320,7 @@ class Ranks:
     def _abort(self, error: BaseException) -> NoReturn:
         """Print this rank's traceback and end every rank.
 
-        What fails on all ranks is told by the lowest: the others give it the time to end them first.
+        What fails on all ranks is reported by the lowest: the others give it the time to end them first.
         """
         sys.stdout.flush()
         time.sleep(SECONDS_BEFORE_HIGHER_RANK * min(self.rank, 10))
@@ -335,7 +332,7 @@ class Ranks:
 
 
 def _raise_worst(faults: Sequence[Exception]) -> None:
-    """Raise the first error of a program, or else the least finding; failed tasks are for the caller."""
+    """Raise the first error of a program, or else the first finding in order; failed tasks are for the caller."""
     for error in faults:
         if not isinstance(error, NotFinite | TasksFailed):
             raise error

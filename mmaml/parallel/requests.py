@@ -57,24 +57,24 @@ class Answer(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Results of some items, by their places among all."""
+    """Results of some items, by the indices of these among all."""
 
-    places: list[int]
+    indices: list[int]
     result: Arrays
 
 
 @dataclass
 class Dealt:
-    """The items dealt last, to whom (rank -> places of its items, in its own order), and what was asked of them."""
+    """The items dealt last, to whom (rank -> indices of its items, in its own order), and what was asked of them."""
 
     request: Request
     items: Sequence[Any] = ()
     held: dict[int, list[int]] = field(default_factory=dict)
 
     @property
-    def places(self) -> list[int]:
+    def indices(self) -> list[int]:
         """Of the items that a rank holds: all but those of failed environments, in order."""
-        return sorted(place for places in self.held.values() for place in places)
+        return sorted(index for indices in self.held.values() for index in indices)
 
 
 def extending(request: Request, extend: bool) -> Request:
@@ -90,12 +90,12 @@ def travelling(request: Request, items: Sequence[Any]) -> tuple[Asked, list[np.n
 
 
 def in_order(parts: Sequence[Part]) -> Arrays:
-    """The results of all parts, by the places of the items. An item of two parts: of a rank lost after it answered."""
+    """The results of all parts, by the indices of the items. An item of two parts: of a rank lost after it answered."""
     if not parts:
         return {}
     joined = parts[0].result
     if len(parts) > 1:
         joined = {name: np.concatenate([part.result[name] for part in parts]) for name in joined}
-    rows = {place: row for row, place in enumerate(place for part in parts for place in part.places)}
-    order = [rows[place] for place in sorted(rows)]
+    lies_at = {index: at for at, index in enumerate(index for part in parts for index in part.indices)}
+    order = [lies_at[index] for index in sorted(lies_at)]
     return joined if order == list(range(len(order))) else {name: value[order] for name, value in joined.items()}

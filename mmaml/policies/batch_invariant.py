@@ -66,6 +66,11 @@ def tanh_(x: Tensor) -> Tensor:
     return x.mul_(2).exp_().add_(1).reciprocal_().mul_(-2).add_(1)
 
 
+def tanh(x: Tensor) -> Tensor:
+    """tanh of operations that are differentiable any number of times; constant beyond ±20, where it is ±1."""
+    return 1 - 2 / ((2 * x.clamp(-20, 20)).exp() + 1)
+
+
 def sigmoid_(x: Tensor) -> Tensor:
     """Logistic function in place, as 1 / (1 + exp(-x))."""
     return x.neg_().exp_().add_(1).reciprocal_()

@@ -1,4 +1,4 @@
-"""A batch of GRUs, one a task, over whole rollouts, as one differentiable primitive.
+"""A batch of GRUs, one a task, over whole rollouts, as one differentiable primitive; and one step of them, to act.
 
 Left to autograd, a GRU over T steps is a graph of thousands of small nodes whose weight gradients are
 summed step by step. Here the steps write into buffers [T, M, N, …], and each weight gradient is one
@@ -12,16 +12,17 @@ matrix product over all steps of a task. Per step, with h the state (0 at an epi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from mmaml.policies.batch_invariant import outer, refuse_third_derivative, sigmoid_, sum_rows, tanh_
+from mmaml.policies.mlp import glorot_uniform
 from mmaml.policies.params import Params
-from mmaml.policies.policy import glorot_uniform
 
 
 def gru_shapes(prefix: str, inputs: int, cell: int) -> dict[str, tuple[int, ...]]:
@@ -60,8 +61,98 @@ def gru_final_states(params: Params, prefix: str, x: Tensor, start: Tensor, end:
     episodes; the state is zero before each first step. No step after the last end of all is computed, and the bits
     are those of the computation of all T. Twice differentiable in the parameters.
     """
-    names = gru_shapes(prefix, 0, 0)
-    return _GRU.apply(x, start, end, *(params[name] for name in names))
+    return _GRU.apply(x, start, end, *_of(params, prefix))
+
+
+def gru_step(params: Params, prefix: str, x: Tensor, h: Tensor) -> Tensor:
+    """The states [M, N, C] after one step, from inputs x [M, N, F] and the states h [M, N, C] before; no gradient.
+
+    To the bit what `gru_states` computes of the same lanes.
+    """
+    with torch.no_grad():
+        g, q, n, after = (h.new_empty(*h.shape[:2], size * h.shape[2]) for size in (2, 1, 1, 1))
+        return _step(x.contiguous(), h.contiguous(), _of(params, prefix), g, q, n, after)
+
+
+def gru_states(params: Params, prefix: str, x: Tensor) -> Tensor:
+    """The states [T, M, N, C] after each step, from inputs x [T, M, N, F] and a zero state before the first.
+
+    Differentiable once, in the parameters and in x.
+    """
+    return _GRUStates.apply(x.contiguous(), *_of(params, prefix))
+
+
+def _of(params: Params, prefix: str) -> tuple[Tensor, ...]:
+    """The parameters of one GRU, in the order of `gru_shapes`."""
+    return tuple(params[name] for name in gru_shapes(prefix, 0, 0))
+
+
+def _step(x: Tensor, h: Tensor, weights: Sequence[Tensor], g: Tensor, q: Tensor, n: Tensor, after: Tensor) -> Tensor:
+    """One step of M·N lanes: h' into `after`, and what its derivative needs into g (gates), q (h U_c) and n."""
+    wg, ug, bg, wc, uc, bc = weights
+    torch.baddbmm(bg, x, wg, out=g)
+    sigmoid_(g.baddbmm_(h, ug))
+    r, z = g.split(h.shape[-1], dim=-1)
+    torch.bmm(h, uc, out=q)
+    torch.baddbmm(bc, x, wc, out=n)
+    tanh_(n.add_(r * q))
+    return torch.sub(h, n, out=after).mul_(z).add_(n)
+
+
+def _step_back(
+    dh: Tensor, h: Tensor, g: Tensor, q: Tensor, n: Tensor, transposed: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Tensor:
+    """The derivative of `_step` in h, [M, N, C], from that in h', dh; those in g, q and n before their nonlinearities.
+
+    transposed: U_gᵀ and U_cᵀ. outputs: where the derivatives in g, q and n go.
+    """
+    (ug_t, uc_t), (dg, dq, dn) = transposed, outputs
+    r, z = g.split(h.shape[-1], dim=-1)
+    dr, dz = dg.split(h.shape[-1], dim=-1)
+    torch.sub(h, n, out=dz).mul_(dh)
+    carried = dh * z
+    torch.sub(dh, carried, out=dn).mul_((n * n).neg_().add_(1))
+    torch.mul(dn, q, out=dr)
+    torch.mul(dn, r, out=dq)
+    dg.mul_(g).mul_(g.neg().add_(1))
+    return carried.baddbmm_(dg, ug_t).baddbmm_(dq, uc_t)
+
+
+class _GRUStates(Function):
+    @staticmethod
+    def forward(ctx, x, *weights):  # type: ignore[override]
+        cell = weights[4].shape[-1]
+        gates = x.new_empty(*x.shape[:3], 2 * cell)
+        products, candidates, after = x.new_empty(3, *x.shape[:3], cell).unbind(0)
+        h = x.new_zeros(*x.shape[1:3], cell)
+        for t in range(len(x)):
+            h = _step(x[t], h, weights, gates[t], products[t], candidates[t], after[t])
+        ctx.save_for_backward(x, gates, products, candidates, after, *weights)
+        return after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_states):  # type: ignore[override]
+        x, gates, products, candidates, after, wg, ug, _, wc, uc, _ = ctx.saved_tensors
+        before = torch.cat([torch.zeros_like(after[:1]), after[:-1]])
+        d_gates, d_products, d_candidates = (torch.empty_like(value) for value in (gates, products, candidates))
+        transposed = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
+        carried = torch.zeros_like(after[0])
+        for t in range(len(x) - 1, -1, -1):
+            outputs = d_gates[t], d_products[t], d_candidates[t]
+            dh = carried + grad_states[t]
+            carried = _step_back(dh, before[t], gates[t], products[t], candidates[t], transposed, outputs)
+        shape = x.shape
+        x, before, d_gates, d_candidates, d_products = map(_by_task, (x, before, d_gates, d_candidates, d_products))
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.bmm(d_gates, wg.transpose(1, 2)).baddbmm_(d_candidates, wc.transpose(1, 2))
+            dx = dx.view(shape[1], shape[0], *shape[2:]).transpose(0, 1)
+        return (
+            dx,
+            *(outer(x, d_gates), outer(before, d_gates), sum_rows(d_gates)),
+            *(outer(x, d_candidates), outer(before, d_products), sum_rows(d_candidates)),
+        )
 
 
 class _GRU(Function):
@@ -75,18 +166,12 @@ class _GRU(Function):
         restarts = start.flatten(1).any(1).tolist()
         h = x.new_zeros(tasks, lanes, cell)
         for t in range(steps):
-            h_in, g, n, q = before[t], gates[t], candidates[t], products[t]
+            h_in = before[t]
             if restarts[t]:
                 torch.mul(h, continues[t], out=h_in)
             else:
                 h_in.copy_(h)
-            torch.baddbmm(bg, x[t], wg, out=g)
-            sigmoid_(g.baddbmm_(h_in, ug))
-            r, z = g.split(cell, dim=-1)
-            torch.bmm(h_in, uc, out=q)
-            torch.baddbmm(bc, x[t], wc, out=n)
-            tanh_(n.add_(r * q))
-            h = torch.sub(h_in, n, out=after[t]).mul_(z).add_(n)
+            h = _step(x[t], h_in, (wg, ug, bg, wc, uc, bc), gates[t], products[t], candidates[t], after[t])
         before[steps:] = 0
         ctx.save_for_backward(x, continues, end, gates, candidates, products, before, wg, ug, bg, wc, uc, bc)
         ctx.steps, ctx.restarts = steps, restarts
@@ -107,25 +192,16 @@ class _GRUGradient(Function):
         d_gates, d_candidates, d_products, d_after = (
             torch.empty_like(value) for value in (gates, candidates, products, candidates)
         )
-        arriving = _rows_by_step(end)
-        ug_t, uc_t = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
+        arriving = _ends_by_step(end)
+        transposed = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
         carried = torch.zeros_like(candidates[0])
         for t in range(steps - 1, -1, -1):
             dh = d_after[t].copy_(carried)
-            rows, positions = arriving[t]
-            if len(rows):
-                dh.view(-1, cell).index_add_(0, positions, grad_states.index_select(0, rows))
-            g, n, q = gates[t], candidates[t], products[t]
-            r, z = g.split(cell, dim=-1)
-            dg, dn, dq = d_gates[t], d_candidates[t], d_products[t]
-            dr, dz = dg.split(cell, dim=-1)
-            torch.sub(before[t], n, out=dz).mul_(dh)
-            carried = dh * z
-            torch.sub(dh, carried, out=dn).mul_((n * n).neg_().add_(1))
-            torch.mul(dn, q, out=dr)
-            torch.mul(dn, r, out=dq)
-            dg.mul_(g).mul_(g.neg().add_(1))
-            carried.baddbmm_(dg, ug_t).baddbmm_(dq, uc_t)
+            episodes, lanes = arriving[t]
+            if len(episodes):
+                dh.view(-1, cell).index_add_(0, lanes, grad_states.index_select(0, episodes))
+            outputs = d_gates[t], d_products[t], d_candidates[t]
+            carried = _step_back(dh, before[t], gates[t], products[t], candidates[t], transposed, outputs)
             if restarts[t]:
                 carried.mul_(continues[t])
         for value in (d_gates, d_candidates, d_products):
@@ -214,8 +290,8 @@ def _by_task(values: Tensor) -> Tensor:
     return values.transpose(0, 1).flatten(1, 2)
 
 
-def _rows_by_step(end: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For each step: which rows of the output end there, and in which lane of the block."""
+def _ends_by_step(end: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For each step: which episodes of the output end there, and in which lane of the block."""
     steps, _, lanes = end.shape
     task, step, lane = end.transpose(0, 1).nonzero(as_tuple=True)
     order = step.argsort(stable=True)

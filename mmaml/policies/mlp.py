@@ -11,18 +11,66 @@ With y_0 = x, u_l = y_{l-1} W_l + b_l, y_l = f(u_l) for hidden layers, f' as a f
     gradient    d_L = g,  d_{l-1} = (d_l W_l^T) f'(y_{l-1}),   dW_l = y_{l-1}^T d_l
     tangent     r_l = y'_{l-1} W_l + y_{l-1} V_l + v_l,  y'_l = r_l f'(y_l)     (V, v: a direction for W, b)
 
-`tests/test_mlp.py` checks all three against finite differences and against plain autograd.
+`tests/policies/test_mlp.py` checks all three against finite differences and against plain autograd.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmaml.policies.batch_invariant import affine, outer, refuse_third_derivative, sum_rows, tanh_
+from mmaml.policies.batch_invariant import affine, broadcast_rows, outer, refuse_third_derivative, sum_rows, tanh, tanh_
+from mmaml.policies.params import Params
+
+
+def glorot_uniform(rng: np.random.Generator, inputs: int, outputs: int) -> Tensor:
+    """Weights [inputs, outputs] ~ U(±sqrt(6 / (inputs + outputs))) (Glorot & Bengio 2010)."""
+    limit = math.sqrt(6.0 / (inputs + outputs))
+    return torch.from_numpy(rng.uniform(-limit, limit, (inputs, outputs)).astype(np.float32))
+
+
+class MLP:
+    """An MLP of each task; it holds names and sizes, and its parameters are passed to every call.
+
+    prefix: of the names, "prefix.layer.weight" [inputs, outputs] and "prefix.layer.bias" [1, outputs]. sizes: of the
+    input, of each hidden layer and of the output; the last layer is linear. nonlinearity: "tanh" or "relu".
+    """
+
+    def __init__(self, prefix: str, sizes: Sequence[int], nonlinearity: str) -> None:
+        self.prefix, self.sizes, self.nonlinearity = prefix, tuple(sizes), nonlinearity
+        self.depth = len(self.sizes) - 1
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for layer, (inputs, outputs) in enumerate(pairwise(self.sizes)):
+            self.shapes[f"{prefix}.{layer}.weight"] = (inputs, outputs)
+            self.shapes[f"{prefix}.{layer}.bias"] = (1, outputs)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Glorot-uniform weights, zero biases."""
+        return {
+            name: glorot_uniform(rng, *shape) if name.endswith("weight") else torch.zeros(shape)
+            for name, shape in self.shapes.items()
+        }
+
+    def of_data(self, params: Params, x: Tensor) -> Tensor:
+        """[M, n, inputs] -> [M, n, outputs], twice differentiable in the parameters, by `mlp`; x is data."""
+        names = [f"{self.prefix}.{layer}" for layer in range(self.depth)]
+        weights = [params[f"{name}.weight"] for name in names]
+        return mlp(x, weights, [params[f"{name}.bias"] for name in names], self.nonlinearity)
+
+    def __call__(self, params: Params, x: Tensor) -> Tensor:
+        """[M, n, inputs] -> [M, n, outputs], differentiable in the parameters and in x any number of times."""
+        for layer in range(self.depth):
+            bias = broadcast_rows(params[f"{self.prefix}.{layer}.bias"], x.shape[1])
+            x = torch.baddbmm(bias, x, params[f"{self.prefix}.{layer}.weight"])
+            if layer < self.depth - 1:
+                x = x.relu() if self.nonlinearity == "relu" else tanh(x)
+        return x
 
 
 def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], nonlinearity: str) -> Tensor:

@@ -7,7 +7,7 @@ ranks, in the optimiser and in reductions the same numbers are one flat float32 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -16,10 +16,14 @@ Params = dict[str, Tensor]
 
 
 class ParamSpec:
-    """Names and shapes of parameters, in the order in which they lie in the flat vector."""
+    """Names and shapes of parameters, in the order in which they lie in the flat vector.
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    separate: names of those on which no policy depends, a block of their own in a trust region.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], separate: Collection[str] = ()) -> None:
         self.shapes = dict(shapes)
+        self.separate = frozenset(separate)
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.total = sum(self.sizes)
 
@@ -34,6 +38,21 @@ class ParamSpec:
             name: part.reshape(*flat.shape[:-1], *shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
+
+    def networks(self) -> dict[str, list[str]]:
+        """Names of parameters by the network that they are of, which is what their names begin with."""
+        found: dict[str, list[str]] = {}
+        for name in self.shapes:
+            found.setdefault(name.partition(".")[0], []).append(name)
+        return found
+
+    def slice_of(self, network: str) -> slice:
+        """Where the parameters of a network lie in the flat vector. Raises ValueError unless they are consecutive."""
+        inside = [name.partition(".")[0] == network for name in self.shapes]
+        first, last = inside.index(True), len(inside) - 1 - inside[::-1].index(True)
+        if not all(inside[first : last + 1]):
+            raise ValueError(f"network: expected consecutive parameters of '{network}', got {list(self.shapes)}")
+        return slice(sum(self.sizes[:first]), sum(self.sizes[: last + 1]))
 
     def per_task(self, flat: Tensor, tasks: int) -> Params:
         """Flat vector [P] -> one differentiable copy a task, [M, *shape], sharing memory until changed."""

@@ -12,17 +12,11 @@ from torch import Tensor
 
 from mmaml.policies.batch_invariant import broadcast_rows, columns, row_product
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
-from mmaml.policies.mlp import mlp
+from mmaml.policies.mlp import MLP, glorot_uniform
 from mmaml.policies.params import Params
 
 MIN_LOG_STD = math.log(1e-6)
 CONTEXT_WEIGHT = "policy.context"
-
-
-def glorot_uniform(rng: np.random.Generator, inputs: int, outputs: int) -> Tensor:
-    """Weights [inputs, outputs] ~ U(±sqrt(6 / (inputs + outputs))) (Glorot & Bengio 2010)."""
-    limit = math.sqrt(6.0 / (inputs + outputs))
-    return torch.from_numpy(rng.uniform(-limit, limit, (inputs, outputs)).astype(np.float32))
 
 
 class MLPPolicy(ABC):
@@ -39,37 +33,23 @@ class MLPPolicy(ABC):
         nonlinearity: str = "tanh",
         context_size: int = 0,
     ) -> None:
-        self.hidden_sizes = tuple(hidden_sizes)
-        self.nonlinearity = nonlinearity
-        self._sizes = (observation_size, *hidden_sizes, action_size)
-        self.depth = len(self._sizes) - 1
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        for layer in range(self.depth):
-            self.shapes[f"policy.{layer}.weight"] = (self._sizes[layer], self._sizes[layer + 1])
-            self.shapes[f"policy.{layer}.bias"] = (1, self._sizes[layer + 1])
+        self.mlp = MLP("policy", (observation_size, *hidden_sizes, action_size), nonlinearity)
+        self.shapes = dict(self.mlp.shapes)
         if context_size:
-            self.shapes[CONTEXT_WEIGHT] = (context_size, self._sizes[1])
+            self.shapes[CONTEXT_WEIGHT] = (context_size, self.mlp.sizes[1])
 
     def init(self, rng: np.random.Generator) -> Params:
         """Glorot-uniform weights, zeros otherwise: a standard deviation of 1."""
-        params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
-        for layer in range(self.depth):
-            params[f"policy.{layer}.weight"] = glorot_uniform(rng, *self._sizes[layer : layer + 2])
+        params = {name: torch.zeros(shape) for name, shape in self.shapes.items()} | self.mlp.init(rng)
         if CONTEXT_WEIGHT in params:  # the first layer is one of [o, c]
-            inputs, context = self._sizes[0], len(params[CONTEXT_WEIGHT])
-            first = glorot_uniform(rng, inputs + context, self._sizes[1])
+            inputs, context = self.mlp.sizes[0], len(params[CONTEXT_WEIGHT])
+            first = glorot_uniform(rng, inputs + context, self.mlp.sizes[1])
             params["policy.0.weight"], params[CONTEXT_WEIGHT] = first[:inputs].clone(), first[inputs:].clone()
         return params
 
     @abstractmethod
     def distribution(self, params: Params, observations: Tensor) -> Distribution:
         """Parameters [M, …], observations [M, n, O] -> the distribution of actions [M, n, A]."""
-
-    def outputs(self, params: Params, observations: Tensor) -> Tensor:
-        """The MLP's outputs [M, n, A]."""
-        weights = [params[f"policy.{layer}.weight"] for layer in range(self.depth)]
-        biases = [params[f"policy.{layer}.bias"] for layer in range(self.depth)]
-        return mlp(observations, weights, biases, self.nonlinearity)
 
     def modulated(self, params: Params, modulation: Params) -> Params:
         """Parameters of the policy whose hidden layers are f(γ ⊙ (W x + b) + β) (FiLM; Vuorio et al. 2019, §4).
@@ -79,7 +59,7 @@ class MLPPolicy(ABC):
         [M, 1, H]. Differentiable in the parameters, γ and β.
         """
         params = dict(params)
-        for layer in range(self.depth - 1):
+        for layer in range(self.mlp.depth - 1):
             weight, bias = f"policy.{layer}.weight", f"policy.{layer}.bias"
             scale, shift = modulation[f"scale.{layer}"], modulation.get(f"shift.{layer}")
             params[weight] = params[weight] * broadcast_rows(scale, params[weight].shape[1])
@@ -123,7 +103,7 @@ class GaussianMLPPolicy(MLPPolicy):
 
         The floor log 1e-6 on the log-std holds here, and so in sampling, adaptation and every loss.
         """
-        mean = self.outputs(params, observations)
+        mean = self.mlp.of_data(params, observations)
         log_std = params["policy.log_std"].clamp(min=MIN_LOG_STD)
         if not self.learn_std:
             log_std = log_std.detach()
@@ -137,7 +117,7 @@ class CategoricalMLPPolicy(MLPPolicy):
 
     def distribution(self, params: Params, observations: Tensor) -> Categorical:
         """Parameters [M, …], observations [M, n, O] -> Categorical over actions [M, n, A]."""
-        return Categorical(self.outputs(params, observations))
+        return Categorical(self.mlp.of_data(params, observations))
 
 
 def make_policy(

@@ -1,4 +1,4 @@
-"""The task encoder h_ω: step-0 rollouts -> task embedding -> modulation of the policy (Vuorio et al. 2019, §4).
+"""The task encoder h_ω: episodes -> task embedding -> modulation of the policy (Vuorio et al. 2019, §4).
 
 Each episode is read by a GRU; the embedding is the mean of the final states over the task's episodes; a
 linear map turns it into one scale γ (and, with betas, one shift β) per unit of every hidden layer.
@@ -13,19 +13,12 @@ import torch
 from torch import Tensor
 
 from mmaml.policies.gru import gru_final_states, gru_shapes, init_with_gru
+from mmaml.policies.mlp import MLP
 from mmaml.policies.params import Params
-from mmaml.sampling.rollouts import Rollouts
-
-PUBLISHED_PIECE = 5
 
 
 class TaskEncoder:
-    """Sizes and options of h_ω; its parameters are passed to every call.
-
-    encoder_input: "full" reads whole rollouts. "published" reproduces the fault of the published code:
-    the rollout lengths given to the encoder are 5, the number of keys of a dictionary, so it sees 5·N
-    steps of a task's N·T, cut into N pieces of 5, each behind T - 5 steps of zeros that the GRU reads too.
-    """
+    """Sizes and options of h_ω; its parameters are passed to every call."""
 
     def __init__(
         self,
@@ -37,24 +30,17 @@ class TaskEncoder:
         shift_gammas: bool,
         mlp_after_gru: bool,
         mlp_after_pool: bool,
-        encoder_input: str,
     ) -> None:
         self.hidden_sizes = tuple(hidden_sizes)
-        self.cell_size = cell_size
         self.use_betas = use_betas
         self.shift_gammas = shift_gammas
-        self.encoder_input = encoder_input
         inputs = observation_size + action_size + 1
         self.shapes = gru_shapes("encoder.gru", inputs, cell_size)
-        self.mlps = [
-            name
-            for name, wanted in (("encoder.after_gru", mlp_after_gru), ("encoder.after_pool", mlp_after_pool))
-            if wanted
-        ]
-        for name in self.mlps:
-            for layer in range(2):
-                self.shapes[f"{name}.{layer}.weight"] = (cell_size, cell_size)
-                self.shapes[f"{name}.{layer}.bias"] = (1, cell_size)
+        sizes = (cell_size, cell_size, cell_size)
+        self.after_gru = MLP("encoder.after_gru", sizes, "relu") if mlp_after_gru else None
+        self.after_pool = MLP("encoder.after_pool", sizes, "relu") if mlp_after_pool else None
+        for network in (self.after_gru, self.after_pool):
+            self.shapes |= {} if network is None else network.shapes
         outputs = sum(self.hidden_sizes) * (2 if use_betas else 1)
         self.shapes["encoder.modulation.weight"] = (cell_size, outputs)
         self.shapes["encoder.modulation.bias"] = (1, outputs)
@@ -63,20 +49,23 @@ class TaskEncoder:
         """Glorot-uniform weights, zero biases, orthogonal recurrent kernel [H, 3H] (Saxe et al. 2014)."""
         return init_with_gru(rng, self.shapes, "encoder.gru")
 
-    def embed(self, params: Params, rollouts: Rollouts) -> Tensor:
-        """Task embeddings [M, H] from the rollouts of the unmodulated policy."""
-        x, start, end = self._inputs(rollouts)
+    def embed(self, params: Params, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Task embeddings [M, H] from episodes in lanes.
+
+        x: what is read of each step, [T, M, N, F]. start, end: bool [T, M, N], the first and last steps of episodes.
+        """
         states = gru_final_states(params, "encoder.gru", x, start, end)
         episodes = end.sum((0, 2)).tolist()
         # One task at a time: a task's number of episodes must not decide how another task is computed.
         pooled = []
         for task, own in enumerate(states.split(episodes)):
-            if "encoder.after_gru" in self.mlps:
-                own = self._mlp(params, "encoder.after_gru", own[None], slice(task, task + 1))[0]
+            if self.after_gru is not None:
+                of_task = {name: params[name][task : task + 1] for name in self.after_gru.shapes}
+                own = self.after_gru(of_task, own[None])[0]
             pooled.append(own.mean(0))
         embedding = torch.stack(pooled)[:, None]
-        if "encoder.after_pool" in self.mlps:
-            embedding = self._mlp(params, "encoder.after_pool", embedding, slice(None))
+        if self.after_pool is not None:
+            embedding = self.after_pool(params, embedding)
         return embedding.squeeze(1)
 
     def modulation(self, params: Params, embedding: Tensor) -> Params:
@@ -89,25 +78,3 @@ class TaskEncoder:
             scales = tuple(scale + 1 for scale in scales)
         named = {f"scale.{layer}": scale for layer, scale in enumerate(scales)}
         return named | {f"shift.{layer}": shift for layer, shift in enumerate(shifts)}
-
-    @staticmethod
-    def _mlp(params: Params, name: str, x: Tensor, tasks: slice) -> Tensor:
-        """ReLU layer, then linear layer: [M, n, H] -> [M, n, H]."""
-        for layer in range(2):
-            weight, bias = params[f"{name}.{layer}.weight"][tasks], params[f"{name}.{layer}.bias"][tasks]
-            x = torch.baddbmm(bias, x, weight)
-            x = x.relu() if layer == 0 else x
-        return x
-
-    def _inputs(self, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
-        """[o, a, r] of every step as [T, M, N, F], with the first and last steps of episodes [T, M, N]."""
-        steps = (rollouts.observations, rollouts.actions, rollouts.rewards.unsqueeze(-1))
-        x, start, end = torch.cat(steps, dim=-1), rollouts.episode_start, rollouts.episode_end
-        if self.encoder_input == "published":
-            tasks, lanes, horizon, features = x.shape
-            piece = min(PUBLISHED_PIECE, horizon)
-            seen = x.flatten(1, 2)[:, : lanes * piece].unflatten(1, (lanes, piece))
-            x = torch.cat([x.new_zeros(tasks, lanes, horizon - piece, features), seen], dim=2)
-            start, end = torch.zeros_like(start), torch.zeros_like(end)
-            start[..., 0], end[..., -1] = True, True
-        return x.permute(2, 0, 1, 3).contiguous(), start.permute(2, 0, 1), end.permute(2, 0, 1)

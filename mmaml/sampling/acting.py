@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -15,7 +15,9 @@ class Step(NamedTuple):
 
     observation [M, N, O], previous_action [M, N, A], previous_reward [M, N], episode_start bool [M, N].
     At an episode's start the previous action and reward are those that ended the episode before; zeros at
-    the first step of the collection. episode_noise [M, N, L]: standard normal, drawn anew for each episode.
+    the first step of the lane. episode_noise [M, N, L]: standard normal, drawn anew for each episode.
+
+    `Rollouts.steps` gives the same of all T steps of a collection, [M, N, T, …].
     """
 
     observation: Tensor
@@ -25,4 +27,12 @@ class Step(NamedTuple):
     episode_noise: Tensor
 
 
-Actor = Callable[[Step], Distribution]
+# What acts in all lanes of M tasks. It is called once a time step, with what is seen and with what it returned last to
+# be carried on, None at the first step of the lanes: a memory that lasts over the episodes of a lane. It keeps nothing
+# itself. Returns the distribution of the actions, and what is to be carried on: tensors, tuples of these, or None.
+Actor = Callable[[Step, Any], tuple[Distribution, Any]]
+
+
+def memoryless(distribution: Callable[[Step], Distribution]) -> Actor:
+    """The actor that carries nothing on."""
+    return lambda step, _: (distribution(step), None)

@@ -77,9 +77,16 @@ def in_whole_episode(done: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(done[..., ::-1], axis=-1)[..., ::-1]
 
 
-def _values(rollouts: Rollouts, features: Features, returns: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _last_real(mask: np.ndarray) -> np.ndarray:
+    """The last real step of each lane: bool [..., T], of the mask."""
+    follows = np.concatenate([mask[..., 1:], np.zeros_like(mask[..., :1])], axis=-1)
+    return mask & ~follows
+
+
+def _values(
+    rollouts: Rollouts, features: Features, times: np.ndarray, returns: np.ndarray, whole: np.ndarray
+) -> np.ndarray:
     """Baseline fitted per task on the whole episodes; values of every step and of the end of the lane, [M, N, T+1]."""
-    times = episode_times(rollouts.episode_start.numpy())
     times = np.concatenate([times, times[..., -1:] + 1], axis=-1)
     observations, final = rollouts.observations.numpy(), rollouts.final_observations.numpy()
     values = np.empty(times.shape)
@@ -100,19 +107,27 @@ def advantages(
     normalize: bool,
     positive: bool,
     values: np.ndarray | None = None,
+    rewards: np.ndarray | None = None,
+    over_trial: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised advantage estimates (Schulman et al. 2016, eq. 16): [M, N, T], float32, 0 on padding.
 
     Also the targets of a value function, V + Â before Â is normalised: TD(λ) returns. values [M, N, T+1]: V of every
-    step and of the end of the lane, in place of the baseline's.
+    step and of the end of the lane, in place of the baseline's. rewards [M, N, T]: in place of those of the rollouts.
+    over_trial: a lane's episodes are one task's trial, whose return is estimated: nothing ends but at the lane's last
+    real step, with a value of 0 after it.
 
-    Value 0 after termination and after the horizon; an episode cut by the end of its lane bootstraps from
+    Else value 0 after termination and after the horizon; an episode cut by the end of its lane bootstraps from
     the baseline. normalize: mean 0 and population standard deviation 1 per task. positive: then shifted so
     that the least is just above 0.
     """
     mask = rollouts.mask.numpy() > 0
-    done = (rollouts.terminated | rollouts.truncated).numpy()
-    rewards = np.where(mask, rollouts.rewards.numpy(), 0.0).astype(np.float64)
+    if over_trial:
+        done, times = _last_real(mask), np.broadcast_to(np.arange(mask.shape[-1]), mask.shape)
+    else:
+        done = (rollouts.terminated | rollouts.truncated).numpy()
+        times = episode_times(rollouts.episode_start.numpy())
+    rewards = np.where(mask, rollouts.rewards.numpy() if rewards is None else rewards, 0.0).astype(np.float64)
 
     features = BASELINES[baseline]
     if values is not None:
@@ -121,7 +136,7 @@ def advantages(
         values = np.zeros((*rewards.shape[:-1], rewards.shape[-1] + 1))
     else:
         returns = backward_sums(rewards, discount, done)
-        values = _values(rollouts, features, returns, in_whole_episode(done) & mask)
+        values = _values(rollouts, features, times, returns, in_whole_episode(done) & mask)
     next_values = np.where(done, 0.0, values[..., 1:])
     deltas = np.where(mask, rewards + discount * next_values - values[..., :-1], 0.0)
     result = backward_sums(deltas, discount * gae_lambda, done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,31 +16,57 @@ from mmaml.policies.distributions import Distribution
 from mmaml.sampling import finite
 from mmaml.sampling.acting import Actor, Step
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment
+from mmaml.sampling.normalisation import Scaling
 from mmaml.sampling.rollouts import Rollouts
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """What a lane holds: E `episodes` of at most H steps, the `horizon`, one after another; T = E·H steps.
+
+    padded: the lane ends with the last of its episodes, and what follows is padding; else it is filled with more.
+    """
+
+    horizon: int
+    episodes: int = 1
+    padded: bool = False
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return self.horizon * self.episodes
 
 
 @torch.no_grad()
 def rollout(
     env: TaskVectorEnv,
     actor: Actor,
+    layout: Lanes,
     noise: Tensor,
     seeds: Sequence[int],
     normalization_scale: float | None,
-    collect: str,
     episode_noise: Tensor | None = None,
+    scaling: Scaling | None = None,
 ) -> Rollouts:
     """N lanes of T steps of every task that `env` holds.
 
     actor: the policy of all tasks at once. noise [M, T, N, A]: the randomness of the actions, of which
     task m reads noise[m] alone. seeds: one a task, for resets and whatever else the environment draws.
     episode_noise [M, T, N, L]: its entry t is that of an episode which starts at t; none when None.
+    scaling: of the observations that the policy sees; as they are when None.
     Raises EnvironmentFailed for what the environment raises, and where it returns other arrays than it should.
     """
     if episode_noise is None:
         episode_noise = noise.new_empty(*noise.shape[:3], 0)
     tasks, lanes = env.num_tasks, env.rollouts_per_task
-    horizon = noise.shape[1]
-    record = _Record(tasks, lanes, horizon)
+    record = _Record(tasks, lanes, layout)
+    age = torch.zeros(tasks, lanes, dtype=torch.long)  # steps since the start of the episode
+    carried: Any = None
+
+    def seen(observation: np.ndarray) -> Tensor:
+        values = torch.from_numpy(observation).view(tasks, lanes, -1)
+        return values if scaling is None else scaling.normalised(values)
+
     step = Step(
         torch.empty(0),
         torch.zeros(tasks, lanes, noise.shape[-1]),
@@ -48,9 +75,9 @@ def rollout(
         episode_noise[:, 0],
     )
     observation = _reset(env, seed=list(seeds))
-    for t in range(horizon):
-        step = step._replace(observation=torch.from_numpy(observation).view(tasks, lanes, -1))
-        distribution = actor(step)
+    for t in range(layout.length):
+        step = step._replace(observation=seen(observation))
+        distribution, carried = actor(step, carried)
         action = distribution.sample(noise[:, t])
         reached("time step")
         env_action = to_environment(action.flatten(0, 1).numpy(), env.single_action_space, normalization_scale)
@@ -59,6 +86,8 @@ def rollout(
         except EnvironmentFailed as error:
             error.given = finite.finding_of_step(step.observation, distribution, action, t)
             raise
+        age += 1
+        truncated = truncated | ((age == layout.horizon).flatten().numpy() & ~terminated)
         record.append(step, action, distribution, reward, terminated, truncated, infos)
 
         done = terminated | truncated
@@ -70,12 +99,13 @@ def rollout(
             torch.from_numpy(done).view(tasks, lanes),
             step.episode_noise,
         )
-        if any_done and t < horizon - 1:
+        if any_done and t < layout.length - 1:
             observation = _reset(env, options={"reset_mask": done})
+            age[step.episode_start] = 0
             step = step._replace(
                 episode_noise=torch.where(step.episode_start[..., None], episode_noise[:, t + 1], step.episode_noise)
             )
-    return record.finish(observation, collect, env.tasks)
+    return record.finish(seen(observation), env.tasks)
 
 
 def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
@@ -114,8 +144,8 @@ def _check_returned(name: str, value: Any, shape: tuple[int, ...], kind: type) -
 class _Record:
     """Steps as they come, time first; turned into dense [M, N, T, …] arrays at the end."""
 
-    def __init__(self, tasks: int, lanes: int, horizon: int) -> None:
-        self.shape = (tasks, lanes, horizon)
+    def __init__(self, tasks: int, lanes: int, layout: Lanes) -> None:
+        self.shape, self.layout = (tasks, lanes, layout.length), layout
         self.steps: list[tuple[Tensor, ...]] = []
         self.distributions: list[Distribution] = []
         self.success: list[np.ndarray] = []
@@ -139,19 +169,17 @@ class _Record:
         if "blow_up" in infos:
             self.blow_ups.append(infos["blow_up"])
 
-    def finish(self, final_observation: np.ndarray, collect: str, drawn: Sequence[Task]) -> Rollouts:
-        tasks, lanes, horizon = self.shape
+    def finish(self, final_observations: Tensor, drawn: Sequence[Task]) -> Rollouts:
+        tasks, lanes, length = self.shape
         columns = [torch.stack(column) for column in zip(*self.steps, strict=True)]
         observations, actions, rewards, episode_noise, start, terminated, truncated = (
-            column.view(horizon, tasks, lanes, column[0].numel() // (tasks * lanes)).permute(1, 2, 0, 3).contiguous()
+            column.view(length, tasks, lanes, column[0].numel() // (tasks * lanes)).permute(1, 2, 0, 3).contiguous()
             for column in columns
         )
         start, terminated, truncated = (flag.squeeze(-1) for flag in (start, terminated, truncated))
-        whole_lane = ~start[..., 1:].any(-1) & ~terminated[..., -1]
-        truncated[..., -1] |= whole_lane  # an episode as long as the lane has reached the horizon
         mask = torch.ones(self.shape)
-        if collect == "episodes":
-            mask = (start.cumsum(-1) == 1).float()
+        if self.layout.padded:
+            mask = (start.cumsum(-1) <= self.layout.episodes).float()
             start, terminated, truncated = (flag & (mask > 0) for flag in (start, terminated, truncated))
         last_real = torch.zeros_like(start)
         last_real[..., -1] = mask[..., -1] > 0
@@ -168,7 +196,7 @@ class _Record:
             terminated=terminated,
             truncated=truncated,
             episode_end=terminated | truncated | last_real,
-            final_observations=torch.from_numpy(final_observation).view(tasks, lanes, -1),
+            final_observations=final_observations,
             advantages=torch.zeros(self.shape),
             value_targets=torch.zeros(self.shape),
             episode_noise=episode_noise,
@@ -179,10 +207,10 @@ class _Record:
         )
 
     def _success(self) -> Tensor:
-        tasks, lanes, horizon = self.shape
+        tasks, lanes, length = self.shape
         if not self.success:
             return torch.full(self.shape, torch.nan)
-        values = np.stack(self.success).astype(np.float32).reshape(horizon, tasks, lanes)
+        values = np.stack(self.success).astype(np.float32).reshape(length, tasks, lanes)
         return torch.from_numpy(np.ascontiguousarray(values.transpose(1, 2, 0)))
 
     def _blow_ups(self) -> Tensor:

@@ -1,7 +1,8 @@
 """Rollouts of M tasks: dense arrays [M, N, T, …], episodes told apart by flags.
 
-A task has N lanes of T steps. `collect: "lanes"`: where an episode terminates, the lane starts another.
-`collect: "episodes"`: one episode a lane; the steps after its end are padding, `mask` 0.
+A task has N lanes of T = E·H steps: E episodes of at most H steps, one after another, which is a trial; E is 1 for
+algorithms without a memory. `collect: "lanes"`: where an episode terminates, the lane starts another, until it is full.
+`collect: "episodes"`: exactly E episodes a lane; the steps after the last are padding, `mask` 0.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor
 
 from mmaml.policies.distributions import DISTRIBUTIONS, Distribution
+from mmaml.sampling.acting import Step
 
 
 @dataclass
 class Rollouts:
     """What one collection gathers for M tasks. float32 but for the flags, contiguous.
 
-    observations [M, N, T, O], actions [M, N, T, A] as the policy drew them, rewards [M, N, T]
+    observations [M, N, T, O] as the policy saw them, actions [M, N, T, A] as it drew them, rewards [M, N, T]
     distribution [M, N, T, A]: what sampled the actions; log_probs [M, N, T]: of the actions
     mask [M, N, T]: 1 on real steps, 0 on padding; weights: mask / (real steps of the task)
     episode_start, terminated, truncated, episode_end: bool [M, N, T]. truncated: the task's horizon or the
@@ -72,16 +74,59 @@ class Rollouts:
         index = torch.arange(self.rewards.shape[-1], device=self.rewards.device)
         return index - (index * self.episode_start).cummax(-1).values
 
+    def steps(self) -> Step:
+        """What the policy saw before each step, [M, N, T, …]: the tensors that `Step` held as it acted."""
+        return Step(
+            self.observations,
+            _one_later(self.actions),
+            _one_later(self.rewards),
+            self.episode_start,
+            self.episode_noise,
+        )
+
+    def episode_numbers(self) -> Tensor:
+        """Which episode of its lane each step belongs to, from 0 on: [M, N, T]."""
+        return self.episode_start.cumsum(-1) - 1
+
+    def episode(self, number: int, horizon: int) -> Rollouts:
+        """One episode of every lane, [M, N, H, …], padded behind its end; all padding in lanes that have none.
+
+        number: of the episode in its lane, from 0 on. horizon: H, steps of the longest.
+        """
+        inside = (self.episode_numbers() == number) & (self.mask > 0)
+        first = inside.int().argmax(-1, keepdim=True)
+        index = (first + torch.arange(horizon)).clamp(max=self.rewards.shape[-1] - 1)
+        inside = inside.gather(-1, index) & (first + torch.arange(horizon) < self.rewards.shape[-1])
+        shape = self.rewards.shape
+
+        def cut(value: Tensor) -> Tensor:
+            if value.shape[:3] != shape:
+                return value
+            where = index if value.dim() == 3 else index[..., None].expand(*index.shape, value.shape[3])
+            return value.gather(2, where)
+
+        fields = {name: cut(value) for name, value in self.fields().items()}
+        for name in ("episode_start", "terminated", "truncated", "episode_end"):
+            fields[name] = fields[name] & inside
+        mask = inside.to(self.mask.dtype)
+        weights = mask / mask.sum((1, 2), keepdim=True).clamp(min=1)
+        return Rollouts.from_fields(fields | {"mask": mask, "weights": weights})
+
     def select(self, index: slice | Tensor) -> Rollouts:
         """The rollouts of some tasks."""
         return self._map(lambda value: value[index])
 
-    def first_lanes(self, lanes: int) -> Rollouts:
-        """The first lanes of every task, as rollouts of their own."""
+    def lanes(self, index: slice | Sequence[int]) -> Rollouts:
+        """Some lanes of every task, with the weights of their steps as they are among all lanes."""
         per_lane = {name for name, value in self.fields().items() if value.shape[1:2] == self.rewards.shape[1:2]}
-        cut = {name: value[:, :lanes] if name in per_lane else value for name, value in self.fields().items()}
-        mask = cut["mask"]
-        return Rollouts.from_fields(cut | {"weights": mask / mask.sum((1, 2), keepdim=True)})
+        return Rollouts.from_fields(
+            {name: value[:, index] if name in per_lane else value for name, value in self.fields().items()}
+        )
+
+    def only_lanes(self, index: slice | Sequence[int]) -> Rollouts:
+        """Some lanes of every task, as rollouts of their own."""
+        cut = self.lanes(index)
+        return dataclasses.replace(cut, weights=cut.mask / cut.mask.sum((1, 2), keepdim=True))
 
     def to(self, device: torch.device | str) -> Rollouts:
         """The rollouts on another device."""
@@ -109,3 +154,8 @@ class Rollouts:
         kind = next(kind for kind in DISTRIBUTIONS if set(kind._fields) <= set(fields))
         others = {name: value for name, value in fields.items() if name not in kind._fields}
         return Rollouts(**others, distribution=kind(*(fields[name] for name in kind._fields)))  # type: ignore[arg-type]
+
+
+def _one_later(values: Tensor) -> Tensor:
+    """Values [M, N, T, …] of the step before; zeros at the first."""
+    return torch.cat([torch.zeros_like(values[:, :, :1]), values[:, :, :-1]], 2)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mmaml.envs.base import Task
 from mmaml.sampling.rollouts import Rollouts
-
-if TYPE_CHECKING:
-    pass
 
 
 def episode_statistics(rollouts: Rollouts) -> dict[str, np.ndarray]:
@@ -37,17 +33,29 @@ def episode_statistics(rollouts: Rollouts) -> dict[str, np.ndarray]:
     return statistics
 
 
-def collection_statistics(
-    rollouts: Sequence[Rollouts], tasks: Sequence[Task], seconds: np.ndarray
+def stages_of(collections: Sequence[Rollouts], by_episode: bool, count: int, horizon: int) -> list[Rollouts]:
+    """What was sampled at each stage of learning a task: the collections, or the episodes of a trial.
+
+    by_episode: each lane of the one collection is a trial, whose first `count` episodes, of `horizon` steps at most,
+    are the stages.
+    """
+    if not by_episode:
+        return list(collections)
+    (trial,) = collections
+    return [trial.episode(number, horizon) for number in range(count)]
+
+
+def stage_statistics(
+    collections: Sequence[Rollouts], stages: Sequence[Rollouts], tasks: Sequence[Task], seconds: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Statistics of the episodes of each collection, [m, collections], with mode, env_steps, seconds of each."""
-    columns = [episode_statistics(collection) for collection in rollouts]
+    """Statistics of the episodes of each stage, [m, stages]; mode, env_steps and seconds of all collections."""
+    columns = [episode_statistics(stage) for stage in stages]
     names = {name: "return" if name == "mean" else f"return_{name}" for name in ("mean", "std", "min", "max")}
     names |= {"episodes": "episodes", "success": "success"}
     result = {new: np.stack([column[old] for column in columns], axis=1) for old, new in names.items()}
-    result["blow_ups"] = torch.stack([collection.blow_ups for collection in rollouts], 1).numpy()
+    result["blow_ups"] = torch.stack([collection.blow_ups for collection in collections], 1).numpy()
     result["mode"] = np.array([task.mode for task in tasks])
-    real_steps = [collection.mask.sum((1, 2)) for collection in rollouts]
+    real_steps = [collection.mask.sum((1, 2)) for collection in collections]
     result["env_steps"] = torch.stack(real_steps).sum(0).numpy().astype(np.int64)
     result["seconds"] = np.tile(seconds, (len(tasks), 1))
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from mmaml.storage.checkpoint_format import CheckpointError
 
 if TYPE_CHECKING:
     from mmaml.algorithms.base import Algorithm
+    from mmaml.sampling.normalisation import RunningStatistics
 
 
 MAX_LISTED = 4  # differences in an error
@@ -29,8 +31,13 @@ def check_fits(
     """
     _check_config(state["config"], path, config, key)
     check_parameters(state["parameters"], path, algorithm.spec.shapes, key)
-    expected = _grown(algorithm.state_dict(), state["algorithm"], algorithm.spec.total)
-    if difference := _difference(expected, state["algorithm"], "algorithm"):
+    difference = _difference(_grown(algorithm.state_dict(), state["algorithm"]), state["algorithm"], "algorithm")
+    try:
+        if not difference:
+            copy.deepcopy(algorithm).load_state_dict(state["algorithm"])
+    except ValueError as error:  # what the form does not show
+        difference = str(error)
+    if difference:
         problem = f"'{path}' does not fit algorithm {config.algorithm}: {difference}"
         raise CheckpointError(key, problem, "use a checkpoint of this run")
 
@@ -52,6 +59,24 @@ def differences(names: Sequence[str], expected: Config, got: Config) -> str:
     return listed(f"{name} {json.dumps(ours[name])}, got {json.dumps(theirs[name])}"[:200] for name in names)
 
 
+def restored_statistics(config: Config, observation_size: int, state: Mapping[str, Any] | None) -> RunningStatistics:
+    """The running statistics that the configuration asks for, new or as a checkpoint's state holds them.
+
+    Raises CheckpointError where it holds others.
+    """
+    from mmaml.sampling.normalisation import RunningStatistics  # loads torch
+
+    found = RunningStatistics(config.normalize_observations, config.normalize_rewards, observation_size)
+    if state is None:
+        return found
+    try:
+        found.load_state_dict(state.get("statistics", {}))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = f"the running statistics of the checkpoint do not fit ({error})"
+        raise CheckpointError("restore_path", problem, "take another checkpoint") from error
+    return found
+
+
 def check_parameters(
     parameters: Mapping[str, Any],
     path: str | Path,
@@ -71,16 +96,22 @@ def check_parameters(
         raise CheckpointError(key, problem, "use a checkpoint of this run")
 
 
-def _grown(fresh: Any, theirs: Any, size: int) -> Any:
-    """The state of a new algorithm with the form it has after updates: Adam's moments [P] of all `size` parameters."""
+def _grown(fresh: Any, theirs: Any) -> Any:
+    """The state of a new algorithm with the form it has after updates: each Adam has moments, whose size it checks."""
     import torch
 
+    if isinstance(fresh, list) and isinstance(theirs, list) and len(fresh) == len(theirs):
+        return [_grown(ours, other) for ours, other in zip(fresh, theirs, strict=True)]
     if not isinstance(fresh, dict) or not isinstance(theirs, dict):
         return fresh
     if set(fresh) == {"state", "param_groups"} and "betas" in fresh["param_groups"][0] and theirs.get("state"):
-        moments = {"step": torch.zeros(()), "exp_avg": torch.zeros(size), "exp_avg_sq": torch.zeros(size)}
+        got = theirs["state"].get(0) if isinstance(theirs["state"], dict) else None
+        moments = {"step": torch.zeros(())}
+        for name in ("exp_avg", "exp_avg_sq"):
+            value = got.get(name) if isinstance(got, dict) else None
+            moments[name] = torch.zeros(value.numel() if isinstance(value, torch.Tensor) else 0)
         return fresh | {"state": {0: moments}}
-    return {name: _grown(value, theirs.get(name), size) for name, value in fresh.items()}
+    return {name: _grown(value, theirs.get(name)) for name, value in fresh.items()}
 
 
 def _difference(expected: Any, got: Any, name: str) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmaml.extras import not_installed
 from mmaml.policies.params import Params
 from mmaml.policies.policy import MIN_LOG_STD
+from mmaml.sampling.normalisation import Scaling
 from mmaml.sampling.policy_spaces import PolicySpaces
 
 OPSET = 17  # of ONNX: understood by every runtime since 2022
@@ -44,8 +45,10 @@ class Network(NamedTuple):
     high: Tensor
 
 
-def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str) -> Network:
+def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str, scaling: Scaling | None) -> Network:
     """The network of a policy's parameters, of M = 1 task, in the units of its environment.
+
+    scaling: of the observations that the parameters are for; it becomes a change of the first layer.
 
     Inputs behind the observation, numbers that an episode draws, are left at 0, their mean.
     """
@@ -55,6 +58,9 @@ def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str) -> Netwo
         biases.append(params[f"policy.{len(weights)}.bias"][0, 0].detach().clone())
         weights.append(params[f"policy.{len(weights)}.weight"][0].detach().clone())
     weights[0] = weights[0][: spaces.observation_size]
+    if scaling is not None:
+        weights[0] = weights[0] / scaling.std[:, None]
+        biases[0] = biases[0] - scaling.mean @ weights[0]
     size = len(biases[-1])
     if isinstance(spaces.actions, Discrete):
         ones, free = torch.ones(size), torch.full((size,), torch.inf)

@@ -17,6 +17,7 @@ from mmaml.errors import UsageError
 from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.storage import checkpoint
 from mmaml.storage.checkpoint_format import CheckpointError
+from mmaml.storage.compatibility import restored_statistics
 from mmaml.trained_policy.policy import TrainedPolicy
 
 AS_TRAINED = "family"
@@ -62,7 +63,9 @@ def load(
     except ValueError as error:
         argument, _, problem = str(error).partition(": ")
         raise UsageError("action_space" if argument == "env" else argument, problem) from error
-    policy = TrainedPolicy(config, spaces, state["parameters"], np.random.default_rng(seed), horizon, path)
+    statistics = restored_statistics(config, spaces.observation_size, state)
+    rng = np.random.default_rng(seed)
+    policy = TrainedPolicy(config, spaces, state["parameters"], statistics, rng, horizon, path)
     if (adapted := state.get("adapted")) is not None:
         try:
             policy.restore(adapted)

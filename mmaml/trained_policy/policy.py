@@ -29,9 +29,9 @@ from mmaml.errors import UsageError
 from mmaml.policies.distributions import Distribution, distribution_over
 from mmaml.policies.params import Params
 from mmaml.sampling.acting import Step
-from mmaml.sampling.advantages import advantages
 from mmaml.sampling.episodes import Episode, rollouts_of
 from mmaml.sampling.finite import first_not_finite
+from mmaml.sampling.normalisation import RunningStatistics, Scaling
 from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.storage import checkpoint
@@ -46,26 +46,29 @@ NO_TASK = -1  # identity of a task that is not one of a finite set of training t
 
 @dataclass
 class _Lane:
-    """An episode that runs. recorded: false once a step of it was acted and not recorded.
+    """An episode that runs. recorded: false once a step of it was acted and not recorded; over: whether it has ended.
 
-    action [A], reward: the last ones of this lane, zeros at first, whichever episode they were of.
+    Of the lane, whichever episode they were of: action [A] and reward, the last ones, zeros at first; memory: what the
+    policy carries on, None at first and for one that has none.
     """
 
     episode: Episode
     action: Tensor
     reward: float = 0.0
+    memory: Any = None
     recorded: bool = True
     over: bool = False
 
 
 class _Acted(NamedTuple):
-    """What `act` did last and `record` has not seen: for each of n lanes [O], [A] and [1, 1, A]."""
+    """What `act` did last and `record` has not seen: for each of n lanes [O], [A], [1, 1, A] and its memory."""
 
     single: bool
     lanes: Sequence[int]
     observations: Tensor
     actions: Tensor
     distributions: Sequence[Distribution]
+    memories: Sequence[Any]
 
 
 class TrainedPolicy:
@@ -74,7 +77,11 @@ class TrainedPolicy:
     Episodes run in lanes: one, or several at the same time, where several simulators run. Each episode is a rollout
     that `adapt` learns from, and may have any length up to `horizon`. `mmaml.load` makes one.
 
+    A policy that adapts by remembering does so with every step that is recorded: over all episodes of a lane, until the
+    task is reset. It has no use for `adapt`.
+
     config: of the training run. spaces: sizes and units of observations and actions. parameters: the meta-parameters.
+    statistics: those by which the run normalised observations and rewards, if it did.
     rng: what actions, and the noise of episodes, are drawn from. horizon: T, steps after which an episode is over.
     origin: the file of the parameters, for errors. Raises UsageError if they do not fit.
     """
@@ -84,12 +91,15 @@ class TrainedPolicy:
         config: Config,
         spaces: PolicySpaces,
         parameters: Params,
+        statistics: RunningStatistics,
         rng: np.random.Generator,
         horizon: int,
         origin: str | Path = "",
     ) -> None:
         self.config, self.spaces, self.rng = config, spaces, rng
         self.horizon = horizon
+        self._statistics = statistics
+        self._scaling = Scaling.from_vector(statistics.vector())
         self._actions, self._action_size = distribution_over(spaces.actions)
         self._algorithm = make_algorithm(config, spaces.observation_size, self._action_size, self._actions)
         check_parameters(parameters, origin, self._algorithm.spec.shapes)
@@ -104,7 +114,7 @@ class TrainedPolicy:
 
     @property
     def adapt_steps(self) -> int:
-        """K, how many times training adapted to each task."""
+        """K, how many times training adapted to each task; 0 for a policy that adapts by remembering."""
         return self._algorithm.collections - 1
 
     @property
@@ -113,9 +123,19 @@ class TrainedPolicy:
         return self.config.rollouts_per_meta_task
 
     @property
+    def episodes_per_trial(self) -> int:
+        """E, over how many episodes of a task training had the policy remember; 1 for one without a memory."""
+        return self.config.episodes_per_trial
+
+    @property
     def adaptations(self) -> int:
         """How many times it has adapted to the present task."""
         return len(self._collections)
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether it adapts by remembering."""
+        return self._algorithm.credit == "trial"
 
     @property
     def recorded_steps(self) -> int:
@@ -160,18 +180,16 @@ class TrainedPolicy:
         observations, single = self._checked_observations(observation)
         lanes = _checked_lanes(lanes, single, len(observations))
         rng = rng or self.rng
+        observations = self._seen(observations)
         self._leave_unrecorded()
         self._begin_episodes(lanes, deterministic, rng)
         shape = (len(lanes), self._action_size)
         noise = np.zeros(shape, np.float32) if deterministic else self._actions.draw_noise(rng, shape)
         with torch.no_grad():
-            distribution = self._actor(self._step(observations, lanes))
-            actions = distribution.sample(torch.from_numpy(noise)[None])[0]
+            actions, distributions, memories = self._drawn(observations, lanes, torch.from_numpy(noise))
         if (where := first_not_finite(actions)) is not None:
             raise UsageError("act", f"action{where}", TOO_FAR)
-        rows = range(len(lanes))
-        each = [type(distribution)(*(_of_lane(value, row) for value in distribution)) for row in rows]  # type: ignore[arg-type]
-        self._acted = _Acted(single, lanes, observations, actions, each)
+        self._acted = _Acted(single, lanes, observations, actions, distributions, memories)
         given = self.spaces.to_environment(actions.numpy())
         return given[0] if single else given
 
@@ -200,7 +218,7 @@ class TrainedPolicy:
             _numbers(name, value, n, acted.single, or_one=True).astype(bool)
             for name, value in (("terminated", terminated), ("truncated", truncated))
         )
-        following = None if observation is None else self._checked_observations(observation, n)[0]
+        following = None if observation is None else self._seen(self._checked_observations(observation, n)[0])
         for index in acted.lanes:
             if not self._lanes[index].recorded:
                 raise UsageError(
@@ -213,7 +231,7 @@ class TrainedPolicy:
         for row, index in enumerate(acted.lanes):
             lane = self._lanes[index]
             episode = lane.episode
-            if not episode.rewards:
+            if not episode.rewards and not self._remembers:
                 self._episodes.append(episode)
             episode.observations.append(acted.observations[row])
             episode.actions.append(acted.actions[row])
@@ -223,7 +241,7 @@ class TrainedPolicy:
             episode.terminated = bool(ends[row])
             full = len(episode.rewards) == self.horizon
             episode.truncated = bool(cuts[row]) or (full and not episode.terminated)
-            lane.action, lane.reward = acted.actions[row], float(rewards[row])
+            lane.action, lane.reward, lane.memory = acted.actions[row], float(rewards[row]), acted.memories[row]
             lane.over = over[row] = episode.terminated or episode.truncated
         return bool(over[0]) if acted.single else over
 
@@ -241,12 +259,13 @@ class TrainedPolicy:
         """Forget a step that was acted and not recorded: no part of an episode that is."""
         for index in self._acted.lanes if self._acted is not None else ():
             lane = self._lanes[index]
-            if lane.episode.rewards:
+            if lane.episode.rewards or self._remembers:
+                why = "the policy remembers rewards" if self._remembers else "steps of this episode are recorded"
                 raise UsageError(
                     "act",
-                    expected="record(reward) first, since steps of this episode are recorded",
-                    got="an act that is not",
-                    remedy="record every step of an episode, or none",
+                    expected=f"record(reward) first, since {why}",
+                    got="an act that is not recorded",
+                    remedy="record every step" + ("" if self._remembers else " of an episode, or none"),
                 )
             lane.recorded = False
         self._acted = None
@@ -257,8 +276,30 @@ class TrainedPolicy:
         noise = np.zeros(shape) if deterministic or 0 in shape else rng.standard_normal(shape)
         for lane, numbers in zip(new, torch.from_numpy(noise.astype(np.float32)), strict=True):
             before = self._lanes.get(lane)
-            action, reward = (torch.zeros(self._action_size), 0.0) if before is None else (before.action, before.reward)
-            self._lanes[lane] = _Lane(Episode(numbers), action, reward)
+            if before is None:
+                self._lanes[lane] = _Lane(Episode(numbers), torch.zeros(self._action_size))
+            else:
+                self._lanes[lane] = _Lane(Episode(numbers), before.action, before.reward, before.memory)
+
+    def _drawn(self, observations: Tensor, lanes: Sequence[int], noise: Tensor) -> tuple[Tensor, list[Any], list[Any]]:
+        """Actions [n, A] that the noise selects, and for each lane what distributed its own, and what it carries on.
+
+        Lanes that carry nothing on yet act apart from the others, since an actor is told so of all its lanes at once.
+        """
+        actions = torch.empty_like(noise)
+        distributions: list[Any] = [None] * len(lanes)
+        memories: list[Any] = [None] * len(lanes)
+        is_new = [self._lanes[lane].memory is None for lane in lanes]
+        for group in {*is_new}:
+            rows = [row for row, new in enumerate(is_new) if new is group]
+            own = [lanes[row] for row in rows]
+            before = None if group else joined([self._lanes[lane].memory for lane in own])
+            distribution, after = self._actor(self._step(observations[rows], own), before)
+            actions[rows] = distribution.sample(noise[rows][None])[0]
+            for place, row in enumerate(rows):
+                distributions[row] = type(distribution)(*(_of_lane(value, place) for value in distribution))
+                memories[row] = part(after, place)
+        return actions, distributions, memories
 
     def _step(self, observations: Tensor, lanes: Sequence[int]) -> Step:
         """What the policy sees, of M = 1 task."""
@@ -271,6 +312,10 @@ class TrainedPolicy:
             torch.tensor([starts]),
             torch.stack([lane.episode.noise for lane in running])[None],
         )
+
+    def _seen(self, observations: Tensor) -> Tensor:
+        """Observations as the policy sees them."""
+        return observations if self._scaling is None else self._scaling.normalised(observations)
 
     def _checked_observations(self, observation: ArrayLike, n: int | None = None) -> tuple[Tensor, bool]:
         """[n, O], and whether one was given as [O]. n: as many; any number when None."""
@@ -296,6 +341,8 @@ class TrainedPolicy:
         An episode that is not over is cut, and what is left of it counts as another. Raises UsageError if no recorded
         episode is over, or if adapted parameters are not finite, in which case the policy is as it was.
         """
+        if self._remembers:
+            raise UsageError("adapt", f"{self.config.algorithm} adapts by remembering what is recorded", "leave it out")
         data = self._recorded()
         collections = [*self._collections, data]
         state = self._algorithm.adapt(self._meta, self._state, collections)
@@ -310,7 +357,7 @@ class TrainedPolicy:
 
         Raises UsageError for an algorithm that has none, and before an episode is over.
         """
-        if "embed" not in self._algorithm.functions:
+        if "embed" not in self._algorithm.functions or self._remembers:
             raise UsageError("embedding", f"{self.config.algorithm} has no task embeddings")
         first = self._collections[0] if self._collections else self._recorded()
         return self._algorithm.embed(self._parameters, [first], None)["embedding"][0].numpy()  # type: ignore[attr-defined]
@@ -325,18 +372,9 @@ class TrainedPolicy:
                 remedy=f"record terminated=True or truncated=True at its last step, or {self.horizon} steps",
             )
         data = rollouts_of(self._episodes, self.horizon)
-        config = self.config
+        rewards = data.rewards if self._scaling is None else data.rewards / self._scaling.reward_scale
         with torch.no_grad():
-            values = self._algorithm.values(self._state, data)
-            data.advantages, data.value_targets = advantages(
-                data,
-                config.baseline,
-                config.discount,
-                config.gae_lambda,
-                config.normalize_adv,
-                config.positive_adv,
-                None if values is None else values.numpy(),
-            )
+            data.advantages, data.value_targets = self._algorithm.advantages(self._state, data, rewards)
         return data
 
     # Files.
@@ -344,8 +382,15 @@ class TrainedPolicy:
     def save(self, path: str | Path) -> None:
         """Write the policy, with what it has adapted to, into a file that `mmaml.load` reads.
 
-        Steps that no `adapt` has learned from yet are left out. Raises UsageError if the file cannot be written.
+        Steps that no `adapt` has learned from yet are left out. What lanes remember is kept, for the next episode of each.
+        Raises UsageError if the file cannot be written.
         """
+        statistics = self._statistics.state_dict()
+        lanes = [
+            {"lane": index, "action": lane.action, "reward": lane.reward, "memory": packed(lane.memory)}
+            for index, lane in self._lanes.items()
+            if lane.memory is not None
+        ]
         state = {
             "iteration": 0,
             "env_steps": 0,
@@ -358,7 +403,9 @@ class TrainedPolicy:
                 "horizon": self.horizon,
                 "state": packed(self._state),
                 "collections": [data.fields() for data in self._collections],
+                "lanes": lanes,
             },
+            **({"statistics": statistics} if statistics else {}),
         }
         with writing("path", Path(path)):
             make_folder(Path(path).parent)
@@ -375,6 +422,9 @@ class TrainedPolicy:
         state = unpacked(adapted["state"])
         self._collections = [Rollouts.from_fields(fields) for fields in adapted["collections"]]
         self._go_on_from(state)
+        for lane in adapted["lanes"]:
+            memory, none = unpacked(lane["memory"]), Episode(torch.zeros(self._algorithm.episode_noise_size))
+            self._lanes[lane["lane"]] = _Lane(none, lane["action"], lane["reward"], memory, over=True)
 
     def module(self) -> torch.nn.Module:
         """The policy as it is now, as a torch module: observations [n, O] to actions in the environment's units.
@@ -403,7 +453,7 @@ class TrainedPolicy:
             params = self._algorithm.policy_params(self._state)
         if params is None:
             raise UsageError("export", f"a policy of {self.config.algorithm} has a memory, which cannot be exported")
-        return network_of(params, self.spaces, self.config.hidden_nonlinearity)
+        return network_of(params, self.spaces, self.config.hidden_nonlinearity, self._scaling)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -416,6 +466,20 @@ def _write(path: Path, content: bytes) -> None:
 def _of_lane(value: Tensor, lane: int) -> Tensor:
     """[1, n or 1, A] -> [1, 1, A]."""
     return value[:, lane : lane + 1] if value.shape[1] > 1 else value
+
+
+def part(memory: Any, lane: int) -> Any:
+    """What one lane carries on of what n lanes do: of tensors [1, n, …], in tuples or not, those [1, 1, …]."""
+    if isinstance(memory, tuple):
+        return tuple(part(item, lane) for item in memory)
+    return None if memory is None else memory[:, lane : lane + 1]
+
+
+def joined(memories: Sequence[Any]) -> Any:
+    """What several lanes carry on, together: the reverse of `part`."""
+    if isinstance(memories[0], tuple):
+        return tuple(joined(items) for items in zip(*memories, strict=True))
+    return None if memories[0] is None else torch.cat(list(memories), 1)
 
 
 def _checked_lanes(lanes: Sequence[int] | None, single: bool, n: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Adam on one flat vector."""
+"""Adam on one flat vector, all parameters or those of a network (`ParamSpec.slice_of`)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Adam:
     temporary files.
     """
 
-    def __init__(self, learning_rate: float) -> None:
-        self.learning_rate = learning_rate
+    def __init__(self, learning_rate: float, size: int) -> None:
+        self.learning_rate, self.size = learning_rate, size
         self._moments: dict[str, Tensor] = {}
 
     def step(self, parameters: Tensor, gradient: Tensor) -> Tensor:
-        """New parameters [P] from the present ones [P] and the gradient [P] at them."""
+        """New parameters [size] from the present ones and the gradient at them."""
         zeros = torch.zeros_like(parameters)
         old = self._moments or {"step": torch.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros}
         step, (beta1, beta2) = old["step"] + 1, BETAS
@@ -52,6 +52,9 @@ class Adam:
         return {"state": {0: dict(self._moments)} if self._moments else {}, "param_groups": [group]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave, or torch's own."""
-        self.learning_rate = state["param_groups"][0]["lr"]
-        self._moments = dict(state["state"].get(0, {}))
+        """Continue from what `state_dict` gave, or torch's own. Raises ValueError for moments of another size."""
+        moments = dict(state["state"].get(0, {}))
+        for name in moments.keys() & {"exp_avg", "exp_avg_sq"}:
+            if moments[name].shape != (self.size,):
+                raise ValueError(f"{name}: expected a tensor [{self.size}], got {list(moments[name].shape)}")
+        self.learning_rate, self._moments = state["param_groups"][0]["lr"], moments

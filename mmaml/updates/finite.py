@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,14 +10,11 @@ from torch import Tensor
 
 from mmaml.errors import NotFinite
 from mmaml.policies.params import ParamSpec
-
-if TYPE_CHECKING:  # which samples by what is guarded here
-    from mmaml.updates.evaluate import Evaluate
-
 from mmaml.sampling.finite import first_not_finite, sum_is_finite
+from mmaml.updates.evaluate import Evaluate, Question, Results
 
 
-def check_parameters(spec: ParamSpec, parameters: Tensor) -> None:
+def require_finite(spec: ParamSpec, parameters: Tensor) -> None:
     """Raise NotFinite, naming the first tensor, if meta-parameters [P] are not finite."""
     if not sum_is_finite(parameters) and (where := first_of_vector(spec, parameters)) is not None:
         raise NotFinite(f"after the update: parameter {where}")
@@ -33,28 +29,21 @@ def first_of_vector(spec: ParamSpec, vector: Tensor) -> str | None:
 
 
 class Checked:
-    """An `Evaluate` whose losses at a gradient, and results of P entries a task, are finite or raise NotFinite.
+    """Answers as `evaluate` does; losses at a gradient, and results of P entries a task, are finite or it raises.
 
-    Losses elsewhere are not looked at: a line search may try what leads nowhere, and refuse it.
+    Losses elsewhere are not examined: a line search may try what leads nowhere, and refuse it.
     """
 
     def __init__(self, evaluate: Evaluate, spec: ParamSpec) -> None:
         self._evaluate, self._spec = evaluate, spec
-        self.tasks = evaluate.tasks
         self.evaluations = 0
 
-    def __call__(
-        self,
-        function: str,
-        parameters: Tensor,
-        vector: Tensor | None = None,
-        tasks: Sequence[int] | None = None,
-        **options: Any,
-    ) -> dict[str, np.ndarray]:
-        result = self._evaluate(function, parameters, vector, tasks, **options)
+    def __call__(self, question: Question) -> Results:
+        """Raises NotFinite."""
+        result = self._evaluate(question)
         self.evaluations += 1
-        chosen = self.tasks if tasks is None else tasks
-        if found := not_finite_results(self._spec, function, self.evaluations, chosen, result):
+        tasks = self._evaluate.tasks if question.tasks is None else question.tasks
+        if found := not_finite_results(self._spec, question.function, self.evaluations, tasks, result):
             raise NotFinite(found[0])
         return result
 
@@ -62,28 +51,28 @@ class Checked:
 def not_finite_results(
     spec: ParamSpec, function: str, evaluation: int, tasks: Sequence[int], result: Mapping[str, np.ndarray]
 ) -> list[str]:
-    """A line for each task and tensor that is not finite, by position of the task, of what `Checked` looks at.
+    """A line for each task and tensor that is not finite, in task order, of what `Checked` examines.
 
-    evaluation: of the update, counted from 1. tasks: positions, of the rows of the result.
+    evaluation: of the update, counted from 1. tasks: indices in the meta-batch of the tasks of the result.
     """
     found: list[tuple[int, str]] = []
     for name, values in result.items():
         of_parameters = values.ndim == 2 and values.shape[1] == spec.total
-        looked_at = of_parameters or (function, name) == ("meta_gradient", "loss")
-        if not looked_at or _numpy_sum_is_finite(values):
+        examined = of_parameters or (function, name) == ("meta_gradient", "loss")
+        if not examined or _numpy_sum_is_finite(values):
             continue
-        for position, row in zip(tasks, torch.from_numpy(values), strict=True):
-            parts = spec.unflatten(row) if of_parameters else {"": row}
+        for task, own in zip(tasks, torch.from_numpy(values), strict=True):
+            parts = spec.unflatten(own) if of_parameters else {"": own}
             texts = {of: first_not_finite(part) for of, part in parts.items()}
             what = f"{name} of " if of_parameters else name
-            found += [(position, f"{what}{of}{text}") for of, text in texts.items() if text is not None]
+            found += [(task, f"{what}{of}{text}") for of, text in texts.items() if text is not None]
     found.sort(key=lambda one: one[0])
-    return [f"task {position}, {function}, evaluation {evaluation} of the update: {text}" for position, text in found]
+    return [f"task {task}, {function}, evaluation {evaluation} of the update: {text}" for task, text in found]
 
 
 def checked(evaluate: Evaluate, spec: ParamSpec) -> Evaluate:
     """`evaluate` that raises NotFinite as `Checked` says. spec: of the meta-parameters."""
-    return Checked(evaluate, spec)
+    return evaluate.through(Checked(evaluate, spec))
 
 
 def _numpy_sum_is_finite(values: np.ndarray) -> bool:

@@ -1,7 +1,6 @@
-"""How the master descends the meta-objective of a meta-batch: by trust region, or by Adam, in one step or many.
+"""The outer step, which minimises the meta-objective of a meta-batch: a trust region, or one or many steps of Adam.
 
-Each asks the ranks for functions of the parameters (`algorithms.base.Evaluate`) and takes their mean over tasks, in
-task order.
+Each asks for functions of the parameters (`mmaml.updates.evaluate`) and takes their mean over tasks, in task order.
 """
 
 from __future__ import annotations
@@ -19,19 +18,23 @@ from mmaml.errors import NotFinite
 from mmaml.policies.params import ParamSpec
 from mmaml.seeding import generator
 from mmaml.updates.adam import Adam
-from mmaml.updates.evaluate import Evaluate
+from mmaml.updates.evaluate import Evaluate, Question
+from mmaml.updates.objective import Objective, objective_of
 
 # Of conjugate gradients: what is left, ‖F x - g‖² / ‖g‖², when they end.
 SMALLEST_RESIDUAL = 1e-10
 Row = dict[str, float]
-Parts = dict[str, np.ndarray]
+Parts = Objective[np.ndarray]
 
 
 class MetaUpdate(ABC):
-    """New meta-parameters from one meta-batch, and the state that outlives it; none unless a subclass has one."""
+    """New meta-parameters from one meta-batch, and the state that outlives it; none unless a subclass has one.
 
-    def __init__(self, config: Config, spec: ParamSpec) -> None:
-        self.config, self.spec = config, spec
+    spec: of the parameters. inner_steps: K of the objective, 0 where there are none.
+    """
+
+    def __init__(self, config: Config, spec: ParamSpec, inner_steps: int) -> None:
+        self.config, self.spec, self.inner_steps = config, spec, inner_steps
 
     @abstractmethod
     def __call__(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, Row]:
@@ -42,17 +45,17 @@ class MetaUpdate(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave. Raises ValueError for the state of other parameters."""
 
     def row(self, losses_before: np.ndarray, after: Parts, gradients: Sequence[Tensor], options: dict[str, Any]) -> Row:
         """Columns of every update: losses and KL, the parts that an algorithm adds to its loss, gradient norms."""
         row = {
             "LossBefore": float(losses_before.mean()),
-            "LossAfter": float(after["loss"].mean()),
-            "KLInner": float(np.mean(inner_kls(after))),
-            "KLOuter": float(after["kl_outer"].mean()),
+            "LossAfter": float(after.loss.mean()),
+            **({"KLInner": float(np.mean(inner_kls(after)))} if self.inner_steps else {}),
+            "KLOuter": float(after.outer_kl.mean()),
         }
-        row |= {f"Loss-{name[6:]}": float(v.mean()) for name, v in after.items() if name.startswith("added_")}
+        row |= {f"Loss-{name}": float(values.mean()) for name, values in after.added.items()}
         if self.config.log_grad_norm:
             norms = [self._norms(gradient) for gradient in gradients]
             row |= {f"GradNorm-{name}": float(np.mean([one[name] for one in norms])) for name in norms[0]}
@@ -61,10 +64,9 @@ class MetaUpdate(ABC):
     def _norms(self, gradient: Tensor) -> Row:
         """L2 norm of the gradient: the whole, and of each part (policy, encoder)."""
         parts = self.spec.unflatten(gradient)
-        groups = {name.split(".")[0] for name in parts}
         norms = {
-            group: float(torch.cat([v.flatten() for n, v in parts.items() if n.split(".")[0] == group]).norm())
-            for group in sorted(groups)
+            network: float(torch.cat([parts[name].flatten() for name in names]).norm())
+            for network, names in sorted(self.spec.networks().items())
         }
         return {"all": float(gradient.norm())} | norms
 
@@ -74,9 +76,9 @@ class PolicyGradient(MetaUpdate):
 
     epochs = 1
 
-    def __init__(self, config: Config, spec: ParamSpec) -> None:
-        super().__init__(config, spec)
-        self.optimizer = Adam(config.learning_rate)
+    def __init__(self, config: Config, spec: ParamSpec, inner_steps: int) -> None:
+        super().__init__(config, spec, inner_steps)
+        self.optimizer = Adam(config.learning_rate, spec.total)
 
     def options(self, iteration: int) -> dict[str, Any]:
         """Arguments of the meta-objective in an iteration."""
@@ -88,12 +90,12 @@ class PolicyGradient(MetaUpdate):
         first_losses, gradients = [], []
         for epoch in range(self.epochs):
             for tasks in self._minibatches(evaluate.tasks, iteration, epoch):
-                result = evaluate("meta_gradient", parameters, tasks=tasks, **options)
+                result = evaluate(Question("meta_gradient", parameters, tasks=tasks, options=options))
                 gradients.append(torch.from_numpy(result["gradient"].mean(0)))
-                parameters = self.optimizer.step(parameters, gradients[-1])
+                parameters = self.optimizer.step(parameters, bounded(gradients[-1], config.max_grad_norm))
                 if epoch == 0:
                     first_losses.append(result["loss"])
-        after = evaluate("meta_loss", parameters, **options)
+        after = objective_of(evaluate(Question("meta_loss", parameters, options=options)))
         return parameters, self.row(np.concatenate(first_losses), after, gradients, options)
 
     def _minibatches(self, tasks: Sequence[int], iteration: int, epoch: int) -> list[list[int]]:
@@ -113,10 +115,10 @@ class PolicyGradient(MetaUpdate):
 class Proximal(PolicyGradient):
     """`num_promp_steps` epochs of Adam on the clipped surrogate with KL penalties (Rothfuss et al. 2018, alg. 1)."""
 
-    def __init__(self, config: Config, spec: ParamSpec) -> None:
-        super().__init__(config, spec)
+    def __init__(self, config: Config, spec: ParamSpec, inner_steps: int) -> None:
+        super().__init__(config, spec, inner_steps)
         self.epochs = config.num_promp_steps
-        self.kl_coefficients = [config.init_inner_kl_penalty] * config.num_inner_grad_steps
+        self.kl_coefficients = [config.init_inner_kl_penalty] * inner_steps
         self.outer_kl_coefficient = config.init_outer_kl_penalty
 
     def options(self, iteration: int) -> dict[str, Any]:
@@ -130,7 +132,7 @@ class Proximal(PolicyGradient):
     def row(self, losses_before: np.ndarray, after: Parts, gradients: Sequence[Tensor], options: dict[str, Any]) -> Row:
         row = super().row(losses_before, after, gradients, options)
         row |= {
-            "ClipFraction": float(after["clip_fraction"].mean()),
+            "ClipFraction": float(after.clip_fraction.mean()),
             "ClipEps": options["clip_eps"],
             "KLCoeffOuter": self.outer_kl_coefficient,
         }
@@ -172,26 +174,27 @@ class TrustRegion(MetaUpdate):
     δ = `max_kl`, β = `ls_backtrack_ratio`; j is the first of 0 … `ls_max_steps` - 1 at which J has fallen and the mean
     of KL(π_old,K ‖ π_θ_K) is at most δ. Where there is none, θ stays.
 
-    A value function and its step sizes, on which no policy depends, are a block of their own: F couples it to no
-    other, and its part of s is scaled to the same δ by itself (Schulman et al. 2016, §5).
+    Parameters on which no policy depends (`ParamSpec.separate`), a value function's, are a block of their own: F
+    couples it to no other, and its part of s is scaled to the same δ by itself (Schulman et al. 2016, §5).
     """
 
-    def __init__(self, config: Config, spec: ParamSpec) -> None:
-        super().__init__(config, spec)
-        of_values = {name: torch.full(shape, int(".value." in f".{name}")) for name, shape in spec.shapes.items()}
-        blocks = spec.flatten(of_values)
+    def __init__(self, config: Config, spec: ParamSpec, inner_steps: int) -> None:
+        super().__init__(config, spec, inner_steps)
+        blocks = spec.flatten(
+            {name: torch.full(shape, int(name in spec.separate)) for name, shape in spec.shapes.items()}
+        )
         self.blocks = blocks if blocks.any() else None
 
     def __call__(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, Row]:
         config = self.config
-        at_start = evaluate("meta_gradient", parameters)
-        gradient = torch.from_numpy(at_start["gradient"].mean(0))
+        result = evaluate(Question("meta_gradient", parameters))
+        at_start, gradient = objective_of(result), torch.from_numpy(result["gradient"].mean(0))
         if not torch.isfinite(gradient).all():
             raise NotFinite("the mean of the tasks' meta-gradients is not finite")
 
         def fisher(vector: Tensor) -> Tensor:
-            product = evaluate("fisher_product", parameters, vector=vector.float())["product"].mean(0)
-            return torch.from_numpy(product).double() + config.cg_damping * vector
+            product = evaluate(Question("fisher_product", parameters, vector.float()))["product"]
+            return torch.from_numpy(product.mean(0)).double() + config.cg_damping * vector
 
         natural, product = conjugate_gradients(fisher, gradient.double(), config.cg_iters, self.blocks)
         curvature = dot_of_blocks(natural, product, self.blocks)
@@ -200,14 +203,20 @@ class TrustRegion(MetaUpdate):
         best, after, fraction = parameters, at_start, 0.0
         for j in range(config.ls_max_steps if longest.any() else 0):
             candidate = parameters - (config.ls_backtrack_ratio**j * longest).float()
-            result = evaluate("meta_loss", candidate)
+            there = objective_of(evaluate(Question("meta_loss", candidate)))
             # A comparison with NaN is false, so that it is refused too.
-            falls = -np.inf < result["loss"].mean() < at_start["loss"].mean()
-            if falls and result["kl_outer"].mean() <= config.max_kl:
-                best, after, fraction = candidate, result, config.ls_backtrack_ratio**j
+            falls = -np.inf < there.loss.mean() < at_start.loss.mean()
+            if falls and there.outer_kl.mean() <= config.max_kl:
+                best, after, fraction = candidate, there, config.ls_backtrack_ratio**j
                 break
-        row = self.row(at_start["loss"], after, [gradient], {})
+        row = self.row(at_start.loss, after, [gradient], {})
         return best, row | {"LineSearchStep": fraction}
+
+
+def bounded(gradient: Tensor, norm: float | None) -> Tensor:
+    """The gradient [P], scaled down to `norm` where it is longer (Pascanu, Mikolov, Bengio 2013); None: as it is."""
+    length = float(gradient.norm())
+    return gradient if norm is None or length <= norm else gradient * (norm / length)
 
 
 def conjugate_gradients(
@@ -258,13 +267,12 @@ def adapted_coefficient(eta: float, kl: float, target: float) -> float:
 
 def inner_kls(parts: Parts) -> list[float]:
     """KL at each inner step, mean over tasks."""
-    names = [name for name in parts if name.startswith("kl_") and name != "kl_outer"]
-    return [float(parts[name].mean()) for name in sorted(names, key=lambda name: int(name[3:]))]
+    return [float(kl.mean()) for kl in np.ascontiguousarray(parts.inner_kl.T)]
 
 
 UPDATES: dict[str, type[MetaUpdate]] = {"ppo": Proximal, "trpo": TrustRegion, "vpg": PolicyGradient}
 
 
-def make_update(config: Config, spec: ParamSpec) -> MetaUpdate:
-    """The update that `config.meta_update` names; "auto": the algorithm's default."""
-    return UPDATES[config.chosen_update](config, spec)
+def make_update(config: Config, spec: ParamSpec, inner_steps: int) -> MetaUpdate:
+    """The update that `config.meta_update` names; "auto": the algorithm's default. inner_steps: K of the objective."""
+    return UPDATES[config.chosen_update](config, spec, inner_steps)

@@ -11,6 +11,7 @@ import torch
 from mmaml.policies.distributions import Gaussian
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
+from mmaml.updates.evaluate import Evaluate, Question
 from tests.helpers.objectives import setting
 from tests.helpers.support import sampled, small_config
 from tests.helpers.synthetic import ragged_rollouts
@@ -128,31 +129,31 @@ def test_the_exploration_term_raises_the_likelihood_of_samples_that_ended_well()
     def term(credits: torch.Tensor) -> torch.Tensor:
         meta = algo.spec.per_task(flat, 3)
         parts = algo.objective(meta, rollouts, credits)
-        gradients = torch.autograd.grad(parts["added_exploration"].sum(), list(meta.values()), materialize_grads=True)
+        gradients = torch.autograd.grad(parts.added["exploration"].sum(), list(meta.values()), materialize_grads=True)
         return algo.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
 
     ours, unit = term(vector), term(torch.ones(3, dtype=torch.float64))
     torch.testing.assert_close(ours, vector[:, None] * unit)
     plain = algo.objective(algo.spec.per_task(flat, 3), rollouts, torch.zeros(3, dtype=torch.float64))
     with_term = algo.objective(algo.spec.per_task(flat, 3), rollouts, vector)
-    torch.testing.assert_close(with_term["loss"], plain["loss"] + with_term["added_exploration"])
+    torch.testing.assert_close(with_term.loss, plain.loss + with_term.added["exploration"])
     meta = algo.spec.per_task(flat, 3)  # one inner step: D_0 alone, mean ratio of the starting policy
     new = algo.distribution(algo.begin(meta, rollouts[0].identity), rollouts[0])
     ratio = losses.likelihood_ratio(new, rollouts[0])
-    one = setting("e_maml", 1)[0].objective(meta, rollouts[:2], vector)["added_exploration"]
+    one = setting("e_maml", 1)[0].objective(meta, rollouts[:2], vector).added["exploration"]
     torch.testing.assert_close(one, -vector * (ratio * rollouts[0].flat("weights")).sum(1))
 
 
-def test_tasks_are_credited_by_their_place_in_the_meta_batch() -> None:
+def test_tasks_are_credited_by_their_index_in_the_meta_batch() -> None:
     """Whatever chunk or rank a task is evaluated in, its credit is its own."""
     worker, parameters, statistics = sampled(small_config("e_maml", meta_batch_size=4))
     assert worker.block is not None
     credits = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    whole = worker.block.evaluate("meta_loss", parameters, credits)["added_exploration"]
+    whole = worker.block.answer(Question("meta_loss", parameters, credits))["exploration"]
     np.testing.assert_allclose(whole, -credits.numpy(), rtol=1e-4)  # every ratio is 1
-    some = worker.block.evaluate("meta_loss", parameters, credits, [3, 1])["added_exploration"]
+    some = worker.block.answer(Question("meta_loss", parameters, credits, [3, 1]))["exploration"]
     np.testing.assert_array_equal(some, whole[[3, 1]])
-    returns = worker.block.evaluate("returns", parameters)["return"]
+    returns = worker.block.answer(Question("returns", parameters))["return"]
     np.testing.assert_allclose(returns, statistics["return"])
 
 
@@ -160,17 +161,17 @@ def test_credits_are_the_last_returns_compared_over_tasks() -> None:
     returns = np.array([[9.0, 9.0, 1.0], [0.0, 5.0, 4.0], [7.0, 2.0, 1.0], [3.0, 3.0, 6.0]])
     asked: list[tuple[str, torch.Tensor | None]] = []
 
-    def evaluate(function: str, parameters: torch.Tensor, vector: torch.Tensor | None = None, tasks: Any = None) -> Any:
-        asked.append((function, vector))
-        if function == "returns":
+    def answer(question: Question) -> dict[str, np.ndarray]:
+        asked.append((question.function, question.vector))
+        if question.function == "returns":
             return {"return": returns}
-        gradient = np.zeros((4, len(parameters)), np.float32)
-        return {"gradient": gradient} | dict.fromkeys(("loss", "kl_0", "kl_1", "kl_outer"), np.zeros(4))
+        gradient = np.zeros((4, len(question.parameters)), np.float32)
+        parts = dict.fromkeys(("loss", "surrogate", "outer_kl", "clip_fraction"), np.zeros(4))
+        return {"gradient": gradient, "inner_kl": np.zeros((4, 2))} | parts
 
-    evaluate.tasks = range(4)  # type: ignore[attr-defined]
     config = small_config("e_maml", num_inner_grad_steps=2, meta_update="vpg")
     algo = sampled(config)[0].algorithm
-    algo.update(torch.zeros(algo.spec.total), evaluate, 0)
+    algo.update(torch.zeros(algo.spec.total), Evaluate(answer, range(4), list), 0)
     assert [function for function, _ in asked] == ["returns", "meta_gradient", "meta_loss"]
     for _, credits in asked[1:]:
         assert credits is not None

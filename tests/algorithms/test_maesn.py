@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from mmaml.algorithms.maesn import LOG_STD, MEAN
 from mmaml.config.loading import ConfigError, load_config
+from mmaml.updates.evaluate import Question
 from tests.helpers.adapting import (
     CARTPOLE,
     KNOWS,
@@ -67,10 +68,10 @@ def test_means_start_from_the_prior_with_its_standard_deviation() -> None:
 def test_every_collection_is_sampled_by_the_policy_of_the_objective(overrides: dict[str, Any]) -> None:
     _, _, block, parameters = collected("maesn", num_inner_grad_steps=2, inner_lr=0.5, **overrides)
     assert (block.rollouts[0].identity >= 0).all()
-    parts = block.evaluate("meta_loss", parameters)
-    assert all(abs(parts[name]).max() < 1e-5 for name in ("kl_0", "kl_1", "kl_outer"))
-    moved = block.evaluate("meta_loss", parameters + 0.1)
-    assert all(moved[name].min() > 1e-4 for name in ("kl_0", "kl_1", "kl_outer"))
+    parts = block.answer(Question("meta_loss", parameters))
+    assert all(abs(parts[name]).max() < 1e-5 for name in ("inner_kl", "outer_kl"))
+    moved = block.answer(Question("meta_loss", parameters + 0.1))
+    assert all(moved[name].min() > 1e-4 for name in ("inner_kl", "outer_kl"))
 
 
 def test_the_step_is_the_gradient_through_the_latent_of_an_episode() -> None:
@@ -103,8 +104,8 @@ def test_the_objective_holds_the_divergence_of_the_latents_that_tasks_begin_with
     own = Normal(meta[MEAN][each, identity], meta[LOG_STD][each, identity].exp())
     expected = 0.3 * kl_divergence(own, Normal(0.0, 1.0)).sum(-1)
     assert expected.min() > 0.01
-    torch.testing.assert_close(parts["added_latent_kl"], expected)
-    torch.testing.assert_close(parts["loss"], parts["surrogate"] + expected)
+    torch.testing.assert_close(parts.added["latent_kl"], expected)
+    torch.testing.assert_close(parts.loss, parts.surrogate + expected)
 
 
 def test_without_adaptation_training_tasks_stay_and_held_out_ones_adapt() -> None:
@@ -149,5 +150,5 @@ def test_it_learns_to_adapt_to_either_mode(meta_update: str, n_itr: int, learnin
     settings = TWO_MODES | {"n_itr": n_itr, "meta_update": meta_update, "learning_rate": learning_rate}
     settings |= {"num_train_tasks": 20, "latent_kl_penalty": 0.1}
     config = small_config("maesn", dump_path=str(tmp_path / "run"), **settings)
-    returns = held_out_returns(config, run(config), collections=4).mean(0)
+    returns = held_out_returns(config, run(config), stages=4).mean(0)
     assert returns[0] < KNOWS_NOT + 0.3 and returns[3] > KNOWS - 1

@@ -109,15 +109,15 @@ def test_objective_and_gradient_equal_plain_torch(actions: type[Distribution], c
         penalties = [eta * kl for eta, kl in zip(options["kl_coefficients"], kls, strict=True)]
         loss = last.outer_loss(weights, options["clip_eps"]) + sum(penalties) / len(penalties)
         torch.testing.assert_close(ours["loss"][task], loss.detach())
-        torch.testing.assert_close(ours["added_value"] + ours["added_entropy"], ours["loss"] - _rest(ours, options))
-        torch.testing.assert_close((ours["added_value"] + ours["added_entropy"])[task], last.regularisers(weights))
+        torch.testing.assert_close(ours["value"] + ours["entropy"], ours["loss"] - _rest(ours, options))
+        torch.testing.assert_close((ours["value"] + ours["entropy"])[task], last.regularisers(weights))
         expected = torch.autograd.grad(loss, list(meta.values()))
         for gradient, (name, value) in zip(expected, algo.spec.unflatten(ours["gradient"][task]).items(), strict=True):
             torch.testing.assert_close(value, gradient, rtol=1e-9, atol=1e-11, msg=name)
 
 
 def _rest(parts: Weights, options: dict[str, Any]) -> torch.Tensor:
-    penalties = [eta * parts[f"kl_{k}"] for k, eta in enumerate(options["kl_coefficients"])]
+    penalties = [eta * parts["inner_kl"][:, k] for k, eta in enumerate(options["kl_coefficients"])]
     return parts["surrogate"] + sum(penalties) / len(penalties)
 
 
@@ -237,7 +237,7 @@ def test_the_trust_region_of_values_is_a_block_of_the_fisher_product(trainable: 
     expected = (gradient(flat + 1e-5 * v) - gradient(flat - 1e-5 * v)) / 2e-5
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
 
-    blocks = TrustRegion(algo.config, algo.spec).blocks
+    blocks = TrustRegion(algo.config, algo.spec, 2).blocks
     assert blocks is not None
     for block, name in enumerate(("policy", "value")):
         inside = torch.cat([torch.full((size,), name in key) for key, size in _sizes(algo.spec).items()])

@@ -265,5 +265,5 @@ def test_the_least_estimate_of_memory_is_below_what_a_run_takes() -> None:
     worker, _, _ = sampled(small_config("promp"))
     assert worker.block is not None
     held = sum(value.nbytes for data in worker.block.rollouts for value in data.fields().values())
-    need = memory_check.rollouts(worker.config, 4, 1, 2, memory_check.ROLLOUT_KEYS).bytes - 4 * memory_check.TASK_BYTES
+    need = memory_check.rollouts(worker.config, 4, 2, 2, memory_check.ROLLOUT_KEYS).bytes - 4 * memory_check.TASK_BYTES
     assert held / 3 < need <= held

@@ -8,13 +8,11 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from mmaml.config.keys import Config
 from mmaml.evaluation.bad_update import load_dump, replay
-from mmaml.parallel.ranks import WorkerError
 from mmaml.seeding import generator
 from mmaml.storage import checkpoint
 from mmaml.storage.bad_update_file import write_dump
@@ -25,18 +23,6 @@ SCRIPT = Path(__file__).parents[2] / "run_scripts" / "replay.py"
 PROBE = {"env": "tests.helpers.probes:GoesWrong", "meta_batch_size": 4}
 FINE = PROBE | {"env_kwargs": {"tasks": []}}
 ITERATION = 3
-
-
-class Alone:
-    """Stands for `comm.Ranks`: the one rank of a run, which holds all tasks that its worker sampled."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.places = [] if worker.block is None else worker.block.rollouts[0].position.tolist()
-
-    def call(self, method: str, items: Any, subset: Any) -> dict[str, np.ndarray]:
-        assert method == "rollouts" and list(subset) == self.places
-        return self.worker.rollouts(None, None, range(len(self.places)))
 
 
 def before(config: Config) -> tuple[Worker, dict[str, Any]]:
@@ -62,7 +48,7 @@ def dumped(path: Path, config: Config, finding: str, sampled: bool = False, pois
         assert worker.block is not None
         if poison is not None:
             poison(worker.block.rollouts)
-    write_dump(path, state, finding, Alone(worker))  # type: ignore[arg-type]
+    write_dump(path, state, finding, worker.block and [collection.fields() for collection in worker.block.rollouts])
     return path
 
 
@@ -81,17 +67,6 @@ def test_a_dump_that_cannot_be_written_leaves_nothing(
     with pytest.raises(OSError, match="No space"):
         dumped(tmp_path / "bad_update_000003.pt", small_config("mmaml", **FINE), "why", sampled=True)
     assert not [*tmp_path.iterdir()]
-
-
-def test_ranks_that_cannot_give_their_rollouts_cost_no_more_than_these(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lose(*_: Any, **__: Any) -> None:
-        raise WorkerError("rank 1 of 2 failed in collect")
-
-    monkeypatch.setattr(Alone, "call", lose)
-    _, state = load_dump(dumped(tmp_path / "bad_update_000003.pt", small_config("mmaml", **FINE), "why", sampled=True))
-    assert state["finding"] == "why" and "rollouts" not in state
 
 
 def test_the_dump_is_a_checkpoint_with_finding_and_rollouts(tmp_path: Path) -> None:

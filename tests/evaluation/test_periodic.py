@@ -13,9 +13,10 @@ import torch
 
 from mmaml.errors import RunStopped
 from mmaml.evaluation.periodic import evaluation_row
+from mmaml.meta_batch import Master
 from mmaml.reporting.columns import returns_row
 from mmaml.worker import Worker
-from tests.helpers.support import run, small_config
+from tests.helpers.support import Log, run, small_config
 
 # Returns of the episodes of each task, and which of them succeeded, before and after adaptation.
 RETURNS = [[[1.0], [4.0, 6.0, 11.0]], [[2.0, 0.0, 1.0, 7.0], [-3.0, 5.0]]]
@@ -61,7 +62,10 @@ class FakeRanks:
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
 
-    def call(self, method: str, items: Any, parameters: Any = None, **options: Any) -> dict[str, np.ndarray]:
+    def listen(self, listener: Any) -> None:
+        pass
+
+    def call(self, method: str, items: Any, parameters: Any, scaling: Any, **options: Any) -> dict[str, np.ndarray]:
         self.calls.append((method, items, options))
         return _sampled(RETURNS, SUCCESSES)
 
@@ -70,7 +74,8 @@ def test_evaluation_is_on_the_same_test_tasks_each_time() -> None:
     config = small_config("promp", eval_interval=2, eval_num_tasks=5, n_itr=10)
     worker = Worker(config)
     ranks: Any = FakeRanks()
-    rows = [evaluation_row(config, ranks, worker, torch.zeros(1), iteration) for iteration in range(4)]
+    master = Master(config, ranks, worker, Log())
+    rows = [evaluation_row(master, torch.zeros(1), iteration) for iteration in range(4)]
     assert [np.isnan(row["Eval-Step_1-AverageReturn"]) for row in rows] == [True, False, True, False]
     assert rows[1] == {"Eval-Step_0-AverageReturn": 5.5, "Eval-Step_1-AverageReturn": 2.0}
 

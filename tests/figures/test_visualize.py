@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from mmaml.algorithms.promp import ProMP
 from mmaml.config.keys import Config
 from mmaml.envs.registry import make_family
 from mmaml.evaluation import held_out
@@ -351,3 +352,22 @@ def test_trajectories_grow_and_goals_are_marked() -> None:
     assert _near(late, place(4, 0), (11, 60, 107)) and not _near(late, place(1, 0), (11, 60, 107))  # heads
     again = panels.picture(0, 0, 1)  # back in time
     np.testing.assert_array_equal(np.asarray(again), np.asarray(early))
+
+
+def test_the_episodes_of_a_trial_are_those_that_were_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each from its own start, wherever in the lane that is; MAML's kin stands in for an algorithm that remembers."""
+    monkeypatch.setattr(ProMP, "credit", "trial")
+    config = small_config("promp", env=CHEETAH, max_path_length=12, rollouts_per_meta_task=5)
+    config = config.replace(episodes_per_trial=3)
+    episodes, (data,) = _recorded(config)
+    assert episodes.by_episode and episodes.returns.shape == (2, 3) and data.rewards.shape[2] == 36
+    assert data.episode_start[..., ::12].all() and data.episode_start.sum() == 2 * 5 * 3
+    for number in range(3):
+        steps = slice(12 * number, 12 * number + 12)
+        for task, qpos in enumerate(row[number] for row in episodes.qpos):
+            returns = data.rewards[task, :, steps].sum(-1).numpy()
+            lane = int(np.abs(returns - returns.mean()).argmin())
+            assert episodes.returns[task, number] == pytest.approx(returns[lane], abs=1e-4)
+            observed = data.observations[task, lane, steps, :8].numpy()
+            np.testing.assert_allclose(qpos[:-1, 1:], observed, atol=1e-5)
+            assert len(qpos) == 13

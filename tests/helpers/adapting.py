@@ -8,6 +8,7 @@ import torch
 
 from mmaml.policies.distributions import Gaussian
 from mmaml.policies.policy import CONTEXT_WEIGHT
+from mmaml.updates.evaluate import Question
 from tests.helpers.support import sampled, small_config
 
 CARTPOLE = {"env": "CartPoleMassEnv", "max_path_length": 15}
@@ -52,8 +53,8 @@ def assert_a_task_alone_has_the_bits_of_one_in_a_block(algorithm: str, **overrid
     moved = parameters + 0.05 * torch.randn(parameters.shape, generator=g)
     vector = torch.randn(parameters.shape, generator=g)
     for function in ("meta_gradient", "fisher_product"):
-        together = block.evaluate(function, moved, vector)
+        together = block.answer(Question(function, moved, vector))
         for task in range(5):
-            alone = block.evaluate(function, moved, vector, [task])
+            alone = block.answer(Question(function, moved, vector, [task]))
             assert all((alone[name][0] == value[task]).all() for name, value in together.items())
     assert algo.step_sizes or algorithm != "maesn"

@@ -14,7 +14,8 @@ import torch
 
 from mmaml.config.keys import Config
 from mmaml.config.loading import load_config
-from mmaml.meta_batch import collect
+from mmaml.errors import Failure
+from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import connect
 from mmaml.seeding import generator
 from mmaml.storage import checkpoint
@@ -54,6 +55,22 @@ def run(config: Config) -> dict[str, Any]:
     return checkpoint.load(config.dump_path)
 
 
+class Log:
+    """Keeps what a master reports: lines, and indices of tasks whose environments failed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.failed: list[int] = []
+        self.errors: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+    def task_failed(self, index: int, failure: Failure) -> None:
+        self.failed.append(index)
+        self.errors.append(failure.error)
+
+
 def sampled(config: Config, iteration: int = 0) -> tuple[Worker, torch.Tensor, dict[str, Any]]:
     """A worker that has collected one meta-batch with the initial parameters; they; the statistics."""
     worker = Worker(config)
@@ -61,7 +78,7 @@ def sampled(config: Config, iteration: int = 0) -> tuple[Worker, torch.Tensor, d
     with connect(parallel=False) as ranks:
         ranks.serve(worker)
         tasks = worker.sample_tasks(config.meta_batch_size, iteration)
-        statistics = collect(ranks, parameters, tasks, iteration)
+        statistics = Master(config, ranks, worker, Log()).collect(parameters, tasks, iteration)
     return worker, parameters, statistics
 
 
@@ -73,16 +90,27 @@ def new_worker(algorithm: str, **overrides: Any) -> tuple[Worker, torch.Tensor, 
     return worker, parameters, list(enumerate(worker.sample_tasks(TASKS, 0)))
 
 
-def held_out_returns(
-    config: Config, state: dict[str, Any], tasks: int = 100, collections: int | None = None
-) -> np.ndarray:
-    """Mean returns of tasks that training never saw, after each number of inner steps: [tasks, collections]."""
+def held_out_returns(config: Config, state: dict[str, Any], tasks: int = 100, stages: int | None = None) -> np.ndarray:
+    """Mean returns of tasks that training never saw, at each stage of learning them: [tasks, stages]."""
     worker = Worker(config)
     with connect(parallel=False) as ranks:
         ranks.serve(worker)
         drawn = worker.sample_tasks(tasks, 0, purpose="test")
         parameters = worker.algorithm.spec.flatten(state["parameters"])
-        return collect(ranks, parameters, drawn, 0, purpose="test", collections=collections)["return"]
+        master = Master(config, ranks, worker, Log(), state)
+        return master.collect(parameters, drawn, 0, purpose="test", stages=stages)["return"]
+
+
+def assert_same_states(ours: Any, theirs: Any, where: str = "") -> None:
+    """Of two checkpoints all but times."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - {"seconds", "config"}:
+            assert_same_states(ours[name], theirs[name], f"{where}.{name}")
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    else:
+        assert ours == theirs, where
 
 
 def save_checkpoint(

@@ -20,7 +20,7 @@ from mmaml.parallel.requests import Request
 from mmaml.trainer import train
 from mmaml.worker import Worker
 from tests.helpers.faults import MPIRUN
-from tests.helpers.support import small_config
+from tests.helpers.support import Log, small_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,19 +100,20 @@ EVERY = list(range(11))
 def test_every_item_is_answered_in_order_whichever_ranks_are_lost_and_when(moments: tuple[Any, ...]) -> None:
     ranks = ranks_of([Tens() for _ in range(4)], losing(*moments))
     assert ranks.call("hold", EVERY)["ten"].tolist() == [10 * item for item in EVERY]
-    evaluate = ranks.evaluator()
-    for tasks in (None, [2, 3, 9], [7], EVERY[::2]):
-        found = evaluate("hundred", None, tasks=tasks)["hundred"]  # type: ignore[arg-type]
+    for tasks in (EVERY, [2, 3, 9], [7], EVERY[::2]):
+        found = ranks.call("evaluate", (), subset=ranks.indices if tasks is None else tasks, function="hundred")[
+            "hundred"
+        ]
         assert found.tolist() == [100 * item for item in (EVERY if tasks is None else tasks)]
-    assert ranks.places == EVERY
+    assert ranks.indices == EVERY
 
 
-def test_failed_items_are_told_in_order_and_left_out_of_all_that_follows() -> None:
-    ranks, told = ranks_of([Tens({0: None}), Tens({6: None}), Tens()]), []
-    ranks.task_failed = lambda place, failure: told.append((place, failure.error))
+def test_failed_items_are_reported_in_order_and_left_out_of_all_that_follows() -> None:
+    ranks, log = ranks_of([Tens({0: None}), Tens({6: None}), Tens()]), Log()
+    ranks.listen(log)
     assert ranks.call("hold", EVERY)["ten"].tolist() == [10 * item for item in EVERY if item not in (0, 6)]
-    assert told == [(0, "item 0"), (6, "item 6")]
-    assert ranks.evaluator().tasks == ranks.places == [item for item in EVERY if item not in (0, 6)]
+    assert (log.failed, log.errors) == ([0, 6], ["item 0", "item 6"])
+    assert ranks.indices == [item for item in EVERY if item not in (0, 6)]
 
 
 @pytest.mark.parametrize("moments", [(), ((2, 1),), ((1, 1), (2, 1))])
@@ -120,23 +121,22 @@ def test_the_same_is_told_of_an_iteration_that_cannot_be_used_whichever_ranks_ar
     moments: tuple[Any, ...],
 ) -> None:
     troubles = {0: None, 10: NotFinite("second", (1, 10)), 7: NotFinite("first", (0, 7))}
-    ranks, told = ranks_of([Tens(troubles) for _ in range(3)], losing(*moments)), []
-    ranks.task_failed = lambda place, failure: told.append(place)
+    ranks, log = ranks_of([Tens(troubles) for _ in range(3)], losing(*moments)), Log()
+    ranks.listen(log)
     with pytest.raises(NotFinite, match="first"):
         ranks.call("hold", EVERY)
-    assert told == []
+    assert log.failed == []
 
 
 def test_a_task_whose_environment_fails_only_when_it_is_sampled_again_makes_no_shorter_result() -> None:
     workers = [Tens(), Tens(), Tens()]
-    ranks, told = ranks_of(workers, losing((2, 2))), []
-    ranks.task_failed = lambda place, failure: told.append(place)
+    ranks, log = ranks_of(workers, losing((2, 2))), Log()
+    ranks.listen(log)
     ranks.call("hold", EVERY)
     workers[0].troubles = workers[1].troubles = {8: None}
-    evaluate = ranks.evaluator()
     with pytest.raises(NotFinite, match="task 8: sampled again after its rank was lost, its environment failed"):
-        evaluate("hundred", None)  # type: ignore[arg-type]
-    assert told == [8]
+        ranks.call("evaluate", (), subset=ranks.indices, function="hundred")
+    assert log.failed == [8]
 
 
 def test_the_error_of_a_program_is_raised_as_it_is() -> None:
@@ -158,7 +158,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 import numpy as np
 from mmaml.parallel.ranks import connect
-stopped, patience, broken = json.loads(sys.argv[1])
+stopped, timeout, broken = json.loads(sys.argv[1])
 
 class Tens:
     def hold(self, parameters, vector, items, extend=False):
@@ -169,15 +169,15 @@ class Tens:
         return {"ten": 10 * np.array(items)}
 
 with connect() as ranks:
-    ranks.patience(patience, "do as you are told")
+    ranks.set_timeout(timeout, "do as you are told")
     if ranks.serve(Tens()):
         found = ranks.call("hold", range(20))["ten"].tolist()
         print(json.dumps([found, ranks.roster.ranks]))
 """
 
 
-def launch(ranks: int, stopped: list[int], patience: float, broken: int = -1) -> subprocess.CompletedProcess[str]:
-    command = [MPIRUN, "-n", str(ranks), sys.executable, "-c", PROGRAM, json.dumps([stopped, patience, broken])]
+def launch(ranks: int, stopped: list[int], timeout: float, broken: int = -1) -> subprocess.CompletedProcess[str]:
+    command = [MPIRUN, "-n", str(ranks), sys.executable, "-c", PROGRAM, json.dumps([stopped, timeout, broken])]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 

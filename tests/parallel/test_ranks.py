@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.loading import load_config
 from mmaml.parallel.requests import partition
 from mmaml.storage import checkpoint
+from mmaml.updates.evaluate import Question
 from mmaml.worker import TaskBlock
 from tests.helpers.support import REQUIRED, SMALL, progress, run, sampled, small_config
 
@@ -205,16 +207,18 @@ def assert_devices_agree(values: Values, device: str) -> None:
     moved = parameters + 0.01 * torch.randn(parameters.shape, generator=random)
     options = {"clip": True, "clip_eps": 0.1, "kl_coefficients": [5e-4, 5e-4]}
     credits, direction = (torch.randn(size, generator=random) for size in (6, len(parameters)))
-    arguments: dict[str, tuple[str, dict[str, Any]]] = {
-        "meta_gradient": ("gradient", {"vector": credits} | options),
-        "meta_loss": ("loss", {"vector": credits} | options),
-        "fisher_product": ("product", {"vector": direction}),
-        "returns": ("return", {}),
-        "embed": ("embedding", {}),
+    nothing = Question("", moved)
+    arguments = {
+        "meta_gradient": ("gradient", replace(nothing, vector=credits, options=options)),
+        "meta_loss": ("loss", replace(nothing, vector=credits, options=options)),
+        "fisher_product": ("product", replace(nothing, vector=direction)),
+        "returns": ("return", nothing),
+        "embed": ("embedding", nothing),
     }
     for function in worker.algorithm.functions:
         part, given = arguments[function]
-        expected, found = (block.evaluate(function, moved, **given)[part] for block in (worker.block, on_device))
+        question = replace(given, function=function, parameters=moved)
+        expected, found = (block.answer(question)[part] for block in (worker.block, on_device))
         difference, norm = torch.from_numpy(found - expected).norm(), torch.from_numpy(expected).norm()
         assert 0 < norm < torch.inf and difference < 1e-5 * norm, function
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmaml.policies.gru import gru_final_states, gru_shapes
+from mmaml.policies.gru import gru_final_states, gru_shapes, gru_states, gru_step
 
 M, T, N, F, H = 3, 6, 4, 5, 7
 
@@ -128,3 +128,31 @@ def test_a_third_derivative_is_refused() -> None:
     (first,) = torch.autograd.grad(_states(params, *_ragged()).square().sum(), weight, create_graph=True)
     with pytest.raises(NotImplementedError, match="gru_final_states: expected to be differentiated twice at most"):
         torch.autograd.grad(first.square().sum(), weight, create_graph=True)
+
+
+def test_a_step_is_to_the_bit_what_is_computed_of_whole_lanes() -> None:
+    """Whatever the numbers of steps and of other tasks; both are torch's GRU."""
+    params = _parameters(torch.float32)
+    x = torch.randn(T, M, N, F, generator=torch.Generator().manual_seed(2))
+    states, h = gru_states(params, "g", x), torch.zeros(M, N, H)
+    for t in range(T):
+        h = gru_step(params, "g", x[t], h)
+        assert torch.equal(h, states[t]) and not h.requires_grad
+    assert torch.equal(gru_states(params, "g", x[:2]), states[:2])
+    alone = {name: value[1:2] for name, value in params.items()}
+    assert torch.equal(gru_states(alone, "g", x[:, 1:2]), states[:, 1:2])
+    expected = _torch_gru({name: value.double() for name, value in params.items()}, 1, x[:, 1, 3].double())
+    torch.testing.assert_close(states[-1, 1, 3].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_all_states_is_autograds_to_parameters_and_inputs() -> None:
+    names = list(_parameters())
+    params = [value.requires_grad_() for value in _parameters().values()]
+    x = torch.randn(3, M, 2, F, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, *values: gru_states(dict(zip(names, values, strict=True)), "g", x), (x, *params), nondet_tol=0.0
+    )
+    states = gru_states(dict(zip(names, params, strict=True)), "g", x)
+    (first,) = torch.autograd.grad(states.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from mmaml.policies.mlp import mlp
+from mmaml.policies.mlp import MLP, mlp
 
 
 def _network(depth: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, list, list]:
@@ -71,3 +71,18 @@ def test_a_third_derivative_is_refused() -> None:
     (first,) = torch.autograd.grad(value, weights[0], create_graph=True)
     with pytest.raises(NotImplementedError, match="mlp: expected to be differentiated twice at most"):
         torch.autograd.grad(first.square().sum(), weights[0], create_graph=True)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_of_features_it_is_the_same_function_with_a_gradient_to_them(nonlinearity: str) -> None:
+    network = MLP("head", (4, 5, 2), nonlinearity)
+    g = torch.Generator().manual_seed(0)
+    params = {name: torch.randn(3, *shape, generator=g, dtype=torch.float64) for name, shape in network.shapes.items()}
+    x = torch.randn(3, 6, 4, generator=g, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(network(params, x), network.of_data(params, x), rtol=1e-12, atol=1e-12)
+    names = list(params)
+    values = [value.requires_grad_() for value in params.values()]
+    assert torch.autograd.gradcheck(lambda x, *v: network(dict(zip(names, v, strict=True)), x), (x, *values))
+    single = {name: value.detach().float() for name, value in params.items()}
+    alone = {name: value[1:2] for name, value in single.items()}
+    assert torch.equal(network(alone, x[1:2].float()), network(single, x.float())[1:2])

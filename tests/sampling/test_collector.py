@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmaml.meta_batch import collect
+from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import connect
 from mmaml.policies.distributions import Gaussian
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
 from mmaml.worker import Worker
-from tests.helpers.support import progress, run, sampled, small_config
+from tests.helpers.support import Log, progress, run, sampled, small_config
 
 RAGGED = {"env": "tests.helpers.probes:RandomLengths", "max_path_length": 12, "rollouts_per_meta_task": 5}
 
@@ -89,7 +89,7 @@ def test_log_std_has_its_floor_when_sampling_and_in_the_loss() -> None:
     params["policy.log_std"] = torch.full_like(params["policy.log_std"], -40.0)
     with connect(parallel=False) as ranks:
         ranks.serve(worker)
-        collect(ranks, algo.spec.flatten(params), worker.sample_tasks(4, 0), 0)
+        Master(config, ranks, worker, Log()).collect(algo.spec.flatten(params), worker.sample_tasks(4, 0), 0)
     assert worker.block is not None
     data = worker.block.rollouts[0]
     torch.testing.assert_close(

@@ -17,6 +17,7 @@ from mmaml.envs.base import Task, TaskError
 from mmaml.errors import Interrupted, NotFinite, RunStopped, TasksFailed
 from mmaml.sampling.environment_failures import EnvironmentFailed, failing_tasks
 from mmaml.sampling.rollouts import Rollouts
+from mmaml.updates.evaluate import Question
 from mmaml.worker import Worker
 from tests.helpers.probes import DrawsBadly, GoesWrong
 from tests.helpers.support import TASKS, new_worker, small_config
@@ -47,12 +48,12 @@ def test_tasks_sampled_in_parts_are_those_sampled_at_once(algorithm: str, parts:
     random = torch.Generator().manual_seed(0)
     moved = parameters + 0.01 * torch.randn(parameters.shape, generator=random)
     credits, direction = (torch.randn(size, generator=random) for size in (TASKS, len(parameters)))
-    together, apart = whole.block.evaluator(), worker.block.evaluator()
+    together, apart = whole.block.evaluate(), worker.block.evaluate()
     assert together.tasks == apart.tasks == list(range(TASKS))
     for function in worker.algorithm.functions:
         vector = direction if function == "fisher_product" else credits
         for chosen in (None, [1, 3, 4]):
-            expected, result = (each(function, moved, vector, chosen) for each in (together, apart))
+            expected, result = (each(Question(function, moved, vector, chosen)) for each in (together, apart))
             assert expected.keys() == result.keys()
             for name, value in expected.items():
                 np.testing.assert_array_equal(result[name], value)
@@ -83,7 +84,7 @@ def test_an_update_copes_with_tasks_that_are_missing(algorithm: str, meta_update
     worker, parameters, items = new_worker(algorithm, meta_update=meta_update, num_minibatches=4)
     worker.collect(parameters, None, [items[1], items[4]], 0)
     assert worker.block is not None
-    evaluate = worker.block.evaluator()
+    evaluate = worker.block.evaluate()
     assert evaluate.tasks == [1, 4]
     updated, row = worker.algorithm.update(parameters, evaluate, 0)
     assert torch.isfinite(updated).all() and not torch.equal(updated, parameters)
@@ -97,13 +98,13 @@ def test_the_credits_compare_the_tasks_that_are_left() -> None:
         worker, parameters, items = new_worker("e_maml", meta_update="vpg")
         worker.collect(parameters, None, [items[i] for i in positions], 0)
         assert worker.block is not None
-        evaluate = worker.block.evaluator()
-        returns = evaluate("returns", parameters, tasks=[1, 3])["return"][:, -1]
+        evaluate = worker.block.evaluate()
+        returns = evaluate(Question("returns", parameters, tasks=[1, 3]))["return"][:, -1]
         if len(positions) == 2:
             row = worker.algorithm.update(parameters, evaluate, 0)[1]
         credits = torch.zeros(TASKS)
         credits[[1, 3]] = torch.from_numpy((returns - returns.mean()) / (returns.std() + 1e-8)).float()
-        gradients.append(evaluate("meta_gradient", parameters, credits, [1, 3])["loss"])
+        gradients.append(evaluate(Question("meta_gradient", parameters, credits, [1, 3]))["loss"])
     np.testing.assert_array_equal(*gradients)
     assert row["LossBefore"] == float(gradients[0].mean())
 

@@ -14,7 +14,8 @@ from mmaml.errors import NotFinite
 from mmaml.policies.params import ParamSpec
 from mmaml.sampling import finite
 from mmaml.sampling.rollouts import Rollouts
-from mmaml.updates.finite import check_parameters, checked, not_finite_results
+from mmaml.updates.evaluate import Evaluate, Question
+from mmaml.updates.finite import checked, not_finite_results, require_finite
 from tests.helpers.support import TASKS, new_worker
 
 CARTPOLE = {"env": "CartPoleMassEnv"}
@@ -218,26 +219,27 @@ def test_adapted_parameters_are_named() -> None:
 SPEC = ParamSpec({"layer.weight": (2, 3), "layer.bias": (1, 3)})
 
 
-class Given:
-    """An `Evaluate` of four tasks that returns what it was given."""
-
-    def __init__(self, **results: np.ndarray) -> None:
-        self.results, self.tasks = results, [0, 2, 3, 7]
-
-    def __call__(self, function: str, parameters: Any, vector: Any = None, tasks: Any = None) -> dict[str, np.ndarray]:
-        rows = [self.tasks.index(position) for position in (self.tasks if tasks is None else tasks)]
-        return {name: value[rows] for name, value in self.results.items()}
+ASKED = [0, 2, 3, 7]
 
 
-def ask(evaluate: Any, function: str, tasks: Any = None) -> dict[str, np.ndarray]:
-    return evaluate(function, torch.zeros(SPEC.total), None, tasks)
+def given(**results: np.ndarray) -> Evaluate:
+    """Of four tasks; answers with what it was given."""
+
+    def answer(question: Question) -> dict[str, np.ndarray]:
+        chosen = [ASKED.index(task) for task in (ASKED if question.tasks is None else question.tasks)]
+        return {name: value[chosen] for name, value in results.items()}
+
+    return Evaluate(answer, ASKED, list)
+
+
+def ask(evaluate: Evaluate, function: str, tasks: Any = None) -> dict[str, np.ndarray]:
+    return evaluate(Question(function, torch.zeros(SPEC.total), None, tasks))
 
 
 def test_a_gradient_is_named_by_function_task_evaluation_and_tensor() -> None:
     gradient = np.ones((4, SPEC.total), np.float32)
-    given = Given(gradient=gradient, loss=np.zeros(4))
-    evaluate = checked(given, SPEC)
-    assert evaluate.tasks == given.tasks
+    evaluate = checked(given(gradient=gradient, loss=np.zeros(4)), SPEC)
+    assert evaluate.tasks == ASKED
     np.testing.assert_array_equal(ask(evaluate, "meta_gradient")["gradient"], gradient)
     gradient[3, 7], gradient[2, 4] = math.nan, math.inf
     ask(evaluate, "meta_gradient", tasks=[0, 2])
@@ -248,7 +250,7 @@ def test_a_gradient_is_named_by_function_task_evaluation_and_tensor() -> None:
     )
     with pytest.raises(NotFinite, match=r"^task 7, hessian, evaluation 4 .*: gradient of layer.bias\[0, 1\] is nan$"):
         ask(evaluate, "hessian", tasks=[7])
-    assert len(not_finite_results(SPEC, "hessian", 1, given.tasks, given.results)) == 2
+    assert len(not_finite_results(SPEC, "hessian", 1, ASKED, {"gradient": gradient})) == 2
     gradient[:] = 3e38
     ask(evaluate, "meta_gradient")
 
@@ -256,26 +258,26 @@ def test_a_gradient_is_named_by_function_task_evaluation_and_tensor() -> None:
 def test_losses_count_where_the_gradient_is_taken_and_nowhere_else() -> None:
     """A line search meets what is not finite, and refuses it."""
     losses = np.array([1.0, 2.0, math.inf, 0.0])
-    evaluate = checked(Given(gradient=np.ones((4, SPEC.total)), loss=losses), SPEC)
+    evaluate = checked(given(gradient=np.ones((4, SPEC.total)), loss=losses), SPEC)
     with pytest.raises(NotFinite, match=r"^task 3, meta_gradient, evaluation 1 of the update: loss is inf$"):
         ask(evaluate, "meta_gradient")
-    evaluate = checked(Given(loss=losses, kl_outer=losses), SPEC)
+    evaluate = checked(given(loss=losses, outer_kl=losses), SPEC)
     ask(evaluate, "meta_loss")
 
 
 def test_meta_parameters_are_named() -> None:
     parameters = torch.full((SPEC.total,), 3e38)
-    check_parameters(SPEC, parameters)
+    require_finite(SPEC, parameters)
     parameters[5] = -math.inf
     with pytest.raises(NotFinite, match=r"^after the update: parameter layer.weight\[1, 2\] is -inf$"):
-        check_parameters(SPEC, parameters)
+        require_finite(SPEC, parameters)
 
 
 def test_an_update_too_far_is_caught_at_the_next_gradient() -> None:
     worker, parameters, items = new_worker("promp", learning_rate=1e25, num_promp_steps=3)
     worker.collect(parameters, None, items, 0)
     assert worker.block is not None
-    evaluate = checked(worker.block.evaluator(), worker.algorithm.spec)
+    evaluate = checked(worker.block.evaluate(), worker.algorithm.spec)
     with pytest.raises(NotFinite, match=r"^task \d, meta_gradient, evaluation 2 of the update: "):
         worker.algorithm.update(parameters, evaluate, 0)
 
@@ -287,7 +289,7 @@ def test_checking_changes_no_bit(algorithm: str) -> None:
         worker, parameters, items = new_worker(algorithm)
         worker.collect(parameters, None, items, 0)
         assert worker.block is not None
-        evaluate = worker.block.evaluator()
+        evaluate = worker.block.evaluate()
         evaluate = checked(evaluate, worker.algorithm.spec) if check else evaluate
         updated.append(worker.algorithm.update(parameters, evaluate, 0)[0])
     assert torch.equal(*updated)

@@ -18,7 +18,8 @@ from mmaml.algorithms.promp import ProMP
 from mmaml.cli import train
 from mmaml.errors import NotFinite, RunStopped
 from mmaml.evaluation.held_out import FRESH
-from mmaml.parallel.ranks import Ranks
+from mmaml.meta_batch import Master
+from mmaml.parallel.ranks import Ranks, WorkerError
 from mmaml.reporting.run_logger import RunLogger
 from mmaml.storage import checkpoint
 from mmaml.worker import Worker
@@ -143,9 +144,21 @@ def test_the_rollouts_of_a_bad_update_are_kept_only_if_all_tasks_were_sampled(
 
     monkeypatch.setattr(Worker, "collect", partly)
     if len(held) == 2:  # of a rank that answered before another found the number
-        monkeypatch.setattr(Ranks, "places", property(lambda ranks: held))
+        monkeypatch.setattr(Ranks, "indices", property(lambda ranks: held))
     _, dump = _stopped(tmp_path, {"tasks": []})
     assert dump is not None and ("rollouts" in dump) == (len(held) == 4)
+
+
+def test_ranks_that_cannot_give_their_rollouts_cost_no_more_than_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: Any) -> None:
+        raise WorkerError("rank 1 of 2 failed in rollouts")
+
+    monkeypatch.setattr(ProMP, "meta_gradient", _not_finite)
+    monkeypatch.setattr(Master, "rollouts", lose)
+    _, dump = _stopped(tmp_path, {"tasks": []})
+    assert dump is not None and "rollouts" not in dump
 
 
 def test_a_failed_task_is_no_reason_to_leave_out_the_others_rollouts(

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from mmaml.config.loading import load_config
-from mmaml.meta_batch import collect
+from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import connect
 from mmaml.trainer import train
 from mmaml.worker import Worker
-from tests.helpers.support import progress, run, small_config
+from tests.helpers.support import Log, progress, run, small_config
 
 pytestmark = pytest.mark.learn
 
@@ -83,7 +83,7 @@ def _final(algorithm: str, seed: int, tmp_path: Path) -> tuple[float, dict[str, 
         ranks.serve(worker)
         tasks = worker.sample_tasks(100, 0, purpose="test")
         parameters = worker.algorithm.spec.flatten(state["parameters"])
-        result = collect(ranks, parameters, tasks, 0, purpose="test")
+        result = Master(config, ranks, worker, Log()).collect(parameters, tasks, 0, purpose="test")
     return float(result["return"][:, -1].mean()), state["parameters"]
 
 

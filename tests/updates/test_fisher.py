@@ -39,7 +39,7 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
 def kl_gradient(algo: Any, flat: torch.Tensor, rollouts: list[Rollouts]) -> torch.Tensor:
     """∇KL(π_old,K ‖ π_θ_K) in the meta-parameters, of each task: [M, P]."""
     meta = algo.spec.per_task(flat, rollouts[0].tasks)
-    kl = algo.objective(meta, rollouts, VECTOR)["kl_outer"]
+    kl = algo.objective(meta, rollouts, VECTOR).outer_kl
     gradients = torch.autograd.grad(kl.sum(), list(meta.values()), materialize_grads=True)
     return algo.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
 
@@ -91,7 +91,7 @@ def test_first_order_leaves_out_the_change_of_the_inner_gradient() -> None:
 def test_fewer_rollouts_give_the_product_of_those_rollouts() -> None:
     algo, flat, rollouts, _ = setting("maml", 2, fisher_rollouts=2, collect="episodes")
     whole, *_ = setting("maml", 2, collect="episodes")
-    few = [data.first_lanes(2) for data in rollouts]
+    few = [data.only_lanes(slice(2)) for data in rollouts]
     assert all(data.rewards.shape[1] == 2 for data in few)
     torch.testing.assert_close(few[0].weights.sum((1, 2)), torch.ones(3, dtype=torch.float64))
     v = _direction(len(flat))

@@ -13,6 +13,7 @@ from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.loading import load_config
 from mmaml.errors import NotFinite
 from mmaml.policies.distributions import Gaussian
+from mmaml.updates.evaluate import Question
 from mmaml.updates.outer_step import TrustRegion, conjugate_gradients
 from tests.helpers.support import sampled, small_config
 
@@ -79,17 +80,16 @@ class Quadratic:
         self.gradient, self.fisher, self.bend, self.kl_factor = gradient, fisher, bend, kl_factor
         self.tried: list[np.ndarray] = []
 
-    def __call__(
-        self, function: str, parameters: torch.Tensor, vector: torch.Tensor | None = None, tasks: Any = None
-    ) -> dict[str, np.ndarray]:
-        theta = parameters.double().numpy()
-        if function == "fisher_product":
-            assert vector is not None
-            return {"product": np.tile(self.fisher @ vector.double().numpy(), (3, 1))}
+    def __call__(self, question: Question) -> dict[str, np.ndarray]:
+        theta = question.parameters.double().numpy()
+        if question.function == "fisher_product":
+            assert question.vector is not None
+            return {"product": np.tile(self.fisher @ question.vector.double().numpy(), (3, 1))}
         loss = self.gradient @ theta + self.bend * theta @ theta
         kl = self.kl_factor * theta @ self.fisher @ theta / 2
-        parts = {"loss": np.full(3, loss), "kl_0": np.zeros(3), "kl_outer": np.full(3, kl)}
-        if function == "meta_gradient":
+        parts = {"loss": np.full(3, loss), "inner_kl": np.zeros((3, 1)), "outer_kl": np.full(3, kl)}
+        parts |= {"surrogate": np.full(3, loss), "clip_fraction": np.zeros(3)}
+        if question.function == "meta_gradient":
             return parts | {"gradient": np.tile(self.gradient, (3, 1)).astype(np.float32)}
         self.tried.append(theta)
         return parts
@@ -168,11 +168,11 @@ def test_a_loss_that_is_not_finite_is_refused(value: float) -> None:
     ask = Quadratic.__call__
 
     class Overflows(Quadratic):
-        def __call__(self, function: str, *arguments: Any, **options: Any) -> dict[str, np.ndarray]:
-            result = ask(self, function, *arguments, **options)
-            if function == "meta_loss" and len(self.tried) == 1:
+        def __call__(self, question: Question) -> dict[str, np.ndarray]:
+            result = ask(self, question)
+            if question.function == "meta_loss" and len(self.tried) == 1:
                 result["loss"][1] = value
-                result["kl_outer"][:] = 0.0
+                result["outer_kl"][:] = 0.0
             return result
 
     usual, row = _update(evaluate)
@@ -192,10 +192,10 @@ def test_on_sampled_tasks_the_loss_falls_and_the_kl_keeps_to_its_bound(algorithm
     config = small_config(algorithm, meta_update="trpo", rollouts_per_meta_task=10, max_path_length=20, max_kl=0.005)
     worker, parameters, _ = sampled(config)
     assert worker.block is not None
-    updated, row = worker.algorithm.update(parameters, worker.block.evaluator(), 0)
+    updated, row = worker.algorithm.update(parameters, worker.block.evaluate(), 0)
     assert not torch.equal(updated, parameters)
     assert row["LossAfter"] < row["LossBefore"]
     assert 1e-4 < row["KLOuter"] <= 0.005
     vector = torch.linspace(-1, 1, config.meta_batch_size)
-    again = worker.block.evaluate("meta_loss", updated, vector)
-    assert float(again["kl_outer"].mean()) == row["KLOuter"]
+    again = worker.block.answer(Question("meta_loss", updated, vector))
+    assert float(again["outer_kl"].mean()) == row["KLOuter"]

@@ -11,8 +11,10 @@ import torch
 from mmaml.algorithms.promp import ProMP
 from mmaml.config.loading import load_config
 from mmaml.policies.distributions import Gaussian
+from mmaml.policies.params import ParamSpec
 from mmaml.updates.adam import Adam
-from mmaml.updates.outer_step import Proximal, adapted_coefficient
+from mmaml.updates.evaluate import Question
+from mmaml.updates.outer_step import Proximal, adapted_coefficient, bounded
 from tests.helpers.objectives import as_if_sampled, setting
 
 TASKS = 6
@@ -27,27 +29,21 @@ class FakeEvaluate:
 
     def __init__(self, gradients: np.ndarray, kls: tuple[float, float], kl_outer: float) -> None:
         self.gradients = gradients
-        self.after = {"kl_0": kls[0], "kl_1": kls[1], "kl_outer": kl_outer}
+        self.after = {"inner_kl": np.array(kls), "outer_kl": np.array(kl_outer)}
         self.calls: list[tuple[str, list[int] | None, torch.Tensor, dict[str, Any]]] = []
 
-    def __call__(
-        self,
-        function: str,
-        parameters: torch.Tensor,
-        vector: torch.Tensor | None = None,
-        tasks: Any = None,
-        **options: Any,
-    ) -> dict[str, np.ndarray]:
-        self.calls.append((function, tasks, parameters.clone(), options))
-        chosen = list(range(TASKS)) if tasks is None else list(tasks)
+    def __call__(self, question: Question) -> dict[str, np.ndarray]:
+        tasks = None if question.tasks is None else list(question.tasks)
+        self.calls.append((question.function, tasks, question.parameters.clone(), dict(question.options)))
+        chosen = list(range(TASKS)) if tasks is None else tasks
         ones = np.ones(len(chosen), np.float32)
-        if function == "meta_gradient":
-            values = {"kl_0": RIGHT, "kl_1": RIGHT, "kl_outer": RIGHT}
+        if question.function == "meta_gradient":
+            values = {"inner_kl": np.array([RIGHT, RIGHT]), "outer_kl": np.array(RIGHT)}
             result = {"gradient": self.gradients[chosen], "loss": 3 * ones, "clip_fraction": 0.5 * ones}
         else:
             values = self.after
             result = {"loss": 2 * ones, "clip_fraction": 0.25 * ones}
-        return result | {name: value * ones for name, value in values.items()}
+        return result | {"surrogate": ones} | {name: np.stack([value] * len(chosen)) for name, value in values.items()}
 
 
 def _algorithm(**overrides: Any) -> ProMP:
@@ -199,7 +195,7 @@ def test_its_gradient_is_the_policy_gradient_through_the_inner_step(algorithm: s
 def test_adam_is_torchs_to_the_bit_and_goes_on_from_its_state() -> None:
     numbers = torch.Generator().manual_seed(3)
     values = torch.randn(101, generator=numbers).requires_grad_()
-    expected, ours = torch.optim.Adam([values], lr=0.01), Adam(0.01)
+    expected, ours = torch.optim.Adam([values], lr=0.01), Adam(0.01, 101)
     assert ours.state_dict() == expected.state_dict()
     parameters = values.detach().clone()
     for step in range(12):
@@ -209,10 +205,41 @@ def test_adam_is_torchs_to_the_bit_and_goes_on_from_its_state() -> None:
         expected.step()
         assert torch.equal(parameters, values)
         if step == 5:
-            ours = Adam(1.0)
+            ours = Adam(1.0, 101)
             ours.load_state_dict(expected.state_dict())
     state, state_expected = ours.state_dict(), expected.state_dict()
     assert state["param_groups"] == state_expected["param_groups"]
     assert state["state"].keys() == state_expected["state"].keys()
     for name, moment in state_expected["state"][0].items():
         assert torch.equal(state["state"][0][name], moment)
+
+
+def test_a_gradient_that_is_too_long_is_scaled_down_to_the_norm() -> None:
+    gradient = torch.tensor([3.0, 0.0, -4.0])
+    for norm in (None, 5.0, 6.0):
+        assert torch.equal(bounded(gradient, norm), gradient)
+    torch.testing.assert_close(bounded(gradient, 0.5), gradient / 10)
+
+
+def test_adam_steps_by_the_bounded_gradient_and_the_log_has_the_norm_before() -> None:
+    algo = _algorithm(num_promp_steps=1, max_grad_norm=1.0, log_grad_norm=True)
+    _, _, row = _update(algo, 0)
+    whole = torch.from_numpy(_signs(algo))
+    moment = _proximal(algo).optimizer.state_dict()["state"][0]["exp_avg"]
+    torch.testing.assert_close(moment, 0.1 * whole / whole.norm())
+    assert row["GradNorm-all"] == pytest.approx(float(whole.norm()))
+
+
+def test_adam_refuses_the_moments_of_another_network() -> None:
+    others = Adam(0.1, 3)
+    others.step(torch.zeros(3), torch.ones(3))
+    with pytest.raises(ValueError, match=r"exp_avg(_sq)?: expected a tensor \[4\], got \[3\]"):
+        Adam(0.1, 4).load_state_dict(others.state_dict())
+
+
+def test_networks_are_slices_of_the_flat_vector() -> None:
+    spec = ParamSpec({"a.0.weight": (2, 3), "a.0.bias": (1, 3), "b": (4,)})
+    assert (spec.slice_of("a"), spec.slice_of("b")) == (slice(0, 9), slice(9, 13))
+    assert spec.networks() == {"a": ["a.0.weight", "a.0.bias"], "b": ["b"]}
+    with pytest.raises(ValueError, match="network: expected consecutive parameters of 'a'"):
+        ParamSpec({"a.x": (1,), "b": (1,), "a.y": (1,)}).slice_of("a")

@@ -1,0 +1,59 @@
+"""An algorithm that remembers, on several ranks: the same bits as on one, whichever ranks are lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmaml.config.loading import load_config
+from mmaml.storage import checkpoint
+from tests.helpers import faults
+from tests.helpers.recurrent_bandit import MODULE
+from tests.helpers.support import SMALL, assert_same_states
+from tests.helpers.support import run as train_here
+
+pytestmark = pytest.mark.ranks
+
+# Tasks in blocks of unequal length; all that outlives an iteration: two optimisers, the buffer, running statistics.
+VALUES: dict[str, Any] = SMALL | {
+    "algorithm": f"{MODULE}:RecurrentBandit",
+    "env": f"{MODULE}:WaitingBandit",
+    "meta_batch_size": 5,
+    "rollouts_per_meta_task": 4,
+    "max_path_length": 2,
+    "episodes_per_trial": 3,
+    "n_itr": 4,
+    "num_minibatches": 2,
+    "normalize_observations": True,
+    "normalize_rewards": True,
+    "eval_interval": 2,
+    "eval_num_tasks": 3,
+    "max_grad_norm": 0.5,
+    "parallel": True,
+}
+LOST = {1: [faults.fault("SIGKILL", "evaluation", 3)], 2: [faults.fault("crash", "time step", 20)]}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The directory of a run in one process."""
+    path = str(tmp_path_factory.mktemp("alone") / "run")
+    train_here(load_config(None, VALUES | {"dump_path": path, "parallel": False}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "ranks, options, lost",
+    [(2, {}, {}), (3, {}, {}), (3, {"master_samples": False}, {}), (3, {"meta_gradient": "master"}, {}), (4, {}, LOST)],
+)
+def test_a_run_has_the_same_bits_on_any_number_of_ranks(
+    ranks: int, options: dict[str, Any], lost: dict[int, list[faults.Fault]], alone: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "run")
+    ended = faults.run(VALUES | options | {"dump_path": path}, ranks, faults=lost)
+    assert ended.returncode == 0, ended.stderr
+    assert len(faults.messages(path)) == len(lost)
+    assert faults.result(path)[1] == faults.result(alone)[1]
+    assert_same_states(checkpoint.load(path), checkpoint.load(alone))
