@@ -382,7 +382,7 @@ class TrainedPolicy:
     def save(self, path: str | Path) -> None:
         """Write the policy, with what it has adapted to, into a file that `mmaml.load` reads.
 
-        Steps that no `adapt` has learned from yet are left out. What lanes remember is kept, for the next episode of each.
+        Steps that no `adapt` has learned from yet are left out. What lanes remember is kept, for their next episodes.
         Raises UsageError if the file cannot be written.
         """
         statistics = self._statistics.state_dict()
