@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmaml.config.keys import Config
     from mmaml.errors import RunStopped, UsageError
-    from mmaml.library import StopTraining, TrainedRun, train
+    from mmaml.library.training import StopTraining, TrainedRun, train
     from mmaml.trained_policy.loading import load
     from mmaml.trained_policy.policy import TrainedPolicy
 
@@ -24,12 +24,12 @@ __all__ = ["Config", "RunStopped", "StopTraining", "TrainedPolicy", "TrainedRun"
 _MODULES = {
     "Config": "mmaml.config.keys",
     "RunStopped": "mmaml.errors",
-    "StopTraining": "mmaml.library",
+    "StopTraining": "mmaml.library.training",
     "TrainedPolicy": "mmaml.trained_policy.policy",
-    "TrainedRun": "mmaml.library",
+    "TrainedRun": "mmaml.library.training",
     "UsageError": "mmaml.errors",
     "load": "mmaml.trained_policy.loading",
-    "train": "mmaml.library",
+    "train": "mmaml.library.training",
 }
 
 

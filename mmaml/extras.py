@@ -9,7 +9,7 @@ EXTRAS = {
     "imageio_ffmpeg": "figures",
     "matplotlib": "figures",
     "mujoco": "mujoco",
-    "onnx": "onnx",
+    "onnx": "library",
     "tensorboard": "tensorboard",
 }
 

@@ -31,7 +31,7 @@ from mmaml.sampling.normalisation import RunningStatistics, Scaling, moments_of_
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import stage_statistics, stages_of
 from mmaml.seeding import generator, integer
-from mmaml.storage.checkpoint_format import CheckpointError
+from mmaml.storage.compatibility import restored_statistics
 from mmaml.updates.evaluate import Evaluate, Question, Results
 
 # Steps whose meta-gradient is taken together on a CPU: enough to amortise the calls, few enough for its memory.
@@ -232,16 +232,7 @@ class Worker:
 
         Raises CheckpointError where it holds others.
         """
-        config, size = self.config, self.spec.observation_size
-        found = RunningStatistics(config.normalize_observations, config.normalize_rewards, size)
-        if state is None:
-            return found
-        try:
-            found.load_state_dict(state.get("statistics", {}))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            problem = f"the running statistics of the checkpoint do not fit ({error})"
-            raise CheckpointError("restore_path", problem, "take another checkpoint") from error
-        return found
+        return restored_statistics(self.config, self.spec.observation_size, state)
 
     def _sample(
         self, env: TaskVectorEnv, parameters: Tensor, items: Sequence[tuple[int, Task]], session: _Session

@@ -8,13 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from mmaml.cli.arguments import check_file, check_integers
+from mmaml.cli.arguments import check_integers
 from mmaml.cli.options import ADAPTATION_RANGES, adapted, add_adaptation, add_run, run_argument
 from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.launcher.protocol import ended
 from mmaml.storage.files import writing
+from mmaml.storage.writable import check_file
 
 DESCRIPTION = """\
 Measure a trained run on held-out tasks: the return before and after each adaptation step, per mode and overall.

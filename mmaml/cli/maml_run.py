@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from mmaml.cli.train import Flag, Script, Values
+from mmaml.cli.train import Flag, Script
 from mmaml.config.keys import Config
 from mmaml.config.loading import check_value
 from mmaml.config.shipped import shipped_configs
 from mmaml.config.value_types import MOST_LAYERS, integer
+from mmaml.storage.starting import Values
 
 # That program's environments -> ours, with its settings: episodes of 200 steps, actions that are not rescaled.
 _AS_THERE = {"max_path_length": 200, "normalization_scale": None}

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmaml.cli.arguments import check_folder, check_integers, check_path, check_text
+from mmaml.cli.arguments import check_integers, check_text
 from mmaml.cli.options import labelled
 from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.value_types import LARGEST, LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.storage.files import writing
+from mmaml.storage.writable import check_folder, check_path
 
 if TYPE_CHECKING:
     from mmaml.figures.curves import Curve

@@ -7,12 +7,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmaml.cli.arguments import check_folder, check_integers
+from mmaml.cli.arguments import check_integers
 from mmaml.cli.options import ADAPTATION_RANGES, adapted, add_adaptation, add_run, run_argument
 from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.storage.files import writing
+from mmaml.storage.writable import check_folder
 
 if TYPE_CHECKING:
     from mmaml.config.keys import Config

@@ -7,10 +7,9 @@ import os
 import re
 from pathlib import Path
 
-import mmaml
 from mmaml.errors import UsageError
 
-FOLDER = Path(mmaml.__file__).parent / "configs"
+FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def shipped_configs() -> dict[str, Path]:

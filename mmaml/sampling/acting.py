@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from mmaml.policies.distributions import Distribution
@@ -30,23 +29,8 @@ class Step(NamedTuple):
 
 # What acts in all lanes of M tasks. It is called once a time step, with what is seen and with what it returned last to
 # be carried on, None at the first step of the lanes: a memory that lasts over the episodes of a lane. It keeps nothing
-# itself. Returns the distribution of the actions, and what is to be carried on: tensors [M, N, …], tuples of these, or
-# None.
+# itself. Returns the distribution of the actions, and what is to be carried on: tensors, tuples of these, or None.
 Actor = Callable[[Step, Any], tuple[Distribution, Any]]
-
-
-def of_lane(carried: Any, lane: int) -> Any:
-    """What is carried on of one lane, as if it ran alone."""
-    if isinstance(carried, tuple):
-        return tuple(of_lane(part, lane) for part in carried)
-    return None if carried is None else carried[:, lane : lane + 1]
-
-
-def of_lanes(each: Sequence[Any]) -> Any:
-    """What is carried on of several lanes that each ran alone."""
-    if isinstance(each[0], tuple):
-        return tuple(of_lanes(parts) for parts in zip(*each, strict=True))
-    return None if each[0] is None else torch.cat(list(each), 1)
 
 
 def memoryless(distribution: Callable[[Step], Distribution]) -> Actor:

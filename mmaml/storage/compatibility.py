@@ -15,6 +15,7 @@ from mmaml.storage.checkpoint_format import CheckpointError
 
 if TYPE_CHECKING:
     from mmaml.algorithms.base import Algorithm
+    from mmaml.sampling.normalisation import RunningStatistics
 
 
 MAX_LISTED = 4  # differences in an error
@@ -56,6 +57,24 @@ def differences(names: Sequence[str], expected: Config, got: Config) -> str:
     """The values of these keys in two configurations, for an error: "key a, got b"."""
     ours, theirs = expected.to_dict(), got.to_dict()
     return listed(f"{name} {json.dumps(ours[name])}, got {json.dumps(theirs[name])}"[:200] for name in names)
+
+
+def restored_statistics(config: Config, observation_size: int, state: Mapping[str, Any] | None) -> RunningStatistics:
+    """The running statistics that the configuration asks for, new or as a checkpoint's state holds them.
+
+    Raises CheckpointError where it holds others.
+    """
+    from mmaml.sampling.normalisation import RunningStatistics  # loads torch
+
+    found = RunningStatistics(config.normalize_observations, config.normalize_rewards, observation_size)
+    if state is None:
+        return found
+    try:
+        found.load_state_dict(state.get("statistics", {}))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = f"the running statistics of the checkpoint do not fit ({error})"
+        raise CheckpointError("restore_path", problem, "take another checkpoint") from error
+    return found
 
 
 def check_parameters(

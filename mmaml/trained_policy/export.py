@@ -45,11 +45,12 @@ class Network(NamedTuple):
     high: Tensor
 
 
-def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str, scaling: Scaling | None = None) -> Network:
+def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str, scaling: Scaling | None) -> Network:
     """The network of a policy's parameters, of M = 1 task, in the units of its environment.
 
-    Inputs behind the observation, numbers that an episode draws, are left at 0, their mean. scaling: of the
-    observations that the policy sees, which becomes part of the first layer.
+    scaling: of the observations that the parameters are for; it becomes a change of the first layer.
+
+    Inputs behind the observation, numbers that an episode draws, are left at 0, their mean.
     """
     weights: list[Tensor] = []
     biases: list[Tensor] = []

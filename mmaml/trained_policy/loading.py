@@ -17,6 +17,7 @@ from mmaml.errors import UsageError
 from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.storage import checkpoint
 from mmaml.storage.checkpoint_format import CheckpointError
+from mmaml.storage.compatibility import restored_statistics
 from mmaml.trained_policy.policy import TrainedPolicy
 
 AS_TRAINED = "family"
@@ -62,13 +63,9 @@ def load(
     except ValueError as error:
         argument, _, problem = str(error).partition(": ")
         raise UsageError("action_space" if argument == "env" else argument, problem) from error
-    rng, statistics = np.random.default_rng(seed), state.get("statistics", {})
-    try:
-        policy = TrainedPolicy(config, spaces, state["parameters"], rng, horizon, path, statistics)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise CheckpointError("restore_path", f"the running statistics in '{path}' do not fit ({error})") from error
+    statistics = restored_statistics(config, spaces.observation_size, state)
+    rng = np.random.default_rng(seed)
+    policy = TrainedPolicy(config, spaces, state["parameters"], statistics, rng, horizon, path)
     if (adapted := state.get("adapted")) is not None:
         try:
             policy.restore(adapted)

@@ -5,8 +5,7 @@
     over = policy.record(reward, terminated=terminated)
     policy.adapt()
 
-Neither MPI nor the task family is needed. What is adapted, and how, is the algorithm's own, as in training. A policy
-with a memory adapts by remembering what is recorded, over the episodes of a lane; for it, `adapt` does nothing.
+Neither MPI nor the task family is needed. What is adapted, and how, is the algorithm's own, as in training.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +28,7 @@ from mmaml.config.keys import Config
 from mmaml.errors import UsageError
 from mmaml.policies.distributions import Distribution, distribution_over
 from mmaml.policies.params import Params
-from mmaml.sampling.acting import Step, of_lane, of_lanes
+from mmaml.sampling.acting import Step
 from mmaml.sampling.episodes import Episode, rollouts_of
 from mmaml.sampling.finite import first_not_finite
 from mmaml.sampling.normalisation import RunningStatistics, Scaling
@@ -48,28 +46,29 @@ NO_TASK = -1  # identity of a task that is not one of a finite set of training t
 
 @dataclass
 class _Lane:
-    """An episode that runs. recorded: false once a step of it was acted and not recorded.
+    """An episode that runs. recorded: false once a step of it was acted and not recorded; over: whether it has ended.
 
-    action [A], reward: the last ones of this lane, zeros at first, whichever episode they were of. carried: what a
-    policy with a memory carries on over the episodes of a lane (`mmaml.sampling.acting`).
+    Of the lane, whichever episode they were of: action [A] and reward, the last ones, zeros at first; memory: what the
+    policy carries on, None at first and for one that has none.
     """
 
     episode: Episode
     action: Tensor
     reward: float = 0.0
-    carried: Any = None
+    memory: Any = None
     recorded: bool = True
     over: bool = False
 
 
 class _Acted(NamedTuple):
-    """What `act` did last and `record` has not seen: for each of n lanes [O], [A] and [1, 1, A]."""
+    """What `act` did last and `record` has not seen: for each of n lanes [O], [A], [1, 1, A] and its memory."""
 
     single: bool
     lanes: Sequence[int]
     observations: Tensor
     actions: Tensor
     distributions: Sequence[Distribution]
+    memories: Sequence[Any]
 
 
 class TrainedPolicy:
@@ -78,8 +77,11 @@ class TrainedPolicy:
     Episodes run in lanes: one, or several at the same time, where several simulators run. Each episode is a rollout
     that `adapt` learns from, and may have any length up to `horizon`. `mmaml.load` makes one.
 
+    A policy that adapts by remembering does so with every step that is recorded: over all episodes of a lane, until the
+    task is reset. It has no use for `adapt`.
+
     config: of the training run. spaces: sizes and units of observations and actions. parameters: the meta-parameters.
-    statistics: the running statistics of the checkpoint, empty where observations and rewards are not normalised.
+    statistics: those by which the run normalised observations and rewards, if it did.
     rng: what actions, and the noise of episodes, are drawn from. horizon: T, steps after which an episode is over.
     origin: the file of the parameters, for errors. Raises UsageError if they do not fit.
     """
@@ -89,21 +91,19 @@ class TrainedPolicy:
         config: Config,
         spaces: PolicySpaces,
         parameters: Params,
+        statistics: RunningStatistics,
         rng: np.random.Generator,
         horizon: int,
         origin: str | Path = "",
-        statistics: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.config, self.spaces, self.rng = config, spaces, rng
         self.horizon = horizon
+        self._statistics = statistics
+        self._scaling = Scaling.from_vector(statistics.vector())
         self._actions, self._action_size = distribution_over(spaces.actions)
         self._algorithm = make_algorithm(config, spaces.observation_size, self._action_size, self._actions)
         check_parameters(parameters, origin, self._algorithm.spec.shapes)
         self._parameters = self._algorithm.spec.flatten(parameters)
-        normalised = config.normalize_observations, config.normalize_rewards
-        self._statistics = RunningStatistics(*normalised, spaces.observation_size)
-        self._statistics.load_state_dict(statistics)
-        self._scaling = Scaling.from_vector(self._statistics.vector())
         self._meta = {name: value[None] for name, value in self._algorithm.spec.unflatten(self._parameters).items()}
         self.reset_task()
 
@@ -114,13 +114,8 @@ class TrainedPolicy:
 
     @property
     def adapt_steps(self) -> int:
-        """K, how many times training adapted to each task; or episodes after the first, of a policy with a memory."""
-        return self.config.stages - 1
-
-    @property
-    def has_memory(self) -> bool:
-        """Whether it adapts by remembering, as it acts."""
-        return self._algorithm.credit == "trial"
+        """K, how many times training adapted to each task; 0 for a policy that adapts by remembering."""
+        return self._algorithm.collections - 1
 
     @property
     def rollouts_per_adaptation(self) -> int:
@@ -128,9 +123,19 @@ class TrainedPolicy:
         return self.config.rollouts_per_meta_task
 
     @property
+    def episodes_per_trial(self) -> int:
+        """E, over how many episodes of a task training had the policy remember; 1 for one without a memory."""
+        return self.config.episodes_per_trial
+
+    @property
     def adaptations(self) -> int:
         """How many times it has adapted to the present task."""
         return len(self._collections)
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether it adapts by remembering."""
+        return self._algorithm.credit == "trial"
 
     @property
     def recorded_steps(self) -> int:
@@ -175,35 +180,18 @@ class TrainedPolicy:
         observations, single = self._checked_observations(observation)
         lanes = _checked_lanes(lanes, single, len(observations))
         rng = rng or self.rng
+        observations = self._seen(observations)
         self._leave_unrecorded()
         self._begin_episodes(lanes, deterministic, rng)
         shape = (len(lanes), self._action_size)
         noise = np.zeros(shape, np.float32) if deterministic else self._actions.draw_noise(rng, shape)
-        each, actions = self._drawn(observations, lanes, torch.from_numpy(noise))
+        with torch.no_grad():
+            actions, distributions, memories = self._drawn(observations, lanes, torch.from_numpy(noise))
         if (where := first_not_finite(actions)) is not None:
             raise UsageError("act", f"action{where}", TOO_FAR)
-        self._acted = _Acted(single, lanes, observations, actions, each)
+        self._acted = _Acted(single, lanes, observations, actions, distributions, memories)
         given = self.spaces.to_environment(actions.numpy())
         return given[0] if single else given
-
-    @torch.no_grad()
-    def _drawn(self, observations: Tensor, lanes: Sequence[int], noise: Tensor) -> tuple[list[Distribution], Tensor]:
-        """What distributes the action of each of n lanes, and the actions [n, A]; the lanes remember the step."""
-        distributions: dict[int, Distribution] = {}
-        actions = torch.empty(noise.shape)
-        remembering = [self._lanes[lane].carried is not None for lane in lanes]
-        for chosen in ([n for n, does in enumerate(remembering) if does is begun] for begun in (False, True)):
-            if not chosen:
-                continue
-            own = [lanes[n] for n in chosen]
-            before = of_lanes([self._lanes[lane].carried for lane in own])
-            distribution, carried = self._actor(self._step(observations[chosen], own), before)
-            actions[chosen] = distribution.sample(noise[chosen][None])[0]
-            for index, (n, lane) in enumerate(zip(chosen, own, strict=True)):
-                kind = type(distribution)
-                distributions[n] = kind(*(_of_lane(value, index) for value in distribution))  # type: ignore[arg-type]
-                self._lanes[lane].carried = of_lane(carried, index)
-        return [distributions[n] for n in range(len(lanes))], actions
 
     def record(
         self,
@@ -230,7 +218,7 @@ class TrainedPolicy:
             _numbers(name, value, n, acted.single, or_one=True).astype(bool)
             for name, value in (("terminated", terminated), ("truncated", truncated))
         )
-        following = None if observation is None else self._checked_observations(observation, n)[0]
+        following = None if observation is None else self._seen(self._checked_observations(observation, n)[0])
         for index in acted.lanes:
             if not self._lanes[index].recorded:
                 raise UsageError(
@@ -243,7 +231,7 @@ class TrainedPolicy:
         for row, index in enumerate(acted.lanes):
             lane = self._lanes[index]
             episode = lane.episode
-            if not episode.rewards:
+            if not episode.rewards and not self._remembers:
                 self._episodes.append(episode)
             episode.observations.append(acted.observations[row])
             episode.actions.append(acted.actions[row])
@@ -253,7 +241,7 @@ class TrainedPolicy:
             episode.terminated = bool(ends[row])
             full = len(episode.rewards) == self.horizon
             episode.truncated = bool(cuts[row]) or (full and not episode.terminated)
-            lane.action, lane.reward = acted.actions[row], float(rewards[row])
+            lane.action, lane.reward, lane.memory = acted.actions[row], float(rewards[row]), acted.memories[row]
             lane.over = over[row] = episode.terminated or episode.truncated
         return bool(over[0]) if acted.single else over
 
@@ -271,13 +259,13 @@ class TrainedPolicy:
         """Forget a step that was acted and not recorded: no part of an episode that is."""
         for index in self._acted.lanes if self._acted is not None else ():
             lane = self._lanes[index]
-            if lane.episode.rewards or lane.carried is not None:
+            if lane.episode.rewards or self._remembers:
+                why = "the policy remembers rewards" if self._remembers else "steps of this episode are recorded"
                 raise UsageError(
                     "act",
-                    expected="record(reward) first, since "
-                    + ("the policy remembers every step" if self.has_memory else "steps of this episode are recorded"),
-                    got="an act that is not",
-                    remedy="record every step of an episode, or none",
+                    expected=f"record(reward) first, since {why}",
+                    got="an act that is not recorded",
+                    remedy="record every step" + ("" if self._remembers else " of an episode, or none"),
                 )
             lane.recorded = False
         self._acted = None
@@ -291,7 +279,27 @@ class TrainedPolicy:
             if before is None:
                 self._lanes[lane] = _Lane(Episode(numbers), torch.zeros(self._action_size))
             else:
-                self._lanes[lane] = _Lane(Episode(numbers), before.action, before.reward, before.carried)
+                self._lanes[lane] = _Lane(Episode(numbers), before.action, before.reward, before.memory)
+
+    def _drawn(self, observations: Tensor, lanes: Sequence[int], noise: Tensor) -> tuple[Tensor, list[Any], list[Any]]:
+        """Actions [n, A] that the noise selects, and for each lane what distributed its own, and what it carries on.
+
+        Lanes that carry nothing on yet act apart from the others, since an actor is told so of all its lanes at once.
+        """
+        actions = torch.empty_like(noise)
+        distributions: list[Any] = [None] * len(lanes)
+        memories: list[Any] = [None] * len(lanes)
+        is_new = [self._lanes[lane].memory is None for lane in lanes]
+        for group in {*is_new}:
+            rows = [row for row, new in enumerate(is_new) if new is group]
+            own = [lanes[row] for row in rows]
+            before = None if group else joined([self._lanes[lane].memory for lane in own])
+            distribution, after = self._actor(self._step(observations[rows], own), before)
+            actions[rows] = distribution.sample(noise[rows][None])[0]
+            for place, row in enumerate(rows):
+                distributions[row] = type(distribution)(*(_of_lane(value, place) for value in distribution))
+                memories[row] = part(after, place)
+        return actions, distributions, memories
 
     def _step(self, observations: Tensor, lanes: Sequence[int]) -> Step:
         """What the policy sees, of M = 1 task."""
@@ -305,8 +313,12 @@ class TrainedPolicy:
             torch.stack([lane.episode.noise for lane in running])[None],
         )
 
+    def _seen(self, observations: Tensor) -> Tensor:
+        """Observations as the policy sees them."""
+        return observations if self._scaling is None else self._scaling.normalised(observations)
+
     def _checked_observations(self, observation: ArrayLike, n: int | None = None) -> tuple[Tensor, bool]:
-        """[n, O] as the policy sees them, and whether one was given as [O]. n: as many; any number when None."""
+        """[n, O], and whether one was given as [O]. n: as many; any number when None."""
         size = self.spaces.observation_size
         try:
             array = np.array(observation, np.float32)  # a copy: environments write on in theirs
@@ -319,8 +331,7 @@ class TrainedPolicy:
             raise UsageError("observation", expected=f"shape [{size}], or [{n or 'n'}, {size}]", got=f"{got}")
         if not np.isfinite(array).all():
             raise UsageError("observation", expected="finite numbers", got=str(array[~np.isfinite(array)][0]))
-        seen = torch.from_numpy(array)
-        return seen if self._scaling is None else self._scaling.normalised(seen), single
+        return torch.from_numpy(array), single
 
     # Adapting.
 
@@ -329,11 +340,9 @@ class TrainedPolicy:
 
         An episode that is not over is cut, and what is left of it counts as another. Raises UsageError if no recorded
         episode is over, or if adapted parameters are not finite, in which case the policy is as it was.
-
-        Does nothing for a policy with a memory (`has_memory`), which has adapted as it acted.
         """
-        if self.has_memory:
-            return
+        if self._remembers:
+            raise UsageError("adapt", f"{self.config.algorithm} adapts by remembering what is recorded", "leave it out")
         data = self._recorded()
         collections = [*self._collections, data]
         state = self._algorithm.adapt(self._meta, self._state, collections)
@@ -348,7 +357,7 @@ class TrainedPolicy:
 
         Raises UsageError for an algorithm that has none, and before an episode is over.
         """
-        if "embed" not in self._algorithm.functions:
+        if "embed" not in self._algorithm.functions or self._remembers:
             raise UsageError("embedding", f"{self.config.algorithm} has no task embeddings")
         first = self._collections[0] if self._collections else self._recorded()
         return self._algorithm.embed(self._parameters, [first], None)["embedding"][0].numpy()  # type: ignore[attr-defined]
@@ -373,10 +382,16 @@ class TrainedPolicy:
     def save(self, path: str | Path) -> None:
         """Write the policy, with what it has adapted to, into a file that `mmaml.load` reads.
 
-        Steps that no `adapt` has learned from yet are left out; what a policy with a memory remembers is kept, and its
-        next episode begins. Raises UsageError if the file cannot be written.
+        Steps that no `adapt` has learned from yet are left out. What lanes remember is kept, for their next episodes.
+        Raises UsageError if the file cannot be written.
         """
-        state: dict[str, Any] = {
+        statistics = self._statistics.state_dict()
+        lanes = [
+            {"lane": index, "action": lane.action, "reward": lane.reward, "memory": packed(lane.memory)}
+            for index, lane in self._lanes.items()
+            if lane.memory is not None
+        ]
+        state = {
             "iteration": 0,
             "env_steps": 0,
             "seconds": 0.0,
@@ -388,14 +403,10 @@ class TrainedPolicy:
                 "horizon": self.horizon,
                 "state": packed(self._state),
                 "collections": [data.fields() for data in self._collections],
+                "lanes": lanes,
             },
-            **({"statistics": statistics} if (statistics := self._statistics.state_dict()) else {}),
+            **({"statistics": statistics} if statistics else {}),
         }
-        if self.has_memory:
-            state["adapted"]["lanes"] = {
-                str(index): {"carried": packed(lane.carried), "action": lane.action, "reward": lane.reward}
-                for index, lane in self._lanes.items()
-            }
         with writing("path", Path(path)):
             make_folder(Path(path).parent)
             checkpoint.write_file(Path(path), state)
@@ -411,10 +422,9 @@ class TrainedPolicy:
         state = unpacked(adapted["state"])
         self._collections = [Rollouts.from_fields(fields) for fields in adapted["collections"]]
         self._go_on_from(state)
-        for index, lane in adapted.get("lanes", {}).items():
-            noise = torch.zeros(self._algorithm.episode_noise_size)
-            before = lane["action"], float(lane["reward"]), unpacked(lane["carried"])
-            self._lanes[int(index)] = _Lane(Episode(noise), *before, over=True)
+        for lane in adapted["lanes"]:
+            memory, none = unpacked(lane["memory"]), Episode(torch.zeros(self._algorithm.episode_noise_size))
+            self._lanes[lane["lane"]] = _Lane(none, lane["action"], lane["reward"], memory, over=True)
 
     def module(self) -> torch.nn.Module:
         """The policy as it is now, as a torch module: observations [n, O] to actions in the environment's units.
@@ -456,6 +466,20 @@ def _write(path: Path, content: bytes) -> None:
 def _of_lane(value: Tensor, lane: int) -> Tensor:
     """[1, n or 1, A] -> [1, 1, A]."""
     return value[:, lane : lane + 1] if value.shape[1] > 1 else value
+
+
+def part(memory: Any, lane: int) -> Any:
+    """What one lane carries on of what n lanes do: of tensors [1, n, …], in tuples or not, those [1, 1, …]."""
+    if isinstance(memory, tuple):
+        return tuple(part(item, lane) for item in memory)
+    return None if memory is None else memory[:, lane : lane + 1]
+
+
+def joined(memories: Sequence[Any]) -> Any:
+    """What several lanes carry on, together: the reverse of `part`."""
+    if isinstance(memories[0], tuple):
+        return tuple(joined(items) for items in zip(*memories, strict=True))
+    return None if memories[0] is None else torch.cat(list(memories), 1)
 
 
 def _checked_lanes(lanes: Sequence[int] | None, single: bool, n: int) -> list[int]:

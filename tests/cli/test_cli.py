@@ -18,7 +18,7 @@ import torch
 from mmaml.cli import train
 from mmaml.launcher import protocol
 from mmaml.parallel import launch
-from mmaml.storage import checkpoint
+from mmaml.storage import checkpoint, starting
 from tests.helpers.scripts import PROMP_SCRIPT, ROOT, SCRIPT, everything_in
 from tests.helpers.support import SMALL, progress
 
@@ -324,7 +324,7 @@ def test_a_run_whose_params_are_damaged_continues_without_them(refused: Refused)
 
 
 def test_default_directories_do_not_collide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.time, "strftime", lambda _: "now")
+    monkeypatch.setattr(starting.time, "strftime", lambda _: "now")
     names = set()
     for _ in range(3):
         alone("--overrides", json.dumps(SMALL | {"n_itr": 1, "env": "tests.helpers.probes:TargetAction"}))

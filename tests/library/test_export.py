@@ -15,6 +15,7 @@ import torch
 import mmaml
 from mmaml.config.algorithms import ALGORITHMS
 from tests.helpers.policies import episode, trained
+from tests.helpers.support import run, small_config
 
 # Run where this package is not to be found. Their arguments: the exported file, inputs and the outputs they write.
 TORCHSCRIPT = """
@@ -135,3 +136,15 @@ def test_a_missing_onnx_and_a_folder_that_cannot_be_written_are_errors_of_a_line
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(mmaml.UsageError, match=r"onnx: is not installed; .* pip install"):
         policy.export_onnx(tmp_path / "policy.onnx")
+
+
+def test_an_exported_policy_normalises_observations_as_in_training(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run(small_config("promp", env="CartPoleMassEnv", normalize_observations=True, dump_path=str(path)))
+    policy = mmaml.load(path)
+    observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    seen = policy._seen(torch.from_numpy(observations))
+    assert (seen - torch.from_numpy(observations)).abs().max() > 0.1
+    params, network = policy._algorithm.policy_params(policy._state), policy.module().network
+    expected = policy._algorithm.policy.distribution(params, seen[None]).logits[0]  # type: ignore[attr-defined]
+    torch.testing.assert_close(network(torch.from_numpy(observations)), expected)  # type: ignore[operator]

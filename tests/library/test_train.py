@@ -136,6 +136,21 @@ def test_ctrl_c_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_second_ctrl_c_ends_the_run_but_not_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmaml.parallel.shutdown.SECONDS_OF_ONE_SIGNAL", -1.0)
+    reached: list[str] = []
+
+    def interrupts(row: Mapping[str, float]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("after the first")
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("after the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        mmaml.train(SMALL, n_itr=50, dump_path=dump(tmp_path, "run"), callbacks=[interrupts])
+    assert reached == ["after the first"]
+
+
 def test_a_run_in_another_thread_takes_no_signals(tmp_path: Path) -> None:
     results: list[Any] = []
     handlers: list[Any] = []

@@ -17,6 +17,7 @@ import pytest
 
 from mmaml.cli import train
 from mmaml.errors import UsageError
+from mmaml.storage import starting
 from mmaml.storage.layout import LOCK
 from mmaml.storage.run_lock import RunLock
 from tests.helpers.fuzzing import contents
@@ -75,21 +76,21 @@ def test_a_run_that_a_process_writes_is_closed_to_others_until_it_is_dead(
 
 
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.time, "strftime", lambda _: "now")
+    monkeypatch.setattr(starting.time, "strftime", lambda _: "now")
     config = small_config("promp")
-    config = config.replace(dump_path=str(train.default_dump_path(config)))  # which all of them find free
+    config = config.replace(dump_path=str(starting.default_dump_path(config)))  # which all of them find free
     with RunLock() as a, RunLock() as b, RunLock() as c:
-        taken = [str(train.locked(config, lock, named=False).dump_path) for lock in (a, b, c)]
+        taken = [str(starting.locked(config, lock, named=False).dump_path) for lock in (a, b, c)]
         assert [path.removeprefix("data/some_script/MetaPointEnvMomentumModes") for path in taken] == [
             "-now",
             "-now-2",
             "-now-3",
         ]
         with pytest.raises(UsageError, match=r"^dump_path: '.*' already exists"):
-            train.locked(config, RunLock(), named=True)
+            starting.locked(config, RunLock(), named=True)
     for number in range(1, 100):
         Path(str(config.dump_path) + (f"-{number}" if number > 1 else "")).mkdir(parents=True)
-    assert train.default_dump_path(config).name.endswith("-now-100")
+    assert starting.default_dump_path(config).name.endswith("-now-100")
 
 
 def test_a_run_that_began_and_ended_meanwhile_is_not_started_over() -> None:
@@ -98,7 +99,7 @@ def test_a_run_that_began_and_ended_meanwhile_is_not_started_over() -> None:
     config, _ = train.resolve(options, "promp")
     assert train.run("promp", ["--dump_path", "run", "--overrides", overrides]) == 0
     with RunLock() as lock, pytest.raises(UsageError, match=r"^dump_path: 'run' already exists"):
-        train.locked(config, lock, named=True)
+        starting.locked(config, lock, named=True)
 
 
 def test_a_start_that_is_refused_later_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

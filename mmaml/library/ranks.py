@@ -1,6 +1,6 @@
 """`mmaml.train` on several ranks: they run under mpirun, and what rank 0 reports comes back through a pipe.
 
-The program that calls `train_on_ranks` starts `python -m mmaml.library_ranks FOLDER` under mpirun. The folder holds the
+The program that calls `train_on_ranks` starts `python -m mmaml.library.ranks FOLDER` under mpirun. The folder holds the
 configuration and a named pipe. Rank 0 writes into it, as a line of JSON each, {"row": …} after every iteration and at
 the end {"outcome": …}, an error that was raised or null. Where the pipe has no reader any more, the run ends.
 """
@@ -26,7 +26,7 @@ from typing import Any, TextIO
 from mmaml.config.keys import Config
 from mmaml.errors import Interrupted, RunStopped, UsageError
 from mmaml.launcher.protocol import ended, is_first_rank
-from mmaml.library import Callback, Row, StopTraining, plain_row, settled
+from mmaml.library.training import Callback, Row, StopTraining, plain_row, settled
 from mmaml.parallel import launch
 from mmaml.parallel.shutdown import shutdown
 from mmaml.process_settings import prepare_process
@@ -74,7 +74,7 @@ def _started(ranks: int, folder: Path, show: bool) -> Iterator[subprocess.Popen[
     """The ranks' mpirun, whose output is passed on; ended, if it still runs, when this is left."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # a user's environment is found as it is here
     process = subprocess.Popen(
-        [*launch.mpirun_command(), "-n", str(ranks), sys.executable, "-P", "-m", "mmaml.library_ranks", str(folder)],
+        [*launch.mpirun_command(), "-n", str(ranks), sys.executable, "-P", "-m", "mmaml.library.ranks", str(folder)],
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if show else subprocess.DEVNULL,
@@ -186,9 +186,9 @@ def main(folder: Path) -> int:
 
 
 def _train(values: Mapping[str, Any], pipe: RawIOBase | None) -> None:
-    from mmaml.cli.train import ready
     from mmaml.parallel.ranks import connect
     from mmaml.storage.run_lock import RunLock
+    from mmaml.storage.starting import ready
     from mmaml.trainer import train
 
     def report(row: Row) -> None:

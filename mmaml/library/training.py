@@ -71,7 +71,7 @@ def train(
     if ranks == 1:
         folder = _train_here(values, callbacks, show)
     else:
-        from mmaml.library_ranks import train_on_ranks
+        from mmaml.library.ranks import train_on_ranks
 
         folder = train_on_ranks(settled(values), values, ranks, callbacks, show)
     return TrainedRun(folder, checkpoint.latest(folder), _rows_of(folder)[-1])
@@ -102,7 +102,7 @@ def settled(values: Mapping[str, Any]) -> Config:
 
     Reads, but writes nothing. Raises UsageError.
     """
-    from mmaml.cli.train import check_outputs, continued, default_dump_path, run_to_continue
+    from mmaml.storage.starting import check_outputs, continued, default_dump_path, run_to_continue
 
     original, automatic = run_to_continue(values)
     values = {**values, **automatic}
@@ -136,9 +136,9 @@ def _train_alone(config: Config, values: Mapping[str, Any], callbacks: Sequence[
         mpi4py.rc.initialize = False  # this process is alone, whatever started it
         import mpi4py.MPI
 
-    from mmaml.cli.train import ready
     from mmaml.parallel.ranks import connect
     from mmaml.storage.run_lock import RunLock
+    from mmaml.storage.starting import ready
     from mmaml.trainer import train as train_on
 
     def report(row: Row) -> None:

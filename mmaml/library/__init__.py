@@ -1,0 +1,1 @@
+"""Training from a Python program: in its own process, or on several ranks."""
