@@ -83,7 +83,7 @@ class TaskBlock:
 
     def evaluate(self) -> Evaluate:
         """What an update asks of the block: tasks are known by their indices in the meta-batch."""
-        in_block = {task: index for index, task in enumerate(self.rollouts[0].position.tolist())}
+        in_block = {task: index for index, task in enumerate(self.rollouts[0].task_index.tolist())}
         tasks = sorted(in_block)
 
         def answer(question: Question) -> Results:
@@ -154,7 +154,7 @@ class Worker:
                 return family.sample_tasks(n, rng, split)
         except EnvironmentFailed as failed:
             error = failed.error
-        text = f'stopped: env: sample_tasks failed for the split "{split}" ({described(error)}); mend it'
+        text = f'stopped: env: sample_tasks failed for the split "{split}" ({described(error)}); fix it'
         raise RunStopped(text, traced(error))
 
     def close(self) -> None:
@@ -295,7 +295,7 @@ class Worker:
             if error.given is not None:
                 raise finite.not_finite_given(error.given, indices, tasks, collection) from error
             raise
-        data.position = torch.tensor(indices)
+        data.task_index = torch.tensor(indices)
         return data
 
     @torch.no_grad()

@@ -44,7 +44,7 @@ class EMAML(MAML):
         """
         assert adapted.vector is not None
         *collections, _ = adapted.rollouts
-        credit = adapted.vector[collections[0].position]
+        credit = adapted.vector[collections[0].task_index]
         ratios = [losses.likelihood_ratio(start, data) for start, data in zip(adapted.before, collections, strict=True)]
         terms = [
             losses.surrogate(ratio, credit[:, None].expand_as(ratio), data.flat("weights"))

@@ -136,7 +136,7 @@ def _steps(data: Rollouts) -> Tensor:
 
 
 def _descending(returns: Tensor) -> Tensor:
-    """Order of each row from the highest on, equals in the order in which they are: [M, n]."""
+    """Indices of each task's returns from the highest on, equals in the order in which they are: [M, n]."""
     return returns.sort(dim=1, descending=True, stable=True).indices
 
 

@@ -75,9 +75,9 @@ class _Witness(Worker):
 
     def look_at(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
         found = finite.findings(data, names)
-        positions = data.position.tolist()
+        task_indices = data.task_index.tolist()
         for one in found:
-            place = finite.place_of(positions[one.row], tasks[one.row], collection)
+            place = finite.beginning_of(task_indices[one.block_index], tasks[one.block_index], collection)
             self.noted.append(f"{place}, {one} ({one.entries} of the tensor's entries are not finite)")
         if self.noted and names is finite.PROCESSED:
             raise NotFinite(self.noted[0])
@@ -183,7 +183,7 @@ def _of_tasks(values: Tensor, data: Rollouts) -> str:
     """The largest of [M, N, T] on real steps, and the task that has it."""
     of_task = torch.where(data.mask > 0, values, 0.0).flatten(1).nan_to_num(nan=math.inf, posinf=math.inf).amax(1)
     row = int(of_task.argmax())
-    return f"{of_task[row]:.4g} (task {int(data.position[row])})"
+    return f"{of_task[row]:.4g} (task {int(data.task_index[row])})"
 
 
 def _largest_entries(algorithm: Algorithm, what: str, vectors: Tensor) -> list[str]:
@@ -227,7 +227,7 @@ def _stored_rollouts(stored: Any, like: Sequence[Rollouts], config: Config) -> l
             expected = {name: (value.shape[1:], value.dtype) for name, value in theirs.fields().items()}
             if {name: (value.shape[1:], value.dtype) for name, value in ours.fields().items()} != expected:
                 raise ValueError("tensors of other shapes or types")
-            if not set(ours.position.tolist()) <= set(range(config.meta_batch_size)):
+            if not set(ours.task_index.tolist()) <= set(range(config.meta_batch_size)):
                 raise ValueError("tasks that are not in the meta-batch")
     except (AttributeError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

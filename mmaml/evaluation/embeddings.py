@@ -48,7 +48,7 @@ def write_embeddings(master: Master, parameters: Tensor) -> None:
         )
     except Exception as error:  # a user's objects may fail in any way
         master.warn(
-            f"warning: te_save_path: '{path}' could not be written ({described(error)}); mend the tasks of "
+            f"warning: te_save_path: '{path}' could not be written ({described(error)}); fix the tasks of "
             f"sample_tasks, and again with --restore_path {config.dump_path}"
         )
 

@@ -69,7 +69,7 @@ def in_a_line() -> Iterator[None]:
         raise UsageError(f"{finding}; {REMEDY}") from finding
     except TasksFailed as error:
         index, text, _ = error.failures[0]
-        raise UsageError(f"the environment of task {index} failed ({text}); mend it") from error
+        raise UsageError(f"the environment of task {index} failed ({text}); fix it") from error
     except RunStopped as stop:
         if stop.trace:
             print(stop.trace, file=sys.stderr)

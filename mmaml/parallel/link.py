@@ -32,7 +32,7 @@ PAUSE = 5e-5
 LONGEST_PAUSE = 1.0
 # Seconds between two looks at the other's process: MPI is not told of one that exits with an error.
 SECONDS_BETWEEN_CHECKS = 1.0
-# What a rank is waited for when others have taken all patience: long enough for what it has sent to arrive.
+# How long a rank is waited for when others have taken all the time: long enough for what it has sent to arrive.
 MOMENT = 1.0
 PROCESS_ENDED = "its process ended"
 
@@ -63,7 +63,7 @@ def _finalize() -> None:
         MPI.Finalize()
 
 
-class Patience:
+class Timeout:
     """Seconds that may go by in waiting for several ranks together, `spent` of them so far.
 
     Each is given a moment even after that, for what it has sent already.
@@ -98,20 +98,20 @@ class Link:
         except MPI.Exception as error:
             raise self._lost(error) from error
 
-    def finish_sending(self, patience: Patience) -> None:
+    def finish_sending(self, timeout: Timeout) -> None:
         """Wait until all is sent. Raises RankLost."""
         reached("half sent")
-        self._wait(self._sending[0], patience)
+        self._wait(self._sending[0], timeout)
 
-    def receive(self, patience: Patience) -> tuple[Any, list[np.ndarray]]:
+    def receive(self, timeout: Timeout) -> tuple[Any, list[np.ndarray]]:
         """The next message, and the arrays beside it. Raises RankLost.
 
-        What has begun to come takes its time: it is given the same seconds once more, and takes none of `patience`.
+        What has begun to come takes its time: it is given the same seconds once more, and takes none of `timeout`.
         """
         reached("receive")
         length = np.empty(1, np.int64)
-        self._receive_into([length], patience)
-        transfer = Patience(patience.seconds)
+        self._receive_into([length], timeout)
+        transfer = Timeout(timeout.seconds)
         text = np.empty(length[0], np.uint8)
         self._receive_into([text], transfer)
         reached("half received")
@@ -125,23 +125,23 @@ class Link:
         RankLost.ever = True
         return "of which nothing is known" if self.process is None else self.process.kill()
 
-    def _receive_into(self, buffers: list[np.ndarray], patience: Patience) -> None:
+    def _receive_into(self, buffers: list[np.ndarray], timeout: Timeout) -> None:
         try:
             self._receiving = ([self._comm.Irecv(buffer, self._peer) for buffer in buffers], buffers)
         except MPI.Exception as error:
             raise self._lost(error) from error
-        self._wait(self._receiving[0], patience)
+        self._wait(self._receiving[0], timeout)
 
-    def _wait(self, requests: list[MPI.Request], patience: Patience) -> None:
+    def _wait(self, requests: list[MPI.Request], timeout: Timeout) -> None:
         waited, last, next_check = 0.0, time.monotonic(), SECONDS_BETWEEN_CHECKS
         try:
             while not MPI.Request.Testall(requests):
                 time.sleep(PAUSE)
                 now = time.monotonic()
                 pause, last = min(now - last, LONGEST_PAUSE), now
-                waited, patience.spent = waited + pause, patience.spent + pause
-                if patience.spent > patience.seconds and waited > min(MOMENT, patience.seconds):
-                    raise RankLost(f"no answer for {patience.seconds:g} s", waited)
+                waited, timeout.spent = waited + pause, timeout.spent + pause
+                if timeout.spent > timeout.seconds and waited > min(MOMENT, timeout.seconds):
+                    raise RankLost(f"no answer for {timeout.seconds:g} s", waited)
                 if waited > next_check:
                     next_check += SECONDS_BETWEEN_CHECKS
                     if self.process is not None and self.process.has_ended() and not MPI.Request.Testall(requests):

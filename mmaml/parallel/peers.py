@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from mmaml.errors import Failure
-from mmaml.parallel.link import MPI, Link, Patience, RankLost
+from mmaml.parallel.link import MPI, Link, RankLost, Timeout
 from mmaml.parallel.process import Process
 
 Result = TypeVar("Result")
@@ -82,16 +82,16 @@ class Roster:
         """Send each rank a message of its own, and wait until all have gone. phase: for what is said of a loss."""
         for rank, (content, arrays) in messages.items():
             self._attempt(rank, phase, partial(Link.send, content=content, arrays=arrays))
-        timeout = Patience(self.rank_timeout)
+        timeout = Timeout(self.rank_timeout)
         for rank in messages:
-            self._attempt(rank, phase, partial(Link.finish_sending, patience=timeout))
+            self._attempt(rank, phase, partial(Link.finish_sending, timeout=timeout))
 
     def receive(
         self, ranks: Iterable[int], phase: str, seconds: float | None = None
     ) -> dict[int, tuple[Any, list[np.ndarray]]]:
         """A message of each rank that is not lost. phase: what they are doing. seconds: by default rank_timeout."""
-        timeout = Patience(self.rank_timeout if seconds is None else seconds)
-        found = {rank: self._attempt(rank, phase, partial(Link.receive, patience=timeout)) for rank in ranks}
+        timeout = Timeout(self.rank_timeout if seconds is None else seconds)
+        found = {rank: self._attempt(rank, phase, partial(Link.receive, timeout=timeout)) for rank in ranks}
         if self._losses and self._noticed is None:
             self._noticed = time.perf_counter()
         return {rank: message for rank, message in found.items() if message is not None}

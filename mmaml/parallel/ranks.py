@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, TasksFailed, UsageError
 from mmaml.launcher.protocol import ENDED, LOST, REMEDY, report
-from mmaml.parallel.link import MPI, Link, Patience, RankLost, all_lost
+from mmaml.parallel.link import MPI, Link, RankLost, Timeout, all_lost
 from mmaml.parallel.peers import FIRST_TIMEOUT, Listener, Roster, to_stderr
 from mmaml.parallel.process import Process
 from mmaml.parallel.requests import (
@@ -300,14 +300,14 @@ class Ranks:
 
     def _from_master(self) -> tuple[Any, list[np.ndarray]]:
         try:
-            return self._master.receive(Patience(self._timeout))
+            return self._master.receive(Timeout(self._timeout))
         except RankLost as loss:
             raise MasterLost(str(loss)) from loss
 
     def _to_master(self, content: Any, arrays: Iterable[np.ndarray] = ()) -> None:
         try:
             self._master.send(content, arrays)
-            self._master.finish_sending(Patience(self._timeout))
+            self._master.finish_sending(Timeout(self._timeout))
         except RankLost as loss:
             raise MasterLost(str(loss)) from loss
 

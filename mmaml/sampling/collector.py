@@ -200,7 +200,7 @@ class _Record:
             advantages=torch.zeros(self.shape),
             value_targets=torch.zeros(self.shape),
             episode_noise=episode_noise,
-            position=torch.arange(tasks),
+            task_index=torch.arange(tasks),
             identity=torch.tensor([task.identity for task in drawn]),
             success=self._success(),
             blow_ups=self._blow_ups(),

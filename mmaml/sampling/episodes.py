@@ -70,7 +70,7 @@ def rollouts_of(episodes: Sequence[Episode], horizon: int) -> Rollouts:
         advantages=torch.zeros(shape),
         value_targets=torch.zeros(shape),
         episode_noise=torch.stack([episode.noise.expand(horizon, -1) for episode in episodes])[None].contiguous(),
-        position=torch.zeros(1, dtype=torch.int64),
+        task_index=torch.zeros(1, dtype=torch.int64),
         identity=torch.full((1,), -1),
         success=torch.full(shape, torch.nan),
         blow_ups=torch.full((1,), torch.nan),

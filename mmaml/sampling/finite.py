@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,10 +18,6 @@ from mmaml.envs.base import Task
 from mmaml.errors import NotFinite
 from mmaml.policies.distributions import Distribution
 from mmaml.sampling.rollouts import Rollouts
-
-if TYPE_CHECKING:  # which samples by what is guarded here
-    pass
-
 
 # The tensors of rollouts that are looked at, as a message calls an entry, those first from which later ones follow.
 SAMPLED = {
@@ -36,16 +32,16 @@ SAMPLED = {
 }
 PROCESSED = {"value_targets": "value target", "advantages": "advantage"}
 LOOKED_AT = SAMPLED | PROCESSED
-_RANK = {name: rank for rank, name in enumerate(LOOKED_AT)}
+_ORDER = {name: rank for rank, name in enumerate(LOOKED_AT)}
 
 
 class Finding(NamedTuple):
     """Where one tensor of a task first is not finite, and how many of its entries are not, `entries`.
 
-    row: of the task in its block. entry: of the step's vector; None where a step has one number.
+    block_index: of the task in its block. entry: of the step's vector; None where a step has one number.
     """
 
-    row: int
+    block_index: int
     name: str
     step: int
     lane: int
@@ -56,7 +52,7 @@ class Finding(NamedTuple):
     @property
     def sort_key(self) -> tuple[bool, int, int]:
         """Of several findings in a task, the least is where it began: sampling, step, what follows from what."""
-        return self.name in PROCESSED, self.step, _RANK[self.name]
+        return self.name in PROCESSED, self.step, _ORDER[self.name]
 
     def __str__(self) -> str:
         entry = "" if self.entry is None else f"[{self.entry}]"
@@ -75,10 +71,10 @@ def check_rollouts(data: Rollouts, tasks: Sequence[Task], collection: int, names
     if not found:
         _clean_padding(data, names)
         return
-    positions = data.position.tolist()
-    first = min(found, key=lambda one: (positions[one.row], one.sort_key))
-    position, stage = positions[first.row], 1 + (first.name in PROCESSED)
-    raise NotFinite(f"{place_of(position, tasks[first.row], collection)}, {first}", (collection, stage, position))
+    task_indices = data.task_index.tolist()
+    first = min(found, key=lambda one: (task_indices[one.block_index], one.sort_key))
+    index, stage = task_indices[first.block_index], 1 + (first.name in PROCESSED)
+    raise NotFinite(f"{beginning_of(index, tasks[first.block_index], collection)}, {first}", (collection, stage, index))
 
 
 def findings(data: Rollouts, names: Collection[str] = tuple(LOOKED_AT)) -> list[Finding]:
@@ -86,10 +82,10 @@ def findings(data: Rollouts, names: Collection[str] = tuple(LOOKED_AT)) -> list[
     found = []
     for name in data.fields().keys() & set(names):
         values, counts, offset = _laid_out(data, name)
-        for row, bad in enumerate(~torch.isfinite(values) & counts[..., None]):  # [N, T, E]
+        for block_index, bad in enumerate(~torch.isfinite(values) & counts[..., None]):  # [N, T, E]
             if bad.any():
-                found.append(_finding(row, name, values[row], bad, offset))
-    return sorted(found, key=lambda one: (one.row, one.sort_key))
+                found.append(_finding(block_index, name, values[block_index], bad, offset))
+    return sorted(found, key=lambda one: (one.block_index, one.sort_key))
 
 
 def _laid_out(data: Rollouts, name: str) -> tuple[Tensor, Tensor, int]:
@@ -106,11 +102,11 @@ def _laid_out(data: Rollouts, name: str) -> tuple[Tensor, Tensor, int]:
     return values, counts, offset
 
 
-def _finding(row: int, name: str, values: Tensor, bad: Tensor, offset: int) -> Finding:
+def _finding(block_index: int, name: str, values: Tensor, bad: Tensor, offset: int) -> Finding:
     step, lane, entry = bad.transpose(0, 1).nonzero()[0].tolist()
     value = values[lane, step, entry].item()
     several = None if name in ("rewards", "log_probs", *PROCESSED) else entry
-    return Finding(row, name, offset + step, lane, several, value, int(bad.sum()))
+    return Finding(block_index, name, offset + step, lane, several, value, int(bad.sum()))
 
 
 def _clean_padding(data: Rollouts, names: Collection[str]) -> None:
@@ -124,38 +120,38 @@ def finding_of_step(observations: Tensor, distribution: Distribution, actions: T
     for name, values in {"observations": observations, **distribution._asdict(), "actions": actions}.items():
         bad = ~torch.isfinite(values)
         if bad.any():
-            row = int(bad.flatten(1).any(1).nonzero()[0])
-            return _finding(row, name, values[row][:, None], bad[row][:, None], step)
+            block_index = int(bad.flatten(1).any(1).nonzero()[0])
+            return _finding(block_index, name, values[block_index][:, None], bad[block_index][:, None], step)
     return None
 
 
-def not_finite_given(found: Finding, positions: Sequence[int], tasks: Sequence[Task], collection: int) -> NotFinite:
+def not_finite_given(found: Finding, task_indices: Sequence[int], tasks: Sequence[Task], collection: int) -> NotFinite:
     """The error for what a policy gave to an environment, which raised at that."""
-    position = positions[found.row]
+    index = task_indices[found.block_index]
     return NotFinite(
-        f"{place_of(position, tasks[found.row], collection)}, {found}", (collection, 0, found.step, position)
+        f"{beginning_of(index, tasks[found.block_index], collection)}, {found}", (collection, 0, found.step, index)
     )
 
 
-def place_of(position: int, task: Task, collection: int) -> str:
+def beginning_of(index: int, task: Task, collection: int) -> str:
     """How a message begins that tells of a task's collection."""
-    return f"task {position} (mode {task.mode}), collection {collection}"
+    return f"task {index} (mode {task.mode}), collection {collection}"
 
 
 def check_adapted(
-    params: Mapping[str, Tensor], positions: Sequence[int], tasks: Sequence[Task], collection: int
+    params: Mapping[str, Tensor], task_indices: Sequence[int], tasks: Sequence[Task], collection: int
 ) -> None:
     """Raise NotFinite if a task's parameters are not finite after the inner step on a collection.
 
-    params: name -> [M, …], M tasks in the order of positions and tasks.
+    params: name -> [M, …], M tasks in the order of task_indices and tasks.
     """
     if all(sum_is_finite(value) for value in params.values()):
         return
-    for position, row in sorted(zip(positions, range(len(tasks)), strict=True)):
+    for index, block_index in sorted(zip(task_indices, range(len(tasks)), strict=True)):
         for name, value in params.items():
-            if (where := first_not_finite(value[row])) is not None:
-                place = f"task {position} (mode {tasks[row].mode}), inner step {collection + 1}"
-                raise NotFinite(f"{place}: adapted parameter {name}{where}", (collection, 3, position))
+            if (where := first_not_finite(value[block_index])) is not None:
+                place = f"task {index} (mode {tasks[block_index].mode}), inner step {collection + 1}"
+                raise NotFinite(f"{place}: adapted parameter {name}{where}", (collection, 3, index))
 
 
 def sum_is_finite(values: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Rollouts of M tasks: dense arrays [M, N, T, …], episodes told apart by flags.
+"""Rollouts of M tasks: dense arrays [M, N, T, …], episodes marked by flags.
 
 A task has N lanes of T = E·H steps: E episodes of at most H steps, one after another, which is a trial; E is 1 for
 algorithms without a memory. `collect: "lanes"`: where an episode terminates, the lane starts another, until it is full.
@@ -32,7 +32,7 @@ class Rollouts:
     advantages, value_targets [M, N, T]: filled by `mmaml.sampling.advantages`
     success [M, N, T]: 1 where the family reports success, NaN where it reports none
     episode_noise [M, N, T, L]: standard normal, constant within an episode; L is the algorithm's, 0 for most
-    position [M]: of each task in its meta-batch; identity [M]: in a finite set of training tasks, or -1
+    task_index [M]: of each task in its meta-batch; identity [M]: in a finite set of training tasks, or -1
     blow_ups [M]: how often the physics of a lane blew up, padding included; NaN where there is no physics
     """
 
@@ -51,7 +51,7 @@ class Rollouts:
     advantages: Tensor
     value_targets: Tensor
     episode_noise: Tensor
-    position: Tensor
+    task_index: Tensor
     identity: Tensor
     success: Tensor
     blow_ups: Tensor
@@ -150,7 +150,9 @@ class Rollouts:
 
     @staticmethod
     def from_fields(fields: Mapping[str, Tensor]) -> Rollouts:
-        """Rollouts of what `fields` gave."""
+        """Rollouts of what `fields` gave, in files of version 0.1 too."""
+        if "position" in fields:
+            fields = {"task_index" if name == "position" else name: value for name, value in fields.items()}
         kind = next(kind for kind in DISTRIBUTIONS if set(kind._fields) <= set(fields))
         others = {name: value for name, value in fields.items() if name not in kind._fields}
         return Rollouts(**others, distribution=kind(*(fields[name] for name in kind._fields)))  # type: ignore[arg-type]

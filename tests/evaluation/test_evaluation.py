@@ -279,7 +279,7 @@ def test_tasks_whose_environment_fails_are_left_out_and_told(
     [
         (["--inner_lr", "1e30"], "", "is -inf; lower inner_lr"),
         ([], "reward", "task 0 (mode 0), collection 0, step 0 of rollout 0: reward is nan; lower inner_lr"),
-        ([], "error", "the environments of all 3 tasks failed; mend it"),
+        ([], "error", "the environments of all 3 tasks failed; fix it"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(

@@ -152,7 +152,7 @@ def test_tasks_that_cannot_be_written_end_no_run(tmp_path: Path) -> None:
     path = tmp_path / "embeddings.npz"
     values = {"dump_path": str(tmp_path / "run"), "te_save_path": str(path), "env_kwargs": {"nameless": True}}
     assert run(small_config(env="tests.helpers.probes:Oddities", **values))["iteration"] == 2
-    assert f"te_save_path: '{path}' could not be written (LookupError: no name); mend" in _told(tmp_path)[-1]
+    assert f"te_save_path: '{path}' could not be written (LookupError: no name); fix" in _told(tmp_path)[-1]
     assert not path.exists()
 
 

@@ -60,7 +60,7 @@ def ragged_rollouts(
         advantages=advantages,
         value_targets=normal(*shape) + junk,
         episode_noise=_held(normal(*shape, 2), start),
-        position=torch.arange(tasks),
+        task_index=torch.arange(tasks),
         identity=torch.arange(tasks) - 1,
         success=torch.full(shape, torch.nan),
         blow_ups=torch.full((tasks,), torch.nan),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmaml.parallel import link, peers, process
-from mmaml.parallel.link import Link, Patience, RankLost
+from mmaml.parallel.link import Link, RankLost, Timeout
 from mmaml.parallel.peers import Roster
 from mmaml.parallel.process import Process
 
@@ -69,25 +69,25 @@ def message(first: float, rest: float) -> Link:
 
 
 def test_of_ranks_that_answer_none_is_lost_by_how_long_an_answer_takes_to_arrive() -> None:
-    patience = Patience(0.5)
+    timeout = Timeout(0.5)
     for one in (message(0.1, 0.4), message(0, 0.4), message(0, 0.4)):
-        content, arrays = one.receive(patience)
+        content, arrays = one.receive(timeout)
         assert content == "ten" and arrays[0].tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert patience.spent < 0.5
+    assert timeout.spent < 0.5
 
 
 @pytest.mark.parametrize("link", [message(60, 0), message(0, 60)], ids=["silent", "stuck"])
 def test_a_rank_that_says_nothing_or_no_more_is_lost(link: Link) -> None:
     with pytest.raises(RankLost, match=r"no answer for 0.2 s"):
-        link.receive(Patience(0.2))
+        link.receive(Timeout(0.2))
 
 
 def test_silent_ranks_share_their_seconds() -> None:
-    patience = Patience(0.3)
+    timeout = Timeout(0.3)
     waited = []
     for one in (message(60, 0), message(60, 0)):
         with pytest.raises(RankLost) as lost:
-            one.receive(patience)
+            one.receive(timeout)
         waited.append(lost.value.waited)
     assert waited[0] > 0.3 > waited[1]
 

@@ -321,7 +321,7 @@ def test_numbers_that_are_not_finite_are_told_before_failures() -> None:
     look_at, looked = worker.look_at, []
 
     def find(data: Rollouts, tasks: Any, *arguments: Any) -> None:
-        looked.append(data.position.tolist())
+        looked.append(data.task_index.tolist())
         if 1 in looked[-1]:
             data.rewards[looked[-1].index(1), 0, 0] = np.nan
         look_at(data, tasks, *arguments)
@@ -359,7 +359,7 @@ def test_tasks_that_cannot_be_drawn_end_the_run_in_a_line(
     worker = Worker(small_config("promp", env="tests.helpers.probes:DrawsBadly", num_train_tasks=finite))
     with pytest.raises(RunStopped) as error:
         worker.sample_tasks(TASKS, 0)
-    expected = rf'stopped: env: sample_tasks failed for the split "train" \({text}\); mend it'
+    expected = rf'stopped: env: sample_tasks failed for the split "train" \({text}\); fix it'
     assert re.fullmatch(expected, str(error.value)), str(error.value)
     assert error.value.trace.startswith("Traceback") and "sample_tasks" in error.value.trace
 

@@ -103,7 +103,7 @@ def test_the_first_task_is_named_and_in_it_what_came_first() -> None:
         (3, "rewards"), (3, "observations"), (3, "log_probs"), (3, "advantages"), (4, "observations"),
     ]  # fmt: skip
     assert finite.findings(data)[3].entries == LANES * STEPS
-    data.position = torch.tensor([4, 3, 2, 1, 0])
+    data.task_index = torch.tensor([4, 3, 2, 1, 0])
     with pytest.raises(NotFinite, match=r"^task 0 .*, step 0 of rollout 0: observation\[0\] is nan$"):
         look(data, tasks)
 

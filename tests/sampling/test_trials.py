@@ -157,3 +157,9 @@ def test_a_baseline_of_trials_sees_the_time_in_the_trial() -> None:
     assert found.abs().max() < 1e-2  # what the ridge leaves
     by_episode, _ = advantages(data, "LinearTimeBaseline", 1.0, 1.0, False, False)
     assert by_episode.abs().max() > 0.5
+
+
+def test_rollouts_in_files_of_version_0_1_are_read() -> None:
+    data, _ = sampled(padded=True)
+    old = {"position" if name == "task_index" else name: value for name, value in data.fields().items()}
+    assert Rollouts.from_fields(old).task_index.tolist() == [0, 1, 2]
