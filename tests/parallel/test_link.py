@@ -93,8 +93,8 @@ def test_silent_ranks_share_their_seconds() -> None:
 
 
 def test_a_master_waits_for_all_silent_ranks_together() -> None:
-    roster, reported = Roster(Slow(*[(60, np.array([0]))] * 5), 6), []  # type: ignore[arg-type]
-    roster.report = reported.append
+    reported: list[str] = []
+    roster = Roster(Slow(*[(60, np.array([0]))] * 5), 6, reported.append)  # type: ignore[arg-type]
     assert not roster.receive(roster.ranks, "collect", seconds=4.0)
     roster.report_losses()
     assert len(reported) == 5 and roster.ranks == []

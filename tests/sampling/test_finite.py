@@ -99,7 +99,7 @@ def test_the_first_task_is_named_and_in_it_what_came_first() -> None:
     data.observations[4, 0, 0, 0] = math.nan
     with pytest.raises(NotFinite, match=r"^task 3 .*, step 5 of rollout 1: reward is inf$"):
         look(data, tasks)
-    assert [(one.row, one.name) for one in finite.findings(data)] == [
+    assert [(one.block_index, one.name) for one in finite.findings(data)] == [
         (3, "rewards"), (3, "observations"), (3, "log_probs"), (3, "advantages"), (4, "observations"),
     ]  # fmt: skip
     assert finite.findings(data)[3].entries == LANES * STEPS
