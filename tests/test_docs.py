@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
-import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +15,20 @@ import pytest
 import torch
 
 from mmaml.cli import maml_run, train
+from mmaml.cli.main import COMMANDS, LISTS
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
 from mmaml.config.loading import EXTENDS, build_config, parse_object, read_config_file
-from mmaml.envs.registry import FAMILIES
+from mmaml.config.shipped import find_config
 from mmaml.updates.evaluate import Question
 from mmaml.worker import Worker
 from tests.helpers.support import SMALL, progress, run, sampled, small_config
 
 KEYS = COMMON_KEYS | built_in_keys()
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMPARISON = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
+README, COMPARISON = TEXTS["README.md"], TEXTS["docs/comparison.md"]
 
 VERBATIM = """\
 python run_scripts/mumo_run_point_mass.py --config_file configs/point_env_momentum_dense.json
@@ -56,26 +55,28 @@ def without_blocks(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-# The README's examples.
+# Examples.
 
 
 def files_to_write() -> dict[str, str]:
-    """Files that the README has its reader write, each named by the comment in its first line."""
-    named = [(re.match(r"# ([\w/]+\.py)\n", text), text) for text in blocks(README, "python")]
+    """Files that pages have their reader write, each named by the comment in its first line."""
+    python = [text for page in TEXTS.values() for text in blocks(page, "python")]
+    named = [(re.match(r"# ([\w/]+\.py)\n", text), text) for text in python]
     return {match[1]: text for match, text in named if match}
 
 
 @pytest.fixture
 def reptile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """The README's algorithm in a folder of its user's; what the README's command overrides."""
+    """The algorithm of docs/algorithms/your_own.md in a folder of its user's; what the page's command sets."""
     (tmp_path / "reptile.py").write_text(files_to_write()["reptile.py"], encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    line = next(line for line in commands(README) if "reptile:Reptile" in line)
-    yield json.loads(shlex.split(line)[-1])
+    line = next(line for line in commands(TEXTS["docs/algorithms/your_own.md"]) if "reptile:Reptile" in line)
+    options = accepted(line)
+    yield parse_object(" ".join(options.overrides), "overrides") | {"algorithm": options.algorithm}
     sys.modules.pop("reptile", None)
 
 
-def test_the_readmes_algorithm_trains(reptile: dict[str, Any], tmp_path: Path) -> None:
+def test_the_algorithm_of_the_docs_trains(reptile: dict[str, Any], tmp_path: Path) -> None:
     config = build_config(SMALL | reptile | {"dump_path": str(tmp_path / "run")})
     before = Worker(config).algorithm.spec.total
     state = run(config)
@@ -85,7 +86,7 @@ def test_the_readmes_algorithm_trains(reptile: dict[str, Any], tmp_path: Path) -
     assert all(float(row["Displacement"]) > 0 for row in rows)
 
 
-def test_the_readmes_algorithm_is_what_it_says(reptile: dict[str, Any]) -> None:
+def test_the_algorithm_of_the_docs_is_what_it_says(reptile: dict[str, Any]) -> None:
     """θ_K - θ, with one inner step, is -α times the gradient of the inner loss at θ."""
     config = build_config(SMALL | reptile)
     worker, parameters, _ = sampled(config)
@@ -103,41 +104,59 @@ def test_the_readmes_algorithm_is_what_it_says(reptile: dict[str, Any]) -> None:
     torch.testing.assert_close(updated, parameters + reptile["outer_step_size"] * found.mean(0))
 
 
-def test_the_readmes_environment_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "reach.py").write_text(files_to_write()["reach.py"], encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    line = next(line for line in commands(README) if "reach:Reach" in line)
-    overrides = json.loads(shlex.split(line)[-1])
-    config = build_config({"dump_path": str(tmp_path / "run")} | overrides | SMALL)
-    assert run(config)["iteration"] == 2
-    sys.modules.pop("reach", None)
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (text,) = blocks(README, "python")
+    keys = ", ".join(f"{key}={value!r}" for key, value in SMALL.items() if key not in ("n_itr", "parallel"))
+    names: dict[str, Any] = {}
+    exec(compile(text.replace("n_itr=2", f"n_itr=2, {keys}"), "README.md", "exec"), names)
+    assert names["run"].last["Itr"] == 1 and names["action"].shape == (2,)
+
+
+# The command lines of all pages.
 
 
 def commands(text: str) -> list[str]:
-    """Lines of shell blocks, without comments."""
-    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
-    return [re.sub(r"\s+#.*", "", line) for line in lines if line.strip()]
+    """Lines of shell blocks, without comments; those that a backslash continues are one."""
+    shell = "\n".join([*blocks(text, "sh"), *blocks(text, "bash")]).replace("\\\n", " ")
+    return [re.sub(r"\s+#.*", "", line) for line in shell.splitlines() if line.strip()]
 
 
-def _parser(script: str) -> Callable[[list[str]], Any]:
-    if script.startswith(("mumo_run_", "pro-mp_run_")):
-        return train.parse
-    if script == "maml_run":
-        return partial(train.parse, script=maml_run.SCRIPT)
-    return importlib.import_module(f"mmaml.cli.{script.removesuffix('_policy')}").parse
+def accepted(line: str) -> Any:
+    """What the toolkit's program in a line of the shell reads from it, None if there is none. Raises UsageError."""
+    words = shlex.split(line.removesuffix("&"))
+    for at, word in enumerate(words):
+        arguments = words[at + 1 :]
+        if word.startswith("run_scripts/"):
+            script = Path(word).stem
+            if script.startswith(("mumo_run_", "pro-mp_run_")):
+                return train.parse(arguments)
+            if script == "maml_run":
+                return train.parse(arguments, script=maml_run.SCRIPT)
+            return importlib.import_module(f"mmaml.cli.{script.removesuffix('_policy')}").parse(arguments)
+        if Path(word).name == "mmaml" and arguments and not arguments[0].startswith("--"):
+            command, *arguments = arguments
+            module = importlib.import_module(COMMANDS[command].module)
+            if command == "train":
+                return train.parse(arguments, script=train.COMMAND)
+            return module.parse(arguments) if command not in LISTS else None
+    return None
 
 
-def test_the_command_lines_are_accepted() -> None:
-    lines = [line for line in commands(README) if "run_scripts/" in line and not line.startswith("make")]
-    assert len(lines) >= 9
-    for line in lines:
-        words = shlex.split(line)
-        script = next(word for word in words if word.startswith("run_scripts/"))
-        options = _parser(Path(script).stem)(words[words.index(script) + 1 :])
+@pytest.mark.parametrize("page", [name for name, text in TEXTS.items() if "mmaml " in text or "run_scripts/" in text])
+def test_the_command_lines_are_accepted(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for line in commands(TEXTS[page]):
+        options = accepted(line)
         keys = parse_object(" ".join(getattr(options, "overrides", ["{}"])), "overrides")
-        assert set(keys) <= {*KEYS, "outer_step_size"}  # the README's own
+        assert set(keys) <= {*KEYS, "outer_step_size"}, line  # the last is that of your_own.md
         file = getattr(options, "config_file", None)
-        assert file is None or read_config_file(ROOT / file)
+        assert file in (None, "hold_speed.json") or read_config_file(find_config("CONFIG", file)), line
+
+
+def test_there_are_command_lines() -> None:
+    lines = [line for text in TEXTS.values() for line in commands(text)]
+    assert len([line for line in lines if accepted(line)]) > 80
 
 
 def test_the_command_lines_that_others_use_stand_verbatim() -> None:
@@ -148,19 +167,25 @@ def test_the_command_lines_that_others_use_stand_verbatim() -> None:
 def test_make_targets_and_variables_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)[1].split())  # type: ignore[index]
-    inline = re.findall(r"`([^`]+)`", without_blocks(README))
-    named = set(re.findall(r"\bmake ([a-z-]+)", "\n".join([*commands(README), *inline])))
-    assert {"train", "test", "setup"} <= named <= targets
+    for text in TEXTS.values():
+        inline = re.findall(r"`([^`]+)`", without_blocks(text))
+        assert set(re.findall(r"\bmake ([a-z-]+)", "\n".join([*commands(text), *inline]))) <= targets
+    assert {"make setup", "make test", "make train"} <= {line.split(" &&")[0] for line in commands(README)}
     for variable in ("CONFIG", "ARGS", "RANKS", "SCRIPT"):
-        assert f"`{variable}=`" in README
+        assert f"`{variable}=`" in README and f"| `{variable}` |" in TEXTS["docs/runs.md"]
         assert re.search(rf"^{variable} \?=", makefile, flags=re.MULTILINE)
 
 
-def test_the_tables_of_algorithms_and_families_are_complete() -> None:
-    section = README.partition("## Algorithms")[2].partition("\n## ")[0]
-    first_cells = re.findall(r"^\|([^|]*)\|", section, flags=re.MULTILINE)
-    names = {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
-    assert names - {"algorithm", "env", "package.module:ClassName"} == set(ALGORITHMS) | set(FAMILIES)
+def test_the_table_of_algorithms_is_complete() -> None:
+    first_cells = re.findall(r"^\| `(\w+)` \|", TEXTS["docs/algorithms/README.md"], flags=re.MULTILINE)
+    assert {*first_cells} - {"algorithm"} == {*ALGORITHMS}
+
+
+def test_the_readme_shows_what_it_is_at_once() -> None:
+    """A picture and commands on the first screen; short enough to be read."""
+    lines = README.splitlines()
+    first = "\n".join(lines[:24])
+    assert "](docs/results/" in first and first.count("```") == 2 and len(lines) <= 130
 
 
 # What pages refer to.
@@ -190,7 +215,7 @@ def test_files_that_are_named_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     folders = "mmaml|envs|run_scripts|configs|docs|tests|scripts|benchmarks"
     names = re.findall(rf"(?<![\w./])(?:{folders})/[\w./-]*\w\.(?:py|json|md|png|csv)\b", text)
-    for name in set(names) - set(files_to_write()):
+    for name in set(names):
         assert (ROOT / name).is_file(), f"{page_name(path)} names {name}"
 
 

@@ -14,7 +14,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from mmaml.config.loading import load_config
+from mmaml.config.loading import load_config, read_config_file
+from mmaml.config.shipped import shipped_configs
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.registry import FAMILIES, check_family, gym_id, make_family
 from tests.helpers.support import SMALL, run
@@ -34,7 +35,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if named := re.match(r"# (\w+)\.py\n", text):
             names.append(named[1])
             (tmp_path / f"{named[1]}.py").write_text(text, encoding="utf-8")
-    assert names == ["hold_speed", "hold_speed_family"]
+    assert names == ["reach", "hold_speed", "hold_speed_family"]
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     for name in names:
@@ -50,6 +51,12 @@ def test_the_users_environment_trains_from_its_config(modules: Path, tmp_path: P
     assert state["iteration"] == 2
     row = (tmp_path / "run" / "progress.csv").read_text().splitlines()[0]
     assert "SuccessRate" in row
+
+
+def test_the_smallest_environment_trains_by_the_command_shown(modules: Path, tmp_path: Path) -> None:
+    (line,) = re.findall(r"^mmaml train --overrides '(.*reach:Reach.*)'$", DOC, flags=re.MULTILINE)
+    config = load_config(None, json.loads(line) | SMALL | {"dump_path": str(tmp_path / "run")}, "mmaml")
+    assert run(config)["iteration"] == 2
 
 
 def test_objects_and_arrays_are_the_same_family(modules: Path) -> None:
@@ -86,27 +93,29 @@ def test_arguments_shown_are_accepted() -> None:
 def row(name: str) -> dict[str, str]:
     """A family's cells in the tables, by column."""
     lines = DOC.splitlines()
-    places = [number for number, line in enumerate(lines) if line.startswith(f"| `{name}` |")]
-    assert len(places) == 1
-    head = max(number for number in range(places[0]) if lines[number].startswith("| `env` |"))
-    columns, cells = ([cell.strip() for cell in lines[number].split("|")[1:-1]] for number in (head, places[0]))
+    (found,) = [number for number, line in enumerate(lines) if line.startswith(f"| `{name}` |")]
+    head = max(number for number in range(found) if lines[number].startswith("| `env` |"))
+    columns, cells = ([cell.strip() for cell in lines[number].split("|")[1:-1]] for number in (head, found))
     return dict(zip(columns, cells, strict=True))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_tables_tell_the_truth(name: str) -> None:
-    told, family = row(name), make_family(name)
+    stated, family = row(name), make_family(name)
+    for config in re.findall(r"`(\w+)`", stated["config"]):
+        assert read_config_file(shipped_configs()[config])["env"] == name
+    assert stated["config"]
     actions = family.single_action_space
-    assert int(told["modes"]) == family.num_modes
-    assert int(told["O"]) == family.single_observation_space.shape[0]  # type: ignore[index]
-    assert json.loads(told["scale"]) == family.normalization_scale
-    assert int(told["horizon"]) == FAMILIES[name].horizon == gym.spec(gym_id(name)).max_episode_steps
+    assert int(stated["modes"]) == family.num_modes
+    assert int(stated["O"]) == family.single_observation_space.shape[0]  # type: ignore[index]
+    assert json.loads(stated["scale"]) == family.normalization_scale
+    assert int(stated["horizon"]) == FAMILIES[name].horizon == gym.spec(gym_id(name)).max_episode_steps
     if isinstance(actions, gym.spaces.Discrete):
-        assert told["actions"] == f"{actions.n}, discrete"
+        assert stated["actions"] == f"{actions.n}, discrete"
         return
     assert isinstance(actions, gym.spaces.Box)
-    if "bound" in told:
-        np.testing.assert_allclose(actions.high, float(told["bound"]))
-        assert told["default reward"].split(",")[0] == family.reward_type  # type: ignore[attr-defined]
+    if "bound" in stated:
+        np.testing.assert_allclose(actions.high, float(stated["bound"]))
+        assert stated["default reward"].split(",")[0] == family.reward_type  # type: ignore[attr-defined]
     else:
-        assert int(told["A"]) == actions.shape[0]
+        assert int(stated["A"]) == actions.shape[0]
