@@ -7,6 +7,7 @@ import importlib
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -244,18 +245,28 @@ def test_functions_that_are_named_exist(page: str, least: int) -> None:
             assert name in defined(Path(file)) or name.endswith(".py"), f"docs/{page}.md names {name} of {file}"
 
 
-def test_the_map_of_files_is_true_and_whole() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = text.partition("## The files, in reading order")[2].partition("\n## ")[0]
-    mapped: set[str] = set()
-    for row in re.findall(r"^\| `.*\|$", section, flags=re.MULTILINE):
-        _, files, what, _ = row.split("|")
-        paths = re.findall(r"`([\w/]+\.py)`", files)
-        mapped |= set(paths)
-        names = set().union(*(defined(Path(path)) for path in paths))
-        assert set(re.findall(r"`([\w.]+)`", what)) <= names, row
-    there = {str(path.relative_to(ROOT)) for folder in ("mmaml", "envs") for path in (ROOT / folder).rglob("*.py")}
-    assert {path for path in there if not path.endswith("__init__.py")} == mapped
+def section_of_architecture(title: str) -> str:
+    return TEXTS["docs/architecture.md"].partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_reading_order_names_every_folder() -> None:
+    first_cells = re.findall(r"^\| (`[^|]*) \|", section_of_architecture("Reading order"), flags=re.MULTILINE)
+    named = {name for cell in first_cells for name in re.findall(r"`(mmaml/[\w.]+)`", cell)}
+    there = {f"mmaml/{path.name}" for path in (ROOT / "mmaml").iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert named == there - {"mmaml/__init__.py", "mmaml/__main__.py", "mmaml/__pycache__"}
+
+
+def test_the_diagram_shows_the_floors_of_imports() -> None:
+    """Every floor is in it, and its arrows lead downwards."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    floors = [re.findall(r"\w+", floor) for floor in settings["contracts"][0]["layers"]]
+    height = {name: number for number, names in enumerate(reversed(floors)) for name in names}
+    (diagram,) = blocks(section_of_architecture("The house"), "mermaid")
+    labels = dict(re.findall(r"^ +(\w+)\[\"([\w, ]+)", diagram, flags=re.MULTILINE))
+    assert {name for label in labels.values() for name in label.split(", ")} == set(height)
+    arrows = re.findall(r"(\w+) --> (\w+)", diagram)
+    assert {name for arrow in arrows for name in arrow} == set(labels)
+    assert all(height[above] > height[below] for above, below in arrows)
 
 
 # The comparison with published implementations.
