@@ -245,6 +245,12 @@ def test_functions_that_are_named_exist(page: str, least: int) -> None:
             assert name in defined(Path(file)) or name.endswith(".py"), f"docs/{page}.md names {name} of {file}"
 
 
+def test_tests_that_are_named_exist() -> None:
+    named = {name for text in TEXTS.values() for name in re.findall(r"`(test_\w+)`", text)}
+    defined_here = {name for path in (ROOT / "tests").rglob("test_*.py") for name in defined(path)}
+    assert len(named) > 10 and named <= defined_here
+
+
 def section_of_architecture(title: str) -> str:
     return TEXTS["docs/architecture.md"].partition(f"## {title}\n")[2].partition("\n## ")[0]
 
