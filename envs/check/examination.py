@@ -48,7 +48,9 @@ def examine(
     return Report(sorted(code.findings, key=lambda finding: finding.level == WARNING), facts)
 
 
-def _examined(name: str, env_kwargs: dict[str, Any], code: UserCode, steps: int, tasks: int, seed: int) -> dict[str, str]:
+def _examined(
+    name: str, env_kwargs: dict[str, Any], code: UserCode, steps: int, tasks: int, seed: int
+) -> dict[str, str]:
     """Note what is found; the facts. Raises Failed where nothing more can be seen."""
     family = FAMILIES.get(name)
     place = family.place if family else name
@@ -56,9 +58,10 @@ def _examined(name: str, env_kwargs: dict[str, Any], code: UserCode, steps: int,
     code.call(f"{environment_class.__name__}()", check_arguments, name, environment_class, env_kwargs)
     arguments = {**(family.env_kwargs if family else {}), **env_kwargs}
     x = Examined(player_of(environment_class, arguments, code, steps), tasks, seed)
+    code.note_signatures(*(signatures.of_family if x.is_block else signatures.of_environment)(environment_class))
+    if x.is_block and x.has_errors:
+        return {}
     try:
-        if not x.is_block:
-            code.note(*signatures.of_environment(environment_class))
         for check in (of_object, *TASK_CHECKS, *PLAY_CHECKS):
             _run(check, x)
         if not x.has_errors:
@@ -84,19 +87,17 @@ def of_object(x: Examined) -> list[Finding]:
 
 
 def _of_block(x: Examined) -> list[Finding]:
-    """The counts that a block of tasks has from its constructor."""
-    expected = {"num_tasks": x.num_tasks, "rollouts_per_task": LANES, "num_envs": x.num_tasks * LANES}
-    call = "super().__init__(num_tasks, rollouts_per_task, observation_space, action_space)"
+    """That a block has the lanes which it was asked for, and that they wait to be reset."""
     findings = []
-    for attribute, value in expected.items():
-        got = getattr(x.env, attribute, None)
-        if got != value:
-            where = f"{x.name}.{attribute}"
-            findings.append(error(where, expected=str(value), got=shown(got), remedy=f"call {call} in __init__"))
-    mode = TaskVectorEnv.metadata["autoreset_mode"]
-    if x.env.metadata.get("autoreset_mode") is not mode:
-        where, got = f"{x.name}.metadata['autoreset_mode']", shown(x.env.metadata.get("autoreset_mode"))
-        findings.append(error(where, expected=str(mode), got=got, remedy="leave resets to the sampler"))
+    if x.env.num_envs != x.num_tasks * LANES:
+        where, expected = f"{x.name}.num_envs", f"num_tasks × rollouts_per_task = {x.num_tasks * LANES}"
+        remedy = "give both to super().__init__ as they come"
+        findings.append(error(where, expected=expected, got=shown(x.env.num_envs), remedy=remedy))
+    key = "autoreset_mode"
+    expected, got = TaskVectorEnv.metadata[key], x.env.metadata.get(key)
+    if got is not expected:
+        where = f"{x.name}.metadata['{key}']"
+        findings.append(error(where, expected=str(expected), got=str(got), remedy="leave resets to the sampler"))
     return findings
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmaml.envs.check.findings import ERROR, Finding
+from mmaml.envs.check.comparison import copied
+from mmaml.envs.check.findings import ERROR, Finding, error
 from mmaml.envs.check.playing import LANES, BlockPlayer, LanePlayer, Moment, Player
 from mmaml.envs.check.process import Failed, UserCode
 
@@ -17,13 +18,14 @@ class Examined:
     """What the checks look at.
 
     player: builds and plays the environment. num_tasks: how many tasks are drawn. seed: from which tasks, episodes and
-    actions follow. repeats: whether the same play gave the same results; checks that compare plays rely on it.
+    actions follow. draws_repeat, repeats, is_well_formed: whether draws of tasks, and plays, gave the same twice, and
+    whether all that was returned has the right form. Checks that build on this set them and look at them.
     """
 
     def __init__(self, player: Player, num_tasks: int, seed: int) -> None:
         self.player, self.num_tasks, self.seed = player, num_tasks, seed
         self.code = player.code
-        self.repeats = True
+        self.draws_repeat = self.repeats = self.is_well_formed = True
         self.built: list[Any] = []
 
     @property
@@ -49,6 +51,9 @@ class Examined:
     def build(self, num_tasks: int | None = None) -> Any:
         """A new object, which is closed at the end. Raises Failed."""
         env = self.player.build(num_tasks or self.num_tasks)
+        if self.is_block and not hasattr(env, "num_envs"):
+            remedy = "call it with num_tasks, rollouts_per_task and the spaces of one lane"
+            raise Failed(error(f"{self.name}.__init__", "does not call super().__init__", remedy))
         self.built.append(env)
         return env
 
@@ -60,7 +65,7 @@ class Examined:
     @cached_property
     def tasks(self) -> list[Any]:
         """Tasks for training. Raises Failed."""
-        return self.draw(self.env)
+        return list(copied(self.draw(self.env)))
 
     @property
     def assignments(self) -> list[list[Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from mmaml.envs.adapter import is_truth
 from mmaml.envs.check.findings import Finding, error, shown, warning
 
-NEW_API = "this is Gymnasium's API, which differs from old Gym's"
+NEW_API = "return what Gymnasium's API says, which differs from old Gym's"
 STEP = "(observation, reward, terminated, truncated, info)"
 SUM_TOLERANCE = 1e-3  # of the terms' absolute values: rewards are float32
 
