@@ -442,7 +442,7 @@ class FixedTasks(Sound):
 
 class FewTasks(Sound):
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
-        return super().sample_tasks(min(n, 3), rng)
+        return super().sample_tasks(min(n, 2), rng)
 
 
 class CountsDraws(Sound):
