@@ -19,6 +19,7 @@ import torch
 
 from mmaml.cli import check_env, main
 from mmaml.config.loading import build_config
+from mmaml.envs.base import Task
 from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.examination import Report, examine
 from mmaml.envs.registry import FAMILIES, check_family, make_family
@@ -442,7 +443,7 @@ class Holder:
     [
         1.5, float("nan"), "a", None, (1, 2), {"a": [1, {2}]}, np.arange(3), np.array([np.nan, 1]), Holder(np.zeros(2)),
         np.array([{"a": 1}, None], object), torch.zeros(2), np.random.default_rng(3), range(4), b"x",
-        faulty_envs.Task(0, {"goal": np.zeros(2)}), lambda x=2: x,
+        Task(0, {"goal": np.zeros(2)}), lambda x=2: x,
     ],
 )  # fmt: skip
 def test_a_copy_is_the_same_and_another_value_is_not(value: Any) -> None:
@@ -456,8 +457,9 @@ def test_a_copy_is_the_same_and_another_value_is_not(value: Any) -> None:
     ("one", "other"),
     [
         (1, 1.0), (1, True), (np.zeros(2), np.zeros(3)), (np.zeros(2), np.zeros(2, np.float32)), ({"a": 1}, {"b": 1}),
-        (Holder([1]), Holder([2])), (faulty_envs.Task(0, {"goal": np.zeros(2)}), faulty_envs.Task(0, {"goal": np.ones(2)})),
-        (np.random.default_rng(3), np.random.default_rng(4)), (lambda x=2: x, lambda x=3: x), (torch.zeros(2), torch.ones(2)),
+        (Holder([1]), Holder([2])), (Task(0, {"goal": np.zeros(2)}), Task(0, {"goal": np.ones(2)})),
+        (np.random.default_rng(3), np.random.default_rng(4)), (torch.zeros(2), torch.ones(2)),
+        (lambda x=2: x, lambda x=3: x),
     ],
 )  # fmt: skip
 def test_what_differs_is_not_the_same(one: Any, other: Any) -> None:
