@@ -65,7 +65,7 @@ def _examined(
         for check in (of_object, *TASK_CHECKS, *PLAY_CHECKS):
             _run(check, x)
         if not x.has_errors:
-            code.call(x.name, check_family, name, env_kwargs)
+            code.call(x.name, check_family, name, env_kwargs, trains=True)
         return _facts(x) if "records" in vars(x) else {}
     finally:
         _close(x)

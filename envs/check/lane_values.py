@@ -29,11 +29,13 @@ def of_reset(name: str, space: Any, output: Any) -> list[Finding]:
 def of_step(name: str, space: Any, output: Any) -> list[Finding]:
     """As `of_reset`, for `step`."""
     where = f"{name}.step"
+    expected = f"five values {STEP}"
+    if isinstance(output, tuple | list) and len(output) == 4:
+        got = "4 values, as in old Gym (observation, reward, done, info)"
+        found = error(where, expected=expected, got=got, remedy=NEW_API)
+        return [found, *of_step(name, space, (*output[:3], False, output[3]))]
     if not isinstance(output, tuple | list) or len(output) != 5:
-        got = _form(output)
-        if isinstance(output, tuple | list) and len(output) == 4:
-            got += ", as in old Gym (observation, reward, done, info)"
-        return [error(where, expected=f"five values {STEP}", got=got, remedy=NEW_API)]
+        return [error(where, expected=expected, got=_form(output), remedy=NEW_API)]
     observation, reward, terminated, truncated, info = output
     return [
         *of_observation(where, space, observation),

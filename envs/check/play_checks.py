@@ -126,7 +126,7 @@ def separate_objects(x: Examined) -> list[Finding]:
         return []
     own, other = x.assignments[0], x.assignments[1]
     alternating = zip_longest(
-        x.player.moments(x.env, list(own), x.keys(own)), x.player.moments(x.second, list(other), x.keys(other))
+        x.player.moments(x.env, copied(own), x.keys(own)), x.player.moments(x.second, copied(other), x.keys(other))
     )
     try:
         taken = [moment for moment, _ in alternating if moment is not None]

@@ -251,8 +251,8 @@ def test_the_process_is_left_as_it_was() -> None:
         examine(f"{PROBES}:{probe}", steps=2, tasks=1)
     for probe in ("GlobalNumpy", "GlobalPython", "GlobalTorch"):
         examine(f"{PROBES}:{probe}", steps=2, tasks=1)
-        check_family(f"{PROBES}:{probe}", {})
-    check_family(f"{PROBES}:ChangesDirectory", {})
+        check_family(f"{PROBES}:{probe}", {}, trains=True)
+    check_family(f"{PROBES}:ChangesDirectory", {}, trains=True)
     assert torch.is_grad_enabled()
     assert same(before, state())
 
@@ -389,13 +389,13 @@ def test_a_family_of_arrays_is_refused_too(probe: str) -> None:
 
 @pytest.mark.parametrize("probe", ["Raises", "Exits", "NotANumber", "Prints", "Doubles", "CannotClose", "DropsSeed"])
 def test_what_may_pass_or_costs_only_a_task_is_left_to_the_run(probe: str, capsys: pytest.CaptureFixture[str]) -> None:
-    check_family(f"{PROBES}:{probe}", {})
+    check_family(f"{PROBES}:{probe}", {}, trains=True)
     assert capsys.readouterr() == ("", "")
 
 
 def test_the_line_at_the_start_names_a_command_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_family(f"{HERE}:Configured", {"text": "it's", "number": 3})
+        check_family(f"{HERE}:Configured", {"text": "it's", "number": 3}, trains=True)
     command = re.search("`(.*)`", str(caught.value))
     assert command is not None
     assert main.main(shlex.split(command[1])[1:]) == 2
@@ -426,7 +426,7 @@ def test_the_start_costs_one_reset_and_one_step_of_one_lane(monkeypatch: pytest.
 
         counted.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
         monkeypatch.setattr(faulty_envs.Sound, method, counted)
-    check_family(f"{PROBES}:Sound", {})
+    check_family(f"{PROBES}:Sound", {}, trains=True)
     assert calls == ["sample_tasks", "set_task", "reset", "step"]
 
 
