@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmaml.envs.check.comparison import copied
-from mmaml.envs.check.findings import ERROR, Finding, error
+from mmaml.envs.check.comparison import copied, same
+from mmaml.envs.check.findings import ERROR, Finding, error, shown
 from mmaml.envs.check.playing import LANES, BlockPlayer, LanePlayer, Moment, Player
 from mmaml.envs.check.process import Failed, UserCode
 
@@ -50,11 +50,14 @@ class Examined:
 
     def build(self, num_tasks: int | None = None) -> Any:
         """A new object, which is closed at the end. Raises Failed."""
-        env = self.player.build(num_tasks or self.num_tasks)
-        if self.is_block and not hasattr(env, "num_envs"):
-            remedy = "call it with num_tasks, rollouts_per_task and the spaces of one lane"
-            raise Failed(error(f"{self.name}.__init__", "does not call super().__init__", remedy))
+        count = num_tasks or self.num_tasks
+        env = self.player.build(count)
         self.built.append(env)
+        lanes = getattr(env, "num_envs", None)
+        if self.is_block and not same(lanes, count * LANES):
+            expected, remedy = "num_tasks × rollouts_per_task", "give both to super().__init__ as they come"
+            got = f"{shown(lanes)} for {count} × {LANES}"
+            raise Failed(error(f"{self.name}.num_envs", expected=expected, got=got, remedy=remedy))
         return env
 
     def draw(self, env: Any, n: int | None = None, *, seed: int | None = None, split: str = "train") -> list[Any]:
@@ -65,7 +68,10 @@ class Examined:
     @cached_property
     def tasks(self) -> list[Any]:
         """Tasks for training. Raises Failed."""
-        return list(copied(self.draw(self.env)))
+        drawn = self.draw(self.env)
+        if not drawn:
+            raise Failed(error(f"{self.name}.sample_tasks", expected="n tasks", got=f"0 for n = {self.num_tasks}"))
+        return list(copied(drawn))
 
     @property
     def assignments(self) -> list[list[Any]]:

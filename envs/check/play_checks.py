@@ -15,6 +15,7 @@ from mmaml.envs.check.examined import Check, Examined, lanes_of
 from mmaml.envs.check.findings import ERROR, Finding, error, warning
 from mmaml.envs.check.playing import LANES, Moment
 from mmaml.envs.check.process import Failed
+from mmaml.envs.check.spaces import is_flat_box
 
 LARGE = 1e4  # a number from which on float32 loses what changes
 FINEST = 1e-13  # a relative change in float64 that is more than rounding
@@ -34,6 +35,8 @@ def form(x: Examined, moment: Moment) -> list[Finding]:
     """Whether what one call returned has the form that training takes."""
     space, _ = x.player.spaces(x.env)
     if x.is_block:
+        if not is_flat_box(space):
+            return []
         shape = (x.num_tasks * LANES, space.shape[0])
         of_block = block_values.of_reset if moment.method == "reset" else block_values.of_step
         return of_block(x.name, shape, moment.kept)

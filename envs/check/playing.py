@@ -133,7 +133,7 @@ class LanePlayer(Player):
 
     def splits(self, env: Any) -> tuple[str, ...]:
         default = SPLITS if signatures.takes_split(env) else ("train", "test")
-        return tuple(split for split in getattr(env, "splits", default) if split in SPLITS)
+        return _known(getattr(env, "splits", default))
 
     def spaces(self, env: Any) -> tuple[Any, Any]:
         return getattr(env, "observation_space", None), getattr(env, "action_space", None)
@@ -172,7 +172,7 @@ class BlockPlayer(Player):
         return list(self.code.call(f"{self.name}.sample_tasks", env.sample_tasks, n, rng, split))
 
     def splits(self, env: Any) -> tuple[str, ...]:
-        return tuple(split for split in env.splits if split in SPLITS)
+        return _known(env.splits)
 
     def spaces(self, env: Any) -> tuple[Any, Any]:
         return getattr(env, "single_observation_space", None), getattr(env, "single_action_space", None)
@@ -204,6 +204,12 @@ class BlockPlayer(Player):
             ended = ended_lanes(taken.kept, lanes)
             if ended.any():
                 yield moment("reset", watched.call("reset", options={"reset_mask": ended.copy()}), ended)
+
+
+def _known(splits: Any) -> tuple[str, ...]:
+    """The splits that there are among them."""
+    listed = splits if isinstance(splits, tuple | list) else ()
+    return tuple(split for split in listed if isinstance(split, str) and split in SPLITS)
 
 
 def player_of(environment_class: type, env_kwargs: Mapping[str, Any], code: UserCode, steps: int) -> Player:

@@ -50,7 +50,7 @@ class UserCode:
         self.note(*findings)
         self._misfits |= {finding.where: finding for finding in findings}
 
-    def call(self, where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(self, where: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """What the function returns; what else it does is noted. where: what findings call it.
 
         Raises Failed for what it raises, SystemExit too. Settings of the process that it changed are put back; numbers

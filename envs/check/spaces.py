@@ -87,7 +87,7 @@ def _of_scale(name: str, read_from: Any, actions: Any) -> list[Finding]:
     where, scale = f"{name}.normalization_scale", getattr(read_from, "normalization_scale", None)
     if scale is None:
         return []
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < np.inf:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < INFINITE:
         return [error(where, expected="a number above 0 or None", got=shown(scale))]
     if not is_flat_box(actions) and not isinstance(actions, gym.spaces.Discrete):
         return []

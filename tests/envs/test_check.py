@@ -28,6 +28,7 @@ from tests.helpers import faulty_envs
 from tests.helpers.support import SMALL
 
 PROBES = "tests.helpers.faulty_envs"
+HERE = __name__
 PLAYS = {"steps": 16, "tasks": 3}
 
 # By probe: how the lines of its findings begin, "e" for an error and "w" for a warning, its name left out.
@@ -185,7 +186,7 @@ BLOCKS: dict[str, list[str]] = {
     "BlockOfOwnRandomness": ["w: gives other results for the same task, seed and actions: observation of the reset"],
     "BlockOfChangedTasks": ["e.set_tasks: expected the task left as it was given, got Task("],
     "BlockOfResets": ["e.metadata['autoreset_mode']: expected AutoresetMode.DISABLED, got AutoresetMode.NEXT_STEP"],
-    "BlockWithoutBase": ["e.__init__: does not call super().__init__"],
+    "BlockWithoutBase": ["e.num_envs: expected num_tasks × rollouts_per_task, got None for 3 × 2"],
     "BlockOfFewTasks": ["e.sample_tasks: raises ValueError: BlockOfFewTasks._draw_tasks: expected 3 tasks, got 1"],
     "BlockWithoutObserve": [
         f"e.{method}: is missing" for method in ("_draw_tasks", "_set_tasks", "_reset_lanes", "_observe", "step")
@@ -299,6 +300,114 @@ def test_arguments_reach_the_environment() -> None:
     assert examine("MetaPointEnvMomentumModes", {"centers": [[1, 1]]}, **PLAYS).facts["modes"] == "1"
 
 
+class Unequal:
+    """Cannot be compared, shown, copied or asked for attributes."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("as asked")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("as asked")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise RuntimeError("as asked")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+STRANGE = [
+    None, True, 3, float("nan"), "text", b"bytes", [], [1, [2, 3]], {}, {1: 2, "reward_": None, "success": []}, object,
+    Unequal(), np.zeros(0), np.zeros((2, 2)), np.array(["a"]), np.array([None, {}], object), np.array(1 + 2j),
+    np.datetime64("2020-01-01"), lambda: 0, torch.zeros(2), (1, 2), (1, 2, 3, 4, 5), 10**400, np.float64(1e300),
+]  # fmt: skip
+
+
+class Strange(faulty_envs.Sound):
+    """Has one strange value, in what `reset` or `step` returns, in a task or as an attribute."""
+
+    def __init__(self, where: str, value: int) -> None:
+        super().__init__()
+        self.where, self.value = where, STRANGE[value]
+        if where in ("observation_space", "action_space", "num_modes", "splits", "normalization_scale"):
+            setattr(self, where, self.value)
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
+        if self.where == "tasks":
+            return self.value
+        return [self.value] * n if self.where == "task" else super().sample_tasks(n, rng)
+
+    def set_task(self, task: Any) -> None:
+        if self.where not in ("task", "tasks"):
+            super().set_task(task)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        values = list(super().reset(seed=seed))
+        if self.where == "reset":
+            return self.value
+        if self.where in ("reset 0", "reset 1"):
+            values[int(self.where[-1])] = self.value
+        return tuple(values)
+
+    def step(self, action: np.ndarray) -> Any:
+        values = list(super().step(np.zeros(1)))
+        if self.where == "step":
+            return self.value
+        if self.where[:5] == "step ":
+            values[int(self.where[-1])] = self.value
+        return tuple(values)
+
+
+class StrangeBlock(faulty_envs.SoundBlock):
+    """As `Strange`, a family."""
+
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, where: str, value: int) -> None:
+        super().__init__(num_tasks, rollouts_per_task)
+        self.where, self.value = where, STRANGE[value]
+        if where in ("num_modes", "splits", "normalization_scale", "num_envs", "single_observation_space"):
+            setattr(self, where, self.value)
+
+    def reset(self, **options: Any) -> Any:
+        values = list(super().reset(**options))
+        if self.where == "reset":
+            return self.value
+        if self.where in ("reset 0", "reset 1"):
+            values[int(self.where[-1])] = self.value
+        return tuple(values)
+
+    def step(self, actions: np.ndarray) -> Any:
+        values = list(super().step(actions))
+        if self.where == "step":
+            return self.value
+        if self.where[:5] == "step ":
+            values[int(self.where[-1])] = self.value
+        return tuple(values)
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> Any:
+        if self.where == "tasks":
+            return self.value
+        return [self.value] * n if self.where == "task" else super()._draw_tasks(n, rng, split)
+
+
+RETURNED = ["reset", "reset 0", "reset 1", "step", "step 0", "step 1", "step 2", "step 3", "step 4", "task", "tasks"]
+ATTRIBUTES = ["num_modes", "splits", "normalization_scale"]
+
+
+@pytest.mark.parametrize("where", [*RETURNED, *ATTRIBUTES, "observation_space", "action_space"])
+def test_no_value_of_an_environment_stops_the_examination(where: str) -> None:
+    for value in range(len(STRANGE)):
+        for line in lines(examine(f"{HERE}:Strange", {"where": where, "value": value}, steps=2, tasks=2)):
+            assert re.match(r"(error|warning) (Strange|env|env_kwargs|normalization_scale)\b", line), line
+            assert "\n" not in line
+
+
+@pytest.mark.parametrize("where", [*RETURNED, *ATTRIBUTES, "num_envs", "single_observation_space"])
+def test_no_value_of_a_family_stops_the_examination(where: str) -> None:
+    for value in range(len(STRANGE)):
+        for line in lines(examine(f"{HERE}:StrangeBlock", {"where": where, "value": value}, steps=2, tasks=2)):
+            assert re.match(r"(error|warning) (StrangeBlock|env|env_kwargs|normalization_scale)\b", line), line
+            assert "\n" not in line
+
+
 # The command.
 
 
@@ -400,9 +509,6 @@ def test_the_line_at_the_start_names_a_command_that_runs(capsys: pytest.CaptureF
     assert command is not None
     assert main.main(shlex.split(command[1])[1:]) == 2
     assert 'error: Configured.step: reward: expected a number, got "it\'s"' in capsys.readouterr().out
-
-
-HERE = __name__
 
 
 class Configured(faulty_envs.Sound):
