@@ -167,7 +167,10 @@ def _check_numbers(**values: Any) -> None:
 
 def is_truth(value: Any) -> bool:
     """Whether a value is true or false, or the number 1 or 0; not NaN, text or a fraction."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal lengths
+        return False
     return array.size == 1 and array.item() in (False, True)
 
 

@@ -139,12 +139,16 @@ def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **
 
 
 def check_family(
-    name: str, env_kwargs: Mapping[str, Any], normalization_scale: str | float | None = "family"
+    name: str,
+    env_kwargs: Mapping[str, Any],
+    normalization_scale: str | float | None = "family",
+    trains: bool = False,
 ) -> EnvSpec:
     """What there is to know of a family, from one lane of it, which is built and closed.
 
-    normalization_scale: by which actions are to be rescaled; "family": by the family's own. Raises ConfigError, of
-    "env", "env_kwargs" or "normalization_scale", where the lane cannot be built or its actions not be rescaled.
+    normalization_scale: by which actions are to be rescaled; "family": by the family's own. trains: examine one reset
+    and one step of it too. Raises ConfigError, of "env", "env_kwargs" or "normalization_scale", where the lane cannot
+    be built, is not as training needs it, or its actions cannot be rescaled.
     """
     try:
         family = make_family(name, 1, 1, **env_kwargs)
@@ -157,7 +161,8 @@ def check_family(
         raise ConfigError("env_kwargs", f"'{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
     except BaseException as error:  # it, or its module, may even call sys.exit
         raise ConfigError("env", f"'{name}' cannot be loaded ({_described(error)})", "fix its module") from error
-    check_start(name, env_kwargs, family)
+    if trains:
+        check_start(name, env_kwargs, family)
     with suppress(Exception, SystemExit):  # as in a run, what closing raises concerns nobody
         family.close()
     spec = spec_of(family)

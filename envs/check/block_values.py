@@ -47,8 +47,6 @@ def _of_array(where: str, value: Any, shape: tuple[int, ...], dtype: type) -> li
     expected, remedy = f"a {np.dtype(dtype)} array of shape {shape}", "convert it within the class"
     if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != dtype:
         return [error(where, expected=expected, got=shown(value), remedy=remedy)]
-    if not value.flags.writeable:
-        return [error(where, expected=f"{expected} that can be written to", got="a read-only one", remedy="copy it")]
     return []
 
 

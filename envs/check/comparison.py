@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,17 @@ def _same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(_same, one, other))
     if hasattr(one, "__array__"):  # a tensor
         return _same_arrays(np.asarray(one), np.asarray(other))
+    if isinstance(one, FunctionType):
+        return _same(_parts(one), _parts(other))
     if getattr(one, "__dict__", None) and not isinstance(one, type):
         return _same(vars(one), vars(other))
     return _equal(one, other)
+
+
+def _parts(function: FunctionType) -> tuple[Any, ...]:
+    """What a function does, and the values that it was made with."""
+    held = [cell.cell_contents for cell in function.__closure__ or ()]
+    return function.__code__, function.__defaults__, function.__kwdefaults__, held
 
 
 def _same_arrays(one: np.ndarray, other: np.ndarray) -> bool:

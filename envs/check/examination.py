@@ -11,6 +11,7 @@ from mmaml.envs.base import TaskVectorEnv
 from mmaml.envs.check import signatures
 from mmaml.envs.check.examined import Check, Examined
 from mmaml.envs.check.findings import ERROR, WARNING, Finding, error, shown
+from mmaml.envs.check.lane_values import as_numbers
 from mmaml.envs.check.play_checks import PLAY_CHECKS, has_five, moments_of
 from mmaml.envs.check.playing import LANES, ended_lanes, player_of
 from mmaml.envs.check.process import Failed, UserCode, generators_kept
@@ -48,7 +49,9 @@ def examine(
     return Report(sorted(code.findings, key=lambda finding: finding.level == WARNING), facts)
 
 
-def _examined(name: str, env_kwargs: dict[str, Any], code: UserCode, steps: int, tasks: int, seed: int) -> dict[str, str]:
+def _examined(
+    name: str, env_kwargs: dict[str, Any], code: UserCode, steps: int, tasks: int, seed: int
+) -> dict[str, str]:
     """Note what is found; the facts. Raises Failed where nothing more can be seen."""
     family = FAMILIES.get(name)
     place = family.place if family else name
@@ -56,13 +59,14 @@ def _examined(name: str, env_kwargs: dict[str, Any], code: UserCode, steps: int,
     code.call(f"{environment_class.__name__}()", check_arguments, name, environment_class, env_kwargs)
     arguments = {**(family.env_kwargs if family else {}), **env_kwargs}
     x = Examined(player_of(environment_class, arguments, code, steps), tasks, seed)
+    code.note_signatures(*(signatures.of_family if x.is_block else signatures.of_environment)(environment_class))
+    if x.is_block and x.has_errors:
+        return {}
     try:
-        if not x.is_block:
-            code.note(*signatures.of_environment(environment_class))
         for check in (of_object, *TASK_CHECKS, *PLAY_CHECKS):
             _run(check, x)
         if not x.has_errors:
-            code.call(x.name, check_family, name, env_kwargs)
+            code.call(x.name, check_family, name, env_kwargs, trains=True)
         return _facts(x) if "records" in vars(x) else {}
     finally:
         _close(x)
@@ -84,20 +88,13 @@ def of_object(x: Examined) -> list[Finding]:
 
 
 def _of_block(x: Examined) -> list[Finding]:
-    """The counts that a block of tasks has from its constructor."""
-    expected = {"num_tasks": x.num_tasks, "rollouts_per_task": LANES, "num_envs": x.num_tasks * LANES}
-    call = "super().__init__(num_tasks, rollouts_per_task, observation_space, action_space)"
-    findings = []
-    for attribute, value in expected.items():
-        got = getattr(x.env, attribute, None)
-        if got != value:
-            where = f"{x.name}.{attribute}"
-            findings.append(error(where, expected=str(value), got=shown(got), remedy=f"call {call} in __init__"))
-    mode = TaskVectorEnv.metadata["autoreset_mode"]
-    if x.env.metadata.get("autoreset_mode") is not mode:
-        where, got = f"{x.name}.metadata['autoreset_mode']", shown(x.env.metadata.get("autoreset_mode"))
-        findings.append(error(where, expected=str(mode), got=got, remedy="leave resets to the sampler"))
-    return findings
+    """That lanes which ended wait to be reset."""
+    key = "autoreset_mode"
+    expected, got = TaskVectorEnv.metadata[key], x.env.metadata.get(key)
+    if got is expected:
+        return []
+    where = f"{x.name}.metadata['{key}']"
+    return [error(where, expected=str(expected), got=str(got), remedy="leave resets to the sampler")]
 
 
 def _close(x: Examined) -> None:
@@ -112,8 +109,8 @@ def _close(x: Examined) -> None:
 def _facts(x: Examined) -> dict[str, str]:
     observations, actions = x.player.spaces(x.env)
     facts = {
-        "observations": str(observations),
-        "actions": str(actions),
+        "observations": shown(observations),
+        "actions": shown(actions),
         "splits": ", ".join(x.player.splits(x.env)),
         "modes": shown(getattr(x.env, "num_modes", 1)),
     }
@@ -124,9 +121,9 @@ def _facts(x: Examined) -> dict[str, str]:
 
 
 def _reward_facts(rewards: list[Any]) -> dict[str, str]:
-    try:
-        values = np.concatenate([np.asarray(reward, np.float64).ravel() for reward in rewards])
-    except (ValueError, TypeError):  # none, or what is no number
+    arrays = [as_numbers(reward) for reward in rewards]
+    values = np.concatenate([np.zeros(0), *(array.ravel() for array in arrays if array is not None)])
+    if not values.size:
         return {}
     return {"rewards": f"{values.min():.4g} to {values.max():.4g} a step"}
 

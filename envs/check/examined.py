@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmaml.envs.check.findings import ERROR, Finding
+from mmaml.envs.check.comparison import copied, same
+from mmaml.envs.check.findings import ERROR, Finding, error, shown
 from mmaml.envs.check.playing import LANES, BlockPlayer, LanePlayer, Moment, Player
 from mmaml.envs.check.process import Failed, UserCode
 
@@ -17,13 +18,14 @@ class Examined:
     """What the checks look at.
 
     player: builds and plays the environment. num_tasks: how many tasks are drawn. seed: from which tasks, episodes and
-    actions follow. repeats: whether the same play gave the same results; checks that compare plays rely on it.
+    actions follow. draws_repeat, repeats, is_well_formed: whether draws of tasks, and plays, gave the same twice, and
+    whether all that was returned has the right form. Checks that build on this set them and look at them.
     """
 
     def __init__(self, player: Player, num_tasks: int, seed: int) -> None:
         self.player, self.num_tasks, self.seed = player, num_tasks, seed
         self.code = player.code
-        self.repeats = True
+        self.draws_repeat = self.repeats = self.is_well_formed = True
         self.built: list[Any] = []
 
     @property
@@ -48,8 +50,14 @@ class Examined:
 
     def build(self, num_tasks: int | None = None) -> Any:
         """A new object, which is closed at the end. Raises Failed."""
-        env = self.player.build(num_tasks or self.num_tasks)
+        count = num_tasks or self.num_tasks
+        env = self.player.build(count)
         self.built.append(env)
+        lanes = getattr(env, "num_envs", None)
+        if self.is_block and not same(lanes, count * LANES):
+            expected, remedy = "num_tasks × rollouts_per_task", "give both to super().__init__ as they come"
+            got = f"{shown(lanes)} for {count} × {LANES}"
+            raise Failed(error(f"{self.name}.num_envs", expected=expected, got=got, remedy=remedy))
         return env
 
     def draw(self, env: Any, n: int | None = None, *, seed: int | None = None, split: str = "train") -> list[Any]:
@@ -60,7 +68,10 @@ class Examined:
     @cached_property
     def tasks(self) -> list[Any]:
         """Tasks for training. Raises Failed."""
-        return self.draw(self.env)
+        drawn = self.draw(self.env)
+        if not drawn:
+            raise Failed(error(f"{self.name}.sample_tasks", expected="n tasks", got=f"0 for n = {self.num_tasks}"))
+        return list(copied(drawn))
 
     @property
     def assignments(self) -> list[list[Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from mmaml.envs.adapter import is_truth
 from mmaml.envs.check.findings import Finding, error, shown, warning
 
-NEW_API = "this is Gymnasium's API, which differs from old Gym's"
+NEW_API = "return what Gymnasium's API says, which differs from old Gym's"
 STEP = "(observation, reward, terminated, truncated, info)"
 SUM_TOLERANCE = 1e-3  # of the terms' absolute values: rewards are float32
 
@@ -29,11 +29,13 @@ def of_reset(name: str, space: Any, output: Any) -> list[Finding]:
 def of_step(name: str, space: Any, output: Any) -> list[Finding]:
     """As `of_reset`, for `step`."""
     where = f"{name}.step"
+    expected = f"five values {STEP}"
+    if isinstance(output, tuple | list) and len(output) == 4:
+        got = "4 values, as in old Gym (observation, reward, done, info)"
+        found = error(where, expected=expected, got=got, remedy=NEW_API)
+        return [found, *of_step(name, space, (*output[:3], False, output[3]))]
     if not isinstance(output, tuple | list) or len(output) != 5:
-        got = _form(output)
-        if isinstance(output, tuple | list) and len(output) == 4:
-            got += ", as in old Gym (observation, reward, done, info)"
-        return [error(where, expected=f"five values {STEP}", got=got, remedy=NEW_API)]
+        return [error(where, expected=expected, got=_form(output), remedy=NEW_API)]
     observation, reward, terminated, truncated, info = output
     return [
         *of_observation(where, space, observation),
@@ -48,7 +50,7 @@ def of_step(name: str, space: Any, output: Any) -> list[Finding]:
 def of_observation(where: str, space: Any, observation: Any) -> list[Finding]:
     """Shape, dtype, and whether it lies in its space; whether it is finite is for `of_finite`."""
     where = f"{where}: observation"
-    array = _array(observation)
+    array = as_numbers(observation)
     if array is None:
         return [error(where, expected="an array of numbers", got=shown(observation))]
     if not isinstance(space, gym.spaces.Box):
@@ -76,7 +78,7 @@ def of_finite(name: str, method: str, output: Any) -> list[Finding]:
     values = output if isinstance(output, tuple | list) else (output,)
     parts = ("observation",) if method == "reset" else ("observation", "reward")
     for part, value in zip(parts, values, strict=False):
-        array = _array(value)
+        array = as_numbers(value)
         if array is not None and not np.isfinite(array).all():
             got = f"{array[~np.isfinite(array)].flat[0]}" if array.ndim else f"{array}"
             remedy = "training stops after a few updates with such numbers"
@@ -100,7 +102,21 @@ def is_number(value: Any) -> bool:
     """Whether it is one real number, in Python, NumPy or as an array without dimensions."""
     if isinstance(value, np.ndarray):
         return value.ndim == 0 and value.dtype.kind in "biuf"
-    return isinstance(value, numbers.Real | np.bool_)
+    if not isinstance(value, numbers.Real | np.bool_):
+        return False
+    try:
+        float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+    return True
+
+
+def _is_truth(value: Any) -> bool:
+    """As `is_truth`, of any object of a user."""
+    try:
+        return is_truth(value)
+    except Exception:  # a user's __eq__ may fail in any way
+        return False
 
 
 def _of_reward(where: str, reward: Any) -> list[Finding]:
@@ -110,7 +126,7 @@ def _of_reward(where: str, reward: Any) -> list[Finding]:
 
 
 def _of_flag(where: str, flag: Any) -> list[Finding]:
-    if is_truth(flag) and not isinstance(flag, tuple | list):
+    if _is_truth(flag) and not isinstance(flag, tuple | list):
         return []
     return [error(where, expected="true or false", got=shown(flag), remedy="return a bool")]
 
@@ -128,12 +144,12 @@ def _of_entries(where: str, reward: Any, info: Mapping[Any, Any]) -> list[Findin
     for key, value in terms.items():
         if not is_number(value):
             remedy = 'return a number, or give it a name that does not begin with "reward_"'
-            level = warning if _array(value) is not None else error  # what cannot be converted fails its task
+            level = warning if as_numbers(value) is not None else error  # what cannot be converted fails its task
             entry, expected = f"{where}: info['{key}']", "a number, a term of the reward"
             findings.append(level(entry, expected=expected, got=shown(value), remedy=remedy))
     if terms and is_number(reward) and all(map(is_number, terms.values())):
         findings += of_sum(where, reward, list(terms.values()))
-    if "success" in info and not is_truth(info["success"]):
+    if "success" in info and not _is_truth(info["success"]):
         entry = f"{where}: info['success']"
         findings.append(error(entry, expected="true or false", got=shown(info["success"]), remedy="return a bool"))
     if "is_success" in info and "success" not in info:
@@ -145,7 +161,7 @@ def _of_entries(where: str, reward: Any, info: Mapping[Any, Any]) -> list[Findin
     return findings
 
 
-def _array(value: Any) -> np.ndarray | None:
+def as_numbers(value: Any) -> np.ndarray | None:
     """It as an array of real numbers; None where it is none."""
     try:
         array = np.asarray(value)

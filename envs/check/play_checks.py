@@ -12,9 +12,10 @@ import numpy as np
 from mmaml.envs.check import block_values, lane_values
 from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.examined import Check, Examined, lanes_of
-from mmaml.envs.check.findings import Finding, error, warning
+from mmaml.envs.check.findings import ERROR, Finding, error, warning
 from mmaml.envs.check.playing import LANES, Moment
 from mmaml.envs.check.process import Failed
+from mmaml.envs.check.spaces import is_flat_box
 
 LARGE = 1e4  # a number from which on float32 loses what changes
 FINEST = 1e-13  # a relative change in float64 that is more than rounding
@@ -26,6 +27,7 @@ def forms(x: Examined) -> list[Finding]:
     for moment in moments_of(x):
         findings += form(x, moment)
         findings += lane_values.of_finite(x.name, moment.method, moment.kept)
+    x.is_well_formed = all(finding.level != ERROR for finding in findings)
     return findings
 
 
@@ -33,6 +35,8 @@ def form(x: Examined, moment: Moment) -> list[Finding]:
     """Whether what one call returned has the form that training takes."""
     space, _ = x.player.spaces(x.env)
     if x.is_block:
+        if not is_flat_box(space):
+            return []
         shape = (x.num_tasks * LANES, space.shape[0])
         of_block = block_values.of_reset if moment.method == "reset" else block_values.of_step
         return of_block(x.name, shape, moment.kept)
@@ -104,6 +108,7 @@ def nothing_left(x: Examined) -> list[Finding]:
     if not x.repeats or len(x.assignments) < 2:
         return []
     setter = f"{x.name}.{'set_tasks' if x.is_block else 'set_task'}"
+    remedy = "set all that a task or an episode changes, each time"
     env = x.build()
     backwards = [x.play(env, tasks) for tasks in reversed(x.assignments)][::-1]
     for record, again in zip(x.records, backwards, strict=True):
@@ -112,10 +117,9 @@ def nothing_left(x: Examined) -> list[Finding]:
             continue
         x.repeats = False
         if all(first_difference(backwards[-1], other) is None for other in backwards):
-            problem = "has no effect once an object has a task: the results are those of its first task"
-            return [error(setter, problem, "take over the new task each time")]
-        problem = f"and reset leave something of the task before: {difference} differs for the same task and seed"
-        return [error(setter, problem, "set all that a task or an episode changes in set_task and reset")]
+            return [error(setter, "has no effect but the first time: the object keeps its first task", remedy)]
+        problem = f"leave something of the task before: {difference} differs for the same task and seed"
+        return [error(f"{setter} and reset", problem, remedy)]
     return []
 
 
@@ -125,7 +129,7 @@ def separate_objects(x: Examined) -> list[Finding]:
         return []
     own, other = x.assignments[0], x.assignments[1]
     alternating = zip_longest(
-        x.player.moments(x.env, list(own), x.keys(own)), x.player.moments(x.second, list(other), x.keys(other))
+        x.player.moments(x.env, copied(own), x.keys(own)), x.player.moments(x.second, copied(other), x.keys(other))
     )
     try:
         taken = [moment for moment, _ in alternating if moment is not None]
@@ -140,12 +144,14 @@ def separate_objects(x: Examined) -> list[Finding]:
 
 def tasks_differ(x: Examined) -> list[Finding]:
     """Different tasks have different results for the same actions."""
-    if len(x.assignments) < 2 or all(same(task, x.tasks[0]) for task in x.tasks):
+    played = [sum(moment.method == "step" for moment in record) for record in x.records]
+    alike = len(x.assignments) < 2 or all(same(task, x.tasks[0]) for task in x.tasks)
+    if alike or not x.repeats or min(played) < x.player.steps:
         return []
     if any(first_difference(x.records[0], record) for record in x.records[1:]):
         return []
     problem = f"makes no difference in {x.player.steps} steps: all tasks gave the same results for the same actions"
-    remedy = "see that step and reset use the task; a reward that is met rarely needs a larger --steps"
+    remedy = "use the task in step or reset; where rewards are rare, try more --steps"
     return [warning(f"{x.name}.{'set_tasks' if x.is_block else 'set_task'}", problem, remedy)]
 
 
@@ -166,7 +172,7 @@ def first_difference(one: Sequence[Moment], other: Sequence[Moment]) -> str | No
 
 def independent_tasks(x: Examined) -> list[Finding]:
     """What a task's lanes do is the same whichever other tasks share the block."""
-    if not x.is_block or not x.repeats or x.num_tasks < 2:
+    if not x.is_block or not x.repeats or not x.is_well_formed or x.num_tasks < 2:
         return []
     alone = x.build(1)
     for task in (0, x.num_tasks - 1):
@@ -181,11 +187,14 @@ def independent_tasks(x: Examined) -> list[Finding]:
 
 def fresh_arrays(x: Examined) -> list[Finding]:
     """Arrays that were returned are not changed by later calls, and may be changed by who received them."""
-    if not x.is_block:
+    if not x.is_block or not x.is_well_formed:
         return []
     for moment in moments_of(x):
         later = Moment(moment.method, moment.output, moment.output).results
         for name, value in moment.results.items():
+            if not later[name].flags.writeable:
+                problem = f"returns an array ({name}) that cannot be written to"
+                return [error(f"{x.name}.{moment.method}", problem, "return a copy")]
             if not same(value, later[name]):
                 problem = f"returns an array ({name}) that a later call changes"
                 return [error(f"{x.name}.{moment.method}", problem, "return a copy")]
@@ -201,7 +210,7 @@ def fresh_arrays(x: Examined) -> list[Finding]:
 def clipped_actions(x: Examined) -> list[Finding]:
     """A family clips actions to their bounds by itself."""
     actions = x.player.spaces(x.env)[1]
-    if not x.is_block or not x.repeats or not isinstance(actions, gym.spaces.Box):
+    if not x.is_block or not x.repeats or not x.is_well_formed or not isinstance(actions, gym.spaces.Box):
         return []
     difference = first_difference(x.records[0], x.play(x.build(), x.assignments[0], clip=False))
     if difference is None:
@@ -212,7 +221,7 @@ def clipped_actions(x: Examined) -> list[Finding]:
 
 def partial_resets(x: Examined) -> list[Finding]:
     """A reset of some lanes leaves the others as they are."""
-    if not x.is_block:
+    if not x.is_block or not x.is_well_formed:
         return []
     env, code, lanes = x.second, x.code, x.num_tasks * LANES
     code.call(f"{x.name}.set_tasks", env.set_tasks, copied(x.tasks))

@@ -91,18 +91,34 @@ class Player(ABC):
         """Of the observations and actions of one lane."""
 
     @abstractmethod
-    def moments(self, env: Any, tasks: Sequence[Any], keys: Sequence[int], **how: Any) -> Iterator[Moment]:
-        """Set the tasks, reset, and step, starting new episodes where some end. Raises Failed."""
+    def moments(
+        self, env: Any, tasks: Sequence[Any], keys: Sequence[int], *, clip: bool = True, scribble: bool = False
+    ) -> Iterator[Moment]:
+        """Set the tasks, reset, and step, starting new episodes where some end. Raises Failed.
 
-    def _watch(self, where: str, tasks: Sequence[Any], before: list[Any]) -> list[Any]:
-        """Note it where a call changed the tasks; returns copies of them as they are now."""
-        if same(list(tasks), before):
-            return before
-        changed = next(k for k, task in enumerate(tasks) if not same(task, before[k]))
-        got = f"{shown(before[changed])} became {shown(tasks[changed])}"
-        remedy = "copy what the environment changes, for example by copy.deepcopy(task) in set_task"
-        self.code.note(error(where, "changes the task that it was given", remedy)._replace(got=got))
-        return list(copied(list(tasks)))
+        Of a block alone: clip actions to their bounds; scribble over every array that was returned, once it is copied.
+        """
+
+
+class _Watched:
+    """Calls methods of an environment, and notes it where one changes the tasks that the environment was given."""
+
+    def __init__(self, player: Player, env: Any, tasks: Sequence[Any]) -> None:
+        self._player, self._env, self._tasks = player, env, list(tasks)
+        self._before = copied(self._tasks)
+
+    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """What the method returns. Raises Failed."""
+        where = f"{self._player.name}.{method}"
+        output = self._player.code.call(where, getattr(self._env, method), *arguments, **named)
+        for task, before in zip(self._tasks, self._before, strict=True):
+            if not same(task, before):
+                got = f"{shown(before)} changed to {shown(task)}"
+                remedy = "copy what the environment changes, for example by copy.deepcopy(task)"
+                self._player.code.note(error(where, expected="the task left as it was given", got=got, remedy=remedy))
+                self._before = copied(self._tasks)
+                break
+        return output
 
 
 class LanePlayer(Player):
@@ -117,33 +133,29 @@ class LanePlayer(Player):
 
     def splits(self, env: Any) -> tuple[str, ...]:
         default = SPLITS if signatures.takes_split(env) else ("train", "test")
-        return tuple(split for split in getattr(env, "splits", default) if split in SPLITS)
+        return _known(getattr(env, "splits", default))
 
     def spaces(self, env: Any) -> tuple[Any, Any]:
         return getattr(env, "observation_space", None), getattr(env, "action_space", None)
 
-    def moments(self, env: Any, tasks: Sequence[Any], keys: Sequence[int], **how: Any) -> Iterator[Moment]:
+    def moments(
+        self, env: Any, tasks: Sequence[Any], keys: Sequence[int], *, clip: bool = True, scribble: bool = False
+    ) -> Iterator[Moment]:
         """tasks: one, or none to play without a task."""
-        before = list(copied(list(tasks)))
+        watched = _Watched(self, env, tasks)
         rng = np.random.default_rng(keys[0])
         space = self.spaces(env)[1]
 
-        def call(method: str, *arguments: Any, **named: Any) -> Any:
-            nonlocal before
-            output = self.code.call(f"{self.name}.{method}", getattr(env, method), *arguments, **named)
-            before = self._watch(f"{self.name}.{method}", tasks, before)
-            return output
-
         def reset() -> Moment:
             seed = {"seed": int(rng.integers(2**31))} if signatures.takes_seed(env) else {}
-            output = call("reset", **seed)
+            output = watched.call("reset", **seed)
             return Moment("reset", output, copied(output))
 
         for task in tasks:
-            call("set_task", task)
+            watched.call("set_task", task)
         yield reset()
-        for _ in range(self.steps):
-            output = call("step", drawn_action(space, rng))
+        for _ in range(self.steps if isinstance(space, gym.Space) else 0):
+            output = watched.call("step", drawn_action(space, rng))
             yield Moment("step", output, copied(output))
             if ended_lanes(output, 1).any():
                 yield reset()
@@ -160,7 +172,7 @@ class BlockPlayer(Player):
         return list(self.code.call(f"{self.name}.sample_tasks", env.sample_tasks, n, rng, split))
 
     def splits(self, env: Any) -> tuple[str, ...]:
-        return tuple(split for split in env.splits if split in SPLITS)
+        return _known(env.splits)
 
     def spaces(self, env: Any) -> tuple[Any, Any]:
         return getattr(env, "single_observation_space", None), getattr(env, "single_action_space", None)
@@ -168,16 +180,10 @@ class BlockPlayer(Player):
     def moments(
         self, env: Any, tasks: Sequence[Any], keys: Sequence[int], *, clip: bool = True, scribble: bool = False
     ) -> Iterator[Moment]:
-        """clip: to the bounds of the actions. scribble: write over every array that was returned, once it is copied."""
-        before = list(copied(list(tasks)))
+        """tasks: all of the block."""
+        watched = _Watched(self, env, tasks)
         generators = [np.random.default_rng(key) for key in keys]
         space, lanes = self.spaces(env)[1], len(tasks) * LANES
-
-        def call(method: str, *arguments: Any, **named: Any) -> Any:
-            nonlocal before
-            output = self.code.call(f"{self.name}.{method}", getattr(env, method), *arguments, **named)
-            before = self._watch(f"{self.name}.{method}", tasks, before)
-            return output
 
         def moment(method: str, output: Any, mask: np.ndarray | None = None) -> Moment:
             kept = copied(output)
@@ -185,19 +191,25 @@ class BlockPlayer(Player):
                 _scribble(output)
             return Moment(method, output, kept, mask)
 
-        call("set_tasks", tasks)
-        yield moment("reset", call("reset", seed=[int(key) for key in keys]))
+        watched.call("set_tasks", tasks)
+        yield moment("reset", watched.call("reset", seed=[int(key) for key in keys]))
         for _ in range(self.steps):
             actions = np.stack([drawn_action(space, rng, clip) for rng in generators for _ in range(LANES)])
             given = actions.copy()
-            taken = moment("step", call("step", actions))
+            taken = moment("step", watched.call("step", actions))
             if not same(actions, given):
                 problem = "changes the array of actions that it was given"
                 self.code.note(error(f"{self.name}.step", problem, "work on a copy of it"))
             yield taken
             ended = ended_lanes(taken.kept, lanes)
             if ended.any():
-                yield moment("reset", call("reset", options={"reset_mask": ended.copy()}), ended)
+                yield moment("reset", watched.call("reset", options={"reset_mask": ended.copy()}), ended)
+
+
+def _known(splits: Any) -> tuple[str, ...]:
+    """The splits that there are among them."""
+    listed = splits if isinstance(splits, tuple | list) else ()
+    return tuple(split for split in listed if isinstance(split, str) and split in SPLITS)
 
 
 def player_of(environment_class: type, env_kwargs: Mapping[str, Any], code: UserCode, steps: int) -> Player:
@@ -214,8 +226,6 @@ def drawn_action(space: Any, rng: np.random.Generator, clip: bool = True) -> Any
     if isinstance(space, gym.spaces.Discrete):
         return space.dtype.type(space.start + rng.integers(space.n))
     if not isinstance(space, gym.spaces.Box):
-        if space is None:
-            return None
         space.seed(int(rng.integers(2**31)))
         return space.sample()
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)

@@ -33,6 +33,7 @@ class UserCode:
 
     def __init__(self) -> None:
         self._findings: dict[tuple[str, ...], Finding] = {}
+        self._misfits: dict[str, Finding] = {}
 
     @property
     def findings(self) -> list[Finding]:
@@ -44,7 +45,12 @@ class UserCode:
         for finding in findings:
             self._findings.setdefault(finding.key, finding)
 
-    def call(self, where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def note_signatures(self, *findings: Finding) -> None:
+        """Add findings of signatures, each `where` a method; a TypeError of its call says nothing more."""
+        self.note(*findings)
+        self._misfits |= {finding.where: finding for finding in findings}
+
+    def call(self, where: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """What the function returns; what else it does is noted. where: what findings call it.
 
         Raises Failed for what it raises, SystemExit too. Settings of the process that it changed are put back; numbers
@@ -55,18 +61,17 @@ class UserCode:
         try:
             with settings_kept() as changed, redirect_stdout(output), redirect_stderr(output):
                 return _called(where, function, args, kwargs)
+        except Failed as failed:
+            if where in self._misfits and isinstance(failed.__cause__, TypeError):
+                raise Failed(self._misfits[where]) from failed.__cause__
+            raise
         finally:
             self.note(*(_changed(where, SETTINGS[name], before, after) for name, before, after in changed))
             self.note(*_drawn(where, generators))
             if printed := output.getvalue().strip():
-                lines = printed.splitlines()
-                self.note(
-                    warning(
-                        where,
-                        "prints to the terminal",
-                        "a run calls it for every lane: remove it, or use the module logging",
-                    )._replace(got=clipped(lines[0]))
-                )
+                got = repr(clipped(printed.splitlines()[0]))
+                remedy = "remove it, since a run calls it for every lane"
+                self.note(warning(where, expected="nothing on the terminal", got=got, remedy=remedy))
 
 
 def _called(where: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -86,12 +91,10 @@ def _called(where: str, function: Callable[..., Any], args: tuple[Any, ...], kwa
 
 def _trace(raised: BaseException) -> str:
     """The traceback from the user's code on."""
-    depth = 0
-    frame = raised.__traceback__
-    while frame is not None and frame.tb_frame.f_code.co_filename in (__file__,):
-        depth, frame = depth + 1, frame.tb_next
-    shortened = raised.with_traceback(frame) if frame is not None else raised
-    return "".join(traceback.format_exception(shortened)).rstrip()
+    frames = raised.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(raised), raised, frames)).rstrip()
 
 
 class Setting(NamedTuple):
@@ -103,31 +106,33 @@ class Setting(NamedTuple):
     remedy: str = "leave it to the program, or put it back before returning"
 
 
+def _torch() -> Any:
+    """The module; None while it is not imported, or only being imported."""
+    torch = sys.modules.get("torch")
+    return torch if hasattr(torch, "get_default_dtype") and hasattr(torch, "get_rng_state") else None
+
+
 def _torch_value(name: str, *, unloaded: Any) -> Callable[[], Any]:
     """Reads `torch.<name>()`; `unloaded` while torch is not imported, whose import is slow."""
 
     def read() -> Any:
-        torch = sys.modules.get("torch")
-        return getattr(torch, name)() if hasattr(torch, name) else unloaded
+        return getattr(_torch(), name)() if _torch() else unloaded
 
     return read
 
 
 def _torch_dtype() -> str:
-    torch = sys.modules.get("torch")
-    return str(torch.get_default_dtype()) if hasattr(torch, "get_default_dtype") else "torch.float32"
+    return str(_torch().get_default_dtype()) if _torch() else "torch.float32"
 
 
 def _write_torch_dtype(name: str) -> None:
-    torch = sys.modules["torch"]
-    torch.set_default_dtype(getattr(torch, name.removeprefix("torch.")))
+    _torch().set_default_dtype(getattr(_torch(), name.removeprefix("torch.")))
 
 
 def _write_torch(name: str) -> Callable[[Any], None]:
     def write(value: Any) -> None:
-        torch = sys.modules.get("torch")
-        if torch is not None and value is not None:
-            getattr(torch, name)(value)
+        if value is not None:
+            getattr(_torch(), name)(value)
 
     return write
 
@@ -199,14 +204,12 @@ def settings_kept() -> Iterator[list[tuple[str, Any, Any]]]:
 
 
 def _read_torch_generator() -> bytes | None:
-    torch = sys.modules.get("torch")
-    return torch.get_rng_state().numpy().tobytes() if hasattr(torch, "get_rng_state") else None
+    return _torch().get_rng_state().numpy().tobytes() if _torch() else None
 
 
 def _write_torch_generator(state: bytes | None) -> None:
     if state is not None:
-        torch = sys.modules["torch"]
-        torch.set_rng_state(torch.tensor(list(state), dtype=torch.uint8))
+        _torch().set_rng_state(_torch().tensor(list(state), dtype=_torch().uint8))
 
 
 # Random generators that all code of a process shares.

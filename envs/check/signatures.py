@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmaml.envs.check.findings import Finding, error, warning
+from mmaml.envs.base import TaskVectorEnv
+from mmaml.envs.check.findings import WARNING, Finding, error
 
 # What parameters of `sample_tasks` that are no number of tasks are called, here and in other toolkits.
 RNG_NAMES = ("rng", "np_random", "random", "random_state", "generator", "random_generator")
@@ -18,6 +19,20 @@ EXPECTED = {
     "set_task": "set_task(task)",
     "reset": "reset(*, seed=None, options=None)",
     "step": "step(action)",
+}
+# What a family has to write, and the method of the base class that needs it.
+REQUIRED_BY = {
+    "_draw_tasks": "sample_tasks",
+    "_set_tasks": "set_tasks",
+    "_reset_lanes": "reset",
+    "_observe": "reset",
+    "step": "step",
+}
+# Of a family: what its methods take, in words and as the sampler gives it.
+FAMILY_METHODS = {
+    "sample_tasks": ("sample_tasks(n, rng, split='train')", "n", "rng", "split"),
+    "set_tasks": ("set_tasks(tasks)", "tasks"),
+    "step": ("step(actions)", "actions"),
 }
 
 
@@ -32,6 +47,19 @@ def of_environment(env: Any) -> list[Finding]:
     return [*_of_sample_tasks(env, name), *_of_reset(env, name), *findings]
 
 
+def of_family(family: type[TaskVectorEnv]) -> list[Finding]:
+    """Of a class that is a `TaskVectorEnv`: its constructor, and the methods that it has to write."""
+    name, findings = family.__name__, []
+    for method, caller in REQUIRED_BY.items():
+        if all(getattr(family, one) is getattr(TaskVectorEnv, one) for one in (method, caller)):
+            findings.append(error(f"{name}.{method}", "is missing", "write it as mmaml.envs.base.TaskVectorEnv says"))
+    for method, (expected, *arguments) in FAMILY_METHODS.items():
+        parameters = _parameters(family, method)
+        if parameters is not None and not _takes(parameters, arguments, {}):
+            findings.append(_unexpected(name, method, parameters)._replace(expected=expected))
+    return findings
+
+
 def takes_split(env: Any) -> bool:
     """Whether its `sample_tasks` has an argument for the split."""
     return SPLIT in {parameter.name for parameter in _parameters(env, "sample_tasks") or []}
@@ -42,7 +70,8 @@ def call_sample_tasks(env: Any, n: int, rng: np.random.Generator, split: str) ->
     parameters = _parameters(env, "sample_tasks")
     if parameters is None:
         return env.sample_tasks(n, rng)
-    positional, named = [], {}
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
     counted = False
     for parameter in parameters:
         if parameter.name in RNG_NAMES:
@@ -88,7 +117,7 @@ def _of_reset(env: Any, name: str) -> list[Finding]:
         return []
     if not _takes(parameters, [], {"seed": 0}):
         return [_unexpected(name, "reset", parameters)]
-    return [_unexpected(name, "reset", parameters)._replace(level=warning("").level)]
+    return [_unexpected(name, "reset", parameters)._replace(level=WARNING)]
 
 
 def _unexpected(name: str, method: str, parameters: list[inspect.Parameter]) -> Finding:
@@ -133,5 +162,3 @@ def _parameters(env: Any, method: str) -> list[inspect.Parameter] | None:
 
 def _class_of(env: Any) -> type:
     return env if isinstance(env, type) else type(env)
-
-

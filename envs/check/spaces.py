@@ -20,7 +20,7 @@ def of_spaces(name: str, observations: Any, actions: Any) -> list[Finding]:
     box = "a Box of one dimension"
     findings = []
     if not is_flat_box(observations):
-        remedy = "flatten it within the class, for example by gymnasium.wrappers.FlattenObservation"
+        remedy = "flatten observations within the class" if observations is not None else "set it in __init__"
         findings.append(error(f"{name}.observation_space", expected=box, got=shown(observations), remedy=remedy))
     elif observations.dtype == bool:
         remedy = "make it one of numbers, np.float32"
@@ -28,7 +28,7 @@ def of_spaces(name: str, observations: Any, actions: Any) -> list[Finding]:
     if is_flat_box(actions):
         findings += _of_box_actions(f"{name}.action_space", actions)
     elif not isinstance(actions, gym.spaces.Discrete):
-        remedy = "convert to one of them within the class"
+        remedy = "convert to one of them within the class" if actions is not None else "set it in __init__"
         findings.append(error(f"{name}.action_space", expected=f"{box} or Discrete", got=shown(actions), remedy=remedy))
     return findings
 
@@ -44,14 +44,8 @@ def _of_box_actions(where: str, space: gym.spaces.Box) -> list[Finding]:
         return [error(where, expected="a Box of numbers", got="bool", remedy=remedy)]
     findings = []
     if np.issubdtype(space.dtype, np.integer):
-        findings.append(
-            warning(
-                where,
-                "is a Box of whole numbers, to which the policy's real numbers are cut off towards 0",
-                "use Discrete, or a Box of np.float32 whose values the environment rounds",
-                got=str(space.dtype),
-            )
-        )
+        remedy = "the policy's actions are cut off towards 0: use Discrete, or round real numbers within the class"
+        findings.append(warning(where, expected="a Box of real numbers", got=str(space.dtype), remedy=remedy))
     bounds = np.abs(np.concatenate([space.low, space.high]).astype(np.float64))
     if ((bounds > INFINITE) & np.isfinite(bounds)).any():
         remedy = "use np.inf for no bound"
@@ -93,7 +87,7 @@ def _of_scale(name: str, read_from: Any, actions: Any) -> list[Finding]:
     where, scale = f"{name}.normalization_scale", getattr(read_from, "normalization_scale", None)
     if scale is None:
         return []
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < np.inf:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < INFINITE:
         return [error(where, expected="a number above 0 or None", got=shown(scale))]
     if not is_flat_box(actions) and not isinstance(actions, gym.spaces.Discrete):
         return []

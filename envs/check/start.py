@@ -17,6 +17,7 @@ from mmaml.envs.check import block_values, lane_values, signatures
 from mmaml.envs.check.findings import ERROR, Finding
 from mmaml.envs.check.playing import drawn_action
 from mmaml.envs.check.process import generators_kept, settings_kept
+from mmaml.envs.spec import spec_of
 from mmaml.errors import ConfigError
 
 
@@ -62,7 +63,7 @@ def _of_lane(env: Any, rng: np.random.Generator) -> Iterator[Finding]:
 
 
 def _of_block(family: TaskVectorEnv, rng: np.random.Generator) -> Iterator[Finding]:
-    name, shape = type(family).__name__, (1, *family.single_observation_space.shape)
+    name, shape = type(family).__name__, (1, spec_of(family).observation_size)
     try:
         family.set_tasks(family.sample_tasks(1, rng))
         output: Any = family.reset(seed=[0])

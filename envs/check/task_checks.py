@@ -15,43 +15,41 @@ FROM_RNG = "draw from the generator that it receives, and from nothing else"
 
 
 def number_of_tasks(x: Examined) -> list[Finding]:
-    """n tasks are returned where n are asked for."""
-    where = f"{x.name}.sample_tasks"
-    findings = []
-    for n in sorted({1, x.num_tasks}):
-        drawn = x.draw(x.env, n)
-        if len(drawn) != n:
-            remedy = "return a list of n tasks"
-            findings.append(error(where, expected=f"{n} tasks for n = {n}", got=str(len(drawn)), remedy=remedy))
-    return findings
+    """n tasks are returned where n are asked for, of every split."""
+    for split in x.player.splits(x.env):
+        for n in sorted({1, x.num_tasks}):
+            drawn = x.draw(x.env, n, split=split)
+            if len(drawn) != n:
+                got = f'{len(drawn)} for n = {n} and the split "{split}"'
+                return [error(f"{x.name}.sample_tasks", expected="n tasks", got=got, remedy="return a list of n tasks")]
+    return []
 
 
 def repeated_draws(x: Examined) -> list[Finding]:
     """Equal generators give equal tasks, from one object and from another; a different one gives others."""
     where = f"{x.name}.sample_tasks"
-    if not same(x.draw(x.env), x.tasks):
+    x.draws_repeat = same(x.draw(x.env), x.tasks)
+    if not x.draws_repeat:
         return [error(where, "gives other tasks for an equal generator", FROM_RNG)]
     if not same(x.draw(x.second), x.tasks):
         remedy = "draw nothing that tasks depend on in __init__: every rank has objects of its own"
         return [error(where, "of another object gives other tasks for an equal generator", remedy)]
     if same(x.draw(x.env, seed=x.seed + 1), x.tasks):
-        return [warning(where, "gives the same tasks for another generator", f"unless there is one task, {FROM_RNG}")]
+        remedy = f"{FROM_RNG}, unless there is only one task"
+        return [warning(where, "gives the same tasks for a different generator", remedy)]
     return []
 
 
 def splits(x: Examined) -> list[Finding]:
-    """Every split can be drawn, and drawing one changes no other."""
-    where = f"{x.name}.sample_tasks"
-    findings = []
+    """Drawing tasks of one split changes no other."""
+    if not x.draws_repeat:
+        return []
     for split in x.player.splits(x.env):
-        drawn = x.draw(x.env, split=split)
-        if len(drawn) != x.num_tasks:
-            expected = f'{x.num_tasks} tasks of split "{split}"'
-            findings.append(error(where, expected=expected, got=str(len(drawn)), remedy="return a list of n tasks"))
-    if not same(x.draw(x.env), x.tasks):
-        problem = "gives other tasks for an equal generator once another split was drawn"
-        findings.append(error(where, problem, "keep nothing of a draw in the object"))
-    return findings
+        x.draw(x.env, split=split)
+        if not same(x.draw(x.env), x.tasks):
+            problem = f'gives other tasks for an equal generator once tasks of the split "{split}" were drawn'
+            return [error(f"{x.name}.sample_tasks", problem, "keep nothing of a draw in the object")]
+    return []
 
 
 def kept_tasks(x: Examined) -> list[Finding]:
@@ -87,10 +85,10 @@ def modes(x: Examined) -> list[Finding]:
         mode = task.get("mode", 0) if isinstance(task, Mapping) else getattr(task, "mode", 0)
         if not isinstance(mode, int | np.integer):
             return [error(where, expected="a task's mode to be a whole number from 0", got=shown(mode))]
-        if isinstance(num_modes, int) and not 0 <= mode < num_modes:
+        if isinstance(num_modes, int) and num_modes > 0 and not 0 <= mode < num_modes:
             expected = f"modes from 0 to {num_modes - 1}, as num_modes = {num_modes} says"
             return [warning(where, expected=expected, got=str(mode), remedy="set num_modes in the class")]
     return []
 
 
-TASK_CHECKS: tuple[Check, ...] = (number_of_tasks, repeated_draws, splits, kept_tasks, pickled_tasks, modes)
+TASK_CHECKS: tuple[Check, ...] = (repeated_draws, splits, number_of_tasks, kept_tasks, pickled_tasks, modes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from mmaml.cli.arguments import check_integers
@@ -85,7 +84,3 @@ def _verdict(report: Report) -> str:
         if level in levels
     ]
     return ("passed" if report.passed else "failed") + (f": {', '.join(counts)}" if counts else "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -27,6 +27,7 @@ LISTS = {
     "configs": Command("mmaml.cli.configs", "configs [NAME]", "the configurations that come with the package, or one"),
 }
 WORK = {
+    "check-env": Command("mmaml.cli.check_env", "check-env ENV", "examine an environment before anything runs"),
     "train": Command("mmaml.cli.train", "train CONFIG", "meta-train a policy, on all cores"),
     "evaluate": Command("mmaml.cli.evaluate", "evaluate RUN", "measure it on tasks that training never saw"),
     "plot": Command("mmaml.cli.plot", "plot RUN…", "draw learning curves and trajectories"),

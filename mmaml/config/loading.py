@@ -58,13 +58,13 @@ def load_config(
 def build_config(values: Mapping[str, Any], trains: bool = True, env_spec: EnvSpec | None = None) -> Config:
     """A validated Config from keys and values, with what is known of its task family. Raises ConfigError.
 
-    trains: refuse a run that does not fit into memory, or for which there are no tasks; false for one that is only
-    looked at. env_spec: that of the task family, where it is known already.
+    trains: refuse a run that does not fit into memory, for which there are no tasks, or whose environment is not as
+    training needs it; false for one that is only looked at. env_spec: that of the task family, where it is known.
     """
     from mmaml.envs.registry import check_family
 
     config = read_config(values)
-    spec = env_spec or check_family(config.env, config.env_kwargs, config.normalization_scale)
+    spec = env_spec or check_family(config.env, config.env_kwargs, config.normalization_scale, trains)
     if spec.has_discrete_actions and not config.learn_std:
         raise ConfigError("learn_std", expected="true for discrete actions, which have no log-std", got="false")
     if trains:

@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from mmaml.cli import main
 from mmaml.config.loading import load_config, read_config_file
 from mmaml.config.shipped import shipped_configs
 from mmaml.envs.adapter import GymTaskAdapter
@@ -75,6 +76,21 @@ def test_objects_and_arrays_are_the_same_family(modules: Path) -> None:
         for one, other in zip((*ours[:4], *ours[4].values()), (*theirs[:4], *map(theirs[4].get, ours[4])), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(ours[4]["reward_speed"] + ours[4]["reward_effort"], ours[1], rtol=1e-6)
+
+
+def test_the_check_prints_what_is_shown(modules: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    passed, failed = blocks("text")
+    assert main.main(["check-env", "hold_speed:HoldSpeed"]) == 0
+    assert capsys.readouterr().out == passed
+    source = (modules / "hold_speed.py").read_text(encoding="utf-8")
+    for removed, added in re.findall(r"((?:^-.*\n)+)((?:^\+.*\n)+)", blocks("diff")[0], flags=re.MULTILINE):
+        old, new = (re.sub("^.", "", lines, flags=re.MULTILINE) for lines in (removed, added))
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    (modules / "hold_speed.py").write_text(source, encoding="utf-8")
+    del sys.modules["hold_speed"]
+    assert main.main(["check-env", "hold_speed:HoldSpeed"]) == 2
+    assert capsys.readouterr().out == failed
 
 
 def test_the_single_environment_runs_as_shown() -> None:
