@@ -93,8 +93,10 @@ LOOKS = 40
 @pytest.mark.parametrize(("ways", "code"), [((), 0), (("plain-end",), 0), (("fail",), 5), (("fail", "plain-end"), 5)])
 def test_a_run_that_has_ended_is_waited_for(launch: Any, tmp_path: Path, ways: tuple[str, ...], code: int) -> None:
     """However short other limits are, and without a word; also where the other ranks wait for rank 0 to end MPI."""
-    of_others = "SECONDS_OF_RANK_0" if "plain-end" in ways else "SECONDS_TO_END"
-    job = launch("slow-end", *ways, settings=QUICK | {"SECONDS_AFTER_LOSS": 0, of_others: 1.0})
+    settings = QUICK | {"SECONDS_AFTER_LOSS": 0, "SECONDS_TO_END": 1.0}
+    if "plain-end" in ways:
+        settings["SECONDS_OF_RANK_0"] = 0
+    job = launch("slow-end", *ways, settings=settings)
     (tmp_path / "stop").touch()
     wait_until((tmp_path / "ended").exists)
     wait_for_looks(parent(parent(job.pid(0))), LOOKS)
