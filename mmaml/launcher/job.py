@@ -1,4 +1,4 @@
-"""What a job has on this machine: processes, a folder, shared memory. Finding it all, and removing it."""
+"""What a job has on this machine: processes, a folder, shared memory. Finds all of it, and removes it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,34 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterable
 
 PREFIX = "mmaml-mpirun-"
 SEGMENTS = "segments"
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-SECONDS_TO_DIE = 10.0  # after SIGKILL; longer takes only what hangs in the kernel
-SECONDS_TO_LOCK = 60.0  # a new folder, at most
+SECONDS_TO_DIE = 30.0  # after SIGKILL; only what hangs in the kernel takes longer
+SECONDS_TO_LOCK = 60.0  # at most, from making a folder to locking it
+LONGEST_TICK = 1.0  # seconds between two looks count as no more: the process that looks may have been stopped itself
 
 SHARED_MEMORY = "/dev/shm"
 BACKING_VARIABLE = "OMPI_MCA_btl_sm_backing_directory"
 
 
 class Process:
-    """A process as it was. started: in clock ticks since boot; unique with the id."""
+    """A process as it was when it was looked at.
 
-    __slots__ = ("parent", "started", "state")
+    state: Linux's letter. started: in clock ticks since boot, unique together with the id. computed: clock ticks that
+    it has used of the processors.
+    """
 
-    def __init__(self, parent: int, state: str, started: int) -> None:
+    __slots__ = ("computed", "parent", "started", "state")
+
+    def __init__(self, parent: int, state: str, started: int, computed: int) -> None:
         self.parent = parent
         self.state = state
         self.started = started
+        self.computed = computed
 
 
 def processes() -> dict[int, Process]:
@@ -45,7 +52,55 @@ def process(pid: int) -> Process | None:
             words = file.read().rpartition(")")[2].split()
     except OSError:
         return None
-    return Process(int(words[1]), words[0], int(words[19]))
+    return Process(int(words[1]), words[0], int(words[19]), int(words[11]) + int(words[12]))
+
+
+class OwnTime:
+    """How long processes have had time of their own while they were watched.
+
+    The time in which a process waits for a processor or a disk is not its own. So other load on the machine takes
+    nothing from it.
+    """
+
+    __slots__ = ("_last", "_spent")
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._spent: dict[int, Spent] = {}
+
+    def look(self, pids: Iterable[int], paused: bool = False) -> None:
+        """Watch `pids` from now on, and count the time since the last look for those watched before.
+
+        paused: that time does not count.
+        """
+        now = time.monotonic()
+        passed = 0.0 if paused else min(now - self._last, LONGEST_TICK)
+        found = {pid: entry for pid in pids if (entry := process(pid)) is not None}
+        self._spent = {pid: Spent(entry, self._spent.get(pid), passed) for pid, entry in found.items()}
+        self._last = now
+
+    def of(self, pid: int) -> Spent:
+        """What a process has had so far; nothing if it is not watched."""
+        return self._spent.get(pid) or NOTHING
+
+
+class Spent:
+    """A process, and seconds of its own: all, and those since it was last not stopped by a signal."""
+
+    __slots__ = ("process", "seconds", "stopped")
+
+    def __init__(self, process: Process, before: Spent | None, passed: float) -> None:
+        self.process = process
+        self.seconds = self.stopped = 0.0
+        if before is None or before.process.started != process.started:
+            return
+        waits = process.state == "D" or (process.state == "R" and process.computed == before.process.computed)
+        own = 0.0 if waits else passed
+        self.seconds = before.seconds + own
+        self.stopped = before.stopped + own if process.state in "Tt" else 0.0
+
+
+NOTHING = Spent(Process(0, "X", 0, 0), None, 0.0)
 
 
 def descendants(table: dict[int, Process], ancestor: int, spared: set[int]) -> list[int]:
@@ -53,6 +108,13 @@ def descendants(table: dict[int, Process], ancestor: int, spared: set[int]) -> l
     children = [pid for pid, entry in table.items() if entry.parent == ancestor and pid not in spared]
     living = [pid for pid in children if table[pid].state not in "ZX"]
     return living + [below for pid in children for below in descendants(table, pid, spared)]
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and everything below it."""
+    for target in [pid, *descendants(processes(), pid, set())]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(target, signal.SIGKILL)
 
 
 def kill_descendants(spared: set[int] | None = None) -> None:
@@ -84,15 +146,18 @@ def children() -> set[int]:
 
 
 def wait_for_children(seconds: float) -> None:
-    """Until this process has no child, at most so long."""
-    limit = time.monotonic() + seconds
-    while not childless() and time.monotonic() < limit:
+    """Wait until this process has no child, or one has had so many seconds of its own."""
+    watch = OwnTime()
+    while pids := children():
+        watch.look(pids)
+        if any(watch.of(pid).seconds > seconds for pid in pids):
+            return
+        time.sleep(0.05)
         reap()
-        time.sleep(0.01)
 
 
 def reap() -> dict[int, int]:
-    """The exit codes of this process's children that have ended; -N for signal N."""
+    """The exit codes of this process's children that have ended, by id; -N for signal N."""
     ended = {}
     with contextlib.suppress(ChildProcessError):
         while (result := os.waitpid(-1, os.WNOHANG))[0]:
@@ -122,7 +187,7 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def temporary() -> str:
-    """The folder for temporary files, whole: ranks may change the folder that they work in."""
+    """The folder for temporary files, as an absolute path: ranks may change their working directory."""
     return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
 
 
@@ -132,20 +197,20 @@ def shared_memory() -> str:
 
 
 def make_folder() -> tuple[str, int]:
-    """A new folder for a job, and a descriptor; the folder is locked as long as a process has this one open.
+    """A new folder for a job, and its lock: a descriptor, which locks the folder as long as a process has it open.
 
-    Those that clear away old temporary files leave locked folders alone. Raises OSError.
+    systemd-tmpfiles and `remove_dead` leave locked folders alone. Raises OSError.
     """
     folder = os.path.join(temporary(), f"{PREFIX}{os.getpid()}-{os.urandom(4).hex()}")
     os.mkdir(folder, 0o700)
     lock = os.open(folder, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # a file system without locks: nobody will take it for dead
+    with contextlib.suppress(OSError):  # on a file system without locks, `remove_dead` cannot lock it either
         fcntl.flock(lock, fcntl.LOCK_EX)
     return folder, lock
 
 
 def note_segments(folder: str, mpirun: int) -> None:
-    """Write down which shared memory the ranks that the process `mpirun` starts will have on this machine."""
+    """Write a pattern of the names of the shared memory that ranks of the process `mpirun` have on this machine."""
     names = {os.uname().nodename, os.uname().nodename.partition(".")[0]}
     families = "|".join(f"{family(f'prterun-{name}-{mpirun}'):x}" for name in names)
     with open(os.path.join(folder, SEGMENTS), "w") as file:
@@ -153,7 +218,7 @@ def note_segments(folder: str, mpirun: int) -> None:
 
 
 def family(job: str) -> int:
-    """The number, of 16 bits, under which Open MPI keeps all of a `job`: Jenkins's one-at-a-time, folded."""
+    """The 16 bits that Open MPI makes of the name of a `job`: Jenkins's one-at-a-time hash, folded."""
     value = 0
     for byte in job.encode():
         value = (value + byte) * 1025 & 0xFFFFFFFF
@@ -181,9 +246,9 @@ def remove(folder: str) -> None:
 
 
 def remove_dead() -> None:
-    """Remove what jobs of this user have left all of whose processes were killed at once."""
+    """Remove what this user's jobs have left behind whose processes were all killed at once."""
     names: list[str] = []
-    with contextlib.suppress(OSError):  # it may be one that can be written, but not listed
+    with contextlib.suppress(OSError):  # a folder may be writable without being readable
         names = os.listdir(temporary())
     for name in names:
         folder = os.path.join(temporary(), name)

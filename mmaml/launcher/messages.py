@@ -1,4 +1,4 @@
-"""What mpirun says: Open MPI's messages without those that repeat what a rank has said, and lines of its own."""
+"""What the user reads of mpirun: Open MPI's messages, without those that add nothing, and the launcher's own lines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import select
 
 CONTINUE = "--restore_path with the run's folder continues from its last checkpoint"
 
-# Open MPI frames its messages with this line. These tell of a rank that ended the run on purpose, after it
-# had said why itself; a rank that was killed says nothing, so that message stays.
+# Open MPI frames its messages with this line. The messages below report a rank that ended the run on purpose, and has
+# printed why. A rank that was killed has printed nothing, so the message on that stays.
 RULE = b"-" * 74
 OPENINGS = (
     b"prterun detected that one or more processes exited",
@@ -22,7 +22,7 @@ REDUNDANT = re.compile(
     rb'|prterun has exited due to process rank .* calling "abort"'
     rb"|MPI_ABORT was invoked"
 )
-# Of a process or a pipe that has just gone, or is not yet there: without consequences, and without a cause named.
+# On a process or a pipe that has just ended, or is not there yet: without consequences, and naming no cause.
 NOISE = re.compile(
     rb"\[.*\] PMIX ERROR: PMIX_ERR_UNREACH in file |\[warn\] Epoll MOD|\[.*\] plm:ssh: Warning: setpgid"
     rb"|\[.*\] PRTE ERROR: Not found in file \S*/odls_base_default_fns\.c "
@@ -32,26 +32,26 @@ SECONDS_OF_SILENCE = 1.0  # after which nothing more is expected of a job that h
 
 
 def say(line: str) -> None:
-    """One line to the user, who may be gone."""
+    """Print one line on stderr, which nobody may read any more."""
     with contextlib.suppress(OSError):
         os.write(2, line.encode() + b"\n")
 
 
 def copy_filtered(source: int, life: int, target: int) -> None:
-    """Copy bytes between file descriptors without redundant messages, holding back nothing else.
+    """Copy bytes between file descriptors, but for redundant messages, at once.
 
-    Until `source` ends, or is silent after the end of `life`.
+    Ends when `source` does, or is silent after the end of `life`.
     """
-    pending = b""  # not yet written: an unfinished line that may open a message, or a message
+    pending = b""  # not yet written: what may be, or become, a redundant message
     alive = True
     while True:
-        watched, patience = ([source, life], None) if alive else ([source], SECONDS_OF_SILENCE)
-        readable = select.select(watched, [], [], patience)[0]
+        watched, timeout = ([source, life], None) if alive else ([source], SECONDS_OF_SILENCE)
+        readable = select.select(watched, [], [], timeout)[0]
         chunk = os.read(source, 1 << 16) if source in readable else b""
         ended = not chunk and (source in readable or not alive)
         alive = alive and life not in readable
         output, pending = filtered(pending + chunk, final=ended)
-        with contextlib.suppress(OSError):  # nobody reads any more: the run goes on
+        with contextlib.suppress(OSError):  # nobody reads any more, but the run goes on
             while output:
                 output = output[os.write(target, output) :]
         if ended:
@@ -59,7 +59,7 @@ def copy_filtered(source: int, life: int, target: int) -> None:
 
 
 def filtered(text: bytes, final: bool = False) -> tuple[bytes, bytes]:
-    """(what to write, what to keep until more has come) of `text`, which starts at the start of a line."""
+    """Split `text`, which starts a line, into what to write and what to keep until more has come."""
     output, text = b"", text.replace(b"\0", b"")  # with which some messages end
     while text:
         line, newline, rest = text.partition(b"\n")

@@ -1,21 +1,22 @@
-"""`mpirun` of this project's environment: Open MPI's, made to work as root, in containers and with any rank count.
+"""This project's mpirun: Open MPI's, made to work as root, in containers and with any number of ranks.
 
 Started with the path of Open MPI's own mpirun and the user's arguments, by the `mpirun` that install.py puts into the
-environment, or by a run that starts its own ranks. A variable or argument that the user gives wins over what is set
-here.
+environment, or by a run that starts its own ranks. What is set here are defaults: a variable, an argument or a
+parameter file of the user's wins.
 
-Three processes, each of which can be killed without leaving anything of the job behind: this one, which the
-user sees, passes signals on and filters messages; its child supervises; that one's child is Open MPI's.
+There are three processes, and whichever is killed, nothing of the job is left behind. This one, which the user sees,
+passes signals on and filters messages. Its child supervises. The child of that is Open MPI's mpirun.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 
-# python -I leaves out the folder that holds the package.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+# python -I leaves out the folder that holds the package. It comes last, for it may hold other packages too.
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from mmaml.launcher import job
 from mmaml.launcher.messages import CONTINUE, copy_filtered, say
@@ -43,7 +44,11 @@ PARAMETERS = {
     "PRTE_MCA_oob_tcp_keepalive_intvl": "10",
     "PRTE_MCA_oob_tcp_keepalive_probes": "6",
 }
-SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"  # Open MPI's files, on this machine only
+SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"  # for Open MPI's files, on this machine only
+# Variables that decide on the bits of results: of OpenMP, MKL, OpenBLAS, NumPy, PyTorch and oneDNN.
+ARITHMETIC = ("OMP_", "MKL_", "OPENBLAS_", "NPY_", "ATEN_", "ONEDNN_", "DNNL_")
+# The user's own parameter files, in which names stand without the prefix. Variables would win over them.
+USER_FILES = {"OMPI_MCA_": "~/.openmpi/mca-params.conf", "PRTE_MCA_": "~/.prte/mca-params.conf"}
 
 
 def main(mpirun: str, arguments: list[str]) -> None:
@@ -52,12 +57,14 @@ def main(mpirun: str, arguments: list[str]) -> None:
     ulfm = FAULT_TOLERANCE in arguments
     folder, lock = make_folder()
     set_environment(arguments, folder)
+    arguments = [*with_arithmetic(arguments), *arguments]
     if ulfm:
         arguments = reach_through_relay(arguments)
     message_end, messages = os.pipe()
     life_end, life = os.pipe()  # its other end closes when the supervisor ends, however it ends
     strangers = job.children()  # of the program that became this one
-    relayed = [number for number in TAKEN if signal.getsignal(number) is not signal.SIG_IGN]  # nohup, sh's &
+    # nohup and a shell's & have some signals ignored.
+    relayed = [number for number in TAKEN if signal.getsignal(number) is not signal.SIG_IGN]
     signal.pthread_sigmask(signal.SIG_BLOCK, relayed)
     job.adopt_orphans()
     front = os.getpid()
@@ -88,7 +95,7 @@ def main(mpirun: str, arguments: list[str]) -> None:
 
 
 def fault_tolerant(arguments: list[str]) -> list[str]:
-    """The arguments with Open MPI's handling of lost ranks; without it for `--with-ft none`, which is ours."""
+    """The arguments, with Open MPI's handling of lost ranks unless they hold this launcher's `--with-ft none`."""
     if FAULT_TOLERANCE not in arguments:
         return [FAULT_TOLERANCE, "ulfm", *arguments]
     option = arguments.index(FAULT_TOLERANCE)
@@ -100,13 +107,16 @@ def make_folder() -> tuple[str, int]:
     try:
         return job.make_folder()
     except OSError as error:
-        sys.exit(f"error: TMPDIR: expected a folder that can be written, got '{job.temporary()}' ({error.strerror})")
+        sys.exit(
+            f"error: TMPDIR: expected a folder that can be written, got '{job.temporary()}' ({error.strerror}); "
+            "set it to another"
+        )
 
 
 def set_environment(arguments: list[str], folder: str) -> None:
-    """Set what Open MPI and the ranks read, where the user has not."""
-    for parameter, value in PARAMETERS.items():
-        os.environ.setdefault(parameter, value)
+    """Set the variables that Open MPI and the ranks read, where the user has not."""
+    for parameter in PARAMETERS.keys() - set_in_files():
+        os.environ.setdefault(parameter, PARAMETERS[parameter])
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     for launcher in ("OMPI", "PRTE"):
@@ -121,19 +131,35 @@ def set_environment(arguments: list[str], folder: str) -> None:
         os.environ["TMPDIR"] = job.temporary()
 
 
+def set_in_files() -> set[str]:
+    """The parameters that the user's own files set, as variables are named."""
+    found = set()
+    for prefix, file in USER_FILES.items():
+        with contextlib.suppress(OSError), open(os.path.expanduser(file), errors="replace") as lines:
+            found |= {prefix + line.partition("=")[0].strip() for line in lines if "=" in line}
+    return found
+
+
+def with_arithmetic(arguments: list[str]) -> list[str]:
+    """Arguments that give ranks on other machines the variables of this one that decide on the bits of results."""
+    given = {word.partition("=")[0] for word in arguments}
+    names = [name for name in sorted(os.environ) if name.startswith(ARITHMETIC) and name not in given]
+    return [word for name in names for word in ("-x", name)]
+
+
 def reach_through_relay(arguments: list[str]) -> list[str]:
     """Have the remote shell, ssh unless the user says otherwise, started by relay.py."""
     relay = f"{sys.executable} -I -S {os.path.join(os.path.dirname(os.path.abspath(__file__)), 'relay.py')}"
     variable = f"PRTE_MCA_{REMOTE_SHELL}"
     if relay.count(" ") == 3 and ":" not in relay:  # Open MPI splits there
         os.environ[variable] = f"{relay} {os.environ.get(variable, 'ssh')}"
-        given = [place + 1 for place, word in enumerate(arguments[:-1]) if word == REMOTE_SHELL]
-        return [f"{relay} {word}" if place in given else word for place, word in enumerate(arguments)]
+        pairs = zip(["", *arguments], arguments, strict=False)
+        return [f"{relay} {word}" if before == REMOTE_SHELL else word for before, word in pairs]
     return arguments
 
 
 def rank_count(arguments: list[str]) -> int:
-    """The ranks that will share a machine, at most: what -n asks for, by default one a core."""
+    """How many ranks will share a machine at most: what -n asks for, by default one per core."""
     for option, value in zip(arguments, arguments[1:], strict=False):
         if option in ("-n", "-np", "--n", "--np", "-c") and value.isdecimal():
             return int(value)
@@ -141,7 +167,7 @@ def rank_count(arguments: list[str]) -> int:
 
 
 def shared_memory_suffices(ranks: int) -> bool:
-    """Whether the ranks' message buffers fit; containers are often given 64 MB."""
+    """Whether the ranks' message buffers fit into shared memory, of which containers often have 64 MB."""
     try:
         room = os.statvfs(job.SHARED_MEMORY)
     except OSError:
@@ -150,7 +176,7 @@ def shared_memory_suffices(ranks: int) -> bool:
 
 
 def relay(signals: list[signal.Signals], supervisor: int) -> None:
-    """From now on pass `signals` on to the supervisor; what stops a process at the keyboard stops this one too."""
+    """From now on pass `signals` on to the supervisor; Ctrl-Z stops this process too."""
 
     def pass_on(number: int, _: object) -> None:
         os.kill(supervisor, number)

@@ -1,6 +1,6 @@
-"""What the ranks of a run and their launcher know of each other: variables, and files in the job's folder.
+"""What the ranks of a run and their launcher both know: names of variables, and of files in the job's folder.
 
-A rank reports how far the run is by a file of that name in the folder that the launcher made; on other machines
+A rank reports how far the run is by making a file of that name in the folder that the launcher made. On other machines
 there is no such folder, and nothing is reported.
 """
 
@@ -20,9 +20,10 @@ RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID
 
 # Any rank is about to join the others; rank 0 has joined them all.
 STARTING, STARTED = "starting", "started"
-# Rank 0 has ended the run: "ended.<exit code>", or "ended" where only its process's exit code tells.
+# "ended.<exit code>": rank 0 has ended the run. "ended": rank 0 ends MPI, for which it waits for the other ranks, and
+# then its process, whose exit code is the run's if none was reported.
 ENDED = "ended"
-# Text: what the user is to do should rank 0 be lost. Another rank has found that rank 0 is gone or silent.
+# Its text says how the user continues the run if rank 0 is lost. Another rank has found rank 0 gone or silent.
 REMEDY, LOST = "remedy", "lost"
 
 

@@ -1,4 +1,4 @@
-"""The ranks on this machine, seen from outside: which there are, which are lost, what they report."""
+"""The ranks on this machine, seen from outside: which ones there are, which are lost, what they report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmaml.launcher.messages import CONTINUE
 from mmaml.launcher.protocol import LOST, REMEDY, STARTED, STARTING, is_over
 
 SECONDS_TO_APPEAR = 60.0  # the ranks, after mpirun's start
-SECONDS_TO_START = 600.0  # all of them, after the first here: of those elsewhere nobody tells when one is lost
+SECONDS_TO_START = 600.0  # all of them, after the first one here: a loss on another machine is not seen
 
 
 class Ranks:
@@ -22,60 +22,56 @@ class Ranks:
         self._folder = folder
         self._limit = time.monotonic() + SECONDS_TO_APPEAR
         self._found: dict[int, tuple[int, job.Process]] = {}  # rank → process id, what it was then
-        self._here = 0  # how many there should be
+        self._here = 0  # how many there should be on this machine
         self._all_here = False  # none is on another machine
         self._starting_since: float | None = None
 
     def find(self) -> None:
-        """Look for ranks not found yet; cheap once all are."""
-        if time.monotonic() < self._limit and (not self._found or len(self._found) < self._here):
+        """Look for ranks not found yet; cheap once all are, or once it is clear that the program is another one."""
+        expected = time.monotonic() < self._limit or STARTING in self.reports()
+        if expected and (not self._found or len(self._found) < self._here):
             for pid, process in job.processes().items():
                 if process.parent == self._mpirun:
                     self._add(pid, process)
 
     def _add(self, pid: int, process: job.Process) -> None:
         values = job.environment(pid)
-        with contextlib.suppress(KeyError):  # not a rank, or not yet
+        with contextlib.suppress(KeyError):  # not a rank, or one that has not started its program yet
             rank, self._here, size = (int(values[f"OMPI_COMM_WORLD_{name}"]) for name in ("RANK", "LOCAL_SIZE", "SIZE"))
             self._found[rank] = (pid, process)
             self._all_here = self._here == size
 
     def lost(self) -> list[int]:
-        """Those that were here, or should be, and are not."""
-        expected = range(self._here) if self._all_here else self._found
-        return [rank for rank in expected if rank not in self.living()]
+        """The ranks whose processes have ended, or that have not appeared though they should be here."""
+        living = self.living()
+        return [rank for rank in (range(self._here) if self._all_here else self._found) if rank not in living]
 
-    def living(self) -> list[int]:
-        """Those that are here."""
-        return [rank for rank, (pid, before) in self._found.items() if self._same(job.process(pid), before)]
+    def living(self) -> dict[int, int]:
+        """The ranks whose processes live here: rank → process id."""
+        return {rank: pid for rank, (pid, before) in self._found.items() if self._same(job.process(pid), before)}
 
     @staticmethod
     def _same(process: job.Process | None, before: job.Process) -> bool:
         return process is not None and process.started == before.started and process.state not in "ZX"
 
     def reports(self) -> set[str]:
-        """What they have reported; nothing if the program is not one that reports."""
+        """What the ranks have reported; nothing if their program is not one of this project."""
         with contextlib.suppress(OSError):
             return set(os.listdir(self._folder))
         return set()
 
     def remedy(self) -> str:
-        """How to go on when the run is lost: as rank 0 has told, or in general."""
+        """How the user continues a run that was lost: as rank 0 has reported, or in general."""
         with contextlib.suppress(OSError), open(os.path.join(self._folder, REMEDY)) as file:
             return file.read()
         return CONTINUE
 
-    def stopped(self) -> bool:
-        """Whether one of them is stopped by a signal, so that those which wait for it do not end either."""
-        states = (job.process(pid) for pid, _ in self._found.values())
-        return any(process is not None and process.state in "Tt" for process in states)
-
     def hopeless(self) -> bool:
-        """Whether the run has lost rank 0, or any rank in the start, for which the others wait for ever."""
+        """Whether the run has lost rank 0 or, before all have started, any rank: the others would wait for ever."""
         reports = self.reports()
         if is_over(reports):
             return False
-        if LOST in reports and set(self.living()) <= {0}:
+        if LOST in reports and self.living().keys() <= {0}:
             return True
         if STARTING not in reports:
             return False

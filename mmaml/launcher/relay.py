@@ -1,8 +1,8 @@
 """What Open MPI's mpirun starts in place of ssh: reaches another machine, and keeps a run alive that loses it.
 
-mpirun ends a run as soon as a connection to one of its daemons on other machines ends. So the daemon is told to
-connect to this process, which passes all on in both directions; when a run that has started loses the daemon, mpirun's
-end of the connection stays open. The ranks of that machine are lost then, which the master has to notice.
+mpirun ends a run as soon as its connection to a daemon on another machine ends. So the daemon is made to connect to
+this process, which passes data on in both directions. If a run that has started loses the daemon, mpirun's end of the
+connection stays open. The ranks of that machine are lost then; rank 0 notices when they do not answer.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import signal
 import socket
 import sys
 
-# python -I leaves out the folder that holds the package.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+# python -I leaves out the folder that holds the package. It comes last, for it may hold other packages too.
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from mmaml.launcher.job import reap
 from mmaml.launcher.messages import say
 from mmaml.launcher.protocol import FOLDER_VARIABLE, STARTED, is_over
 
-# Where a daemon is told to connect to: "…;tcp://<address>,<address>:<port>:<netmask>,<netmask>".
+# Options whose value says where a daemon connects to: "…;tcp://<address>,<address>:<port>:<netmask>,<netmask>".
 URI_PARAMETERS = ("prte_hnp_uri", "prte_parent_uri")
 ADDRESS = re.compile(r"(;tcp://([\d.]+)[\d.,]*):(\d+):")
 
@@ -32,12 +32,12 @@ SECONDS_UNANSWERED = 60  # after which another machine counts as lost
 
 
 def main(words: list[str]) -> int:
-    """Run the remote shell `words`: its exit code if it fails before the daemon has connected, else 0."""
+    """Run the remote shell, whose command is `words`; its exit code if no daemon has connected when it ends, else 0."""
     listener = socket.create_server(("", 0))
-    uris = [place + 1 for place, word in enumerate(words[:-1]) if word in URI_PARAMETERS]
+    uris = [index + 1 for index, word in enumerate(words[:-1]) if word in URI_PARAMETERS]
     addresses = {(found[2], int(found[3])) for uri in uris if (found := ADDRESS.search(words[uri]))}
     folder = os.environ.get(FOLDER_VARIABLE)
-    # Among very many machines, some after the first start the daemons of others; theirs are left as they are.
+    # With very many machines, daemons start other daemons, which connect to them; those are left as they are.
     if folder is None or len(addresses) != 1:
         os.execvp(words[0], words)
     for uri in uris:
@@ -45,7 +45,10 @@ def main(words: list[str]) -> int:
     try:
         shell = os.posix_spawnp(words[0], words, os.environ)
     except OSError as error:
-        say(f"error: {words[0]}, to reach another machine: {error.strerror}; install it, or set plm_ssh_agent")
+        say(
+            f"error: plm_ssh_agent: expected a program that reaches other machines, got '{words[0]}' "
+            f"({error.strerror}); install it, or name another with --prtemca plm_ssh_agent"
+        )
         return 127
     try:
         return Relay(listener, addresses.pop(), folder).run(shell)
@@ -55,7 +58,7 @@ def main(words: list[str]) -> int:
 
 
 class Relay:
-    """Connects whoever connects to `listener` with mpirun, which listens at `address`. folder: the job's."""
+    """Connects each daemon that connects to `listener` to mpirun, which listens at `address`. folder: the job's."""
 
     def __init__(self, listener: socket.socket, address: tuple[str, int], folder: str) -> None:
         self._listener = listener
@@ -65,7 +68,7 @@ class Relay:
         self._daemons: set[socket.socket] = set()
 
     def run(self, shell: int) -> int:
-        """Pass on until mpirun closes the connection; the exit code for it."""
+        """Pass data on until mpirun closes the connection; the exit code of this process."""
         connected = False
         while self._others or not connected:
             readable, _, _ = select.select([self._listener, *self._others], [], [], SECONDS_TICK)
@@ -83,7 +86,7 @@ class Relay:
         daemon = self._listener.accept()[0]
         try:
             mpirun = socket.create_connection(self._address, SECONDS_TO_CONNECT)
-        except OSError:  # it has just ended: so will this
+        except OSError:  # mpirun has just ended, and this process will
             daemon.close()
             return
         mpirun.settimeout(None)
@@ -108,7 +111,7 @@ class Relay:
                 self._close(other)
 
     def _close(self, end: socket.socket) -> None:
-        """`end` has ended: so does the other, unless a running run has lost its daemon."""
+        """One end is closed: close the other, unless a run that goes on has lost its daemon."""
         other = self._others.pop(end)
         end.close()
         if other is None:

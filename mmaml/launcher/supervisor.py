@@ -1,33 +1,44 @@
-"""The supervision of Open MPI's mpirun, as its parent: which signals it gets, when a run is over, what remains."""
+"""Supervises Open MPI's mpirun, as its parent: passes signals on, sees how the run ends, removes what is left.
+
+A run has ended when rank 0 has reported so; from then on it cannot be lost. What its processes still do, such as the
+exit handlers of rank 0, takes the time that it takes. Only ranks that hang are killed, one by one, so that Open MPI's
+mpirun ends by itself and its exit code is that of rank 0.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import time
 
 from mmaml.launcher import job
 from mmaml.launcher.messages import say
-from mmaml.launcher.protocol import STARTED, STARTING, exit_code, is_over
+from mmaml.launcher.protocol import ENDED, STARTED, STARTING, exit_code, is_over
 from mmaml.launcher.ranks import SECONDS_TO_START, Ranks
 
-# Signals to stop, at which mpirun would kill the ranks at once, and those in their place that it passes on.
+# Signals to stop, at which mpirun would kill the ranks at once, and the signals that it passes on in their place.
 STOPS = {signal.SIGTERM: signal.SIGUSR1, signal.SIGHUP: signal.SIGUSR1, signal.SIGINT: signal.SIGUSR2}
 PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT)
 TAKEN = (*STOPS, signal.SIGQUIT, *PASSED_ON)
 
-SECONDS_SAME_SIGNAL = 1.0  # a terminal, a shell and a scheduler may each send one and the same
-SECONDS_AFTER_LOSS = 5.0  # what remains of a run after a loss that it cannot survive
-# After rank 0 has reported the end: exit handlers, on a machine that has other work too.
-SECONDS_AFTER_END = 120.0
-SECONDS_WHILE_STOPPED = 5.0  # the same where a signal keeps a rank from ending
-SECONDS_ELSEWHERE = 20.0  # the same once no rank is left on this machine: others may be cut off
-SECONDS_TICK = 0.5
+SECONDS_SAME_SIGNAL = 1.0  # a terminal, a shell and a scheduler may each send the same signal
+SECONDS_AFTER_LOSS = 5.0  # for the rest of a run after a loss that it cannot survive
+SECONDS_TICK = 0.5  # between two looks at the run
+
+# When a process hangs after the run's end, in seconds of its own: the time in which it waits for a processor or a disk
+# does not count.
+SECONDS_STOPPED = 5.0  # stopped by a signal that was not meant for the run
+SECONDS_TO_END = 20.0  # other ranks than 0 once rank 0 waits for them or has ended; mpirun, once no rank is left here
+SECONDS_OF_RANK_0 = 600.0  # its exit handlers may have much to do, such as sending a log elsewhere
+SECONDS_OF_ORPHANS = 5.0  # processes that ranks have left behind
 
 
 class Supervisor:
-    """Runs `command`. folder: the job's; signals: those to take, which are blocked; ulfm: a lost rank is survived."""
+    """Runs `command`, a call of Open MPI's mpirun.
+
+    folder: the job's. signals: those that are for it to take, which are blocked. ulfm: whether the run survives the
+    loss of a rank.
+    """
 
     def __init__(self, command: list[str], folder: str, signals: set[signal.Signals], ulfm: bool) -> None:
         self._command = command
@@ -36,27 +47,30 @@ class Supervisor:
         self._ulfm = ulfm
         self._asked: signal.Signals | None = None  # the first signal to stop
         self._asked_at = 0.0
+        self._suspended = False  # by the user, at the keyboard
+        self._own_time = job.OwnTime()
+        self._hung: list[int] = []  # ranks that were killed after the run's end
 
     def run(self) -> int:
-        """The exit code of the run, once nothing of it is left."""
+        """Run the command to its end, and remove what is left of it; the run's exit code."""
         self._mpirun = self._start()
         self._ranks = Ranks(self._mpirun, self._folder)
         job.remove_dead()
         code, at_once = self._wait()
         if code is not None and code >= 0:  # ended by itself: so may what it started
-            job.wait_for_children(SECONDS_AFTER_LOSS)
+            job.wait_for_children(SECONDS_OF_ORPHANS)
         lost = self._ranks.lost()
         job.kill_descendants()
         reports, self._remedy = self._ranks.reports(), self._ranks.remedy()
         job.remove(self._folder)
-        end = exit_code(reports)
-        if end is None and is_over(reports) and code is not None and code >= 0:
-            end = code
+        end = self._exit_code(code, reports)
         if self._asked is not None:
             return 0 if end == 0 and not at_once else 128 + self._asked
-        if end is None and is_over(reports):
-            end = 0  # what could not end by itself was killed; rank 0 reports failures with their exit code
-        return self._explain(code, reports, lost) if end is None else end
+        if end is None:
+            return self._explain(code, reports, lost)
+        if self._hung:
+            say(f"warning: {named(self._hung)} did not end with the run; killed")
+        return end
 
     def _start(self) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
@@ -71,32 +85,55 @@ class Supervisor:
         return mpirun
 
     def _wait(self) -> tuple[int | None, bool]:
-        """(mpirun's exit code, None while it lives; whether a signal is to end everything at once)."""
-        since, seconds = time.monotonic(), math.inf
-        while time.monotonic() - since < seconds:
+        """Wait for mpirun to end or to have to be killed.
+
+        Returns its exit code, None while it lives, and whether a signal is to end everything at once.
+        """
+        lost_since = None
+        while lost_since is None or time.monotonic() - lost_since < SECONDS_AFTER_LOSS:
             arrived = signal.sigtimedwait({*self._signals, signal.SIGCHLD}, SECONDS_TICK)
             if (code := job.reap().get(self._mpirun)) is not None:
                 return code, False
             if arrived is not None and self._take(signal.Signals(arrived.si_signo)):
                 return None, True
             self._ranks.find()
-            before, seconds = seconds, self._seconds_left_to_end()
-            if seconds != before:
-                since = time.monotonic()
+            if self._end_hung():
+                break
+            lost_since = (lost_since or time.monotonic()) if self._ranks.hopeless() else None
         return None, False
 
-    def _seconds_left_to_end(self) -> float:
-        """How long what is left of the run may take to end by itself; infinite while the run goes on."""
-        if is_over(self._ranks.reports()):
-            if self._ranks.stopped():
-                return SECONDS_WHILE_STOPPED
-            return SECONDS_AFTER_END if self._ranks.living() else SECONDS_ELSEWHERE
-        return SECONDS_AFTER_LOSS if self._ranks.hopeless() else math.inf
+    def _end_hung(self) -> bool:
+        """Once the run has ended, kill the ranks that hang; whether mpirun hangs too."""
+        reports = self._ranks.reports()
+        if not is_over(reports):
+            return False
+        living = {rank: pid for rank, pid in self._ranks.living().items() if rank not in self._hung}
+        self._own_time.look(self._watched(living, reports), paused=self._suspended)
+        for rank, pid in living.items():
+            spent = self._own_time.of(pid)
+            longest = SECONDS_TO_END if rank else SECONDS_OF_RANK_0
+            if spent.seconds > longest or spent.stopped > SECONDS_STOPPED:
+                self._hung.append(rank)
+                job.kill_tree(pid)
+        return self._own_time.of(self._mpirun).seconds > SECONDS_TO_END
+
+    def _watched(self, living: dict[int, int], reports: set[str]) -> list[int]:
+        """The processes that should end now.
+
+        Rank 0 is one if it has reported the run's exit code, which would else be lost with it. The other ranks wait
+        for it in MPI's end, mpirun for them all.
+        """
+        if 0 in living and ENDED not in reports:
+            return [living[0]]
+        others = [pid for rank, pid in living.items() if rank or exit_code(reports) is not None]
+        return others if living else [self._mpirun]
 
     def _take(self, number: signal.Signals) -> bool:
         """Act on a signal; whether it is to end everything at once."""
         if number in PASSED_ON:
             os.kill(self._mpirun, number)
+            if number in (signal.SIGTSTP, signal.SIGCONT):
+                self._suspended = number == signal.SIGTSTP
         elif number in STOPS and self._asked is None:
             self._asked = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
             self._asked_at = time.monotonic()
@@ -108,11 +145,24 @@ class Supervisor:
             return True
         return False
 
+    def _exit_code(self, code: int | None, reports: set[str]) -> int | None:
+        """The exit code of a run that rank 0 has ended; None if it has not.
+
+        code: mpirun's, None if it had to be killed. That is rank 0's, for failures end mpirun at once and a rank that
+        is killed after the end counts for nothing; without ULFM it counts.
+        """
+        reported = exit_code(reports)
+        if reported is not None or not is_over(reports):
+            return reported
+        if code is None or (self._hung and not self._ulfm):
+            return 0  # rank 0 has ended, and not failed
+        return code if code >= 0 else None
+
     def _explain(self, code: int | None, reports: set[str], lost: list[int]) -> int:
         """The exit code of a run that rank 0 has not ended, and a line on what the ranks have not said themselves.
 
-        code: mpirun's, None if it had to be killed, 0 perhaps where ranks were lost; lost: ranks, before anything was
-        killed here.
+        code: mpirun's, None if it had to be killed, possibly 0 where ranks were lost. lost: the ranks that were lost
+        before anything was killed here.
         """
         if code is not None and code < 0:
             say(f"error: Open MPI's mpirun was killed, and the run with it; {self._remedy}")

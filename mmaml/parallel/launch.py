@@ -51,16 +51,20 @@ def relaunch(ranks: int, script: str, arguments: Sequence[str]) -> NoReturn:
 
 
 def mpirun_command() -> list[str]:
-    """The words that start this environment's mpirun, or else that on PATH. Raises ConfigError if there is none."""
-    beside_python, elsewhere = Path(sys.executable).with_name("mpirun"), shutil.which("mpirun")
-    if beside_python.exists():  # of a wheel, whose mpirun nobody has replaced, or ours
-        return [str(beside_python)] if install.is_ours(beside_python) else install.command(beside_python)
-    if elsewhere is None:
+    """The words that start the mpirun beside Python, or else that on PATH. Raises ConfigError if there is none.
+
+    Open MPI's is started by this project's launcher, whether or not `mmaml.launcher.install` has been run.
+    """
+    programs = Path(sys.executable).parent
+    if (open_mpi := install.open_mpi(programs)) is not None:
+        return install.command(open_mpi)
+    mpirun = shutil.which("mpirun", path=str(programs)) or shutil.which("mpirun")
+    if mpirun is None:
         raise ConfigError(
             f"parallel: expected an mpirun beside '{sys.executable}' or on PATH, found none; run make setup, or give "
             "--ranks 1"
         )
-    return [elsewhere]
+    return [mpirun]
 
 
 def physical_cores() -> int:

@@ -57,8 +57,9 @@ def _finalize() -> None:
     if not MPI.Is_initialized():
         return
     if MPI.COMM_WORLD.Get_rank() == 0:
-        # An exit code that is known to be a failure goes with it: what comes after may take long, or not end.
-        report(f"{ENDED}.1" if hasattr(sys, "last_value") else ENDED)
+        if hasattr(sys, "last_value"):  # an error that ends the program
+            report(f"{ENDED}.1")
+        report(ENDED)
     if not RankLost.ever:
         MPI.Finalize()
 

@@ -71,7 +71,13 @@ def test_the_published_command_starts_the_ranks_and_the_run_it_names(monkeypatch
 
     monkeypatch.setattr(os, "execv", execv)
     assert train.run("maml", shlex.split(PUBLISHED), SCRIPT) == 130
-    assert started[1:] == ["-n", "2", sys.executable, "run_scripts/maml_run.py", *shlex.split(PUBLISHED)]
+    assert started[started.index("-n") :] == [
+        "-n",
+        "2",
+        sys.executable,
+        "run_scripts/maml_run.py",
+        *shlex.split(PUBLISHED),
+    ]
     config = configured(PUBLISHED)
     assert config.algorithm == "maml" and config.env == "2DNavigation-v0"
     assert (config.inner_lr, config.max_kl, config.rollouts_per_meta_task, config.meta_batch_size) == (

@@ -36,6 +36,7 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if "all-lost-in-start" in WAYS:
         os.kill(os.getpid(), signal.SIGKILL)
+    global MPI
     from mpi4py import MPI
 
     ranks = MPI.COMM_WORLD
@@ -74,21 +75,21 @@ def lead(ranks) -> None:  # type: ignore[no-untyped-def]
         time.sleep(0.01)
     code = CODES[asked[0]] if asked and "end-well" not in WAYS else 0
     print("asked", *asked, flush=True)
-    if {"fail", "fail-early"} & {*WAYS}:
+    if "fail" in WAYS:
         code = 5
-    report("ended" if {"fail", "plain-end"} & {*WAYS} else f"ended.{code}")
-    if "slow-end" in WAYS:
-        wait_for(FOLDER / "last breath")
+    if "plain-end" not in WAYS:
+        report(f"ended.{code}")
     if "no-messages" in WAYS:
         os._exit(0)
     for other in range(1, ranks.size):
         ranks.send("end", other, 1)
-    sys.exit(code)
-
-
-def wait_for(file: Path) -> None:
-    while not file.exists():
+    if "plain-end" in WAYS:
+        report("ended")
+        MPI.Finalize()
+    (FOLDER / "ended").touch()
+    while "slow-end" in WAYS and not (FOLDER / "last breath").exists():
         time.sleep(0.01)
+    sys.exit(code)
 
 
 def follow(ranks) -> None:  # type: ignore[no-untyped-def]
@@ -96,8 +97,8 @@ def follow(ranks) -> None:  # type: ignore[no-untyped-def]
         time.sleep(0.01)
     while ranks.recv(source=0, tag=1) != "end":
         ranks.send("done", 0, 2)
-    if "slow-worker" in WAYS:
-        wait_for(FOLDER / "last breath")
+    while "never-end" in WAYS:
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":

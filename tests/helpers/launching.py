@@ -6,20 +6,29 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmaml.launcher import job, protocol
+from mmaml.launcher import install, job, protocol
 from tests.helpers.waiting import wait_until
 
 PROGRAM = Path(sys.executable).with_name("mpirun")
 RANKS = Path(__file__).with_name("launched.py")
+ROOT = Path(__file__).parents[2]
+# mpirun whose supervisor has other settings: python -c CHANGED <settings> <Open MPI's mpirun> …
+CHANGED = (
+    f"import json, sys; sys.path.append({str(ROOT)!r}); from mmaml.launcher import mpirun, supervisor; "
+    "vars(supervisor).update(json.loads(sys.argv[1])); mpirun.main(sys.argv[2], sys.argv[3:])"
+)
 SECONDS = 60.0  # no test takes as long, unless something hangs
 
 
 class Launch:
-    """A started mpirun with `ranks` ranks of launched.py. place: a command that runs it elsewhere."""
+    """A started mpirun with `ranks` ranks of launched.py.
+
+    place: a command that runs it elsewhere. settings: those of the supervisor that differ, by their names there.
+    """
 
     def __init__(
         self,
@@ -28,12 +37,16 @@ class Launch:
         ranks: int = 2,
         options: Sequence[str] = (),
         place: Sequence[str] = (),
+        settings: Mapping[str, float] | None = None,
         **streams: Any,
     ) -> None:
         self.folder = folder
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
-        command = [*place, str(PROGRAM), *options, "-n", str(ranks), sys.executable, str(RANKS), str(folder), *ways]
-        self.process = subprocess.Popen(command, text=True, **streams)
+        mpirun = [str(PROGRAM)]
+        if settings is not None:
+            mpirun = [sys.executable, "-c", CHANGED, json.dumps(settings), str(install.open_mpi(PROGRAM.parent))]
+        program = [sys.executable, str(RANKS), str(folder), *ways]
+        self.process = subprocess.Popen([*place, *mpirun, *options, "-n", str(ranks), *program], text=True, **streams)
         self.size = ranks
         self.facts: list[dict[str, Any]] = []
 

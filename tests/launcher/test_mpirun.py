@@ -62,6 +62,12 @@ def test_ranks_are_counted_and_shared_memory_measured(monkeypatch: pytest.Monkey
     assert not mpirun.shared_memory_suffices(5)
 
 
+def test_variables_that_decide_on_bits_are_given_to_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"PATH": "", "OPENBLAS_CORETYPE": "Haswell", "MKL_CBWR": "AVX2", "OMP_X": "1"})
+    arguments = ["-x", "MKL_CBWR=COMPATIBLE", "-x", "OMP_X", "python"]
+    assert mpirun.with_arithmetic(arguments) == ["-x", "OPENBLAS_CORETYPE"]
+
+
 def test_of_several_exit_codes_the_largest_counts() -> None:
     """In whatever order a set has them: several ranks may report that they end the others."""
     assert protocol.exit_code({"starting", "ended"}) is None
@@ -81,7 +87,7 @@ def test_a_start_that_cannot_succeed_is_hopeless(tmp_path: Path, monkeypatch: py
     variables = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "4"}
     with subprocess.Popen(["sleep", "60"], env=variables) as rank:
         seen.find()
-        assert seen.living() == [1] and not seen.hopeless()
+        assert [*seen.living()] == [1] and not seen.hopeless()
         rank.kill()
     assert seen.lost() == [1] and seen.hopeless()
     (tmp_path / "started").touch()
