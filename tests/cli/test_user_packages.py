@@ -26,6 +26,13 @@ class Base(gym.Env):
 
     def set_task(self, task):
         self.goal = task
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), -abs(float(action[0]) - self.goal), False, False, {}
 """
 # The class is found, and has no such argument: the first line that names it ends the run before it starts.
 TRAIN = ["--overrides", json.dumps({"env": "envs.mine:Base", "env_kwargs": {"gravity": 1}})]
