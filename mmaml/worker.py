@@ -69,7 +69,8 @@ class TaskBlock:
             chunk = _index(tasks[first : first + size])
             rollouts = [collection.select(chunk) for collection in self.rollouts]
             results.append(getattr(self.algorithm, function)(parameters, rollouts, vector, **options))
-        return {name: torch.cat([result[name] for result in results]).cpu().numpy() for name in results[0]}
+        # detach: before version 2.13, torch gives parameters that have no effect zeros that require a gradient
+        return {name: torch.cat([result[name] for result in results]).detach().cpu().numpy() for name in results[0]}
 
     def evaluator(self) -> Evaluate:
         """`evaluate` for a meta-update, which knows tasks by their positions in the meta-batch."""
