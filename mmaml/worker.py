@@ -69,7 +69,7 @@ class TaskBlock:
             chunk = _index(tasks[first : first + size])
             rollouts = [collection.select(chunk) for collection in self.rollouts]
             results.append(getattr(self.algorithm, function)(parameters, rollouts, vector, **options))
-        # detach: before version 2.13, torch gives parameters that have no effect zeros that require a gradient
+        # detach: older versions of torch give parameters without effect zeros that require a gradient
         return {name: torch.cat([result[name] for result in results]).detach().cpu().numpy() for name in results[0]}
 
     def evaluator(self) -> Evaluate:
