@@ -180,6 +180,12 @@ class TaskVectorEnv(VectorEnv):
         """
         raise NotImplementedError
 
+    def close(self, **kwargs: Any) -> None:
+        """Close once, even if that raises: before version 1.3, Gymnasium tries again when the object is deleted."""
+        if not self.closed:
+            self.closed = True
+            self.close_extras(**kwargs)
+
     def _take_over(self, tasks: Sequence[Task]) -> None:
         if len(tasks) != self.num_tasks:
             raise ValueError(f"tasks: expected {self.num_tasks}, one for each task of the block, got {len(tasks)}")

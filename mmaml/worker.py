@@ -68,7 +68,8 @@ class TaskBlock:
                 for lanes in self._lane_chunks(question.function, rollouts[0])
             ]
             results.append({name: reduce(torch.add, (part[name] for part in parts)) for name in parts[0]})
-        return {name: torch.cat([result[name] for result in results]).cpu().numpy() for name in results[0]}
+        # detach: older versions of torch give parameters without effect zeros that require a gradient
+        return {name: torch.cat([result[name] for result in results]).detach().cpu().numpy() for name in results[0]}
 
     def _lane_chunks(self, function: str, rollouts: Rollouts) -> list[slice]:
         """Which lanes are asked together: all, unless a task has too many and the function adds up over lanes.

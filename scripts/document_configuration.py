@@ -24,10 +24,11 @@ HEAD = """\
 <!-- Written by scripts/document_configuration.py from mmaml/config/keys.py and the DECLARATION of each
      algorithm in mmaml/algorithms: edit these, then run the script. -->
 
-A run is configured by a JSON object: a file given with `--config_file`, on which `--overrides '{"key": value}'`
-and the flags `--dump_path`, `--restore_path`, `--te_save_path`, `--log_grad_norm` and `--resume` (`resume`: `"auto"`)
-are laid, in this order. What none of them sets has the default below. A file may start from another one, named by its
-path from the file's own folder:
+A run is configured by a JSON object: the file of `mmaml train CONFIG`, or of a run script's `--config_file`, on which
+`--overrides '{"key": value}'` and the flags `--algorithm`, `--dump_path`, `--restore_path`, `--te_save_path`,
+`--log_grad_norm` and `--resume` (`resume`: `"auto"`) are laid, in this order. What none of them sets has the default
+below. A file may start from another one, by its path from the file's own folder, or by its name if it comes with the
+package:
 
 ```json
 {

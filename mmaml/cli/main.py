@@ -22,7 +22,9 @@ class Command(NamedTuple):
 
 
 LISTS = {
-    "algorithms": Command("mmaml.cli.algorithms", "algorithms", "the algorithms, with their papers"),
+    "algorithms": Command(
+        "mmaml.cli.algorithms", "algorithms [NAME]", "the algorithms with their papers, or the keys of one"
+    ),
     "envs": Command("mmaml.cli.envs", "envs [NAME]", "the task families, or all about one of them"),
     "configs": Command("mmaml.cli.configs", "configs [NAME]", "the configurations that come with the package, or one"),
 }
@@ -81,4 +83,4 @@ def _without_command(words: list[str]) -> int:
 
 
 def _listed(title: str, commands: dict[str, Command]) -> str:
-    return "".join([f"{title}:\n", *(f"  {usage:16}{text}\n" for _, usage, text in commands.values())])
+    return "".join([f"{title}:\n", *(f"  {usage:18}{text}\n" for _, usage, text in commands.values())])

@@ -21,6 +21,7 @@ from mmaml.config.algorithms import DEFAULT_ALGORITHM
 from mmaml.config.declaration import Key
 from mmaml.config.declaration_file import declaration_of
 from mmaml.config.keys import ALIASES, COMMON_KEYS, LEGACY, Config, built_in_keys
+from mmaml.config.shipped import shipped_configs
 from mmaml.config.value_types import LARGEST, PATH, clipped, shown
 from mmaml.errors import ConfigError
 
@@ -131,7 +132,10 @@ def _check_declared(algorithm: str, keys: Mapping[str, Key]) -> None:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Keys and values of a JSON file, laid over those of the file it "extends" (a path from its own folder)."""
+    """Keys and values of a JSON file, laid over those of the file that it "extends".
+
+    That is a path from the file's own folder, or the name of a configuration that comes with the package.
+    """
     values: dict[str, Any] = {}
     seen: set[str] = set()
     while True:
@@ -143,7 +147,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
             return values
         if not PATH.accepts(parent):
             raise ConfigError(EXTENDS, expected="the path of a config file", got=f"{shown(parent)} in '{path}'")
-        path = path.parent / parent
+        beside, configs = path.parent / parent, shipped_configs()
+        path = configs[parent] if parent in configs and not os.path.exists(beside) else beside
         if os.path.realpath(path) in seen:
             raise ConfigError(EXTENDS, f"'{path}' extends itself", "have the files extend each other in no circle")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from mmaml.errors import UsageError, disk_reason
 from mmaml.reporting.display import make_display
-from mmaml.storage.events_file import EventsFile
+from mmaml.storage.events_file import open_events_file
 from mmaml.storage.files import AppendedFile, Backlog
 from mmaml.storage.layout import MESSAGES, PROGRESS
 from mmaml.storage.params_file import write_params
@@ -57,9 +57,9 @@ class RunLogger:
             raise UsageError(
                 "dump_path", expected="a path that can be written", got=got, remedy="choose another"
             ) from error
-        self._events = EventsFile(dump_path, resume_iteration)
+        self._events = open_events_file(dump_path, resume_iteration)
         self._rows = Backlog(PROGRESS, self._progress.write, self.warn)
-        self._records = Backlog("TensorBoard's event file", self._events.write, self.warn)
+        self._records = Backlog("TensorBoard's event file", self._write_events, self.warn)
         self._messages_path = dump_path / MESSAGES
         self._messages = Backlog(MESSAGES, self._write_messages, lambda _: None)
         self._display = make_display(config, dump_path, resume_iteration or 0, stream or sys.stdout)
@@ -73,7 +73,8 @@ class RunLogger:
         """
         self._rows.add(row)
         self._display.show(row)
-        self._records.add(self._events.encoded(row))
+        if self._events is not None:
+            self._records.add(self._events.encoded(row))
 
     def warn(self, text: str) -> None:
         """Report what went wrong: above the live display or on stderr, and in messages.log with the time."""
@@ -90,8 +91,13 @@ class RunLogger:
         for backlog in (self._rows, self._records, self._messages):
             backlog.close()
         self._progress.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
         self._display.close()
+
+    def _write_events(self, records: list[bytes]) -> None:
+        assert self._events is not None  # where there are records
+        self._events.write(records)
 
     def _write_messages(self, lines: list[str]) -> None:
         file = AppendedFile(self._messages_path)

@@ -6,15 +6,29 @@ import itertools
 import math
 import os
 import socket
+import sys
 import time
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from mmaml.extras import not_installed
 from mmaml.storage.files import AppendedFile
 from mmaml.storage.progress_file import Row
 
 _event_files = itertools.count()
+
+
+def open_events_file(folder: Path, resume_iteration: int | None) -> EventsFile | None:
+    """The event file of a run; None, with a notice on stderr, if TensorBoard is not installed."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        if (missing := not_installed(error)) is None:
+            raise
+        print(f"notice: no event file is written ({missing})", file=sys.stderr)
+        return None
+    return EventsFile(folder, resume_iteration)
 
 
 class EventsFile:

@@ -17,6 +17,7 @@ import mmaml
 from mmaml.cli import algorithms, train
 from mmaml.cli.main import COMMANDS, LISTS, main
 from mmaml.config.algorithms import ALGORITHMS
+from mmaml.config.declaration_file import declaration_of
 from mmaml.config.loading import read_config_file
 from mmaml.config.shipped import shipped_configs
 from mmaml.envs.registry import FAMILIES
@@ -119,6 +120,15 @@ def test_the_algorithms_are_listed_with_paper_and_page(printed: Printed) -> None
         what, paper, page = algorithms.summary(name)
         assert what and paper and (ROOT / page).is_file()
         assert f"{name} " in text and what in text and paper in text and page in text
+
+
+def test_an_algorithm_is_shown_with_its_own_keys(printed: Printed) -> None:
+    for name in ALGORITHMS:
+        text = printed("algorithms", name)
+        assert text.startswith(algorithms.summary(name).what)
+        keys = declaration_of(name).keys
+        assert all(f"\n{key}  " in text for key in keys) and ("no keys of its own" in text) == (not keys)
+    assert algorithms.summary(name)[0] in printed("algorithms", ALGORITHMS[name])
 
 
 def test_the_configurations_are_listed_and_shown(printed: Printed) -> None:
@@ -240,6 +250,14 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra() -> None:
     assert f"warning: the run's pictures could not be drawn ({remedy})" in done.stderr
     done = without("matplotlib", "plot", "run")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {remedy}\n")
+
+
+def test_a_run_goes_without_tensorboards_file_where_tensorboard_is_not_installed() -> None:
+    overrides = json.dumps(SMALL | {"n_itr": 1})
+    done = without("tensorboard", "train", "--dump_path", "run", "--overrides", overrides)
+    assert done.returncode == 0 and len(progress("run")) == 1
+    assert done.stderr.startswith("notice: no event file is written (tensorboard: is not installed; install it with: ")
+    assert done.stderr.count("\n") == 1 and not list(Path("run").glob("events*"))
 
 
 def test_families_that_need_mujoco_say_so_without_it() -> None:

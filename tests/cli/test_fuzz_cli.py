@@ -101,8 +101,8 @@ def here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @cache
 def main_of(script: str) -> Main:
     """What a script does with its arguments."""
-    main = runpy.run_path(str(SCRIPTS / f"{script}.py")).get("main")
-    return main or partial(train.run, "mmaml")
+    names = runpy.run_path(str(SCRIPTS / f"{script}.py"))
+    return names.get("main") or partial(train.run, "mmaml", script=names.get("SCRIPT", train.PLAIN))
 
 
 @cache

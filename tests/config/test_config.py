@@ -254,6 +254,15 @@ def test_files_extend_each_other(tmp_path: Path) -> None:
         read_config_file(tmp_path / "top.json")
 
 
+def test_a_file_may_start_from_one_that_comes_with_the_package(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"extends": "navigation_2d", "n_itr": 3}')
+    assert read_config_file(tmp_path / "mine.json") == read_config_file(ROOT / "configs" / "navigation_2d.json") | {
+        "n_itr": 3
+    }
+    (tmp_path / "navigation_2d").write_text('{"seed": 8}')  # a file in the folder wins
+    assert read_config_file(tmp_path / "mine.json") == {"seed": 8, "n_itr": 3}
+
+
 def test_keys_have_rllibs_names_too(tmp_path: Path) -> None:
     (tmp_path / "base.json").write_text('{"inner_adaptation_steps": 3, "num_promp_steps": 4}')
     (tmp_path / "top.json").write_text('{"extends": "base.json", "num_inner_grad_steps": 2, "maml_optimizer_steps": 6}')
