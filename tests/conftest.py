@@ -21,13 +21,15 @@ for _number in (signal.SIGHUP, signal.SIGQUIT):
 MARKS_BY_TIME = ("ranks", "slow", "learn", "fuzz")  # the longest first
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put the tests that start ranks on all cores into one group, which one process runs."""
+    if item.get_closest_marker("ranks"):
+        item.add_marker(pytest.mark.xdist_group("ranks"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest tests first. Tests that start ranks on all cores form one group, which one process runs."""
+    """Run the longest tests first."""
     items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in MARKS_BY_TIME])
-    for item in items:
-        if item.get_closest_marker("ranks"):
-            item.add_marker(pytest.mark.xdist_group("ranks"))
 
 
 class ByFile(LoadGroupScheduling):
