@@ -18,7 +18,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 UNQUOTED = $(if $(findstring ',$(ARGS)),,$(findstring {,$(ARGS)))
 QUOTED_ARGS = $(if $(UNQUOTED),$(subst {,\{,$(subst [,\[,$(subst ",\",$(ARGS)))),$(ARGS))
 
-IN_TWO_PROCESSES := -n 2 --dist loadgroup --no-loadscope-reorder
+IN_TWO_PROCESSES := -n 2 --no-loadscope-reorder
 
 .PHONY: setup train test test-fast test-slow lint bench soak
 
