@@ -59,14 +59,17 @@ def disk_reason(error: OSError) -> str:
 
 
 class RunStopped(RuntimeError):
-    """The run ends before its time, in order: its text is one line that says why and how to go on.
+    """The run ends before its time, in order, told in one line: "stopped: " and the reason.
 
-    trace: of the user's code, where that is why; "" else.
+    reason: why, and how to continue. trace: of the user's code, where that is why; "" else.
     """
 
-    def __init__(self, text: str, trace: str = "") -> None:
-        super().__init__(text)
-        self.trace = trace
+    def __init__(self, reason: str, trace: str = "") -> None:
+        super().__init__(reason, trace)
+        self.reason, self.trace = reason, trace
+
+    def __str__(self) -> str:
+        return f"stopped: {self.reason}"
 
 
 class NotFinite(ArithmeticError):

@@ -82,7 +82,7 @@ class Master:
             environments = (
                 "the environment of the only task" if len(tasks) == 1 else f"the environments of all {len(tasks)} tasks"
             )
-            raise RunStopped(f"stopped: {environments} failed; fix it")
+            raise RunStopped(f"{environments} failed; fix it")
         return result
 
     def evaluate(self) -> Evaluate:

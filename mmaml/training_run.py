@@ -116,7 +116,7 @@ class Run:
         if self.bad_in_a_row >= allowed:
             updates = "an update" if allowed == 1 else f"{allowed} updates in a row"
             raise RunStopped(
-                f"stopped: {updates} met numbers that are not finite; {self._write_bad_update(finding, iteration)}; "
+                f"{updates} met numbers that are not finite; {self._write_bad_update(finding, iteration)}; "
                 "fix the environment, or start a new run with a lower learning_rate or inner_lr"
             )
 
@@ -150,7 +150,7 @@ class Run:
         )
         if failed >= allowed:
             environments = "the environment of a task" if failed == 1 else f"the environments of {failed} tasks"
-            raise RunStopped(f"stopped: {environments} failed; fix it, or raise max_failed_tasks")
+            raise RunStopped(f"{environments} failed; fix it, or raise max_failed_tasks")
 
     def finish_iteration(self, iteration: int, row: dict[str, float]) -> dict[str, float]:
         """Log the iteration and, when it is due, write a checkpoint. The row as it was logged."""

@@ -38,7 +38,7 @@ def restore(path: str | Path, env_spec: EnvSpec | None = None) -> tuple[Config, 
     try:
         config = build_config(state["config"], trains=False, env_spec=env_spec)
     except ConfigError as error:
-        raise UsageError(f"restore_path: the configuration in '{path}' cannot be used here: {error}") from error
+        raise UsageError("restore_path", f"the configuration in '{path}' cannot be used here: {error}") from error
     with closing(Worker(config)) as worker:
         check_parameters(state["parameters"], path, worker.algorithm.spec.shapes)
     return config, state
@@ -73,7 +73,7 @@ def in_a_line() -> Iterator[None]:
     except RunStopped as stop:
         if stop.trace:
             print(stop.trace, file=sys.stderr)
-        raise UsageError(str(stop).removeprefix("stopped: ")) from stop
+        raise UsageError(stop.reason) from stop
 
 
 def evaluate(
@@ -99,7 +99,7 @@ def evaluate(
     try:
         result = master.collect(parameters, tasks, FRESH, purpose=split, stages=adapt_steps + 1)
     except NotFinite as finding:  # ranks that serve are released, not ended
-        raise RunStopped(f"stopped: {finding}; {REMEDY}") from finding
+        raise RunStopped(f"{finding}; {REMEDY}") from finding
     return summarise(result["return"], result["mode"], result["success"])
 
 

@@ -179,7 +179,7 @@ def main(folder: Path) -> int:
         except RunStopped as error:
             outcome, code = error, 1
         except Interrupted as error:
-            outcome, code = RunStopped(str(error)), error.exit_code
+            outcome, code = RunStopped(f"by {signal.Signals(error.exit_code - 128).name}"), error.exit_code
         with suppress(BrokenPipeError):
             _send(pipe, {"outcome": base64.b64encode(pickle.dumps(outcome)).decode()})
     return ended(code)
@@ -195,7 +195,7 @@ def _train(values: Mapping[str, Any], pipe: RawIOBase | None) -> None:
         try:
             _send(pipe, {"row": plain_row(row)})
         except BrokenPipeError as error:
-            raise RunStopped("stopped: the program that started the run has ended") from error
+            raise RunStopped("the program that started the run has ended") from error
 
     ranks = connect()
     launch.check_launcher(ranks.size)

@@ -80,11 +80,9 @@ class Saver:
         text = f"the checkpoint of iteration {iteration} could not be written ({reason}); {kept}"
         count, allowed = len(self._failed), self.max_failed_saves
         if last:
-            raise NotSaved(f"stopped: {text}; it was the last of the run; free some disk space")
+            raise NotSaved(f"{text}; it was the last of the run; free some disk space")
         if count >= allowed:
-            raise NotSaved(
-                f"stopped: {text} ({count} failed in a row); free some disk space, or raise max_failed_saves"
-            )
+            raise NotSaved(f"{text} ({count} failed in a row); free some disk space, or raise max_failed_saves")
         self.warn(f"warning: {text} ({count} failed in a row, the run ends at {allowed})")
 
     def _previous(self, iteration: int) -> int | None:

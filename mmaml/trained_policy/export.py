@@ -172,7 +172,8 @@ def onnx_file(network: Network, noise: bool) -> bytes:
 
     sizes = {"observation": len(network.weights[0])} | ({"noise": len(network.biases[-1])} if noise else {})
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in sizes.items()]
-    kind, shape = (TensorProto.INT64, ["n"]) if network.std is None else (TensorProto.FLOAT, ["n", len(network.std)])
+    shape: list[str | int] = ["n"] if network.std is None else ["n", len(network.std)]
+    kind = TensorProto.INT64 if network.std is None else TensorProto.FLOAT
     outputs = [helper.make_tensor_value_info("action", kind, shape)]
     graph = helper.make_graph(nodes, "policy", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)

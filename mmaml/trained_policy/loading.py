@@ -60,9 +60,8 @@ def load(
         spaces = replace(spaces, scale=normalization_scale)
     try:
         spaces.check()
-    except ValueError as error:
-        argument, _, problem = str(error).partition(": ")
-        raise UsageError("action_space" if argument == "env" else argument, problem) from error
+    except ConfigError as error:
+        raise (error.renamed("action_space") if error.argument == "env" else error) from error
     statistics = restored_statistics(config, spaces.observation_size, state)
     rng = np.random.default_rng(seed)
     policy = TrainedPolicy(config, spaces, state["parameters"], statistics, rng, horizon, path)

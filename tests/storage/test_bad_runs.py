@@ -197,7 +197,7 @@ def test_a_run_that_stops_before_its_first_iteration_keeps_the_newest_checkpoint
         return write(directory, iteration, state)
 
     def stop(*_: Any) -> None:
-        raise RunStopped("stopped: as asked")
+        raise RunStopped("as asked")
 
     monkeypatch.setattr(checkpoint, "write", noted)
     monkeypatch.setattr(trainer, "one_iteration", stop)

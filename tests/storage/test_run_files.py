@@ -269,6 +269,9 @@ class _Screen:
             self.lines[self.row] = (self.lines[self.row] + character)[: self.columns]
 
 
+END = "\x04end"
+
+
 def _on_a_terminal(tmp_path: Path, columns: int, rows: list[dict[str, float]]) -> tuple[str, list[str]]:
     """Everything sent to a terminal of that width, and what stands there at the end."""
     controller, terminal = pty.openpty()
@@ -280,6 +283,11 @@ def _on_a_terminal(tmp_path: Path, columns: int, rows: list[dict[str, float]]) -
         for row in rows:
             display.show(row)
             sent += os.read(controller, 65536)
+        stream.write(END)
+        stream.flush()
+        while not sent.endswith(END.encode()):  # what is sent at once may come in pieces
+            sent += os.read(controller, 65536)
+    sent = sent.removesuffix(END.encode())
     os.close(controller)
     screen = _Screen(columns or 10_000)
     if columns:
@@ -325,7 +333,12 @@ def test_a_warning_stays_above_the_panel(tmp_path: Path) -> None:
             if iteration in (0, 3):
                 logger.warn(f"warning {iteration}: " + "long " * 20)
             logger.log(_row(iteration))
-            screen.feed(os.read(controller, 65536).decode())
+            stream.write(END)
+            stream.flush()
+            sent = b""
+            while not sent.endswith(END.encode()):
+                sent += os.read(controller, 65536)
+            screen.feed(sent.decode().removesuffix(END))
     os.close(controller)
     text = "".join(line.ljust(60) for line in screen.lines)
     assert text.startswith("warning 0: " + "long " * 20)
