@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmaml.api.training import StopTraining, TrainedRun, train
     from mmaml.config.keys import Config
     from mmaml.errors import RunStopped, UsageError
-    from mmaml.library.training import StopTraining, TrainedRun, train
     from mmaml.trained_policy.loading import load
     from mmaml.trained_policy.policy import TrainedPolicy
 
@@ -24,12 +24,12 @@ __all__ = ["Config", "RunStopped", "StopTraining", "TrainedPolicy", "TrainedRun"
 _MODULES = {
     "Config": "mmaml.config.keys",
     "RunStopped": "mmaml.errors",
-    "StopTraining": "mmaml.library.training",
+    "StopTraining": "mmaml.api.training",
     "TrainedPolicy": "mmaml.trained_policy.policy",
-    "TrainedRun": "mmaml.library.training",
+    "TrainedRun": "mmaml.api.training",
     "UsageError": "mmaml.errors",
     "load": "mmaml.trained_policy.loading",
-    "train": "mmaml.library.training",
+    "train": "mmaml.api.training",
 }
 
 

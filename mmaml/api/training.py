@@ -71,7 +71,7 @@ def train(
     if ranks == 1:
         folder = _train_here(values, callbacks, show)
     else:
-        from mmaml.library.ranks import train_on_ranks
+        from mmaml.api.ranks import train_on_ranks
 
         folder = train_on_ranks(settled(values), values, ranks, callbacks, show)
     return TrainedRun(folder, checkpoint.latest(folder), _rows_of(folder)[-1])

@@ -1,6 +1,6 @@
 """`mmaml.train` on several ranks: they run under mpirun, and what rank 0 reports comes back through a pipe.
 
-The program that calls `train_on_ranks` starts `python -m mmaml.library.ranks FOLDER` under mpirun. The folder holds the
+The program that calls `train_on_ranks` starts `python -m mmaml.api.ranks FOLDER` under mpirun. The folder holds the
 configuration and a named pipe. Rank 0 writes into it, as a line of JSON each, {"row": …} after every iteration and at
 the end {"outcome": …}, an error that was raised or null. Where the pipe has no reader any more, the run ends.
 """
@@ -23,10 +23,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TextIO
 
+from mmaml.api.training import Callback, Row, StopTraining, plain_row, settled
 from mmaml.config.keys import Config
 from mmaml.errors import Interrupted, RunStopped, UsageError
 from mmaml.launcher.protocol import ended, is_first_rank
-from mmaml.library.training import Callback, Row, StopTraining, plain_row, settled
 from mmaml.parallel import launch
 from mmaml.parallel.shutdown import shutdown
 from mmaml.process_settings import prepare_process
@@ -74,7 +74,7 @@ def _started(ranks: int, folder: Path, show: bool) -> Iterator[subprocess.Popen[
     """The ranks' mpirun, whose output is passed on; ended, if it still runs, when this is left."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # a user's environment is found as it is here
     process = subprocess.Popen(
-        [*launch.mpirun_command(), "-n", str(ranks), sys.executable, "-P", "-m", "mmaml.library.ranks", str(folder)],
+        [*launch.mpirun_command(), "-n", str(ranks), sys.executable, "-P", "-m", "mmaml.api.ranks", str(folder)],
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if show else subprocess.DEVNULL,
