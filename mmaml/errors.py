@@ -19,20 +19,20 @@ def one_line(text: str) -> str:
 
 
 class UsageError(ValueError):
-    """What the user asked for cannot be done, told in one line: "argument: expected …, got …; remedy".
+    """What the user asked for cannot be done, in one line: "argument: expected …, got …; remedy".
 
     argument: the key, flag or file that is wrong. expected and got, or the problem in words. remedy: what to do.
+    Raises TypeError without expected and problem: a text alone is no error of this kind.
     """
 
     def __init__(
         self, argument: str, problem: str = "", remedy: str = "", *, expected: str = "", got: str = ""
     ) -> None:
+        if not (problem or expected):
+            raise TypeError(f"{type(self).__name__}({argument!r}): needs a problem, or what is expected")
         self.argument, self.problem, self.remedy = argument, problem, remedy
         self.expected, self.got = expected, got
-        told = problem or ", ".join(
-            part for part in (expected and f"expected {expected}", got and f"got {got}") if part
-        )
-        text = f"{argument}: {told}" if told else argument
+        text = f"{argument}: {problem or f'expected {expected}' + (got and f', got {got}')}"
         # Names and values in it are the user's: whatever they hold, it stays one line.
         super().__init__(one_line(f"{text}; {remedy}" if remedy else text))
 

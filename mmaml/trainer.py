@@ -108,8 +108,12 @@ def check_ranks_and_device(config: Config, ranks: Ranks) -> str:
     check_rank_count(ranks.size, config)
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if config.device.startswith("cuda") and (torch.device(config.device).index or 0) >= available:
-        found = f"found {available}, counted from 0" if available else "found none"
-        raise ConfigError(f'device: expected a CUDA device for \'{config.device}\', {found}; use "cpu" or "auto"')
+        raise ConfigError(
+            "device",
+            expected=f"a CUDA device for '{config.device}'",
+            got=f"{available}, counted from 0" if available else "none",
+            remedy='use "cpu" or "auto"',
+        )
     device = ("cuda" if available else "cpu") if config.device == "auto" else config.device
     if device != "cpu" and config.meta_gradient == "ranks":
         return "cpu"

@@ -155,7 +155,7 @@ class Worker:
                 return family.sample_tasks(n, rng, split)
         except EnvironmentFailed as failed:
             error = failed.error
-        text = f'env: sample_tasks failed for the split "{split}" ({described(error)}); fix it'
+        text = f'sample_tasks failed for the split "{split}" ({described(error)}); fix it'
         raise RunStopped(text, traced(error))
 
     def close(self) -> None:

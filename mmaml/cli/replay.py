@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     from mmaml.storage.bad_update_file import FINDING
 
     config, state = load_dump(path)
-    with in_a_line():
+    with in_a_line("FILE"):
         report = replay(path, config, state)
     print(f"iteration {state['iteration']} of {config.algorithm} on {config.env}; the run met\n  {state[FINDING]}")
     if report.stored:

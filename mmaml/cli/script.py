@@ -21,10 +21,17 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser that raises UsageError where argparse prints its usage and exits; texts keep their lines."""
 
     def __init__(self, prog: str | None = None, **options: Any) -> None:
-        super().__init__(prog, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, formatter_class=formatter, exit_on_error=False, **options)
 
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, remedy="--help lists the arguments")
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().parse_known_args(*arguments, **options)
+        except argparse.ArgumentError as error:
+            self.error(error.message, error.argument_name)
+
+    def error(self, message: str, argument: str | None = None) -> NoReturn:
+        raise UsageError(argument or "command line", message, "--help lists the arguments")
 
 
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:

@@ -117,8 +117,7 @@ def _run(algorithm: str, script: Script, argv: list[str] | None, prog: str | Non
         resolved = resolve(options, algorithm, script)
         count = rank_count(resolved[0], options.ranks)
         if count > 1:
-            first, *others = [*restart_words(), *script.command, *arguments]
-            launch.relaunch(count, first, others)
+            launch.relaunch(count, [*restart_words(), *script.command, *arguments])
 
     from mmaml.parallel.ranks import connect  # these load torch: after the configuration is known to be good
     from mmaml.trainer import train

@@ -202,14 +202,14 @@ def load_dump(path: Path) -> tuple[Config, dict[str, Any]]:
         state = checkpoint.load(path) if checkpoint.is_file(path) else None
     if state is None:
         expected = "a file bad_update_*.pt that a run has written"
-        raise UsageError("PATH", expected=expected, got=f"'{path}'", remedy="check the path")
+        raise UsageError("FILE", expected=expected, got=f"'{path}'", remedy="check the path")
     if not isinstance(state.get(FINDING), str):
         got = f"'{path}', a checkpoint of an ordinary iteration"
-        raise UsageError("PATH", expected="a file bad_update_*.pt", got=got)
+        raise UsageError("FILE", expected="a file bad_update_*.pt", got=got)
     try:
         return build_config(state["config"]), state
     except ConfigError as error:
-        raise UsageError("PATH", f"the configuration in '{path}' cannot be used here: {error}") from error
+        raise UsageError("FILE", f"the configuration in '{path}' cannot be used here: {error}") from error
 
 
 @contextmanager
@@ -218,7 +218,7 @@ def _naming_path() -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise error.renamed("PATH") from error
+        raise error.renamed("FILE") from error
 
 
 def _stored_rollouts(stored: Any, like: Sequence[Rollouts], config: Config) -> list[Rollouts]:
@@ -233,5 +233,5 @@ def _stored_rollouts(stored: Any, like: Sequence[Rollouts], config: Config) -> l
                 raise ValueError("tasks that are not in the meta-batch")
     except (AttributeError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError("PATH", expected="rollouts as a run writes them", got=f"others ({reason})") from error
+        raise UsageError("FILE", expected="rollouts as a run writes them", got=f"others ({reason})") from error
     return collections

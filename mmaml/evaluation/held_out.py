@@ -22,8 +22,6 @@ from mmaml.worker import Worker
 
 # Keys the tasks and randomness of an evaluation in place of an iteration that training could reach.
 FRESH = 1 << 30
-# For numbers of a policy that are not finite.
-REMEDY = "lower inner_lr, or take an earlier checkpoint"
 
 
 def restore(path: str | Path, env_spec: EnvSpec | None = None) -> tuple[Config, dict[str, Any]]:
@@ -48,7 +46,8 @@ def check_split(config: Config, split: str) -> None:
     """Raise UsageError if the configuration's family has no such tasks."""
     assert config.env_spec is not None
     if split not in config.env_spec.splits:
-        raise UsageError("--split", f"'{config.env}' has {config.env_spec.splits}, got '{split}'")
+        expected = f"a split of '{config.env}', which has {', '.join(config.env_spec.splits)}"
+        raise UsageError("--split", expected=expected, got=f"'{split}'")
 
 
 def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequence[str]) -> None:
@@ -58,22 +57,27 @@ def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequenc
 
 
 @contextmanager
-def in_a_line() -> Iterator[None]:
+def in_a_line(argument: str = "restore_path") -> Iterator[None]:
     """Turn what keeps a policy from being evaluated, bad numbers and environments that fail, into UsageError.
 
-    The traceback of a user's code that draws no tasks is reported on stderr.
+    argument: the one that gave the policy. The traceback of a user's code that draws no tasks is reported on stderr.
     """
     try:
         yield
     except NotFinite as finding:
-        raise UsageError(f"{finding}; {REMEDY}") from finding
+        raise _of_policy(finding, argument) from finding
     except TasksFailed as error:
         index, text, _ = error.failures[0]
-        raise UsageError(f"the environment of task {index} failed ({text}); fix it") from error
+        raise UsageError("env", f"the environment of task {index} failed ({text})", "fix it") from error
     except RunStopped as stop:
         if stop.trace:
             print(stop.trace, file=sys.stderr)
-        raise UsageError(stop.reason) from stop
+        raise UsageError("env", stop.reason) from stop
+
+
+def _of_policy(finding: NotFinite, argument: str = "restore_path") -> UsageError:
+    """The error for a number of a policy that is not finite."""
+    return UsageError(argument, str(finding), "lower inner_lr, or take an earlier checkpoint")
 
 
 def evaluate(
@@ -91,7 +95,7 @@ def evaluate(
     undiscounted, over the whole episodes of that collection, or number in the trial. split: "test"
     (tasks like those of training, from a stream that it never sees) or "ood" where the family has it.
     Returns what `summarise` gives. A task whose environment fails is reported on stderr and left out. Raises
-    RunStopped, in words for `in_a_line`, if all do or a number is not finite.
+    RunStopped if all do, and UsageError if a number is not finite.
     """
     master = Master(worker.config, ranks, worker, _Log(), state)
     tasks = master.sample_tasks(num_tasks, FRESH, split)
@@ -99,7 +103,7 @@ def evaluate(
     try:
         result = master.collect(parameters, tasks, FRESH, purpose=split, stages=adapt_steps + 1)
     except NotFinite as finding:  # ranks that serve are released, not ended
-        raise RunStopped(f"{finding}; {REMEDY}") from finding
+        raise _of_policy(finding) from finding
     return summarise(result["return"], result["mode"], result["success"])
 
 

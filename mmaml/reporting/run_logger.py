@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from mmaml.errors import UsageError, disk_reason
+from mmaml.errors import UsageError
 from mmaml.reporting.display import make_display
 from mmaml.storage.events_file import open_events_file
-from mmaml.storage.files import AppendedFile, Backlog
+from mmaml.storage.files import AppendedFile, Backlog, writing
 from mmaml.storage.layout import MESSAGES, PROGRESS
 from mmaml.storage.params_file import write_params
 from mmaml.storage.progress_file import ProgressFile, Row
@@ -36,27 +36,25 @@ class RunLogger:
 
     A disk that is full or gone does not end a run: what cannot be written is kept in memory until it can.
 
-    Raises FileExistsError if the directory of a new run contains another run, UsageError if it cannot be written.
+    Raises UsageError if the directory of a new run contains another run, or cannot be written.
     """
 
     def __init__(
         self, config: Config, dump_path: Path, resume_iteration: int | None, stream: TextIO | None = None
     ) -> None:
         if resume_iteration is None and (dump_path / PROGRESS).exists():
-            raise FileExistsError(f"dump_path: expected a new directory, but '{dump_path}' contains a run")
+            raise UsageError("dump_path", f"'{dump_path}' already contains a run", "choose another directory")
         is_new = not dump_path.exists()
-        try:
-            dump_path.mkdir(parents=True, exist_ok=True)
-            write_params(config.to_dict(), dump_path)
-            self._progress = ProgressFile(dump_path / PROGRESS, resume_iteration)
-        except OSError as error:
-            if is_new:
-                with suppress(OSError):
-                    dump_path.rmdir()
-            got = f"'{dump_path}' ({disk_reason(error)})"
-            raise UsageError(
-                "dump_path", expected="a path that can be written", got=got, remedy="choose another"
-            ) from error
+        with writing("dump_path", dump_path):
+            try:
+                dump_path.mkdir(parents=True, exist_ok=True)
+                write_params(config.to_dict(), dump_path)
+                self._progress = ProgressFile(dump_path / PROGRESS, resume_iteration)
+            except OSError:
+                if is_new:
+                    with suppress(OSError):
+                        dump_path.rmdir()
+                raise
         self._events = open_events_file(dump_path, resume_iteration)
         self._rows = Backlog(PROGRESS, self._progress.write, self.warn)
         self._records = Backlog("TensorBoard's event file", self._write_events, self.warn)

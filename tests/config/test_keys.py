@@ -198,7 +198,7 @@ def test_meta_gradient_on_the_master_leads_to_the_same_place(tmp_path: Path) -> 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a CUDA device")
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="device: expected a CUDA device for 'cuda', found none"):
+    with pytest.raises(ConfigError, match="device: expected a CUDA device for 'cuda', got none"):
         run(small_config(dump_path=str(tmp_path / "run"), device="cuda"))
     assert not (tmp_path / "run").exists()
 
@@ -208,5 +208,5 @@ def test_a_number_that_no_device_has_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with connect(parallel=False) as ranks:
         assert check_ranks_and_device(small_config(device="cuda:1"), ranks) == "cuda:1"
-        with pytest.raises(ConfigError, match="device: expected a CUDA device for 'cuda:2', found 2, counted from 0"):
+        with pytest.raises(ConfigError, match="device: expected a CUDA device for 'cuda:2', got 2, counted from 0"):
             check_ranks_and_device(small_config(device="cuda:2"), ranks)

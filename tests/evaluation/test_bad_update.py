@@ -196,5 +196,5 @@ def test_files_that_are_no_dump_are_refused_in_a_line(tmp_path: Path, capsys: py
     for arguments in ([path] for path in paths):
         assert script(*arguments) == 2
         captured = capsys.readouterr()
-        assert captured.err.startswith("error: PATH: ") and captured.err.count("\n") == 1 and captured.out == ""
+        assert captured.err.startswith("error: FILE: ") and captured.err.count("\n") == 1 and captured.out == ""
     assert script() == 2 and script(good, "--what") == 2

@@ -369,7 +369,10 @@ def test_processes_of_an_unknown_launcher_are_refused(
             "--num_adapt_steps: expected a whole number ≥ 0",
         ),
         (["--restore_path", "{run}", "--rollouts_per_task", "0"], "--rollouts_per_task"),
-        (["--restore_path", "{run}", "--split", "ood"], "--split: 'MetaPointEnvMomentumModes' has"),
+        (
+            ["--restore_path", "{run}", "--split", "ood"],
+            "--split: expected a split of 'MetaPointEnvMomentumModes', which has train, test, got 'ood'",
+        ),
         (["--restore_path", "{run}", "--inner_lr", "0.1", "0"], "a number > 0 and ≤ 1e+30, got '0'"),
         (["--restore_path", "{run}", "--inner_lr", "-1"], "a number > 0 and ≤ 1e+30, got '-1'"),
         (["--restore_path", "{run}", "--inner_lr", "nan"], "a number > 0 and ≤ 1e+30, got 'nan'"),

@@ -359,7 +359,7 @@ def test_tasks_that_cannot_be_drawn_end_the_run_in_a_line(
     worker = Worker(small_config("promp", env="tests.helpers.probes:DrawsBadly", num_train_tasks=finite))
     with pytest.raises(RunStopped) as error:
         worker.sample_tasks(TASKS, 0)
-    expected = rf'stopped: env: sample_tasks failed for the split "train" \({text}\); fix it'
+    expected = rf'stopped: sample_tasks failed for the split "train" \({text}\); fix it'
     assert re.fullmatch(expected, str(error.value)), str(error.value)
     assert error.value.trace.startswith("Traceback") and "sample_tasks" in error.value.trace
 

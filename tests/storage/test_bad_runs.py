@@ -280,7 +280,7 @@ def test_tasks_that_cannot_be_drawn_end_the_run_with_a_checkpoint_and_one_traceb
     values = {key: value for key, value in config.to_dict().items() if value is not None}
     assert train.run("promp", ["--overrides", json.dumps(values)]) == 1
     assert checkpoint.load(tmp_path / "run")["iteration"] == 2
-    told = 'stopped: env: sample_tasks failed for the split "test" (LookupError: no such tasks); fix it (after 2 iter'
+    told = 'stopped: sample_tasks failed for the split "test" (LookupError: no such tasks); fix it (after 2 iter'
     logged, errors = (tmp_path / "run" / "messages.log").read_text(), capfd.readouterr().err
     for text in (logged, errors):
         assert text.count(told) == text.count("Traceback") == 1

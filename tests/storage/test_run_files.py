@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from mmaml.errors import UsageError
 from mmaml.reporting.display import Display, LiveDisplay, make_display
 from mmaml.reporting.run_logger import RunLogger
 from mmaml.storage import params_file
@@ -157,7 +158,7 @@ def test_a_column_that_comes_later_is_added(tmp_path: Path) -> None:
 def test_a_new_run_does_not_overwrite_another(tmp_path: Path) -> None:
     _write(tmp_path, [_row(0)])
     before = (tmp_path / "params.json").read_bytes()
-    with pytest.raises(FileExistsError, match=r"dump_path: .*contains a run"):
+    with pytest.raises(UsageError, match=r"dump_path: .*contains a run"):
         RunLogger(_config(n_itr=3), tmp_path, None)
     assert len(progress(tmp_path)) == 1 and (tmp_path / "params.json").read_bytes() == before
 

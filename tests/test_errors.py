@@ -1,0 +1,42 @@
+"""Errors that a user can correct: one line, made of its parts."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from mmaml.errors import LONGEST_LINE, ConfigError, UsageError
+from mmaml.storage.checkpoint_format import CheckpointError
+
+
+@pytest.mark.parametrize(
+    ("parts", "line"),
+    [
+        (
+            {"expected": "a number", "got": "'x'", "remedy": "leave it out"},
+            "seed: expected a number, got 'x'; leave it out",
+        ),
+        ({"expected": "a number"}, "seed: expected a number"),
+        ({"problem": "unknown key"}, "seed: unknown key"),
+        ({"problem": "unknown key", "remedy": "drop it"}, "seed: unknown key; drop it"),
+        ({"problem": "a\nb\x1b"}, r"seed: a\nb\x1b"),
+    ],
+)
+@pytest.mark.parametrize("kind", [UsageError, ConfigError, CheckpointError])
+def test_an_error_is_a_line_of_its_parts(kind: type[UsageError], parts: dict[str, str], line: str) -> None:
+    error = kind("seed", **parts)
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(error) == str(copy) == line and type(copy) is kind
+    assert str(error.renamed("--seed")) == f"--{line}" and type(error.renamed("--seed")) is kind
+
+
+def test_a_text_without_parts_is_no_error_of_a_user() -> None:
+    for parts in ({}, {"remedy": "try again"}, {"got": "'x'"}):
+        with pytest.raises(TypeError, match="needs a problem, or what is expected"):
+            UsageError("seed: something is wrong", **parts)
+
+
+def test_a_long_error_keeps_its_ends() -> None:
+    line = str(UsageError("seed", "x" * 10 * LONGEST_LINE, "drop it"))
+    assert len(line) <= LONGEST_LINE + 3 and line.startswith("seed: x") and line.endswith("x; drop it")
