@@ -8,9 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from mmaml.cli.arguments import check_integers
-from mmaml.cli.options import ADAPTATION_RANGES, adapted, add_adaptation, add_run, run_argument
-from mmaml.cli.script import Parser, one_line_errors
+from mmaml.cli.options import adapted, parse_run, run_parser
+from mmaml.cli.script import one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.launcher.protocol import ended
@@ -32,24 +31,14 @@ examples:
 EVALUATION, MAX_START = b'"num_adapt_steps"', 20_000
 WHEN = {"adaptation step": "before and after each adaptation step", "episode": "in each episode of a trial"}
 SIZES = ("--num_tasks", "--rollouts_per_task", "max_path_length", "--num_adapt_steps")
-RANGES = ADAPTATION_RANGES | {"num_tasks": (1, LARGEST_INTEGER)}
 
 
 def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """The command line. Raises UsageError."""
-    parser = Parser(
-        prog,
-        usage="%(prog)s RUN [options]",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-    )
-    add_run(parser)
+    parser = run_parser(prog, DESCRIPTION, EXAMPLES)
     parser.add_argument("--num_tasks", type=int, default=100, metavar="M", help="held-out tasks (default: 100)")
-    add_adaptation(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: evaluation.json in the run's directory")
-    arguments = parser.parse_args(argv)
-    arguments.restore_path = run_argument(arguments)
-    check_integers(arguments, RANGES)
+    arguments = parse_run(parser, argv, {"num_tasks": (1, LARGEST_INTEGER)})
     if arguments.output is not None:
         check_output(arguments.output)
     return arguments

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmaml.cli.arguments import check_integers
+from mmaml.cli.script import Parser
 from mmaml.config.value_types import LARGEST, LARGEST_INTEGER, MOST_STEPS
 from mmaml.errors import UsageError
+from mmaml.storage.writable import check_folder
 
 if TYPE_CHECKING:
     from mmaml.config.keys import Config
 
 SPLITS = ("test", "ood")
-# Of the flags that add_adaptation adds: name -> smallest and largest value.
+# Of the flags that `run_parser` adds: name -> smallest and largest value.
 ADAPTATION_RANGES = {
     "num_adapt_steps": (0, MOST_STEPS),
     "rollouts_per_task": (1, LARGEST_INTEGER),
@@ -21,17 +26,30 @@ ADAPTATION_RANGES = {
 }
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """The argument RUN, which may also be given as --restore_path RUN; `run_argument` returns it."""
+def run_parser(prog: str | None, description: str, epilog: str) -> Parser:
+    """The parser of a command that adapts the policy of a run to held-out tasks; `parse_run` parses by it.
+
+    RUN may also be given as --restore_path RUN.
+    """
+    parser = Parser(prog, usage="%(prog)s RUN [options]", description=description, epilog=epilog)
     parser.add_argument(
         "run", nargs="?", metavar="RUN", help="a run's directory, for its newest checkpoint, or a checkpoint"
     )
     parser.add_argument("--restore_path", metavar="RUN", help="another way to give RUN")
+    _add_adaptation(parser)
+    return parser
 
 
-def run_argument(arguments: argparse.Namespace) -> str:
-    """The run or checkpoint that is named. Raises UsageError unless it is named once."""
-    return one_of_two("RUN", arguments.run, "--restore_path", arguments.restore_path, "a run's directory")
+def parse_run(parser: Parser, argv: list[str] | None, ranges: Mapping[str, tuple[int, int]]) -> argparse.Namespace:
+    """The arguments, with the run or checkpoint that is named as `restore_path`.
+
+    ranges: of the command's own flags, as `check_integers` takes them. Raises UsageError.
+    """
+    arguments = parser.parse_args(argv)
+    expected = "a run's directory"
+    arguments.restore_path = one_of_two("RUN", arguments.run, "--restore_path", arguments.restore_path, expected)
+    check_integers(arguments, {**ADAPTATION_RANGES, **ranges})
+    return arguments
 
 
 def one_of_two(name: str, positional: str | None, flag: str, by_flag: str | None, expected: str) -> str:
@@ -44,7 +62,7 @@ def one_of_two(name: str, positional: str | None, flag: str, by_flag: str | None
     return given
 
 
-def add_adaptation(parser: argparse.ArgumentParser) -> None:
+def _add_adaptation(parser: argparse.ArgumentParser) -> None:
     """How a trained policy is adapted to held-out tasks: steps, rollouts, step sizes, tasks, seed."""
     parser.add_argument(
         "--num_adapt_steps",
@@ -76,7 +94,7 @@ def _rate(text: str) -> float:
 
 
 def adapted(config: Config, arguments: argparse.Namespace) -> tuple[Config, int]:
-    """A run's configuration with what the flags of `add_adaptation` change; how many inner steps, or later episodes."""
+    """A run's configuration with what the flags of `run_parser` change; how many inner steps, or later episodes."""
     steps = config.stages - 1 if arguments.num_adapt_steps is None else arguments.num_adapt_steps
     config = config.replace(
         seed=config.seed if arguments.seed is None else arguments.seed,
@@ -84,6 +102,17 @@ def adapted(config: Config, arguments: argparse.Namespace) -> tuple[Config, int]
         inner_lr=config.inner_lr if arguments.inner_lr is None else tuple(arguments.inner_lr),
     )
     return config, steps
+
+
+def add_output_folder(parser: argparse.ArgumentParser) -> None:
+    """The flag --output of a command that writes several files; `check_output_folder` checks it."""
+    parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where to write (default: the run's own)")
+
+
+def check_output_folder(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for a directory that is given and cannot be written."""
+    if arguments.output is not None:
+        check_folder("--output", arguments.output)
 
 
 def labelled(name: str, text: str) -> tuple[str, str]:

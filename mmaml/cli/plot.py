@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmaml.cli.arguments import check_integers, check_text
-from mmaml.cli.options import labelled
+from mmaml.cli.options import add_output_folder, check_output_folder, labelled
 from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.value_types import LARGEST, LARGEST_INTEGER
 from mmaml.errors import UsageError
@@ -57,7 +57,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
     parser.add_argument("--smooth", type=int, default=1, metavar="N", help="moving average over N iterations")
     parser.add_argument("--limits", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of returns shown")
     parser.add_argument("--title", help="of the learning curves (default: the environment)")
-    parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where to write (default: the run's own)")
+    add_output_folder(parser)
     parser.add_argument("--no_trajectories", action="store_true", help="learning curves only")
     parser.add_argument("--rollouts_per_task", type=int, default=20, metavar="N", help="trajectories drawn in a panel")
     arguments = parser.parse_args(argv)
@@ -70,8 +70,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
         raise UsageError("--limits", expected="two numbers, LOW < HIGH", got=f"{low} {high}")
     if arguments.title is not None:
         check_text("--title", arguments.title)
-    if arguments.output is not None:
-        check_folder("--output", arguments.output)
+    check_output_folder(arguments)
     return arguments
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmaml.cli.arguments import check_integers
-from mmaml.cli.options import ADAPTATION_RANGES, adapted, add_adaptation, add_run, run_argument
-from mmaml.cli.script import Parser, one_line_errors
+from mmaml.cli.options import adapted, add_output_folder, check_output_folder, parse_run, run_parser
+from mmaml.cli.script import one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.storage.files import writing
@@ -32,24 +30,13 @@ examples:
   mmaml visualize data/run1 --num_adapt_steps 4 --renderer drawing
 """
 RENDERERS = ("auto", "mujoco", "drawing")
-RANGES = ADAPTATION_RANGES | {
-    "every": (1, LARGEST_INTEGER),
-    "fps": (1, 1000),
-    "width": (100, 4000),
-}
+RANGES = {"every": (1, LARGEST_INTEGER), "fps": (1, 1000), "width": (100, 4000)}
 MAX_SIDE = 16_000  # pixels of a film: as far as H.264 goes
 
 
 def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """The command line. Raises UsageError."""
-    parser = Parser(
-        prog,
-        usage="%(prog)s RUN [options]",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-    )
-    add_run(parser)
-    add_adaptation(parser)
+    parser = run_parser(prog, DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "--renderer", choices=RENDERERS, default="auto",
         help="of MuJoCo bodies: MuJoCo's own, which needs EGL or OSMesa, or a drawing, which needs neither (default: "
@@ -58,12 +45,9 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
     parser.add_argument("--width", type=int, default=240, metavar="PIXELS", help="of a panel (default: 240)")
     parser.add_argument("--every", type=int, metavar="N", help="time steps per frame (default: for about 100 frames)")
     parser.add_argument("--fps", type=int, default=20, metavar="N", help="frames per second (default: 20)")
-    parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where to write (default: the run's own)")
-    arguments = parser.parse_args(argv)
-    arguments.restore_path = run_argument(arguments)
-    check_integers(arguments, RANGES)
-    if arguments.output is not None:
-        check_folder("--output", arguments.output)
+    add_output_folder(parser)
+    arguments = parse_run(parser, argv, RANGES)
+    check_output_folder(arguments)
     return arguments
 
 

@@ -21,18 +21,13 @@ from mmaml.config.declaration_file import declaration_of
 from mmaml.config.loading import read_config_file
 from mmaml.config.shipped import shipped_configs
 from mmaml.envs.registry import FAMILIES
-from mmaml.launcher import protocol
 from tests.helpers.scripts import ROOT
 from tests.helpers.support import SMALL, progress
 
 Printed = Callable[..., str]
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for variable in protocol.SIZE_VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.fixture

@@ -34,10 +34,7 @@ SHORT = '{"max_path_length": 6}'
 
 
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for variable in protocol.SIZE_VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+def _as_a_run_script(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["run_scripts/maml_run.py"])
 
 
