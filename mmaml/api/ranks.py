@@ -23,7 +23,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TextIO
 
-from mmaml.api.training import Callback, Row, StopTraining, plain_row, settled
+from mmaml.api.training import Callback, Row, StopTraining, configured, plain_row
 from mmaml.config.keys import Config
 from mmaml.errors import Interrupted, RunStopped, UsageError
 from mmaml.launcher.protocol import ended, is_first_rank
@@ -37,10 +37,10 @@ SECONDS_BETWEEN_LOOKS = 0.1  # at a pipe that nobody has opened yet, or nobody h
 
 def train_on_ranks(
     config: Config, values: Mapping[str, Any], ranks: int, callbacks: Sequence[Callback], show: bool
-) -> Path:
-    """Train on `ranks` ranks under mpirun; the run's directory.
+) -> None:
+    """Train on `ranks` ranks under mpirun.
 
-    config: the settled configuration; values: the keys and values that it was made of. Raises what `mmaml.train` does.
+    config: the whole configuration; values: the keys and values that it was made of. Raises what `mmaml.train` does.
     """
     _check(config, ranks)
     with tempfile.TemporaryDirectory(prefix="mmaml-") as name, ExitStack() as stack:
@@ -52,7 +52,6 @@ def train_on_ranks(
         outcome = _Following(process, lines, callbacks).until_end()
     if outcome is not None:
         raise outcome
-    return Path(str(config.dump_path))
 
 
 def _check(config: Config, ranks: int) -> None:
@@ -200,7 +199,7 @@ def _train(values: Mapping[str, Any], pipe: RawIOBase | None) -> None:
     ranks = connect()
     launch.check_launcher(ranks.size)
     with ranks, RunLock() as lock:
-        config = ranks.agree(lambda: ready(settled(values), lock, values))
+        config = ranks.agree(lambda: ready(configured(values), lock, values))
         train(config, ranks, report)
 
 

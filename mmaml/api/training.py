@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from mmaml.config.keys import Config
-from mmaml.config.loading import build_config, canonical, read_config_file
+from mmaml.config.loading import canonical, idle_keys, read_config_file
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import integer
 from mmaml.errors import Interrupted, UsageError
 from mmaml.storage import checkpoint
 from mmaml.storage.layout import PROGRESS
 from mmaml.storage.progress_file import read_rows
+from mmaml.storage.starting import ready, run_to_continue, settled
 
 Row = Mapping[str, float]
 Callback = Callable[[Row], object]
@@ -30,7 +31,11 @@ class StopTraining(Exception):
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run has left. folder: its directory. checkpoint: its newest file. last: the last iteration's row."""
+    """What a run has left.
+
+    folder: its directory. checkpoint: its newest file; where no iteration was left to do in a new directory, the one
+    that it was to continue from. last: the last iteration's row; empty where the directory has none.
+    """
 
     folder: Path
     checkpoint: Path
@@ -55,6 +60,8 @@ def train(
     further keys of the configuration, which win over it, such as n_itr=100, dump_path="out/run1", or restore_path or
     resume to continue a run, for which config may be left out. The keys: docs/configuration.md.
 
+    Without dump_path a new run is written into data/<algorithm>/<env>-<time>.
+
     ranks: 1 to train in this process; more to start that many under mpirun. callbacks: each is called, in this process,
     with the row of every iteration, column -> number. With one rank that is before the next iteration begins; with more
     the run goes on meanwhile. show: show the run on standard output.
@@ -68,13 +75,22 @@ def train(
     if not integer(1).accepts(ranks):
         raise UsageError("ranks", expected=integer(1).expected, got=repr(ranks))
     values = _values(config, keys)
+    complete = configured(values)
     if ranks == 1:
-        folder = _train_here(values, callbacks, show)
+        complete = _train_here(complete, values, callbacks, show)
     else:
         from mmaml.api.ranks import train_on_ranks
 
-        folder = train_on_ranks(settled(values), values, ranks, callbacks, show)
-    return TrainedRun(folder, checkpoint.latest(folder), _rows_of(folder)[-1])
+        train_on_ranks(complete, values, ranks, callbacks, show)
+    return _trained(complete)
+
+
+def _trained(config: Config) -> TrainedRun:
+    """What a run has left in its directory. Where there was nothing to do, its checkpoint is the one it began with."""
+    folder = Path(str(config.dump_path))
+    path = folder if config.restore_path is None or checkpoint.candidates(folder) else Path(config.restore_path)
+    newest = path if checkpoint.is_file(path) else checkpoint.latest(path)
+    return TrainedRun(folder, newest, (_rows_of(folder) or [{}])[-1])
 
 
 def _values(config: str | Path | Mapping[str, Any] | Config | None, keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +103,7 @@ def _values(config: str | Path | Mapping[str, Any] | Config | None, keys: Mappin
             )
         return keys
     if isinstance(config, Config):
-        given = config.to_dict()
+        given = _effective(config)
     elif isinstance(config, Mapping):
         given = canonical(config, "config")
     elif isinstance(config, str | Path):
@@ -97,28 +113,24 @@ def _values(config: str | Path | Mapping[str, Any] | Config | None, keys: Mappin
     return given | keys
 
 
-def settled(values: Mapping[str, Any]) -> Config:
-    """The whole configuration of a run, new or continued, with the directory it writes.
+def _effective(config: Config) -> dict[str, Any]:
+    """Keys and values of a configuration, but for defaults of keys that have no effect under it."""
+    values, keys = config.to_dict(), config.keys()
+    idle = {name for name in idle_keys(config, values) if values[name] == keys[name].default}
+    return {name: value for name, value in values.items() if name not in idle}
 
-    Reads, but writes nothing. Raises UsageError.
-    """
-    from mmaml.storage.starting import check_outputs, continued, default_dump_path, run_to_continue
 
+def configured(values: Mapping[str, Any]) -> Config:
+    """The whole configuration of a run, new or continued, by the keys and values that are given. Raises UsageError."""
     original, automatic = run_to_continue(values)
-    values = {**values, **automatic}
-    config = build_config(values) if original is None else continued(values, original)
-    if config.dump_path is None:
-        config = config.replace(dump_path=str(default_dump_path(config)))
-    check_outputs(config)
-    return config
+    return settled({**values, **automatic}, original)
 
 
-def _train_here(values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Path:
-    """Train in this process; the run's directory."""
+def _train_here(config: Config, values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Config:
+    """Train in this process; the configuration, whose directory is another one if somebody took it meanwhile."""
     from mmaml.parallel.shutdown import shutdown
     from mmaml.process_settings import prepared_process
 
-    config = settled(values)
     try:
         with prepared_process(), shutdown.heeded_by_guest():
             return _train_alone(config, values, callbacks, show)
@@ -128,7 +140,7 @@ def _train_here(values: Mapping[str, Any], callbacks: Sequence[Callback], show: 
         raise
 
 
-def _train_alone(config: Config, values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Path:
+def _train_alone(config: Config, values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Config:
     """The only rank's part."""
     import mpi4py
 
@@ -138,7 +150,6 @@ def _train_alone(config: Config, values: Mapping[str, Any], callbacks: Sequence[
 
     from mmaml.parallel.ranks import connect
     from mmaml.storage.run_lock import RunLock
-    from mmaml.storage.starting import ready
     from mmaml.trainer import train as train_on
 
     def report(row: Row) -> None:
@@ -151,7 +162,7 @@ def _train_alone(config: Config, values: Mapping[str, Any], callbacks: Sequence[
         config = ready(config, lock, values)
         with suppress(StopTraining):
             train_on(config, ranks, report, stream)
-    return Path(str(config.dump_path))
+    return config
 
 
 def plain_row(row: Row) -> dict[str, float]:
@@ -160,6 +171,8 @@ def plain_row(row: Row) -> dict[str, float]:
 
 
 def _rows_of(folder: Path) -> list[Row]:
+    if not (folder / PROGRESS).exists():
+        return []
     _, rows, _ = read_rows(folder / PROGRESS)
     return [{name: _number(cell) for name, cell in row.items()} for row in rows]
 

@@ -13,12 +13,7 @@ from typing import Any
 from mmaml.cli.options import one_of_two
 from mmaml.cli.script import Parser, one_line_errors, restart_words
 from mmaml.config.keys import COMMON_KEYS, Config
-from mmaml.config.loading import (
-    ConfigError,
-    build_config,
-    parse_object,
-    read_config_file,
-)
+from mmaml.config.loading import ConfigError, parse_object, read_config_file
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import FLAG, Kind, integer
 from mmaml.errors import Interrupted, RunStopped, UsageError, disk_reason
@@ -27,7 +22,7 @@ from mmaml.launcher import protocol
 from mmaml.parallel import launch
 from mmaml.parallel.shutdown import shutdown
 from mmaml.storage.run_lock import RunLock
-from mmaml.storage.starting import Values, check_outputs, continued, default_dump_path, ready, run_to_continue
+from mmaml.storage.starting import Values, ready, run_to_continue, settled
 
 KEYS = ("algorithm", "dump_path", "restore_path", "te_save_path")  # that have a flag of their own name
 
@@ -53,7 +48,8 @@ class Script:
 
     flags: by name, such as "--fast-lr". synonyms: further names of flags that every script has. config_file: the
     configuration of a new run unless one is given. description, epilog: the beginning and the end of --help.
-    command: the words before the arguments. needs_config: whether a new run has to be given a configuration.
+    command: the words before the arguments; a new run is then named by its algorithm, not by the script.
+    needs_config: whether a new run has to be given a configuration.
     """
 
     flags: Mapping[str, Flag] = field(default_factory=dict)
@@ -264,14 +260,13 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
         values |= {flag.key: value} if flag.settings is None else flag.settings(value, before | values)
     values |= overrides
 
+    if original is None:
+        values = {"algorithm": algorithm} | values
     try:
-        config = build_config({"algorithm": algorithm} | values) if original is None else continued(values, original)
+        config = settled(values, original, "" if script.command else Path(sys.argv[0]).stem)
     except ConfigError as error:
         key = error.argument
         raise (error.renamed(f"{given[key]} ({key})") if key in given else error) from error
-    if config.dump_path is None:
-        config = config.replace(dump_path=str(default_dump_path(config)))
-    check_outputs(config)
     return config, values
 
 

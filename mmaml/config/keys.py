@@ -274,7 +274,7 @@ class Config:
         "Output",
         None,
         optional(PATH),
-        "directory of the run; null: a new one in data/, named by script, env and time",
+        "directory of the run; null: a new one in data/, named by algorithm, or run script, env and time",
         resumable=True,
     )
     restore_path: str | None = _key(

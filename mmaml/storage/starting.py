@@ -51,12 +51,24 @@ def continued(values: Values, original: Config) -> Config:
     return config
 
 
-def default_dump_path(config: Config) -> Path:
-    """data/<script>/<env>-<time>, data/<algorithm>/… for `mmaml train`; one that does not exist."""
+def settled(values: Values, original: Config | None, script: str = "") -> Config:
+    """The whole configuration of a run, with the directory it writes.
+
+    original: that of the run that is continued, None for a new one. script: as `default_dump_path` takes it. Reads, but
+    writes nothing. Raises UsageError.
+    """
+    config = build_config(values) if original is None else continued(values, original)
+    if config.dump_path is None:
+        config = config.replace(dump_path=str(default_dump_path(config, script)))
+    check_outputs(config)
+    return config
+
+
+def default_dump_path(config: Config, script: str = "") -> Path:
+    """A directory data/<script>/<env>-<time> that does not exist; without a script data/<algorithm>/…"""
     environment, algorithm = (text.rpartition(":")[2] for text in (config.env, config.algorithm))
     name = f"{environment}-{time.strftime('%Y%m%d-%H%M%S')}"
-    script = Path(sys.argv[0]).stem
-    folder = Path("data") / (algorithm if script in ("mmaml", "__main__") else script)
+    folder = Path("data") / (script or algorithm)
     names = chain([name], (f"{name}-{n}" for n in count(2)))
     return next(folder / name for name in names if not os.path.lexists(folder / name))
 
@@ -71,7 +83,8 @@ def locked(config: Config, lock: RunLock, named: bool) -> Config:
     while not lock.acquire(Path(str(config.dump_path)), new):
         if named:
             raise _taken(config)
-        config = config.replace(dump_path=str(default_dump_path(config)))
+        script = Path(str(config.dump_path)).parent.name
+        config = config.replace(dump_path=str(default_dump_path(config, script)))
     if not new and not (continues_in_place(config) or may_start(Path(str(config.dump_path)))):
         raise _taken(config)
     return config

@@ -74,6 +74,34 @@ def test_a_run_is_continued(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_run_with_nothing_left_to_do_leaves_what_it_began_with(tmp_path: Path) -> None:
+    first = mmaml.train(SMALL, n_itr=1, dump_path=dump(tmp_path, "first"), show=False)
+    again = mmaml.train(restore_path=str(first.folder), show=False)
+    assert (again.folder, again.checkpoint) == (first.folder, first.checkpoint)
+    for source in (first.folder, first.checkpoint):
+        branch = mmaml.train(restore_path=str(source), dump_path=dump(tmp_path, source.name + "_on"), show=False)
+        assert (branch.checkpoint, branch.last, branch.rows()) == (first.checkpoint, {}, [])
+
+
+def test_a_run_without_a_name_is_named_by_its_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the program is called that trains."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["my_notebook.py"])
+    done = mmaml.train(SMALL, algorithm="promp", env="2DNavigation-v0", show=False)
+    assert done.folder.parent == Path("data/promp") and done.folder.name.startswith("2DNavigation-v0-")
+
+
+def test_a_whole_configuration_brings_no_notices_of_its_defaults(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config("promp", cg_iters=7)
+    done = mmaml.train(config, n_itr=1, dump_path=dump(tmp_path, "run"), show=False)
+    assert capfd.readouterr().err == "notice: no effect under promp: cg_iters\n"
+    assert checkpoint.load(done.folder)["config"] == config.replace(n_itr=1, dump_path=str(done.folder)).to_dict()
+    other = mmaml.train(config, algorithm="maml", n_itr=1, dump_path=dump(tmp_path, "maml"), show=False)
+    assert checkpoint.load(other.folder)["config"]["cg_iters"] == 7
+
+
 def test_a_callback_that_raises_ends_the_run_in_order(tmp_path: Path) -> None:
     def fails(row: Mapping[str, float]) -> None:
         if row["Itr"] == 1:

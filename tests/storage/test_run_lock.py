@@ -78,7 +78,9 @@ def test_a_run_that_a_process_writes_is_closed_to_others_until_it_is_dead(
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting.time, "strftime", lambda _: "now")
     config = small_config("promp")
-    config = config.replace(dump_path=str(starting.default_dump_path(config)))  # which all of them find free
+    config = config.replace(
+        dump_path=str(starting.default_dump_path(config, "some_script"))
+    )  # which all of them find free
     with RunLock() as a, RunLock() as b, RunLock() as c:
         taken = [str(starting.locked(config, lock, named=False).dump_path) for lock in (a, b, c)]
         assert [path.removeprefix("data/some_script/MetaPointEnvMomentumModes") for path in taken] == [
