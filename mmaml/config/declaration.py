@@ -77,8 +77,8 @@ class Declaration:
 
     keys: its own keys by name, beside those that are common to all algorithms (`mmaml.config.keys`).
     conditions: what it asks of them, and of common keys.
-    weights: for the check of memory, by the key that sets how many: at least so many numbers are trained beside the
-        hidden layers of the policy.
+    weights, kept: for the check of memory, by the key that sets how many: at least so many numbers are trained beside
+        the hidden layers of the policy; and so many are kept besides, such as those in a buffer of earlier trials.
     without: keys, common or inherited, that have no effect under it.
     stages: how many stages of learning a task an iteration has: collections, before and after each inner step unless
         said otherwise; or the episodes of a trial, `episodes_per_trial`.
@@ -89,6 +89,7 @@ class Declaration:
     keys: Mapping[str, Key] = field(default_factory=dict)
     conditions: Sequence[Condition] = ()
     weights: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
+    kept: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
     without: Sequence[str] = ()
     stages: Callable[[Config], int] = _before_and_after_steps
     embeds: bool = False
@@ -99,6 +100,7 @@ class Declaration:
         keys: Mapping[str, Key] | None = None,
         conditions: Sequence[Condition] = (),
         weights: Mapping[str, Callable[[Config], int]] | None = None,
+        kept: Mapping[str, Callable[[Config], int]] | None = None,
         without: Sequence[str] = (),
         stages: Callable[[Config], int] | None = None,
         embeds: bool | None = None,
@@ -109,6 +111,7 @@ class Declaration:
             {**self.keys, **(keys or {})},
             (*self.conditions, *conditions),
             {**self.weights, **(weights or {})},
+            {**self.kept, **(kept or {})},
             (*self.without, *without),
             self.stages if stages is None else stages,
             self.embeds if embeds is None else embeds,

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.declaration import Declaration
-from mmaml.errors import ConfigError, Interrupted
+from mmaml.errors import ConfigError
 
 NAME = "DECLARATION"
 _COMPILED_WITH = __future__.annotations.compiler_flag  # which leaves annotations, and what they name, alone
@@ -29,9 +29,9 @@ def declaration_of(algorithm: str) -> Declaration:
     """
     try:
         return _declaration_of(algorithm)
-    except (KeyboardInterrupt, Interrupted, ConfigError):
+    except ConfigError:
         raise
-    except BaseException as error:  # a user's statements may even call sys.exit
+    except (Exception, SystemExit) as error:  # a user's statements may fail in any way, and even call sys.exit
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             "algorithm",

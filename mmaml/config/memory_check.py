@@ -80,7 +80,7 @@ def training(config: Config, action_size: int) -> list[Need]:
     if config.num_train_tasks is not None:
         count = config.num_train_tasks
         found.append(Need(count * TASK_BYTES, f"{_short(count)} training tasks", ("num_train_tasks",)))
-    return [*found, _weights(config)]
+    return [*found, _weights(config), *_kept(config)]
 
 
 def rollouts(config: Config, tasks: int, stages: int, action_size: int, keys: Sequence[str]) -> Need:
@@ -99,6 +99,13 @@ def _weights(config: Config) -> Need:
     more = config.declaration.weights
     count += sum(weights(config) for weights in more.values())
     return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", ["hidden_sizes", *more])
+
+
+def _kept(config: Config) -> list[Need]:
+    """What the algorithm keeps beside its parameters, such as a buffer."""
+    counts = {name: count(config) for name, count in config.declaration.kept.items()}
+    what = f'numbers that algorithm "{config.algorithm}" keeps'
+    return [Need(4 * count, f"{_short(count)} {what}", [name]) for name, count in counts.items()]
 
 
 def _short(count: int) -> str:

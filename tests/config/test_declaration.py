@@ -30,7 +30,7 @@ import torch
 
 from mmaml.algorithms.promp import DECLARATION as PARENT, ProMP
 from mmaml.config.declaration import Condition, Key
-from mmaml.config.value_types import number
+from mmaml.config.value_types import integer, number
 
 LOW = 0
 
@@ -40,8 +40,9 @@ def is_small(config: torch.Tensor) -> bool:
 
 
 DECLARATION = PARENT.extended(
-    keys={"pace": Key("Mine", 1.0, number(LOW), "how far")},
+    keys={"pace": Key("Mine", 1.0, number(LOW), "how far"), "trials": Key("Mine", 1, integer(1), "held in a buffer")},
     conditions=[Condition("pace", is_small, "a number < 3", "walks")],
+    kept={"trials": lambda config: config.trials * config.lane_length},
     without=["clip_eps"],
 )
 
@@ -255,6 +256,10 @@ def test_keys_of_a_users_algorithm_are_checked_like_any() -> None:
     assert str(refusal({"pace": 1})).startswith("pace: unknown key; ")
     expected = 'pace: expected a number < 3 with algorithm "own_algorithm:Walker", which walks, got 3.0'
     assert str(refusal(walker | {"pace": 3})) == expected
+    assert build_config(walker | {"trials": 1000}).trials == 1000
+    error = refusal(walker | {"trials": 2**60})
+    assert error.argument == "trials"
+    assert '1.15e+20 numbers that algorithm "own_algorithm:Walker" keeps' in str(error) and "; lower it" in str(error)
     given = walker | {"pace": 2, "clip_eps": 0.1, "inner_lr": 0.1, "cell_size": 4, "te_save_path": "x.npz"}
     assert idle_keys(build_config(given), given) == ["clip_eps", "cell_size", "te_save_path"]
 
