@@ -18,7 +18,7 @@ from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, to_environment
 from mmaml.envs.check.start import check_start
 from mmaml.envs.spec import EnvSpec, spec_of
-from mmaml.errors import ConfigError, Interrupted
+from mmaml.errors import ConfigError, Interrupted, described, text_of
 from mmaml.extras import not_installed
 
 
@@ -155,12 +155,12 @@ def check_family(
     except (KeyboardInterrupt, Interrupted, ConfigError):
         raise
     except ValueError as error:  # from the arguments' own checks
-        raise ConfigError("env_kwargs", " ".join(str(error).split())) from error
+        raise ConfigError("env_kwargs", text_of(error) or described(error)) from error
     except Exception as error:  # a user's constructor may fail in any way
-        reason = _described(error)
+        reason = described(error)
         raise ConfigError("env_kwargs", f"'{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
     except BaseException as error:  # it, or its module, may even call sys.exit
-        raise ConfigError("env", f"'{name}' cannot be loaded ({_described(error)})", "fix its module") from error
+        raise ConfigError("env", f"'{name}' cannot be loaded ({described(error)})", "fix its module") from error
     if trains:
         check_start(name, env_kwargs, family)
     with suppress(Exception, SystemExit):  # as in a run, what closing raises concerns nobody
@@ -208,7 +208,7 @@ def load_class(place: str) -> type[gym.Env] | type[TaskVectorEnv]:
         remedy = "check the name, and that its package is installed or its folder on PYTHONPATH"
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "envs":
             remedy += " (the toolkit's own families are imported as mmaml.envs)"
-        raise UnknownEnvironment("env", f"'{place}' cannot be loaded ({_described(error)})", remedy) from error
+        raise UnknownEnvironment("env", f"'{place}' cannot be loaded ({described(error)})", remedy) from error
     if isinstance(cls, type) and issubclass(cls, TaskVectorEnv):
         return cls
     lacks = [name for name in ("sample_tasks", "set_task") if not callable(getattr(cls, name, None))]
@@ -235,10 +235,6 @@ def check_arguments(name: str, cls: type, env_kwargs: Mapping[str, Any]) -> None
         if key not in accepted:
             known = f"takes {', '.join(accepted)}" if accepted else "takes no arguments"
             raise ConfigError("env_kwargs", f"'{name}' {known}, got '{key}'")
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 register_all()

@@ -18,6 +18,19 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} … {line[-half:]}"
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says, in a line; "" where it says nothing, or cannot."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # of a user's class, which may fail in any way
+        return ""
+
+
+def described(error: BaseException) -> str:
+    """The kind of an exception and what it says, in a line."""
+    return ": ".join(filter(None, (type(error).__name__, text_of(error))))
+
+
 class UsageError(ValueError):
     """What the user asked for cannot be done, in one line: "argument: expected …, got …; remedy".
 

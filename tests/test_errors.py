@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from mmaml.errors import LONGEST_LINE, ConfigError, UsageError
+from mmaml.errors import LONGEST_LINE, ConfigError, UsageError, described
 from mmaml.storage.checkpoint_format import CheckpointError
 
 
@@ -35,6 +35,24 @@ def test_a_text_without_parts_is_no_error_of_a_user() -> None:
     for parts in ({}, {"remedy": "try again"}, {"got": "'x'"}):
         with pytest.raises(TypeError, match="needs a problem, or what is expected"):
             UsageError("seed: something is wrong", **parts)
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise LookupError
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (KeyError("a"), "KeyError: 'a'"),
+        (ValueError("a\n b"), "ValueError: a b"),
+        (ValueError(), "ValueError"),
+        (Mute(), "Mute"),
+    ],
+)
+def test_any_exception_can_be_described(error: Exception, text: str) -> None:
+    assert described(error) == text
 
 
 def test_a_long_error_keeps_its_ends() -> None:

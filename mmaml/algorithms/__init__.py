@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mmaml.policies.distributions import Distribution
 
 from mmaml.config.algorithms import ALGORITHMS
-from mmaml.errors import ConfigError
+from mmaml.errors import ConfigError, described
 
 
 def algorithm_class(name: str) -> type[Algorithm]:
@@ -20,8 +20,7 @@ def algorithm_class(name: str) -> type[Algorithm]:
     try:
         found = getattr(importlib.import_module(module), cls)
     except Exception as error:  # a user's module may fail in any way
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError("algorithm", f"'{name}' cannot be loaded ({reason})", "fix its module") from error
+        raise ConfigError("algorithm", f"'{name}' cannot be loaded ({described(error)})", "fix its module") from error
     from mmaml.algorithms.base import Algorithm
 
     if not isinstance(found, type) or not issubclass(found, Algorithm):

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from mmaml.cli.options import one_of_two
 from mmaml.cli.script import Parser, one_line_errors, restart_words
-from mmaml.config.keys import COMMON_KEYS, Config
+from mmaml.config.algorithms import ALGORITHMS
+from mmaml.config.declaration_file import declaration_of
+from mmaml.config.keys import COMMON_KEYS, LEGACY, Config
 from mmaml.config.loading import ConfigError, parse_object, read_config_file
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import FLAG, Kind, integer
@@ -153,7 +156,7 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
         prog,
         usage=f"%(prog)s {'CONFIG' if script.needs_config else '[CONFIG]'} [options]",
         description=script.description,
-        epilog=f"{script.epilog}\nEvery key of the configuration: docs/configuration.md".strip(),
+        epilog=f"{script.epilog}\n{keys_in_brief()}".strip(),
     )
 
     def add(name: str, **options: Any) -> str:
@@ -204,6 +207,23 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
             remedy="`mmaml configs` lists those that come with the package",
         )
     return options
+
+
+def keys_in_brief() -> str:
+    """The names of all keys of the configuration; those of algorithms by the algorithm in which they have an effect."""
+    groups = dict.fromkeys(key.group for key in COMMON_KEYS.values() if key.group != LEGACY)
+    names = {group: [name for name, key in COMMON_KEYS.items() if key.group == group] for group in groups}
+    for algorithm in ALGORITHMS:
+        own = declaration_of(algorithm)
+        names[f'"{algorithm}"'] = [name for name in own.keys if not own.is_idle(name)]
+    lines = [
+        "keys of CONFIG and of --overrides, explained in docs/configuration.md; those of an algorithm alone, which",
+        "`mmaml algorithms NAME` explains, follow its name:",
+    ]
+    for title, keys in names.items():
+        if keys:
+            lines += wrap(f"{title}: {', '.join(keys)}", 110, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join(lines)
 
 
 def _kind(flag: Flag) -> Kind:

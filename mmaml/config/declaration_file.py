@@ -16,7 +16,7 @@ from typing import Any
 
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.declaration import Declaration
-from mmaml.errors import ConfigError
+from mmaml.errors import ConfigError, Interrupted, described
 
 NAME = "DECLARATION"
 _COMPILED_WITH = __future__.annotations.compiler_flag  # which leaves annotations, and what they name, alone
@@ -29,13 +29,12 @@ def declaration_of(algorithm: str) -> Declaration:
     """
     try:
         return _declaration_of(algorithm)
-    except ConfigError:
+    except (KeyboardInterrupt, Interrupted, ConfigError):
         raise
-    except (Exception, SystemExit) as error:  # a user's statements may fail in any way, and even call sys.exit
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    except BaseException as error:  # a user's statements may even call sys.exit
         raise ConfigError(
             "algorithm",
-            f"'{algorithm}' cannot be read ({reason})",
+            f"'{algorithm}' cannot be read ({described(error)})",
             "check the name, and that its package is installed or its folder on PYTHONPATH",
         ) from error
 

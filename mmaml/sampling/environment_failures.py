@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from mmaml import errors
 from mmaml.envs.base import TaskError
-from mmaml.errors import Failure, NotFinite
+from mmaml.errors import Failure, NotFinite, text_of
 
 LONGEST_ERROR = 300  # characters of an environment's error that are told in a line
 
@@ -93,8 +94,7 @@ def failing_tasks(sample: Callable[[list[Any]], Any], items: Sequence[Any], erro
 
 def described(error: BaseException) -> str:
     """An error of a user's environment in a line, which is not long."""
-    kind = "" if isinstance(error, TaskError) else f"{type(error).__name__}: "
-    text = kind + " ".join(str(error).split())
+    text = text_of(error) if isinstance(error, TaskError) else errors.described(error)
     return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 
 import mmaml
-from mmaml.cli import algorithms, train
+from mmaml.cli import algorithms, maml_run, train
 from mmaml.cli.main import COMMANDS, LISTS, main
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.declaration_file import declaration_of
+from mmaml.config.keys import COMMON_KEYS, LEGACY
 from mmaml.config.loading import read_config_file
 from mmaml.config.shipped import shipped_configs
 from mmaml.envs.registry import FAMILIES
@@ -104,6 +106,20 @@ def test_help_lists_and_mistakes_come_without_loading_torch() -> None:
     )
     done = python("-c", program)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", [train.COMMAND, train.PLAIN, maml_run.SCRIPT])
+def test_help_lists_every_key_and_those_of_an_algorithm_under_its_name(script: train.Script, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        train.parse(["--help"], script)
+    text = " ".join(capsys.readouterr().out.split())
+    for name in ALGORITHMS:
+        declared = declaration_of(name)
+        own = [key for key in declared.keys if not declared.is_idle(key)]
+        assert (f'"{name}": {", ".join(own)}' in text) if own else f'"{name}": ' not in text
+    listed = {*re.findall(r"\w+", text.partition("keys of CONFIG")[2])}
+    assert listed >= {name for name, key in COMMON_KEYS.items() if key.group != LEGACY}
+    assert "`mmaml algorithms NAME`" in text
 
 
 # What there is.
