@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError, check_value, read_config
-from mmaml.errors import UsageError
+from mmaml.errors import UsageError, described
 from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.storage import checkpoint
 from mmaml.storage.checkpoint_format import CheckpointError
@@ -48,8 +48,9 @@ def load(
     if inner_lr is not None:
         rates = [*inner_lr] if isinstance(inner_lr, Sequence) else inner_lr
         config = read_config(config.to_dict() | {"inner_lr": rates})
+    adapted = _adapted(state, path)
     if horizon is None:
-        horizon = state.get("adapted", {}).get("horizon", config.max_path_length)
+        horizon = adapted.get("horizon", config.max_path_length)
     check_value("max_path_length", horizon, called="horizon")
     spaces = _recorded_spaces(state, path) or _spaces_of_family(config)
     if spaces is None:
@@ -65,12 +66,23 @@ def load(
     statistics = restored_statistics(config, spaces.observation_size, state)
     rng = np.random.default_rng(seed)
     policy = TrainedPolicy(config, spaces, state["parameters"], statistics, rng, horizon, path)
-    if (adapted := state.get("adapted")) is not None:
+    if adapted:
         try:
             policy.restore(adapted)
-        except (LookupError, TypeError, ValueError) as error:
-            raise CheckpointError("restore_path", f"what '{path}' has adapted to cannot be read ({error})") from error
+        except UsageError:
+            raise
+        except (AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+            problem = f"what '{path}' has adapted to cannot be read ({described(error)})"
+            raise CheckpointError("restore_path", problem) from error
     return policy
+
+
+def _adapted(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """What the policy of `TrainedPolicy.save` had adapted to; empty for a checkpoint of a run."""
+    adapted = state.get("adapted", {})
+    if not isinstance(adapted, dict):
+        raise CheckpointError("restore_path", f"what '{path}' has adapted to cannot be read")
+    return adapted
 
 
 def _config(values: Mapping[str, Any], path: Path) -> Config:

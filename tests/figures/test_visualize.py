@@ -106,7 +106,10 @@ def test_other_step_sizes_change_what_follows_the_first_step(
     [
         ([], "RUN: expected a run's directory, got nothing"),
         (["--restore_path", "{tmp}/none"], "got '{tmp}/none', which does not exist"),
-        (["--restore_path", "{run}", "--split", "ood"], f"--split: '{CHEETAH}' has"),
+        (
+            ["--restore_path", "{run}", "--split", "ood"],
+            f"--split: expected a split of '{CHEETAH}', which has train, test, got 'ood'",
+        ),
         (["--restore_path", "{run}", "--every", "0"], "--every: expected a whole number ≥ 1, got 0"),
         (
             ["--restore_path", "{run}", "--num_adapt_steps", "-1"],

@@ -1,0 +1,151 @@
+"""Trained policies that remember over the episodes of a trial, and such as normalise what they observe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mmaml
+from mmaml.config.loading import build_config
+from mmaml.envs.registry import make_family
+from mmaml.seeding import integer
+from mmaml.storage import checkpoint
+from mmaml.worker import Worker
+from tests.helpers.policies import (
+    WorkersNumbers,
+    run_lanes,
+    trained,
+)
+
+BANDIT = "tests.helpers.recurrent_bandit:"
+TRIALS = {"env": BANDIT + "WaitingBandit", "episodes_per_trial": 4, "max_path_length": 2, "normalization_scale": None}
+
+
+def bandit(folder: Path, **keys: Any) -> Path:
+    """A recurrent policy that has learned nothing, but acts by what it remembers more than by chance."""
+    state = checkpoint.load(trained(folder, BANDIT + "RecurrentBandit", **TRIALS, **keys))
+    for name, value in state["parameters"].items():
+        if name.startswith("network.policy"):
+            value *= 100
+    return checkpoint.write(folder / "sure", 0, state)
+
+
+class GumbelOf:
+    """A generator of numbers that are known."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        self.numbers = numbers
+
+    def gumbel(self, size: tuple[int, ...]) -> np.ndarray:
+        return self.numbers.reshape(size)
+
+
+REWARDS = np.random.default_rng(3).normal(size=(4, 40))
+
+
+def live(policy: mmaml.TrainedPolicy, lanes: list[int], step: int) -> list[int]:
+    """A step in some lanes, whose observations, rewards and chance are known; the actions."""
+    noise: Any = GumbelOf(np.random.default_rng([step]).gumbel(size=(4, 2))[lanes])
+    actions = policy.act(np.full((len(lanes), 1), step % 2), lanes=lanes, rng=noise)
+    policy.record(REWARDS[lanes, step], terminated=np.full(len(lanes), step % 2 == 1))
+    return actions.tolist()
+
+
+def test_a_policy_that_remembers_acts_over_trials_as_in_the_worker(tmp_path: Path) -> None:
+    path = bandit(tmp_path)
+    policy = mmaml.load(path)
+    config = policy.config
+    worker = Worker(build_config(config.to_dict()))
+    parameters = worker.algorithm.spec.flatten(checkpoint.load(path)["parameters"])
+    tasks = worker.sample_tasks(config.meta_batch_size, 0, "test")
+    worker.collect(parameters, None, list(enumerate(tasks)), 0, "test")
+    assert worker.block is not None
+    data = worker.block.rollouts[0].select(slice(1, 2))
+    family = make_family(config.env, 1, config.rollouts_per_meta_task)
+    family.set_tasks([tasks[1]])
+    rng: Any = WorkersNumbers(config, 1, 0)
+    observation, _ = family.reset(seed=[integer(config.seed, "environment", 0, 1, 0, purpose="test")])
+    actions = []
+    for _ in range(config.lane_length):
+        actions.append(policy.act(observation, rng=rng))
+        observation, reward, terminated, _, _ = family.step(actions[-1])
+        over = policy.record(reward, terminated=terminated)
+        if over.any():
+            observation, _ = family.reset(options={"reset_mask": over})
+    assert (np.stack(actions, 1) == data.actions[0].argmax(-1).numpy()).all()
+    assert policy.adapt_steps == 0 and policy.episodes_per_trial == 4
+    with pytest.raises(mmaml.UsageError, match=r"adapt: .* by remembering"):
+        policy.adapt()
+
+
+def test_lanes_remember_apart(tmp_path: Path) -> None:
+    """One that begins later than others is as if the others were not, and as it would be by itself."""
+    policy, alone = (mmaml.load(bandit(tmp_path)) for _ in range(2))
+    together: dict[int, list[int]] = {lane: [] for lane in range(4)}
+    for step in range(40):
+        lanes = [lane for lane in range(4) if step >= 2 * lane]
+        for lane, action in zip(lanes, live(policy, lanes, step), strict=True):
+            together[lane].append(action)
+    for lane in range(4):
+        assert [live(alone, [lane], step)[0] for step in range(2 * lane, 40)] == together[lane]
+    assert len({tuple(actions[-20:]) for actions in together.values()}) > 1  # rewards, remembered, made the difference
+
+
+def test_what_is_remembered_is_saved_and_forgotten_with_the_task(tmp_path: Path) -> None:
+    policy, path = mmaml.load(bandit(tmp_path)), tmp_path / "remembering.pt"
+    before = [live(policy, [0, 2], step) for step in range(20)]
+    policy.save(path)
+    again = mmaml.load(path)
+    assert [live(again, [0, 2], step) for step in range(20, 40)] == [
+        live(policy, [0, 2], step) for step in range(20, 40)
+    ]
+    policy.reset_task()
+    assert [live(policy, [0, 2], step) for step in range(20)] == before
+    policy.act(np.ones((1, 1)))
+    with pytest.raises(mmaml.UsageError, match=r"act: expected record.*remembers"):
+        policy.act(np.ones((1, 1)))
+    with pytest.raises(mmaml.UsageError, match=r"export: .* memory"):
+        policy.module()
+
+
+def normalised(folder: Path) -> Path:
+    """A policy of normalised observations and rewards."""
+    keys = {"normalize_observations": True, "normalize_rewards": True, "normalize_adv": False}
+    state = checkpoint.load(trained(folder, "maml", **keys))
+    size = len(state["environment"]["low"]) and state["environment"]["observation_size"]
+    moments = {"count": 10.0, "mean": torch.linspace(-1, 1, size).double(), "squares": torch.ones(size).double() * 40}
+    rewards = {"count": 10.0, "mean": torch.zeros(1).double(), "squares": torch.ones(1).double() * 90}
+    return checkpoint.write(
+        folder / "normalised", 0, state | {"statistics": {"observations": moments, "returns": rewards}}
+    )
+
+
+def test_observations_and_rewards_are_normalised_as_by_the_worker(tmp_path: Path) -> None:
+    path = normalised(tmp_path)
+    policy = mmaml.load(path)
+    config = policy.config
+    worker = Worker(build_config(config.to_dict()))
+    state = checkpoint.load(path)
+    parameters = worker.algorithm.spec.flatten(state["parameters"])
+    tasks = worker.sample_tasks(config.meta_batch_size, 0, "test")
+    worker.collect(parameters, worker.statistics(state).vector(), list(enumerate(tasks)), 0, "test")
+    assert worker.block is not None
+    family = make_family(config.env, 1, config.rollouts_per_meta_task)
+    family.set_tasks([tasks[1]])
+    run_lanes(policy, family, config, 1, 0)
+    policy.adapt()
+    saved = tmp_path / "adapted.pt"
+    policy.save(saved)
+    found, wanted = checkpoint.load(saved)["adapted"]["collections"][0], worker.block.rollouts[0].select(slice(1, 2))
+    for name in ("observations", "actions", "advantages", "final_observations"):
+        assert torch.equal(found[name], wanted.fields()[name]), name
+    observations = np.random.default_rng(0).normal(size=(10, policy.spaces.observation_size)).astype(np.float32)
+    exact = policy.act(observations, deterministic=True)
+    np.testing.assert_allclose(mmaml.load(saved).act(observations, deterministic=True), exact)
+    with torch.no_grad():
+        exported = policy.module()(torch.from_numpy(observations))
+    np.testing.assert_allclose(exported.numpy(), exact, rtol=1e-4, atol=1e-5)
