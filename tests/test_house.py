@@ -29,6 +29,15 @@ def test_no_other_file_names_an_algorithm(path: Path) -> None:
     assert not found
 
 
+def test_no_code_reads_an_error_or_the_log_back() -> None:
+    """What must be known later is a value of its own; errors.py alone looks at the text of an exception."""
+    reads = re.compile(r"str\((\w*error|failure|finding|reason)\)\.(?!strip\(\))|\bMESSAGES\)\.read")
+    found = [path.name for path in MODULES if reads.search(path.read_text(encoding="utf-8"))]
+    assert found == ["errors.py"]
+    users = {path.name for path in MODULES if re.search(r"\bMESSAGES\b", path.read_text(encoding="utf-8"))}
+    assert users == {"layout.py", "run_logger.py"}  # which names it, and which writes it
+
+
 def test_the_table_and_no_other_file_of_the_package_was_left_out() -> None:
     assert TABLE.is_file() and len(MODULES) > 50
     assert set(algorithm_names()) >= {"promp", "ProMP", "MMAML", "e_maml", "EMAML"}

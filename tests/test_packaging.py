@@ -43,13 +43,24 @@ def done(*words: str | Path, cwd: Path, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a clean clone of the last commit."""
-    folder = tmp_path_factory.mktemp("wheel")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean clone of the last commit."""
+    folder = tmp_path_factory.mktemp("packaging")
     done("git", "clone", "-q", ROOT, "clone", cwd=folder)
-    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    done(*pip, "--wheel-dir", "dist", folder / "clone", cwd=folder)
-    (path,) = (folder / "dist").iterdir()
+    return folder / "clone"
+
+
+def pip(command: str, *words: str | Path, cwd: Path) -> None:
+    """A command of pip that needs no network."""
+    offline = ["-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    done(sys.executable, "-m", "pip", command, *offline, *words, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def wheel(clone: Path) -> Path:
+    """The wheel of the clone."""
+    pip("wheel", "--wheel-dir", "dist", clone, cwd=clone.parent)
+    (path,) = (clone.parent / "dist").iterdir()
     return path
 
 
@@ -65,6 +76,44 @@ def test_the_wheel_holds_what_a_run_needs(wheel: Path) -> None:
     assert {name for name in names if not name.startswith(about)} == expected
     assert f"{about}/licenses/LICENSE" in names and "mmaml = mmaml.cli.main:main" in entry_points
     assert f"\nVersion: {mmaml.__version__}\n" in metadata and "# Meta-reinforcement learning" in metadata
+    assert {"mmaml/py.typed", "mmaml/configs/navigation_2d_maml.json", "mmaml/envs/point_mass.py"} <= names
+    assert "\nRequires-Python: >=3.11\n" in metadata
+    assert {f"Provides-Extra: {extra}" for extra in ("figures", "mujoco", "tensorboard", "all", "dev")} <= {
+        *metadata.splitlines()
+    }
+
+
+@pytest.mark.parametrize("editable", [False, True])
+def test_pip_installs_a_package_that_finds_its_own_files(
+    request: pytest.FixtureRequest, clone: Path, tmp_path: Path, editable: bool
+) -> None:
+    """`pip install WHEEL` and `pip install -e .`: the command, the configurations and the environments."""
+    what = ["--editable", clone] if editable else [request.getfixturevalue("wheel")]
+    pip("install", "--target", "site", *what, cwd=tmp_path)
+    assert (tmp_path / "site" / "bin" / "mmaml").is_file()
+    program = """
+import site, sys
+site.addsitedir("site")
+import importlib.util, mmaml
+from mmaml.config.shipped import find_config
+print(mmaml.__file__, find_config("CONFIG", "navigation_2d_maml"), importlib.util.find_spec("mmaml.envs.base").origin)
+from mmaml.cli.main import main
+main(["--version"])
+"""
+    *found, words, version_shown = done(sys.executable, "-S", "-c", program, cwd=tmp_path).split()
+    folder = str(clone if editable else tmp_path / "site")
+    assert all(path.startswith(folder) for path in found) and len(found) == 3
+    assert (words, version_shown) == ("mmaml", mmaml.__version__)
+
+
+def test_versions_and_pythons_are_named_where_people_look() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = next(line for line in changes.splitlines() if line.startswith("## "))
+    assert newest == f"## {mmaml.__version__}"
+    pythons = {text.rpartition(" ")[2] for text in PROJECT["classifiers"] if "Python :: 3." in text}
+    assert pythons == {"3.11", "3.12", "3.13"} and PROJECT["requires-python"] == ">=3.11"
+    installation = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    assert all(version in installation for version in pythons)
 
 
 def test_pinned_versions_lie_in_the_ranges_of_the_package() -> None:
@@ -84,8 +133,8 @@ def test_a_wheel_in_an_empty_environment_trains_evaluates_and_plots(wheel: Path,
     done(sys.executable, "-m", "venv", "environment", cwd=tmp_path)
     programs, folder = tmp_path / "environment" / "bin", tmp_path / "empty"
     folder.mkdir()
-    pip = [programs / "python", "-m", "pip", "install", "-q", "-c", ROOT / "requirements.txt"]
-    done(*pip, f"torch=={version('torch').partition('+')[0]}", f"{wheel}[all]", cwd=tmp_path)
+    install = [programs / "python", "-m", "pip", "install", "-q", "-c", ROOT / "requirements.txt"]
+    done(*install, f"torch=={version('torch').partition('+')[0]}", f"{wheel}[all]", cwd=tmp_path)
     command, overrides = programs / "mmaml", ["--overrides", json.dumps(SMALL)]
     assert done(command, "--version", cwd=folder) == f"mmaml {mmaml.__version__}\n"
     for ranks in ("1", "2"):

@@ -21,7 +21,7 @@ from mmaml.algorithms.base import Algorithm
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError, build_config
 from mmaml.envs.base import Task
-from mmaml.errors import NotFinite, TasksFailed, UsageError
+from mmaml.errors import NotFinite, TasksFailed, UsageError, described
 from mmaml.policies.params import ParamSpec
 from mmaml.sampling import finite
 from mmaml.sampling.rollouts import Rollouts
@@ -232,6 +232,6 @@ def _stored_rollouts(stored: Any, like: Sequence[Rollouts], config: Config) -> l
             if not set(ours.task_index.tolist()) <= set(range(config.meta_batch_size)):
                 raise ValueError("tasks that are not in the meta-batch")
     except (AttributeError, RuntimeError, StopIteration, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError("FILE", expected="rollouts as a run writes them", got=f"others ({reason})") from error
+        got = f"others ({described(error)})"
+        raise UsageError("FILE", expected="rollouts as a run writes them", got=got) from error
     return collections
