@@ -24,8 +24,8 @@ from mmaml.worker import TaskBlock, Worker
 class Master:
     """Rank 0's way to all ranks, this one included.
 
-    worker: this rank's. log: told what goes wrong. state: of a checkpoint, from whose running statistics these go on.
-    device: where the meta-gradient is taken if that is on the master.
+    worker: this rank's. log: what goes wrong is reported to it. state: of a checkpoint, from whose running statistics
+    these go on. device: where the meta-gradient is taken if that is on the master.
     statistics: of observations and rewards, by which they are normalised.
     """
 

@@ -95,7 +95,7 @@ class Run:
                     trace = reason.trace if isinstance(reason, RunStopped) else ""
                     self.warn(f"{reason} (after {self.iteration} iterations; {again})\n{trace}".rstrip())
                 if isinstance(reason, Interrupted):
-                    reason.told = True
+                    reason.reported = True
                 with suppress(Exception):  # what ends the run is the reason
                     self.close()
                 raise
@@ -121,7 +121,7 @@ class Run:
             )
 
     def _write_bad_update(self, finding: NotFinite, iteration: int) -> str:
-        """Write what `replay` repeats an iteration from; how a message tells of it."""
+        """Write what `replay` repeats an iteration from; what a message says of it."""
         path = self.dump_path / f"bad_update_{iteration:06d}.pt"
         failed = self.counts["FailedTasks"] - self.state["counts"]["FailedTasks"]
         rollouts = None

@@ -36,7 +36,7 @@ from mmaml.worker import TaskBlock, Worker
 
 
 class Report(NamedTuple):
-    """What a repeated iteration told. findings: a line for each tensor of a task that is not finite; none if all are.
+    """What a repeated iteration showed. findings: a line for each tensor of a task that is not finite; none if all are.
 
     largest: lines with the largest numbers met. stored: whether it took the stored rollouts to find anything.
     """

@@ -17,7 +17,7 @@ SEGMENTS = "segments"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SECONDS_TO_DIE = 30.0  # after SIGKILL; only what hangs in the kernel takes longer
 SECONDS_TO_LOCK = 60.0  # at most, from making a folder to locking it
-LONGEST_TICK = 1.0  # seconds between two looks count as no more: the process that looks may have been stopped itself
+MAX_TICK = 1.0  # seconds between two looks count as no more: the process that looks may have been stopped itself
 
 SHARED_MEMORY = "/dev/shm"
 BACKING_VARIABLE = "OMPI_MCA_btl_sm_backing_directory"
@@ -74,7 +74,7 @@ class OwnTime:
         paused: that time does not count.
         """
         now = time.monotonic()
-        passed = 0.0 if paused else min(now - self._last, LONGEST_TICK)
+        passed = 0.0 if paused else min(now - self._last, MAX_TICK)
         found = {pid: entry for pid in pids if (entry := process(pid)) is not None}
         self._spent = {pid: Spent(entry, self._spent.get(pid), passed) for pid, entry in found.items()}
         self._last = now

@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 SECONDS_BEFORE_HIGHER_RANK = 0.3
 # How long a rank waits for the master, which works alone now and then, in units of how long that waits for a rank.
 TIMEOUTS_OF_MASTER = 5
-# Of signals, while the ranks are told of the end.
+# For signals to be heeded in, while the ranks are released.
 SECONDS_TO_RELEASE = 30.0
 
 
@@ -235,7 +235,7 @@ class Ranks:
                 if rank not in answers:
                     left += share + dealt.held.pop(rank, [])
                 elif isinstance(fault := answers[rank].fault, TasksFailed):
-                    failed |= {share[failure.item]: failure for failure in fault.failures}
+                    failed |= {share[failure.item_index]: failure for failure in fault.failures}
                     left += [index for index in share if index not in failed]
                 else:
                     dealt.held.setdefault(rank, []).extend(share)

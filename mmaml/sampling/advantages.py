@@ -1,7 +1,7 @@
 """From rewards to advantages: returns, baselines, GAE, normalisation; per task, in float64.
 
 float64 because observations such as cos, sin or quaternions are collinear with the constant feature, and
-the fit then loses half its residual in float32. Episodes are told apart by flags (`mmaml.sampling.rollouts`).
+the fit then loses half its residual in float32. Flags mark where episodes begin and end (`mmaml.sampling.rollouts`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 from mmaml.envs.base import TaskError
 from mmaml.errors import Failure, NotFinite
 
-LONGEST_ERROR = 300  # characters of an environment's error that are told in a line
+MAX_ERROR_LENGTH = 300  # characters of an environment's error in a line
 
 
 class EnvironmentFailed(RuntimeError):
@@ -95,7 +95,7 @@ def described(error: BaseException) -> str:
     """An error of a user's environment in a line, which is not long."""
     kind = "" if isinstance(error, TaskError) else f"{type(error).__name__}: "
     text = kind + " ".join(str(error).split())
-    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
+    return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 3] + "..."
 
 
 def traced(error: BaseException) -> str:
