@@ -12,6 +12,7 @@ import signal
 import time
 
 from mmaml.launcher import job
+from mmaml.launcher.local_ranks import SECONDS_TO_START, LocalRanks
 from mmaml.launcher.messages import say
 from mmaml.launcher.protocol import (
     ENDED,
@@ -23,7 +24,6 @@ from mmaml.launcher.protocol import (
     exit_code,
     is_over,
 )
-from mmaml.launcher.ranks import SECONDS_TO_START, Ranks
 
 PASSED_ON = (*SENT_AS.values(), signal.SIGTSTP, signal.SIGCONT)
 TAKEN = (*STOPS, signal.SIGQUIT, *PASSED_ON)
@@ -60,7 +60,7 @@ class Supervisor:
     def run(self) -> int:
         """Run the command to its end, and remove what is left of it; the run's exit code."""
         self._mpirun = self._start()
-        self._ranks = Ranks(self._mpirun, self._folder)
+        self._ranks = LocalRanks(self._mpirun, self._folder)
         job.remove_dead()
         code, at_once = self._wait()
         if code is not None and code >= 0:  # ended by itself: so may what it started
