@@ -115,15 +115,14 @@ class Ranks:
 
     def agree(self, function: Callable[[], Result]) -> Result:
         """`function()` of rank 0 on every rank; what it raises is raised on every rank."""
-        found, shared = self._agree(function, lambda result: result)
-        return found if self.rank == 0 else shared
+        return self._agree(function, lambda result: result)
 
     def on_master(self, function: Callable[[], Result]) -> Result | None:
         """`function()` on rank 0, where its result stays, None elsewhere; what it raises is raised on every rank."""
-        return self._agree(function, lambda _: None)[0]
+        return self._agree(function, lambda _: None)
 
-    def _agree(self, function: Callable[[], Result], share: Callable[[Result], Any]) -> tuple[Any, Any]:
-        """The result, on rank 0 alone, and what is shared of it, on the others."""
+    def _agree(self, function: Callable[[], Result], share: Callable[[Result], Any]) -> Any:
+        """On rank 0 the result, on the others what is shared of it."""
         outcome: Any
         result: Result | None = None
         if self.rank == 0:
@@ -142,7 +141,7 @@ class Ranks:
         if failure is not None:
             self._agreed_failure = failure
             raise failure
-        return result, shared
+        return result if self.rank == 0 else shared
 
     def listen(self, listener: Listener) -> None:
         """Report lost ranks and failed tasks to `listener`. Before: to stderr, and a failed task ends the program."""
