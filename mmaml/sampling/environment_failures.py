@@ -9,6 +9,7 @@ from typing import Any
 
 from mmaml.envs.base import TaskError
 from mmaml.errors import Failure, NotFinite
+from mmaml.sampling.finite import Finding
 
 MAX_ERROR_LENGTH = 300  # characters of an environment's error in a line
 
@@ -16,15 +17,14 @@ MAX_ERROR_LENGTH = 300  # characters of an environment's error in a line
 class EnvironmentFailed(RuntimeError):
     """An environment raised `error`, or returned what it may not. task: index in the block of its task, if known.
 
-    given: what of the policy's step was not finite, an `mmaml.sampling.finite.Finding`, so that it is none of the
-    environment's fault.
+    given: what the environment was given by the policy that is not finite, if anything; then it is not at fault.
     """
 
     def __init__(self, error: Exception) -> None:
         super().__init__("an environment failed")
         self.error = error
         self.task: int | None = error.task if isinstance(error, TaskError) else None
-        self.given: Any = None
+        self.given: Finding | None = None
 
 
 class FromEnvironment:
