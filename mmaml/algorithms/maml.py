@@ -34,7 +34,7 @@ from mmaml.sampling.statistics import episode_statistics
 from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate
 from mmaml.updates.inner_step import adapt, adapt_tangent, directional
-from mmaml.updates.objective import Objective
+from mmaml.updates.objective import Objective, results_with_gradient
 from mmaml.updates.outer_step import make_update
 
 DECLARATION = Declaration(
@@ -234,10 +234,7 @@ class MAML(Algorithm):
     ) -> dict[str, Tensor]:
         """∇J per task, "gradient" [M, P], with the parts of J."""
         meta = self.spec.per_task(parameters, rollouts[0].tasks)
-        objective = self.objective(meta, rollouts, vector, **options)
-        gradients = torch.autograd.grad(objective.loss.sum(), list(meta.values()), materialize_grads=True)
-        gradient = self.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
-        return {"gradient": gradient} | {name: value.detach() for name, value in objective.results().items()}
+        return results_with_gradient(self.objective(meta, rollouts, vector, **options), self.spec, meta)
 
     def meta_loss(
         self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any
@@ -269,8 +266,7 @@ class MAML(Algorithm):
         slopes = torch.autograd.grad(distance.sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
         product = directional(dict(zip(leaves, slopes, strict=True)), moves, leaves)
         pulled_back = sum((product[name] * values[name]).sum() for name in values)
-        gradients = torch.autograd.grad(pulled_back, list(meta.values()), materialize_grads=True)  # type: ignore[arg-type]
-        return {"product": self.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))}
+        return {"product": self.spec.gradient_per_task(pulled_back, meta)}  # type: ignore[arg-type]
 
     def divergence(self, state: TaskState, data: Rollouts) -> Tensor:
         """What a trust region bounds, as a function that is 0 at the state: KL(π, held ‖ π of the state), [M]."""

@@ -36,7 +36,7 @@ from mmaml.updates import losses
 from mmaml.updates.adam import Adam
 from mmaml.updates.buffer import Buffer
 from mmaml.updates.evaluate import Evaluate, Question, Results
-from mmaml.updates.objective import Objective
+from mmaml.updates.objective import Objective, results_with_gradient
 from mmaml.updates.outer_step import make_update
 
 MODULE = "tests.helpers.recurrent_bandit"
@@ -194,10 +194,7 @@ class RecurrentBandit(Algorithm):
         self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any
     ) -> dict[str, Tensor]:
         meta = self.spec.per_task(parameters, rollouts[0].tasks)
-        objective = self.objective(meta, rollouts[0], **options)
-        gradients = torch.autograd.grad(objective.loss.sum(), list(meta.values()), materialize_grads=True)
-        gradient = self.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
-        return {"gradient": gradient} | {name: value.detach() for name, value in objective.results().items()}
+        return results_with_gradient(self.objective(meta, rollouts[0], **options), self.spec, meta)
 
     def meta_loss(
         self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any
