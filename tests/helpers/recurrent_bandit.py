@@ -49,8 +49,12 @@ DECLARATION = Declaration(
     conditions=[
         Condition("meta_update", lambda config: config.chosen_update != "trpo", '"ppo"', "has no trust region")
     ],
-    without=["baseline", "hidden_sizes", "inner_lr", "num_inner_grad_steps", "first_order", "init_inner_kl_penalty"],
-    stages=lambda config: config.episodes_per_trial,
+    without=[
+        *("baseline", "normalize_adv", "positive_adv", "hidden_sizes", "hidden_nonlinearity", "learn_std"),
+        *("inner_lr", "num_inner_grad_steps", "first_order"),
+        *("init_inner_kl_penalty", "adaptive_inner_kl_penalty", "target_inner_step"),
+    ],
+    credit="trial",
     default_update="ppo",
 )
 GRU, MODEL = "network.gru", "model.rewards"
@@ -93,7 +97,6 @@ class RecurrentBandit(Algorithm):
 
     functions = ("meta_gradient", "meta_loss", "moments")
     adds_over_lanes = functions
-    credit = "trial"
     remembers: ClassVar[bool] = True
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
