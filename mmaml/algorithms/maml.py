@@ -89,12 +89,14 @@ class MAML(Algorithm):
     """See the module's docstring."""
 
     functions: ClassVar[tuple[str, ...]] = ("meta_gradient", "meta_loss", "fisher_product", "returns")
+    always_learns_step_sizes: ClassVar[bool] = False  # in place of `trainable_inner_step_size`
     context_size: int = 0
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
         shapes = self.build_networks(config, observation_size, action_size, actions)
-        self.step_sizes = self.adapted_shapes() if config.trainable_inner_step_size else {}
+        learned = self.always_learns_step_sizes or config.trainable_inner_step_size
+        self.step_sizes = self.adapted_shapes() if learned else {}
         steps = {STEP_SIZE + name: shape for name, shape in self.step_sizes.items()}
         separate = self.separate_names()
         self.spec = ParamSpec(shapes | steps, {*separate, *(STEP_SIZE + name for name in separate)})

@@ -141,11 +141,8 @@ class TESP(MAML):
     """MAML that adapts, with learned step sizes, the encoder whose embedding of the task a shared policy reads."""
 
     functions: ClassVar[tuple[str, ...]] = (*MAML.functions, "embed")
+    always_learns_step_sizes = True
     encoder_shapes: dict[str, tuple[int, ...]]
-
-    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
-        learned = config.replace(trainable_inner_step_size=True)
-        super().__init__(learned, observation_size, action_size, actions)
 
     def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
