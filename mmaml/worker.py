@@ -252,12 +252,12 @@ class Worker:
         for step in range(collections):
             clock = time.perf_counter()
             data = self._roll_out(env, state, items, step, session)
-            self.look_at(data, tasks, step, finite.SAMPLED)
+            self.check_finite(data, tasks, step, finite.SAMPLED)
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
             reached("advantages", collection=step)
             self._estimate_advantages(state, data, session.scaling)
-            self.look_at(data, tasks, step, finite.PROCESSED)
+            self.check_finite(data, tasks, step, finite.PROCESSED)
             rollouts.append(data)
             seconds[1] += time.perf_counter() - clock
             clock = time.perf_counter()
@@ -268,8 +268,8 @@ class Worker:
             seconds[2] += time.perf_counter() - clock
         return rollouts, seconds
 
-    def look_at(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
-        """Raise NotFinite for what is not, of the tensors of those names."""
+    def check_finite(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
+        """Raise NotFinite if a real step of a collection has NaN or infinity in one of the tensors of these names."""
         finite.check_rollouts(data, tasks, collection, names)
 
     @torch.no_grad()

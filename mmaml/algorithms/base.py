@@ -63,7 +63,8 @@ class Algorithm(ABC):
     def begin(self, meta: Params, identity: Tensor) -> Any:
         """State of M tasks before their first collection.
 
-        meta: [M, …], one copy a task. identity [M]: of each task in a finite set of training tasks, or -1.
+        meta: [M, …], one copy a task. identity [M]: of each task in a finite set of training tasks, or -1. If a state
+        has `params`, adapted parameters by name [M, …], these have to be finite after `adapt`.
         """
 
     @abstractmethod

@@ -91,8 +91,22 @@ def failing_tasks(sample: Callable[[list[Any]], Any], items: Sequence[Any], erro
     return sorted(found)
 
 
+class Tracebacks:
+    """Tracebacks of failed tasks: of equal ones only the first is shown."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def new(self, failure: Failure) -> str:
+        """A line break and the traceback of a failure; "" if an equal one was shown."""
+        if failure.trace in self._shown:
+            return ""
+        self._shown.add(failure.trace)
+        return f"\n{failure.trace.rstrip()}"
+
+
 def described(error: BaseException) -> str:
-    """An error of a user's environment in a line, which is not long."""
+    """An error of a user's environment as a short line."""
     kind = "" if isinstance(error, TaskError) else f"{type(error).__name__}: "
     text = kind + " ".join(str(error).split())
     return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 3] + "..."

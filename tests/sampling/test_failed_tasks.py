@@ -321,15 +321,15 @@ def test_arrays_that_are_not_as_agreed_are_failures(fault: str, text: str) -> No
 def test_numbers_that_are_not_finite_are_told_before_failures() -> None:
     """On one rank as on several, of which one finds the number and another the failure."""
     worker, parameters, items = new_worker("promp", **PROBE, env_kwargs={"fault": "nameless error", "tasks": [4]})
-    look_at, looked = worker.look_at, []
+    check_finite, looked = worker.check_finite, []
 
     def find(data: Rollouts, tasks: Any, *arguments: Any) -> None:
         looked.append(data.task_index.tolist())
         if 1 in looked[-1]:
             data.rewards[looked[-1].index(1), 0, 0] = np.nan
-        look_at(data, tasks, *arguments)
+        check_finite(data, tasks, *arguments)
 
-    worker.look_at = find  # type: ignore[method-assign]
+    worker.check_finite = find  # type: ignore[method-assign]
     with pytest.raises(NotFinite, match=r"^task 1 "):
         worker.collect(parameters, None, items, 0)
     assert [0, 1] in looked
