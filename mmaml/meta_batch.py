@@ -22,7 +22,7 @@ from mmaml.worker import TaskBlock, Worker
 
 
 class Master:
-    """Rank 0's way to all ranks, this one included.
+    """How rank 0 calls all ranks, itself included.
 
     worker: this rank's. log: what goes wrong is reported to it. state: of a checkpoint, from whose running statistics
     these go on. device: where the meta-gradient is taken if that is on the master.

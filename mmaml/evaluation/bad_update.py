@@ -183,8 +183,8 @@ def _largest_ratios(algorithm: Algorithm, parameters: Tensor, rollouts: Sequence
 def _of_tasks(values: Tensor, data: Rollouts) -> str:
     """The largest of [M, N, T] on real steps, and the task that has it."""
     of_task = torch.where(data.mask > 0, values, 0.0).flatten(1).nan_to_num(nan=math.inf, posinf=math.inf).amax(1)
-    row = int(of_task.argmax())
-    return f"{of_task[row]:.4g} (task {int(data.task_index[row])})"
+    block_index = int(of_task.argmax())
+    return f"{of_task[block_index]:.4g} (task {int(data.task_index[block_index])})"
 
 
 def _largest_entries(algorithm: Algorithm, what: str, vectors: Tensor) -> list[str]:

@@ -106,7 +106,7 @@ class Roster:
         self._losses, self._noticed = [], None
 
     def end_those_at_work(self) -> None:
-        """Leave ranks that owe an answer, of which nothing will come."""
+        """Give up the ranks that owe an answer: none will come."""
         for rank in self.owing & self._links.keys():
             self._gone.append(self._links.pop(rank))
             self._gone[-1].give_up()

@@ -1,4 +1,4 @@
-"""What can go wrong in the middle of a run without being a fault of this program."""
+"""Failures of a user's environments, and which tasks of a block they are due to."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Running statistics of observations and rewards, by which a run normalises them.
 
-They are constant while an iteration samples, so that what a task meets depends on no other: `Scaling` is what they
-come to, and travels with the parameters. The master adds the moments of an iteration's tasks afterwards, in task order.
+They are constant while an iteration samples, so that no task depends on another: `Scaling` holds their values, which
+are sent with the parameters. The master adds the moments of an iteration's tasks afterwards, in task order.
 """
 
 from __future__ import annotations
