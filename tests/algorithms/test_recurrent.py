@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmaml import worker as worker_module
+from mmaml.algorithms.base import Algorithm
 from mmaml.evaluation.held_out import restore
 from mmaml.figures import curves
 from mmaml.sampling.normalisation import Scaling
@@ -109,6 +110,18 @@ def test_a_trial_ends_where_its_last_episode_does() -> None:
         expected[..., t] = following = delta + 0.9 * 0.95 * following
     torch.testing.assert_close(data.advantages.double(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(data.value_targets.double(), expected + values, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_without_advantages_of_its_own_an_algorithm_has_those_of_its_values_over_the_trial() -> None:
+    algo, block, parameters = collected(discount=0.9, normalize_adv=False)
+    (data,) = block.rollouts
+    meta = algo.spec.per_task(parameters, data.tasks)
+    values = algo.outputs(meta, data)[1].view(data.rewards.shape)
+    algo.values = lambda state, rollouts: torch.cat([values, torch.zeros_like(values[..., :1])], -1)  # type: ignore[method-assign]
+    default = Algorithm.advantages(algo, meta, data, 2 * data.rewards)
+    for found, expected in zip(default, algo.advantages(meta, data, 2 * data.rewards), strict=True):
+        assert torch.equal(found, expected) and found.any()
 
 
 def test_a_task_is_computed_the_same_alone_as_in_a_block() -> None:
