@@ -95,6 +95,13 @@ def test_what_is_learned_from_is_what_was_seen_and_done() -> None:
     assert not steps.previous_action[:, :, 0].any() and not steps.previous_reward[:, :, 0].any()
 
 
+def test_it_is_sampled_once_and_adapts_nothing() -> None:
+    algo, block, parameters = collected()
+    assert algo.collections == len(block.rollouts) == 1
+    state = algo.begin(algo.spec.per_task(parameters, 5), block.rollouts[0].identity)
+    assert algo.adapt(state, state, block.rollouts) is state
+
+
 def test_a_trial_ends_where_its_last_episode_does() -> None:
     """Each lane is E episodes of one task, and only rewards after the trial count for nothing."""
     algo, block, parameters = collected(discount=0.9)
