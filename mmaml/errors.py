@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates, line and paragraph separators
-LONGEST_LINE = 1500  # of an error: as long as the one that lists every family
+MAX_LINE_LENGTH = 1500  # of an error: as long as the one that lists every family
 
 
 def one_line(text: str) -> str:
     """`text` as a line: control characters and the like as escapes, the middle left out where it is very long."""
     line = "".join(repr(c)[1:-1] if unicodedata.category(c) in UNPRINTABLE else c for c in text)
-    half = LONGEST_LINE // 2
-    return line if len(line) <= LONGEST_LINE else f"{line[:half]} … {line[-half:]}"
+    half = MAX_LINE_LENGTH // 2
+    return line if len(line) <= MAX_LINE_LENGTH else f"{line[:half]} … {line[-half:]}"
 
 
 def text_of(error: BaseException) -> str:
@@ -72,9 +72,9 @@ def disk_reason(error: OSError) -> str:
 
 
 class RunStopped(RuntimeError):
-    """The run ends before its time, in order, told in one line: "stopped: " and the reason.
+    """The run ends early, on purpose, with a line for the user: "stopped: " and the reason.
 
-    reason: why, and how to continue. trace: of the user's code, where that is why; "" else.
+    reason: why, and how to continue. trace: the traceback of the user's code if that is the reason, else "".
     """
 
     def __init__(self, reason: str, trace: str = "") -> None:
@@ -86,7 +86,7 @@ class RunStopped(RuntimeError):
 
 
 class NotFinite(ArithmeticError):
-    """A number is NaN or infinite, or missing. order: of several that ranks find at once, the least is told."""
+    """A number is NaN or infinite, or missing. order: sort key, the smallest that ranks find is reported."""
 
     def __init__(self, text: str, order: tuple[int, ...] = ()) -> None:
         super().__init__(text, order)
@@ -97,9 +97,9 @@ class NotFinite(ArithmeticError):
 
 
 class Failure(NamedTuple):
-    """A task whose environment raised. item: its index among the items given; error: in a line; trace: in full."""
+    """A task whose environment raised. item_index: among the items given. error: one line. trace: the traceback."""
 
-    item: int
+    item_index: int
     error: str
     trace: str
 
@@ -113,9 +113,9 @@ class TasksFailed(RuntimeError):
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop; exit_code: 128 + the signal; told: whether the log has said so."""
+    """The run was asked to stop; exit_code: 128 + the signal; reported: whether it is in the log."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
-        self.told = False
+        self.reported = False

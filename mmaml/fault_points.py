@@ -27,6 +27,6 @@ handler: Callable[[Point, dict[str, int | str]], None] | None = None
 
 
 def reached(point: Point, **when: int | str) -> None:
-    """Tell the handler, if there is one, what happens next. when: what distinguishes this time from others."""
+    """Call the handler, if there is one, before what happens next. when: what distinguishes this time from others."""
     if handler is not None:
         handler(point, when)

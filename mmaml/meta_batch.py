@@ -22,10 +22,10 @@ from mmaml.worker import TaskBlock, Worker
 
 
 class Master:
-    """Rank 0's way to all ranks, this one included.
+    """How rank 0 calls all ranks, itself included.
 
-    worker: this rank's. log: told what goes wrong. state: of a checkpoint, from whose running statistics these go on.
-    device: where the meta-gradient is taken if that is on the master.
+    worker: this rank's. log: what goes wrong is reported to it. state: of a checkpoint, from whose running statistics
+    these go on. device: where the meta-gradient is taken if that is on the master.
     statistics: of observations and rewards, by which they are normalised.
     """
 

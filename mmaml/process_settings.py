@@ -33,7 +33,7 @@ def prepare_process() -> None:
 
 @contextmanager
 def prepared_process() -> Iterator[None]:
-    """The same while this lasts, in a process that is another program's; as it was afterwards, as far as can be.
+    """Prepare a process that belongs to another program, and restore it at the end as far as possible.
 
     NumPy and torch may be loaded already. What stays: MKL's mode, which it reads once, when it first computes; the
     allocator's; and NumPy's single thread, if NumPy was not loaded before. What cannot be set: MKL's mode, if it has

@@ -126,5 +126,5 @@ def restored_state(config: Config, worker: Worker) -> dict[str, Any] | None:
         return None
     path, state = checkpoint.newest(config.restore_path)
     check_fits(state, path, config, worker.algorithm)
-    worker.statistics(state)
+    worker.statistics(state)  # raises here, before any work, where they do not fit
     return state

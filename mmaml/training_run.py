@@ -18,6 +18,7 @@ from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import Ranks
 from mmaml.parallel.shutdown import shutdown
 from mmaml.reporting.run_logger import RunLogger
+from mmaml.sampling.environment_failures import Tracebacks
 from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.seeding import generator
 from mmaml.storage import checkpoint, layout
@@ -74,7 +75,7 @@ class Run:
         )
         # The iteration of the newest checkpoint, if it is of this run.
         self._saved = self.iteration if state is not None and self._is_newest(self.iteration) else None
-        self._traces: set[str] = set()
+        self._tracebacks = Tracebacks()
         self.master = Master(config, ranks, worker, self, state, device)
         self.state = self._state()
 
@@ -95,7 +96,7 @@ class Run:
                     trace = reason.trace if isinstance(reason, RunStopped) else ""
                     self.warn(f"{reason} (after {self.iteration} iterations; {again})\n{trace}".rstrip())
                 if isinstance(reason, Interrupted):
-                    reason.told = True
+                    reason.reported = True
                 with suppress(Exception):  # what ends the run is the reason
                     self.close()
                 raise
@@ -121,7 +122,7 @@ class Run:
             )
 
     def _write_bad_update(self, finding: NotFinite, iteration: int) -> str:
-        """Write what `replay` repeats an iteration from; how a message tells of it."""
+        """Write what `mmaml replay` repeats an iteration from; what a message says of it."""
         path = self.dump_path / f"bad_update_{iteration:06d}.pt"
         failed = self.counts["FailedTasks"] - self.state["counts"]["FailedTasks"]
         rollouts = None
@@ -132,7 +133,7 @@ class Run:
             write_dump(path, self.state, str(finding), rollouts)
         except OSError as error:
             return f"the last could not be written down to be repeated ({disk_reason(error)})"
-        return f"the last is repeated by python run_scripts/replay.py {path}"
+        return f"the last is repeated by mmaml replay {path}"
 
     def warn(self, text: str) -> None:
         """Report what went wrong, in the log and to who watches."""
@@ -142,11 +143,9 @@ class Run:
         """Count a task that an iteration goes on without. Raises RunStopped if they are too many."""
         self.counts["FailedTasks"] += 1
         failed, allowed = self.counts["FailedTasks"], self.config.max_failed_tasks
-        trace = "" if failure.trace in self._traces else f"\n{failure.trace.rstrip()}"
-        self._traces.add(failure.trace)
         self.warn(
             f"warning: iteration {self.iteration}: the environment of task {index} failed ({failure.error}); the "
-            f"others go on without it ({failed} so far, {allowed} end the run){trace}"
+            f"others go on without it ({failed} so far, {allowed} end the run){self._tracebacks.new(failure)}"
         )
         if failed >= allowed:
             environments = "the environment of a task" if failed == 1 else f"the environments of {failed} tasks"

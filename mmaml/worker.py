@@ -176,9 +176,9 @@ class Worker:
         """Sample every task and adapt to it, in all stages of learning it.
 
         scaling: as `Scaling.from_vector` reads it. items: (index in the meta-batch, task). stages: how many
-        collections, with adaptation in between, or episodes of the trial; as many as in training when None. extend: the
-        tasks come after those that are already held of this iteration and purpose, in place of which they would come
-        otherwise; the results are of the new ones alone. If this raises, nothing is held but what is to be extended.
+        collections, with adaptation in between, or episodes of the trial; as many as in training when None. extend: add
+        the tasks to those held of this iteration and purpose, instead of replacing them; the results are of the new
+        ones alone. If this raises, what was to be extended is still held, and nothing else.
         Raises TasksFailed if environments of some tasks raise again when these are sampled by themselves; what they
         raise if no task fails by itself, but all together do, twice; and NotFinite for NaN or infinity in what was
         sampled or adapted.
@@ -199,7 +199,7 @@ class Worker:
             try:
                 return sample(items, lasting=held is None)
             except EnvironmentFailed as error:
-                return error  # to be handled no longer, so that no later error tells of it too
+                return error  # outside of `except`, so that no later error has it as its context
 
         sampled = attempt()
         if isinstance(sampled, EnvironmentFailed):
@@ -252,12 +252,12 @@ class Worker:
         for step in range(collections):
             clock = time.perf_counter()
             data = self._roll_out(env, state, items, step, session)
-            self.look_at(data, tasks, step, finite.SAMPLED)
+            self.check_finite(data, tasks, step, finite.SAMPLED)
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
             reached("advantages", collection=step)
             self._estimate_advantages(state, data, session.scaling)
-            self.look_at(data, tasks, step, finite.PROCESSED)
+            self.check_finite(data, tasks, step, finite.PROCESSED)
             rollouts.append(data)
             seconds[1] += time.perf_counter() - clock
             clock = time.perf_counter()
@@ -268,8 +268,8 @@ class Worker:
             seconds[2] += time.perf_counter() - clock
         return rollouts, seconds
 
-    def look_at(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
-        """Raise NotFinite for what is not, of the tensors of those names."""
+    def check_finite(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
+        """Raise NotFinite if a real step of a collection has NaN or infinity in one of the tensors of these names."""
         finite.check_rollouts(data, tasks, collection, names)
 
     @torch.no_grad()

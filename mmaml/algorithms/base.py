@@ -36,16 +36,19 @@ class Algorithm(ABC):
         One that holds a task in a vector offers it as "embed", from the first collection: {"embedding": [M, H]}.
     adds_over_lanes: those of them whose results for a task are sums over its lanes, of which each step counts by its
         weight. They are asked of some lanes at a time where a task's are too many for the memory.
-    credit: how far rewards are credited to earlier actions: over an "episode", or over the "trial", all of its lane.
     episode_noise_size: L, how many standard normal numbers an episode is given (`sampling.Step.episode_noise`).
     """
 
     functions: ClassVar[tuple[str, ...]]
     adds_over_lanes: ClassVar[tuple[str, ...]] = ()
-    credit: ClassVar[Literal["episode", "trial"]] = "episode"
     config: Config
     spec: ParamSpec
     episode_noise_size: int = 0
+
+    @property
+    def credit(self) -> Literal["episode", "trial"]:
+        """How far rewards are credited to earlier actions: over an episode or a trial, as the algorithm declares."""
+        return self.config.declaration.credit
 
     @property
     def collections(self) -> int:
@@ -60,7 +63,8 @@ class Algorithm(ABC):
     def begin(self, meta: Params, identity: Tensor) -> Any:
         """State of M tasks before their first collection.
 
-        meta: [M, …], one copy a task. identity [M]: of each task in a finite set of training tasks, or -1.
+        meta: [M, …], one copy a task. identity [M]: of each task in a finite set of training tasks, or -1. If a state
+        has `params`, adapted parameters by name [M, …], these have to be finite after `adapt`.
         """
 
     @abstractmethod
@@ -79,7 +83,8 @@ class Algorithm(ABC):
         """Â and the targets of a value function, [M, N, T] each, 0 on padding; what `rollouts` of the state hold then.
 
         rewards [M, N, T]: those to learn from, which may be scaled. By default as the configuration says, from `values`
-        or the baseline, over an episode or the trial (`credit`).
+        or the baseline, over an episode or the trial (`credit`). An algorithm that has its own declares the keys of the
+        group "Advantages" that it does not read (`Declaration.without`).
         """
         config, values = self.config, self.values(state, rollouts)
         return advantages(

@@ -60,12 +60,13 @@ MEAN, LOG_STD = "latent.mean", "latent.log_std"
 class MAESN(MAML):
     """MAML that adapts the distribution of a latent input of its policy."""
 
+    always_learns_step_sizes = True
+
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         assert config.num_train_tasks is not None  # or the configuration is refused
         self.tables = dict.fromkeys((MEAN, LOG_STD), (config.num_train_tasks, config.latent_size))
         self.context_size = self.episode_noise_size = config.latent_size
-        learned = config.replace(trainable_inner_step_size=True)
-        super().__init__(learned, observation_size, action_size, actions)
+        super().__init__(config, observation_size, action_size, actions)
 
     def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]

@@ -34,7 +34,7 @@ from mmaml.sampling.statistics import episode_statistics
 from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate
 from mmaml.updates.inner_step import adapt, adapt_tangent, directional
-from mmaml.updates.objective import Objective
+from mmaml.updates.objective import Objective, results_with_gradient
 from mmaml.updates.outer_step import make_update
 
 DECLARATION = Declaration(
@@ -89,12 +89,14 @@ class MAML(Algorithm):
     """See the module's docstring."""
 
     functions: ClassVar[tuple[str, ...]] = ("meta_gradient", "meta_loss", "fisher_product", "returns")
+    always_learns_step_sizes: ClassVar[bool] = False  # in place of `trainable_inner_step_size`
     context_size: int = 0
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
         shapes = self.build_networks(config, observation_size, action_size, actions)
-        self.step_sizes = self.adapted_shapes() if config.trainable_inner_step_size else {}
+        learned = self.always_learns_step_sizes or config.trainable_inner_step_size
+        self.step_sizes = self.adapted_shapes() if learned else {}
         steps = {STEP_SIZE + name: shape for name, shape in self.step_sizes.items()}
         separate = self.separate_names()
         self.spec = ParamSpec(shapes | steps, {*separate, *(STEP_SIZE + name for name in separate)})
@@ -234,10 +236,7 @@ class MAML(Algorithm):
     ) -> dict[str, Tensor]:
         """∇J per task, "gradient" [M, P], with the parts of J."""
         meta = self.spec.per_task(parameters, rollouts[0].tasks)
-        objective = self.objective(meta, rollouts, vector, **options)
-        gradients = torch.autograd.grad(objective.loss.sum(), list(meta.values()), materialize_grads=True)
-        gradient = self.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
-        return {"gradient": gradient} | {name: value.detach() for name, value in objective.results().items()}
+        return results_with_gradient(self.objective(meta, rollouts, vector, **options), self.spec, meta)
 
     def meta_loss(
         self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any
@@ -269,8 +268,7 @@ class MAML(Algorithm):
         slopes = torch.autograd.grad(distance.sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
         product = directional(dict(zip(leaves, slopes, strict=True)), moves, leaves)
         pulled_back = sum((product[name] * values[name]).sum() for name in values)
-        gradients = torch.autograd.grad(pulled_back, list(meta.values()), materialize_grads=True)  # type: ignore[arg-type]
-        return {"product": self.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))}
+        return {"product": self.spec.gradient_per_task(pulled_back, meta)}  # type: ignore[arg-type]
 
     def divergence(self, state: TaskState, data: Rollouts) -> Tensor:
         """What a trust region bounds, as a function that is 0 at the state: KL(π, held ‖ π of the state), [M]."""

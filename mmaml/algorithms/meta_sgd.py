@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from mmaml.algorithms.maml import DECLARATION as PARENT
 from mmaml.algorithms.maml import MAML
-from mmaml.config.keys import Config
-from mmaml.policies.distributions import Distribution
 
 DECLARATION = PARENT.extended(without=["trainable_inner_step_size"])
 
@@ -19,6 +17,4 @@ DECLARATION = PARENT.extended(without=["trainable_inner_step_size"])
 class MetaSGD(MAML):
     """MAML with a learned step size for every parameter; they start at `inner_lr`."""
 
-    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
-        learned = config.replace(trainable_inner_step_size=True)
-        super().__init__(learned, observation_size, action_size, actions)
+    always_learns_step_sizes = True

@@ -118,8 +118,7 @@ def encoder_inputs(rollouts: Rollouts, what: str) -> tuple[Tensor, Tensor, Tenso
     lengths given to the encoder are 5, the number of keys of a dictionary, so it sees 5·N steps of a task's N·T, cut
     into N pieces of 5, each behind T - 5 steps of zeros that the GRU reads too.
     """
-    steps = (rollouts.observations, rollouts.actions, rollouts.rewards.unsqueeze(-1))
-    x, start, end = torch.cat(steps, dim=-1), rollouts.episode_start, rollouts.episode_end
+    x, start, end = rollouts.experience(), rollouts.episode_start, rollouts.episode_end
     if what == "published":
         tasks, lanes, horizon, features = x.shape
         piece = min(PUBLISHED_PIECE, horizon)

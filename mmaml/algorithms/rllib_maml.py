@@ -46,7 +46,7 @@ DECLARATION = PARENT.extended(
     },
     without=["baseline"],
 )
-SMALLEST_VARIANCE = 1e-8
+MIN_VARIANCE = 1e-8
 
 
 class RLlibMAML(ProMP):
@@ -107,7 +107,7 @@ class RLlibMAML(ProMP):
     def divergence(self, state: TaskState, data: Rollouts) -> Tensor:
         """KL of the policy, and of N(V, σ²), σ² being the mean of (V - V^target)² (Schulman et al. 2016, §5)."""
         values = self.value_of_steps(state.params, data)
-        variance = losses.value_error(values, data).detach().clamp(min=SMALLEST_VARIANCE)
+        variance = losses.value_error(values, data).detach().clamp(min=MIN_VARIANCE)
         moved = weighted_sum((values - values.detach()).square(), data.flat("weights"))
         return super().divergence(state, data) + moved / (2 * variance)
 

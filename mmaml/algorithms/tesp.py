@@ -109,14 +109,16 @@ class Memory(NamedTuple):
 def episodes_in_lanes(data: Rollouts) -> Memory:
     """All episodes of a collection, in the lanes in which they were sampled."""
     start, end = (flag.permute(2, 0, 1) for flag in (data.episode_start, data.episode_end))
-    return Memory(_steps(data).permute(2, 0, 1, 3).contiguous(), start, end, data.rewards.new_zeros(start.shape[1:]))
+    return Memory(
+        data.experience().permute(2, 0, 1, 3).contiguous(), start, end, data.rewards.new_zeros(start.shape[1:])
+    )
 
 
 def best_episodes(data: Rollouts, size: int) -> Memory:
     """The `size` whole episodes of highest return of each task, a lane each, of a collection."""
     horizon = data.rewards.shape[-1]
     index = torch.arange(horizon, device=data.rewards.device)
-    first = (index * data.episode_start).cummax(-1).values  # where the episode of a step started
+    first = index - data.times()  # where the episode of a step started
     rewards = data.rewards.double()
     sums = rewards.cumsum(-1)
     so_far = sums - (sums - rewards).gather(-1, first)
@@ -126,13 +128,8 @@ def best_episodes(data: Rollouts, size: int) -> Memory:
     begin = last - last % horizon + first.flatten(1).gather(1, last)
     at = index[:, None, None] + begin  # [T, M, B]
     task = torch.arange(data.tasks, device=index.device)[:, None]
-    steps = _steps(data).flatten(1, 2)[task, at.minimum(last)]
+    steps = data.experience().flatten(1, 2)[task, at.minimum(last)]
     return Memory(steps, at == begin, (at == last) & returns.isfinite(), returns)
-
-
-def _steps(data: Rollouts) -> Tensor:
-    """[o, a, r] of every step: [M, N, T, O+A+1]."""
-    return torch.cat([data.observations, data.actions, data.rewards.unsqueeze(-1)], dim=-1)
 
 
 def _descending(returns: Tensor) -> Tensor:
@@ -144,11 +141,8 @@ class TESP(MAML):
     """MAML that adapts, with learned step sizes, the encoder whose embedding of the task a shared policy reads."""
 
     functions: ClassVar[tuple[str, ...]] = (*MAML.functions, "embed")
+    always_learns_step_sizes = True
     encoder_shapes: dict[str, tuple[int, ...]]
-
-    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
-        learned = config.replace(trainable_inner_step_size=True)
-        super().__init__(learned, observation_size, action_size, actions)
 
     def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]

@@ -30,13 +30,16 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Repeat the iteration in this process, and print what was found. The exit code."""
     path = parse(argv, prog).path
-    from mmaml.evaluation.bad_update import load_dump, replay  # loads torch: after the arguments are known to be good
+    from mmaml.evaluation.bad_update import (  # loads torch: after the arguments are known to be good
+        load_dump,
+        repeat_update,
+    )
     from mmaml.evaluation.held_out import in_a_line
     from mmaml.storage.bad_update_file import FINDING
 
     config, state = load_dump(path)
     with in_a_line("FILE"):
-        report = replay(path, config, state)
+        report = repeat_update(path, config, state)
     print(f"iteration {state['iteration']} of {config.algorithm} on {config.env}; the run met\n  {state[FINDING]}")
     if report.stored:
         print("repeated on the stored rollouts, since the environment did not do the same again,")

@@ -99,9 +99,9 @@ def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN, p
         with shutdown.heeded():
             code = one_line_errors(_run)(algorithm, script, argv, prog)
     except RunStopped:
-        code = 1  # the log has told why
+        code = 1  # the log says why
     except Interrupted as interrupted:
-        if not interrupted.told:
+        if not interrupted.reported:
             print(interrupted, file=sys.stderr)
         code = interrupted.exit_code
     return protocol.ended(code)

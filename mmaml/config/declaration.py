@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmaml.config.value_types import Kind, shown
 from mmaml.errors import ConfigError
@@ -21,10 +21,6 @@ EMBEDDING_KEYS = ("te_save_path", "num_embeddings")
 
 def _always(config: Config) -> bool:
     return True
-
-
-def _before_and_after_steps(config: Config) -> int:
-    return config.num_inner_grad_steps + 1
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,9 @@ class Declaration:
     weights, kept: for the check of memory, by the key that sets how many: at least so many numbers are trained beside
         the hidden layers of the policy; and so many are kept besides, such as those in a buffer of earlier trials.
     without: keys, common or inherited, that have no effect under it.
-    stages: how many stages of learning a task an iteration has: collections, before and after each inner step unless
-        said otherwise; or the episodes of a trial, `episodes_per_trial`.
+    credit: how far rewards are credited to earlier actions. "episode": the algorithm samples a task in K+1 collections,
+        with an inner step in between. "trial": it adapts by memory, in one collection whose lanes are trials of
+        `episodes_per_trial` episodes, and rewards are credited over all of a lane.
     embeds: whether it holds each task in a vector, which its function "embed" gives.
     default_update: the meta-update that "auto" stands for; "" for an algorithm that heeds no `meta_update`.
     """
@@ -91,9 +88,13 @@ class Declaration:
     weights: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
     kept: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
     without: Sequence[str] = ()
-    stages: Callable[[Config], int] = _before_and_after_steps
+    credit: Literal["episode", "trial"] = "episode"
     embeds: bool = False
     default_update: str = ""
+
+    def __post_init__(self) -> None:
+        if self.credit not in ("episode", "trial"):
+            raise ValueError(f"credit: expected 'episode' or 'trial', got {self.credit!r}")
 
     def extended(
         self,
@@ -102,7 +103,7 @@ class Declaration:
         weights: Mapping[str, Callable[[Config], int]] | None = None,
         kept: Mapping[str, Callable[[Config], int]] | None = None,
         without: Sequence[str] = (),
-        stages: Callable[[Config], int] | None = None,
+        credit: Literal["episode", "trial"] | None = None,
         embeds: bool | None = None,
         default_update: str | None = None,
     ) -> Declaration:
@@ -113,10 +114,14 @@ class Declaration:
             {**self.weights, **(weights or {})},
             {**self.kept, **(kept or {})},
             (*self.without, *without),
-            self.stages if stages is None else stages,
+            self.credit if credit is None else credit,
             self.embeds if embeds is None else embeds,
             self.default_update if default_update is None else default_update,
         )
+
+    def stages(self, config: Config) -> int:
+        """How many stages of learning a task an iteration has: collections, or the episodes of a trial."""
+        return config.episodes_per_trial if self.credit == "trial" else config.num_inner_grad_steps + 1
 
     def is_idle(self, name: str) -> bool:
         """Whether a key, common or its own, has no effect under the algorithm."""

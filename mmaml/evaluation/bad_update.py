@@ -36,7 +36,7 @@ from mmaml.worker import TaskBlock, Worker
 
 
 class Report(NamedTuple):
-    """What a repeated iteration told. findings: a line for each tensor of a task that is not finite; none if all are.
+    """What a repeated iteration showed. findings: a line for each tensor of a task that is not finite; none if all are.
 
     largest: lines with the largest numbers met. stored: whether it took the stored rollouts to find anything.
     """
@@ -46,7 +46,7 @@ class Report(NamedTuple):
     stored: bool = False
 
 
-def replay(path: Path, config: Config, state: Mapping[str, Any]) -> Report:
+def repeat_update(path: Path, config: Config, state: Mapping[str, Any]) -> Report:
     """Repeat the iteration of the dump at `path`, in this process; config, state: as `load_dump` gives them.
 
     Raises UsageError where the state is not of the configuration, and RunStopped where no tasks are to be had.
@@ -73,22 +73,23 @@ class _Witness(Worker):
         super().__init__(config)
         self.noted: list[str] = []
 
-    def look_at(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
+    def check_finite(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
         found = finite.findings(data, names)
         task_indices = data.task_index.tolist()
         for one in found:
-            place = finite.beginning_of(task_indices[one.block_index], tasks[one.block_index], collection)
-            self.noted.append(f"{place}, {one} ({one.entries} of the tensor's entries are not finite)")
+            where = finite.named(task_indices[one.block_index], tasks[one.block_index], collection)
+            self.noted.append(f"{where}, {one} ({one.entries} of the tensor's entries are not finite)")
         if self.noted and names is finite.PROCESSED:
             raise NotFinite(self.noted[0])
         if not found:
-            super().look_at(data, tasks, collection, names)
+            super().check_finite(data, tasks, collection, names)
 
 
 def _from_environment(worker: _Witness, state: Mapping[str, Any]) -> Report:
     iteration = state["iteration"]
     parameters = worker.algorithm.spec.flatten(state["parameters"])
-    scaling = worker.statistics(state).vector()
+    with _naming_path():
+        scaling = worker.statistics(state).vector()
     findings, failed = [], []
     for item in enumerate(worker.sample_tasks(worker.config.meta_batch_size, iteration)):
         worker.noted = []
@@ -155,7 +156,7 @@ def _largest_sampled(rollouts: Sequence[Rollouts]) -> list[str]:
             sizes = getattr(data, name).abs()
             if sizes.dim() == 4:  # [M, N, T, E]
                 sizes = sizes.amax(-1)
-            lines.append(f"largest |{finite.LOOKED_AT[name]}| of collection {collection}: {_of_tasks(sizes, data)}")
+            lines.append(f"largest |{finite.EXAMINED[name]}| of collection {collection}: {_of_tasks(sizes, data)}")
     return lines
 
 
@@ -182,8 +183,8 @@ def _largest_ratios(algorithm: Algorithm, parameters: Tensor, rollouts: Sequence
 def _of_tasks(values: Tensor, data: Rollouts) -> str:
     """The largest of [M, N, T] on real steps, and the task that has it."""
     of_task = torch.where(data.mask > 0, values, 0.0).flatten(1).nan_to_num(nan=math.inf, posinf=math.inf).amax(1)
-    row = int(of_task.argmax())
-    return f"{of_task[row]:.4g} (task {int(data.task_index[row])})"
+    block_index = int(of_task.argmax())
+    return f"{of_task[block_index]:.4g} (task {int(data.task_index[block_index])})"
 
 
 def _largest_entries(algorithm: Algorithm, what: str, vectors: Tensor) -> list[str]:

@@ -16,6 +16,7 @@ from mmaml.errors import Failure, NotFinite, RunStopped, TasksFailed, UsageError
 from mmaml.evaluation.summary import summarise
 from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import Ranks
+from mmaml.sampling.environment_failures import Tracebacks
 from mmaml.storage import checkpoint
 from mmaml.storage.compatibility import check_parameters
 from mmaml.worker import Worker
@@ -108,17 +109,16 @@ def evaluate(
 
 
 class _Log:
-    """Reports on stderr the tasks that an evaluation goes on without; of equal tracebacks the first alone."""
+    """Reports on stderr the tasks that an evaluation goes on without."""
 
     def __init__(self) -> None:
-        self._traces: set[str] = set()
+        self._tracebacks = Tracebacks()
 
     def warn(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     def task_failed(self, index: int, failure: Failure) -> None:
-        trace = "" if failure.trace in self._traces else f"\n{failure.trace.rstrip()}"
-        self._traces.add(failure.trace)
         self.warn(
-            f"warning: the environment of task {index} failed ({failure.error}); the others go on without it{trace}"
+            f"warning: the environment of task {index} failed ({failure.error}); the others go on without it"
+            + self._tracebacks.new(failure)
         )

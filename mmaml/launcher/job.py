@@ -17,13 +17,13 @@ SEGMENTS = "segments"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SECONDS_TO_DIE = 30.0  # after SIGKILL; only what hangs in the kernel takes longer
 SECONDS_TO_LOCK = 60.0  # at most, from making a folder to locking it
-LONGEST_TICK = 1.0  # seconds between two looks count as no more: the process that looks may have been stopped itself
+MAX_TICK = 1.0  # seconds between two looks count as no more: the process that looks may have been stopped itself
 
 SHARED_MEMORY = "/dev/shm"
 BACKING_VARIABLE = "OMPI_MCA_btl_sm_backing_directory"
 
 
-class Process:
+class ProcessState:
     """A process as it was when it was looked at.
 
     state: Linux's letter. started: in clock ticks since boot, unique together with the id. computed: clock ticks that
@@ -39,20 +39,26 @@ class Process:
         self.computed = computed
 
 
-def processes() -> dict[int, Process]:
+def processes() -> dict[int, ProcessState]:
     """Every process that can be seen, by id."""
-    found = ((int(name), process(int(name))) for name in os.listdir("/proc") if name.isdecimal())
+    found = ((int(name), state_of(int(name))) for name in os.listdir("/proc") if name.isdecimal())
     return {pid: entry for pid, entry in found if entry is not None}
 
 
-def process(pid: int) -> Process | None:
-    """One process; None if there is none."""
+def state_of(pid: int) -> ProcessState | None:
+    """One process; None if there is none, or no /proc to see it in."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:  # it has the process's name, which may be any bytes
             words = file.read().rpartition(")")[2].split()
     except OSError:
         return None
-    return Process(int(words[1]), words[0], int(words[19]), int(words[11]) + int(words[12]))
+    return ProcessState(int(words[1]), words[0], int(words[19]), int(words[11]) + int(words[12]))
+
+
+def lives(pid: int, started: int) -> bool:
+    """Whether the process of this number that started then is alive; another may have its number by now."""
+    found = state_of(pid)
+    return found is not None and found.started == started and found.state not in "ZX"
 
 
 class OwnTime:
@@ -74,8 +80,8 @@ class OwnTime:
         paused: that time does not count.
         """
         now = time.monotonic()
-        passed = 0.0 if paused else min(now - self._last, LONGEST_TICK)
-        found = {pid: entry for pid in pids if (entry := process(pid)) is not None}
+        passed = 0.0 if paused else min(now - self._last, MAX_TICK)
+        found = {pid: entry for pid in pids if (entry := state_of(pid)) is not None}
         self._spent = {pid: Spent(entry, self._spent.get(pid), passed) for pid, entry in found.items()}
         self._last = now
 
@@ -89,7 +95,7 @@ class Spent:
 
     __slots__ = ("process", "seconds", "stopped")
 
-    def __init__(self, process: Process, before: Spent | None, passed: float) -> None:
+    def __init__(self, process: ProcessState, before: Spent | None, passed: float) -> None:
         self.process = process
         self.seconds = self.stopped = 0.0
         if before is None or before.process.started != process.started:
@@ -100,10 +106,10 @@ class Spent:
         self.stopped = before.stopped + own if process.state in "Tt" else 0.0
 
 
-NOTHING = Spent(Process(0, "X", 0, 0), None, 0.0)
+NOTHING = Spent(ProcessState(0, "X", 0, 0), None, 0.0)
 
 
-def descendants(table: dict[int, Process], ancestor: int, spared: set[int]) -> list[int]:
+def descendants(table: dict[int, ProcessState], ancestor: int, spared: set[int]) -> list[int]:
     """The living children of `ancestor`, theirs and so on; not those in `spared` and what is below them."""
     children = [pid for pid, entry in table.items() if entry.parent == ancestor and pid not in spared]
     living = [pid for pid in children if table[pid].state not in "ZX"]

@@ -22,6 +22,7 @@ from mmaml.launcher import job
 from mmaml.launcher.messages import CONTINUE, copy_filtered, say
 from mmaml.launcher.protocol import FOLDER_VARIABLE
 from mmaml.launcher.supervisor import TAKEN, Supervisor
+from mmaml.process_settings import THREADS
 
 SEGMENT_BYTES = 16 << 20  # Open MPI's default of btl_sm_segment_size, per rank
 FAULT_TOLERANCE = "--with-ft"
@@ -117,7 +118,7 @@ def set_environment(arguments: list[str], folder: str) -> None:
     """Set the variables that Open MPI and the ranks read, where the user has not."""
     for parameter in PARAMETERS.keys() - set_in_files():
         os.environ.setdefault(parameter, PARAMETERS[parameter])
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    for variable in THREADS:
         os.environ.setdefault(variable, "1")
     for launcher in ("OMPI", "PRTE"):
         os.environ.setdefault(f"{launcher}_ALLOW_RUN_AS_ROOT", "1")

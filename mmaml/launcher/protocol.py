@@ -1,4 +1,4 @@
-"""What the ranks of a run and their launcher both know: names of variables, and of files in the job's folder.
+"""What the ranks of a run and their launcher both know: signals, names of variables and of files in the job's folder.
 
 A rank reports how far the run is by making a file of that name in the folder that the launcher made. On other machines
 there is no such folder, and nothing is reported.
@@ -7,15 +7,16 @@ there is no such folder, and nothing is reported.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable
 
 # Where a rank finds the job's folder.
 FOLDER_VARIABLE = "MMAML_LAUNCHER"
 
-# Where launchers tell a process how many it started: Open MPI's mpirun, MPICH's and its kin, Slurm's srun.
+# Where launchers say how many processes they started: Open MPI's mpirun, MPICH's and its kin, Slurm's srun.
 # The first one set is that of the innermost launcher: our mpirun inside a Slurm job, not the reverse.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
-# Where they tell it its rank: Open MPI 5, its predecessors, MPICH, Slurm.
+# Where they say which rank a process is: Open MPI 5, its predecessors, MPICH, Slurm.
 RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 # Any rank is about to join the others; rank 0 has joined them all.
@@ -25,6 +26,15 @@ STARTING, STARTED = "starting", "started"
 ENDED = "ended"
 # Its text says how the user continues the run if rank 0 is lost. Another rank has found rank 0 gone or silent.
 REMEDY, LOST = "remedy", "lost"
+
+# Signals by which a run is asked to stop, and what each asks for.
+STOPS = {signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM, signal.SIGINT: signal.SIGINT}
+# What the launcher sends in their stead, for at a signal to stop Open MPI's mpirun kills the ranks at once.
+SENT_AS = {signal.SIGTERM: signal.SIGUSR1, signal.SIGINT: signal.SIGUSR2}
+# All that a rank may receive, and what it asks for.
+MEANING = STOPS | {sent: meaning for meaning, sent in SENT_AS.items()}
+# A terminal, a shell, a scheduler and a launcher may each send the same signal: within this time they count as one.
+SECONDS_OF_ONE_SIGNAL = 1.0
 
 
 def announced_ranks() -> int | None:

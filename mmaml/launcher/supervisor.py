@@ -12,16 +12,22 @@ import signal
 import time
 
 from mmaml.launcher import job
+from mmaml.launcher.local_ranks import SECONDS_TO_START, LocalRanks
 from mmaml.launcher.messages import say
-from mmaml.launcher.protocol import ENDED, STARTED, STARTING, exit_code, is_over
-from mmaml.launcher.ranks import SECONDS_TO_START, Ranks
+from mmaml.launcher.protocol import (
+    ENDED,
+    SECONDS_OF_ONE_SIGNAL,
+    SENT_AS,
+    STARTED,
+    STARTING,
+    STOPS,
+    exit_code,
+    is_over,
+)
 
-# Signals to stop, at which mpirun would kill the ranks at once, and the signals that it passes on in their place.
-STOPS = {signal.SIGTERM: signal.SIGUSR1, signal.SIGHUP: signal.SIGUSR1, signal.SIGINT: signal.SIGUSR2}
-PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT)
+PASSED_ON = (*SENT_AS.values(), signal.SIGTSTP, signal.SIGCONT)
 TAKEN = (*STOPS, signal.SIGQUIT, *PASSED_ON)
 
-SECONDS_SAME_SIGNAL = 1.0  # a terminal, a shell and a scheduler may each send the same signal
 SECONDS_AFTER_LOSS = 5.0  # for the rest of a run after a loss that it cannot survive
 SECONDS_TICK = 0.5  # between two looks at the run
 
@@ -54,7 +60,7 @@ class Supervisor:
     def run(self) -> int:
         """Run the command to its end, and remove what is left of it; the run's exit code."""
         self._mpirun = self._start()
-        self._ranks = Ranks(self._mpirun, self._folder)
+        self._ranks = LocalRanks(self._mpirun, self._folder)
         job.remove_dead()
         code, at_once = self._wait()
         if code is not None and code >= 0:  # ended by itself: so may what it started
@@ -135,11 +141,10 @@ class Supervisor:
             if number in (signal.SIGTSTP, signal.SIGCONT):
                 self._suspended = number == signal.SIGTSTP
         elif number in STOPS and self._asked is None:
-            self._asked = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-            self._asked_at = time.monotonic()
-            os.kill(self._mpirun, STOPS[number])
+            self._asked, self._asked_at = STOPS[number], time.monotonic()
+            os.kill(self._mpirun, SENT_AS[self._asked])
         elif number in STOPS:
-            return time.monotonic() - self._asked_at > SECONDS_SAME_SIGNAL
+            return time.monotonic() - self._asked_at > SECONDS_OF_ONE_SIGNAL
         elif number == signal.SIGQUIT:
             self._asked = self._asked or number
             return True

@@ -81,7 +81,7 @@ def physical_cores() -> int:
 
 
 def _hardware_threads(cpu: int) -> str:
-    """The hardware threads of the core that `cpu` belongs to, as one text; `cpu` alone if nobody tells."""
+    """The hardware threads of the core that `cpu` belongs to, as one text; `cpu` alone if that is unknown."""
     try:
         return (CPU_TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip()
     except OSError:

@@ -29,8 +29,8 @@ if MPI.Is_initialized() and MPI.COMM_WORLD.Get_rank() == 0:
 # Seconds between two looks at a message that has not come: a rank that waits leaves its core to those that work.
 PAUSE = 5e-5
 # Of the time between two looks no more than this counts as waiting: this rank may have been stopped itself.
-LONGEST_PAUSE = 1.0
-# Seconds between two looks at the other's process: MPI is not told of one that exits with an error.
+MAX_PAUSE = 1.0
+# Seconds between two looks at the other's process: MPI does not notice one that exits with an error.
 SECONDS_BETWEEN_CHECKS = 1.0
 # How long a rank is waited for when others have taken all the time: long enough for what it has sent to arrive.
 MOMENT = 1.0
@@ -139,7 +139,7 @@ class Link:
             while not MPI.Request.Testall(requests):
                 time.sleep(PAUSE)
                 now = time.monotonic()
-                pause, last = min(now - last, LONGEST_PAUSE), now
+                pause, last = min(now - last, MAX_PAUSE), now
                 waited, timeout.spent = waited + pause, timeout.spent + pause
                 if timeout.spent > timeout.seconds and waited > min(MOMENT, timeout.seconds):
                     raise RankLost(f"no answer for {timeout.seconds:g} s", waited)
@@ -162,5 +162,5 @@ def all_lost(comm: MPI.Comm, ranks: Iterable[int]) -> bool:
     try:
         failed = comm.Get_failed()
     except (MPI.Exception, NotImplementedError):
-        return False  # an MPI that tells of no losses
+        return False  # an MPI that reports no losses
     return MPI.UNDEFINED not in comm.Get_group().Translate_ranks(ranks, failed)

@@ -25,7 +25,7 @@ def to_stderr(text: str) -> None:
 
 
 class Listener(Protocol):
-    """What is told of ranks that are lost and of tasks whose environments fail."""
+    """What lost ranks and tasks whose environments fail are reported to."""
 
     def warn(self, text: str) -> None:
         """A line for the user."""
@@ -45,7 +45,7 @@ class Roster:
     """The other ranks, as the master sees them; a rank that is lost is no longer among `ranks`.
 
     size: how many there were, the master with them. rank_timeout: seconds without an answer after which a rank is lost.
-    warn: told of each loss, in a line. seconds_lost: that losses have cost. owing: ranks that owe an answer.
+    warn: takes a line for each loss. seconds_lost: that losses have cost. owing: ranks that owe an answer.
     """
 
     def __init__(self, comm: MPI.Comm, size: int, warn: Callable[[str], None]) -> None:
@@ -106,7 +106,7 @@ class Roster:
         self._losses, self._noticed = [], None
 
     def end_those_at_work(self) -> None:
-        """Leave ranks that owe an answer, of which nothing will come."""
+        """Give up the ranks that owe an answer: none will come."""
         for rank in self.owing & self._links.keys():
             self._gone.append(self._links.pop(rank))
             self._gone[-1].give_up()

@@ -10,12 +10,17 @@ from typing import NamedTuple
 
 import torch
 
+from mmaml.launcher import job
+
 
 class Process(NamedTuple):
-    """That of a rank: on which machine, and what the processor can do. started: in clock ticks since boot."""
+    """That of a rank: on which machine, and what the processor can do.
+
+    started: in clock ticks since boot, None where there is no /proc to see it in.
+    """
 
     pid: int
-    started: str
+    started: int | None
     host: str
     machine: tuple[str, ...]
     capability: tuple[str | None, ...]
@@ -30,7 +35,9 @@ class Process(NamedTuple):
             os.readlink(namespace) if namespace.is_symlink() else "",
         )
         capability = (platform.machine(), torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR"))
-        return Process(os.getpid(), _stat(os.getpid())[1], platform.node(), machine, capability)
+        own = job.state_of(os.getpid())
+        started = None if own is None else own.started
+        return Process(os.getpid(), started, platform.node(), machine, capability)
 
     @property
     def is_near(self) -> bool:
@@ -39,10 +46,7 @@ class Process(NamedTuple):
 
     def has_ended(self) -> bool:
         """Whether it is known to have ended; another may have its number by now."""
-        if not self.is_near:
-            return False
-        state, started = _stat(self.pid)
-        return state in ("gone", "Z", "X") or started != self.started
+        return self.is_near and self.started is not None and not job.lives(self.pid, self.started)
 
     def kill(self) -> str:
         """End it if it is on this machine; what it was doing, or why it goes on, in words."""
@@ -50,20 +54,11 @@ class Process(NamedTuple):
             return f"on host {self.host}, where it cannot be killed from here"
         if self.has_ended():
             return f"process {self.pid}, which has ended"
-        doing = {"R": "running", "T": "stopped", "D": "waiting for a disk"}.get(_stat(self.pid)[0], "sleeping")
+        found = job.state_of(self.pid)
+        state = "" if found is None else found.state
+        doing = {"R": "running", "T": "stopped", "D": "waiting for a disk"}.get(state, "sleeping")
         try:
             os.kill(self.pid, signal.SIGKILL)
         except OSError as error:
             return f"process {self.pid}, which cannot be killed ({error.strerror})"
         return f"process {self.pid}, {doing}, killed"
-
-
-def _stat(pid: int) -> tuple[str, str]:
-    """What a process does, by Linux's letter, and when it started; "gone" if there is none, "" where nobody tells."""
-    if not Path("/proc/self/stat").exists():
-        return "", ""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return "gone", ""
-    return words[0], words[19]

@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 SECONDS_BEFORE_HIGHER_RANK = 0.3
 # How long a rank waits for the master, which works alone now and then, in units of how long that waits for a rank.
 TIMEOUTS_OF_MASTER = 5
-# Of signals, while the ranks are told of the end.
+# For signals to be heeded in, while the ranks are released.
 SECONDS_TO_RELEASE = 30.0
 
 
@@ -115,15 +115,14 @@ class Ranks:
 
     def agree(self, function: Callable[[], Result]) -> Result:
         """`function()` of rank 0 on every rank; what it raises is raised on every rank."""
-        found, shared = self._agree(function, lambda result: result)
-        return found if self.rank == 0 else shared
+        return self._agree(function, lambda result: result)
 
     def on_master(self, function: Callable[[], Result]) -> Result | None:
         """`function()` on rank 0, where its result stays, None elsewhere; what it raises is raised on every rank."""
-        return self._agree(function, lambda _: None)[0]
+        return self._agree(function, lambda _: None)
 
-    def _agree(self, function: Callable[[], Result], share: Callable[[Result], Any]) -> tuple[Any, Any]:
-        """The result, on rank 0 alone, and what is shared of it, on the others."""
+    def _agree(self, function: Callable[[], Result], share: Callable[[Result], Any]) -> Any:
+        """On rank 0 the result, on the others what is shared of it."""
         outcome: Any
         result: Result | None = None
         if self.rank == 0:
@@ -142,7 +141,7 @@ class Ranks:
         if failure is not None:
             self._agreed_failure = failure
             raise failure
-        return result, shared
+        return result if self.rank == 0 else shared
 
     def listen(self, listener: Listener) -> None:
         """Report lost ranks and failed tasks to `listener`. Before: to stderr, and a failed task ends the program."""
@@ -235,7 +234,7 @@ class Ranks:
                 if rank not in answers:
                     left += share + dealt.held.pop(rank, [])
                 elif isinstance(fault := answers[rank].fault, TasksFailed):
-                    failed |= {share[failure.item]: failure for failure in fault.failures}
+                    failed |= {share[failure.item_index]: failure for failure in fault.failures}
                     left += [index for index in share if index not in failed]
                 else:
                     dealt.held.setdefault(rank, []).extend(share)

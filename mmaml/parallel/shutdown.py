@@ -1,8 +1,8 @@
 """SIGTERM and SIGINT: the master finishes what is worth finishing, the other ranks leave it to the master.
 
-The launcher passes SIGTERM on as SIGUSR1 and SIGINT as SIGUSR2, so those are taken too; SIGHUP is as SIGTERM. The
-first asks the run to stop: it finishes its iteration or, after most of `shutdown_seconds`, abandons it. Where nothing
-is worth finishing, or with a second signal, it ends at once.
+Which signals, and what each asks for, is in `mmaml.launcher.protocol.MEANING`. The first asks the run to stop: it
+finishes its iteration or, after most of `shutdown_seconds`, abandons it. Where nothing is worth finishing, or with a
+second signal, it ends at once.
 """
 
 from __future__ import annotations
@@ -18,17 +18,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from mmaml.errors import Interrupted
-from mmaml.launcher.protocol import is_first_rank
+from mmaml.launcher.protocol import MEANING, SECONDS_OF_ONE_SIGNAL, is_first_rank
 
-MEANING = {
-    signal.SIGTERM: signal.SIGTERM,
-    signal.SIGHUP: signal.SIGTERM,
-    signal.SIGUSR1: signal.SIGTERM,
-    signal.SIGINT: signal.SIGINT,
-    signal.SIGUSR2: signal.SIGINT,
-}
-# Launcher and scheduler may both tell a process of the same thing.
-SECONDS_OF_ONE_SIGNAL = 1.0
 # What of `shutdown_seconds` an iteration may take; the rest is for the checkpoint.
 SHARE_OF_ITERATION = 0.7
 SHARE_TO_ABANDON_AGAIN = 0.05  # an environment may catch whatever is raised in it
@@ -129,7 +120,7 @@ class Shutdown:
         signal.setitimer(signal.ITIMER_REAL, first, again)
         with suppress(OSError, ValueError):  # nobody reads it
             if not self._is_guest:
-                # Whatever holds the interpreter when all time is over, and where, is told, and the process ends.
+                # When all time is over: print the traceback of whatever holds the interpreter, and end the process.
                 faulthandler.dump_traceback_later(self._seconds, exit=True)
             text = f"{meaning.name}: finishing the iteration, or what of it takes {self._seconds:g} s, and a checkpoint"
             os.write(sys.stderr.fileno(), f"{text}; once more to end at once\n".encode())

@@ -2,7 +2,7 @@
 
 torch.sum over a middle dimension, and so the gradient of a broadcast, picks its order of summation from the
 whole shape: a task alone gets other last bits than in a batch. Here every task is summed by itself. Batched
-matrix products already treat each task by itself, provided MKL runs in its strict mode (`mmaml/__init__.py`).
+matrix products already treat each task by itself, provided MKL runs in its strict mode (`mmaml.process_settings`).
 Fused elementwise operations (sigmoid, addcmul, lerp, tanh_backward) treat the last few elements of an array,
 which do not fill a vector register, by other instructions; single IEEE operations and exp do not differ there.
 """

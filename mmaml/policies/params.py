@@ -65,6 +65,11 @@ class ParamSpec:
         """Tensors [M, *shape] -> [M, P]."""
         return torch.cat([params[name].flatten(1) for name in self.shapes], dim=1)
 
+    def gradient_per_task(self, loss: Tensor, params: Params) -> Tensor:
+        """Gradient of a number in every task's copy of the parameters (`per_task`): [M, P]."""
+        gradients = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
+        return self.flatten_per_task(dict(zip(params, gradients, strict=True)))
+
 
 def derivative(function: Callable[[Params], Params], values: Params, direction: Params) -> Params:
     """Derivative of `function` at `values` in `direction`, by reverse differentiation twice.

@@ -1,7 +1,7 @@
 """From rewards to advantages: returns, baselines, GAE, normalisation; per task, in float64.
 
 float64 because observations such as cos, sin or quaternions are collinear with the constant feature, and
-the fit then loses half its residual in float32. Episodes are told apart by flags (`mmaml.sampling.rollouts`).
+the fit then loses half its residual in float32. Flags mark where episodes begin and end (`mmaml.sampling.rollouts`).
 """
 
 from __future__ import annotations
@@ -66,21 +66,9 @@ def backward_sums(values: np.ndarray, discount: float, done: np.ndarray) -> np.n
     return sums
 
 
-def episode_times(episode_start: np.ndarray) -> np.ndarray:
-    """Steps since the start of the episode that each step belongs to: [..., T]."""
-    index = np.arange(episode_start.shape[-1])
-    return index - np.maximum.accumulate(np.where(episode_start, index, 0), axis=-1)
-
-
 def in_whole_episode(done: np.ndarray) -> np.ndarray:
     """Steps of episodes that ran to their end, as opposed to being cut by the end of their lane: [..., T]."""
     return np.maximum.accumulate(done[..., ::-1], axis=-1)[..., ::-1]
-
-
-def _last_real(mask: np.ndarray) -> np.ndarray:
-    """The last real step of each lane: bool [..., T], of the mask."""
-    follows = np.concatenate([mask[..., 1:], np.zeros_like(mask[..., :1])], axis=-1)
-    return mask & ~follows
 
 
 def _values(
@@ -123,10 +111,10 @@ def advantages(
     """
     mask = rollouts.mask.numpy() > 0
     if over_trial:
-        done, times = _last_real(mask), np.broadcast_to(np.arange(mask.shape[-1]), mask.shape)
+        done, times = rollouts.last_of_lane().numpy(), np.broadcast_to(np.arange(mask.shape[-1]), mask.shape)
     else:
         done = (rollouts.terminated | rollouts.truncated).numpy()
-        times = episode_times(rollouts.episode_start.numpy())
+        times = rollouts.times().numpy()
     rewards = np.where(mask, rollouts.rewards.numpy() if rewards is None else rewards, 0.0).astype(np.float64)
 
     features = BASELINES[baseline]

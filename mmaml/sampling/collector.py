@@ -61,50 +61,36 @@ def rollout(
     tasks, lanes = env.num_tasks, env.rollouts_per_task
     record = _Record(tasks, lanes, layout)
     age = torch.zeros(tasks, lanes, dtype=torch.long)  # steps since the start of the episode
-    carried: Any = None
 
     def seen(observation: np.ndarray) -> Tensor:
         values = torch.from_numpy(observation).view(tasks, lanes, -1)
         return values if scaling is None else scaling.normalised(values)
 
-    step = Step(
-        torch.empty(0),
-        torch.zeros(tasks, lanes, noise.shape[-1]),
-        torch.zeros(tasks, lanes),
-        torch.ones(tasks, lanes, dtype=torch.bool),
-        episode_noise[:, 0],
-    )
+    carried: Any = None
+    action, reward = torch.zeros(tasks, lanes, noise.shape[-1]), torch.zeros(tasks, lanes)
+    done, own_noise = torch.ones(tasks, lanes, dtype=torch.bool), episode_noise[:, 0]
     observation = _reset(env, seed=list(seeds))
     for t in range(layout.length):
-        step = step._replace(observation=seen(observation))
+        step = Step(seen(observation), action, reward, done, own_noise)
         distribution, carried = actor(step, carried)
         action = distribution.sample(noise[:, t])
         reached("time step")
         env_action = to_environment(action.flatten(0, 1).numpy(), env.single_action_space, normalization_scale)
         try:
-            observation, reward, terminated, truncated, infos = _step(env, env_action)
+            observation, rewards, terminated, truncated, infos = _step(env, env_action)
         except EnvironmentFailed as error:
             error.given = finite.finding_of_step(step.observation, distribution, action, t)
             raise
         age += 1
         truncated = truncated | ((age == layout.horizon).flatten().numpy() & ~terminated)
-        record.append(step, action, distribution, reward, terminated, truncated, infos)
+        record.append(step, action, distribution, rewards, terminated, truncated, infos)
 
-        done = terminated | truncated
-        any_done = bool(done.any())
-        step = Step(
-            step.observation,
-            action,
-            torch.from_numpy(reward).view(tasks, lanes),
-            torch.from_numpy(done).view(tasks, lanes),
-            step.episode_noise,
-        )
-        if any_done and t < layout.length - 1:
-            observation = _reset(env, options={"reset_mask": done})
-            age[step.episode_start] = 0
-            step = step._replace(
-                episode_noise=torch.where(step.episode_start[..., None], episode_noise[:, t + 1], step.episode_noise)
-            )
+        reward = torch.from_numpy(rewards).view(tasks, lanes)
+        done = torch.from_numpy(terminated | truncated).view(tasks, lanes)
+        if done.any() and t < layout.length - 1:
+            observation = _reset(env, options={"reset_mask": done.flatten().numpy()})
+            age[done] = 0
+            own_noise = torch.where(done[..., None], episode_noise[:, t + 1], own_noise)
     return record.finish(seen(observation), env.tasks)
 
 
@@ -181,40 +167,30 @@ class _Record:
         if self.layout.padded:
             mask = (start.cumsum(-1) <= self.layout.episodes).float()
             start, terminated, truncated = (flag & (mask > 0) for flag in (start, terminated, truncated))
-        last_real = torch.zeros_like(start)
-        last_real[..., -1] = mask[..., -1] > 0
-        distribution: Distribution = type(self.distributions[0]).recorded(self.distributions)  # type: ignore[arg-type]
-        return Rollouts(
-            observations=observations,
-            actions=actions,
-            rewards=rewards.squeeze(-1),
-            distribution=distribution,
-            log_probs=distribution.log_prob(actions),
-            mask=mask,
-            weights=mask / mask.sum((1, 2), keepdim=True),
-            episode_start=start,
-            terminated=terminated,
-            truncated=truncated,
-            episode_end=terminated | truncated | last_real,
-            final_observations=final_observations,
-            advantages=torch.zeros(self.shape),
-            value_targets=torch.zeros(self.shape),
-            episode_noise=episode_noise,
-            task_index=torch.arange(tasks),
-            identity=torch.tensor([task.identity for task in drawn]),
-            success=self._success(),
-            blow_ups=self._blow_ups(),
+        data = Rollouts.recorded(
+            observations,
+            actions,
+            rewards.squeeze(-1),
+            type(self.distributions[0]).recorded(self.distributions),  # type: ignore[arg-type]
+            mask,
+            start,
+            terminated,
+            truncated,
+            final_observations,
+            episode_noise,
         )
+        data.identity = torch.tensor([task.identity for task in drawn])
+        if self.success:
+            data.success = self._success()
+        if self.blow_ups:
+            data.blow_ups = self._blow_ups()
+        return data
 
     def _success(self) -> Tensor:
         tasks, lanes, length = self.shape
-        if not self.success:
-            return torch.full(self.shape, torch.nan)
         values = np.stack(self.success).astype(np.float32).reshape(length, tasks, lanes)
         return torch.from_numpy(np.ascontiguousarray(values.transpose(1, 2, 0)))
 
     def _blow_ups(self) -> Tensor:
         tasks, lanes, _ = self.shape
-        if not self.blow_ups:
-            return torch.full((tasks,), torch.nan)
         return torch.from_numpy(np.sum(self.blow_ups, axis=0).reshape(tasks, lanes).sum(1).astype(np.float32))

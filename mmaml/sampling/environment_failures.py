@@ -1,4 +1,4 @@
-"""What can go wrong in the middle of a run without being a fault of this program."""
+"""Failures of a user's environments, and which tasks of a block they are due to."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from mmaml import errors
 from mmaml.envs.base import TaskError
 from mmaml.errors import Failure, NotFinite, text_of
+from mmaml.sampling.finite import Finding
 
-LONGEST_ERROR = 300  # characters of an environment's error that are told in a line
+MAX_ERROR_LENGTH = 300  # characters of an environment's error in a line
 
 
 class EnvironmentFailed(RuntimeError):
     """An environment raised `error`, or returned what it may not. task: index in the block of its task, if known.
 
-    given: what of the policy's step was not finite, an `mmaml.sampling.finite.Finding`, so that it is none of the
-    environment's fault.
+    given: what the environment was given by the policy that is not finite, if anything; then it is not at fault.
     """
 
     def __init__(self, error: Exception) -> None:
         super().__init__("an environment failed")
         self.error = error
         self.task: int | None = error.task if isinstance(error, TaskError) else None
-        self.given: Any = None
+        self.given: Finding | None = None
 
 
 class FromEnvironment:
@@ -92,10 +92,24 @@ def failing_tasks(sample: Callable[[list[Any]], Any], items: Sequence[Any], erro
     return sorted(found)
 
 
+class Tracebacks:
+    """Tracebacks of failed tasks: of equal ones only the first is shown."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def new(self, failure: Failure) -> str:
+        """A line break and the traceback of a failure; "" if an equal one was shown."""
+        if failure.trace in self._shown:
+            return ""
+        self._shown.add(failure.trace)
+        return f"\n{failure.trace.rstrip()}"
+
+
 def described(error: BaseException) -> str:
-    """An error of a user's environment in a line, which is not long."""
+    """An error of a user's environment as a short line."""
     text = text_of(error) if isinstance(error, TaskError) else errors.described(error)
-    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
+    return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 3] + "..."
 
 
 def traced(error: BaseException) -> str:

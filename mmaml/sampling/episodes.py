@@ -53,27 +53,17 @@ def rollouts_of(episodes: Sequence[Episode], horizon: int) -> Rollouts:
         [_padded(e.observations, horizon, final) for e, final in zip(episodes, finals, strict=True)]
     )
     actions = torch.stack([_padded(episode.actions, horizon) for episode in episodes])[None]
-    distribution = _distribution(episodes, horizon)
-    return Rollouts(
-        observations=observations[None],
-        actions=actions,
-        rewards=torch.stack([_padded([*map(torch.tensor, e.rewards)], horizon) for e in episodes])[None].float(),
-        distribution=distribution,
-        log_probs=distribution.log_prob(actions),
-        mask=mask,
-        weights=mask / mask.sum((1, 2), keepdim=True),
-        episode_start=(steps == 0).expand(shape).clone(),
-        terminated=terminated,
-        truncated=truncated,
-        episode_end=last,
-        final_observations=torch.stack(finals)[None],
-        advantages=torch.zeros(shape),
-        value_targets=torch.zeros(shape),
-        episode_noise=torch.stack([episode.noise.expand(horizon, -1) for episode in episodes])[None].contiguous(),
-        task_index=torch.zeros(1, dtype=torch.int64),
-        identity=torch.full((1,), -1),
-        success=torch.full(shape, torch.nan),
-        blow_ups=torch.full((1,), torch.nan),
+    return Rollouts.recorded(
+        observations[None],
+        actions,
+        torch.stack([_padded([*map(torch.tensor, e.rewards)], horizon) for e in episodes])[None].float(),
+        _distribution(episodes, horizon),
+        mask,
+        (steps == 0).expand(shape).clone(),
+        terminated,
+        truncated,
+        torch.stack(finals)[None],
+        torch.stack([episode.noise.expand(horizon, -1) for episode in episodes])[None].contiguous(),
     )
 
 

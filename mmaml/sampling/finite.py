@@ -1,8 +1,8 @@
 """NaN and infinity: found in the iteration in which they appear, and named by task, step and tensor.
 
-A rank looks at what it sampled before a task adapts to it, and at what adaptation led to; the master at what an update
-is made of. A first look takes the sum of a tensor, which is finite only if all of it is; where it is not, the exact
-search follows, and finds nothing if the sum alone was too large.
+A rank examines what it sampled before a task adapts to it, and the parameters after adaptation; the master examines
+what an update is made of. The sum of a tensor, which is quick, is finite only if all entries are. Where it is not, the
+exact search follows; it finds nothing if only the sum was too large.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmaml.errors import NotFinite
 from mmaml.policies.distributions import Distribution
 from mmaml.sampling.rollouts import Rollouts
 
-# The tensors of rollouts that are looked at, as a message calls an entry, those first from which later ones follow.
+# The tensors of rollouts that are examined, and what a message calls an entry; causes before their consequences.
 SAMPLED = {
     "observations": "observation",
     "final_observations": "observation",
@@ -31,8 +31,8 @@ SAMPLED = {
     "rewards": "reward",
 }
 PROCESSED = {"value_targets": "value target", "advantages": "advantage"}
-LOOKED_AT = SAMPLED | PROCESSED
-_ORDER = {name: rank for rank, name in enumerate(LOOKED_AT)}
+EXAMINED = SAMPLED | PROCESSED
+_ORDER = {name: rank for rank, name in enumerate(EXAMINED)}
 
 
 class Finding(NamedTuple):
@@ -51,18 +51,18 @@ class Finding(NamedTuple):
 
     @property
     def sort_key(self) -> tuple[bool, int, int]:
-        """Of several findings in a task, the least is where it began: sampling, step, what follows from what."""
+        """Of the findings in a task the smallest is the first cause: sampled before estimated, by step, by tensor."""
         return self.name in PROCESSED, self.step, _ORDER[self.name]
 
     def __str__(self) -> str:
         entry = "" if self.entry is None else f"[{self.entry}]"
-        return f"step {self.step} of rollout {self.lane}: {LOOKED_AT[self.name]}{entry} is {self.value}"
+        return f"step {self.step} of rollout {self.lane}: {EXAMINED[self.name]}{entry} is {self.value}"
 
 
 def check_rollouts(data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
     """Raise NotFinite, naming the first task and its first number, if one of a real step is not finite.
 
-    tasks: those of the rollouts. names: of the tensors that are looked at, `SAMPLED` or `PROCESSED`. What is not
+    tasks: those of the rollouts. names: of the tensors that are examined, `SAMPLED` or `PROCESSED`. What is not
     finite in padding is set to 0, where it can do no harm.
     """
     if all(sum_is_finite(value) for name, value in data.fields().items() if name in names):
@@ -74,10 +74,10 @@ def check_rollouts(data: Rollouts, tasks: Sequence[Task], collection: int, names
     task_indices = data.task_index.tolist()
     first = min(found, key=lambda one: (task_indices[one.block_index], one.sort_key))
     index, stage = task_indices[first.block_index], 1 + (first.name in PROCESSED)
-    raise NotFinite(f"{beginning_of(index, tasks[first.block_index], collection)}, {first}", (collection, stage, index))
+    raise NotFinite(f"{named(index, tasks[first.block_index], collection)}, {first}", (collection, stage, index))
 
 
-def findings(data: Rollouts, names: Collection[str] = tuple(LOOKED_AT)) -> list[Finding]:
+def findings(data: Rollouts, names: Collection[str] = tuple(EXAMINED)) -> list[Finding]:
     """One finding for each task and tensor with a number on a real step that is not finite, in order."""
     found = []
     for name in data.fields().keys() & set(names):
@@ -129,12 +129,12 @@ def not_finite_given(found: Finding, task_indices: Sequence[int], tasks: Sequenc
     """The error for what a policy gave to an environment, which raised at that."""
     index = task_indices[found.block_index]
     return NotFinite(
-        f"{beginning_of(index, tasks[found.block_index], collection)}, {found}", (collection, 0, found.step, index)
+        f"{named(index, tasks[found.block_index], collection)}, {found}", (collection, 0, found.step, index)
     )
 
 
-def beginning_of(index: int, task: Task, collection: int) -> str:
-    """How a message begins that tells of a task's collection."""
+def named(index: int, task: Task, collection: int) -> str:
+    """A task's collection, as a message names it."""
     return f"task {index} (mode {task.mode}), collection {collection}"
 
 
@@ -150,8 +150,8 @@ def check_adapted(
     for index, block_index in sorted(zip(task_indices, range(len(tasks)), strict=True)):
         for name, value in params.items():
             if (where := first_not_finite(value[block_index])) is not None:
-                place = f"task {index} (mode {tasks[block_index].mode}), inner step {collection + 1}"
-                raise NotFinite(f"{place}: adapted parameter {name}{where}", (collection, 3, index))
+                whose = f"task {index} (mode {tasks[block_index].mode}), inner step {collection + 1}"
+                raise NotFinite(f"{whose}: adapted parameter {name}{where}", (collection, 3, index))
 
 
 def sum_is_finite(values: Tensor) -> bool:

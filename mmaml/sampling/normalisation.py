@@ -1,7 +1,7 @@
 """Running statistics of observations and rewards, by which a run normalises them.
 
-They are constant while an iteration samples, so that what a task meets depends on no other: `Scaling` is what they
-come to, and travels with the parameters. The master adds the moments of an iteration's tasks afterwards, in task order.
+They are constant while an iteration samples, so that no task depends on another: `Scaling` holds their values, which
+are sent with the parameters. The master adds the moments of an iteration's tasks afterwards, in task order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmaml.sampling.advantages import backward_sums
 from mmaml.sampling.rollouts import Rollouts
 
 MIN_VARIANCE = 1e-6  # added to each variance: entries that hardly vary are not blown up
@@ -144,9 +145,5 @@ def moments_of_tasks(
 def _sums_so_far(data: Rollouts, discount: float, over_trial: bool) -> np.ndarray:
     """G_t = γ G_{t-1} + r_t of one task, [N, T], from 0 at the start of each episode, or of each lane."""
     rewards = np.where(data.mask[0].numpy() > 0, data.rewards[0].numpy(), 0.0).astype(np.float64)
-    continues = np.ones(rewards.shape) if over_trial else 1.0 - data.episode_start[0].numpy()
-    sums, running = np.empty_like(rewards), np.zeros(len(rewards))
-    for t in range(rewards.shape[1]):
-        running = discount * continues[:, t] * running + rewards[:, t]
-        sums[:, t] = running
-    return sums
+    starts = np.zeros(rewards.shape, bool) if over_trial else data.episode_start[0].numpy()
+    return backward_sums(rewards[:, ::-1], discount, starts[:, ::-1])[:, ::-1]  # backward in reversed time

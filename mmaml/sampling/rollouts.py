@@ -8,7 +8,7 @@ algorithms without a memory. `collect: "lanes"`: where an episode terminates, th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +56,46 @@ class Rollouts:
     success: Tensor
     blow_ups: Tensor
 
+    @staticmethod
+    def recorded(
+        observations: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        distribution: Distribution,
+        mask: Tensor,
+        episode_start: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        final_observations: Tensor,
+        episode_noise: Tensor,
+    ) -> Rollouts:
+        """What acting has recorded, with what follows from it. Advantages and value targets are 0 as yet.
+
+        The tasks count from 0 on and are none of the training tasks; success and blow-ups are not known.
+        """
+        shape = mask.shape
+        return Rollouts(
+            observations=observations,
+            actions=actions,
+            rewards=rewards,
+            distribution=distribution,
+            log_probs=distribution.log_prob(actions),
+            mask=mask,
+            weights=_weights(mask),
+            episode_start=episode_start,
+            terminated=terminated,
+            truncated=truncated,
+            episode_end=terminated | truncated | _last_of_lane(mask),
+            final_observations=final_observations,
+            advantages=torch.zeros(shape),
+            value_targets=torch.zeros(shape),
+            episode_noise=episode_noise,
+            task_index=torch.arange(shape[0]),
+            identity=torch.full(shape[:1], -1),
+            success=torch.full(shape, torch.nan),
+            blow_ups=torch.full(shape[:1], torch.nan),
+        )
+
     @property
     def tasks(self) -> int:
         """M."""
@@ -73,6 +113,14 @@ class Rollouts:
         """Steps since the start of the episode that each step belongs to: [M, N, T]."""
         index = torch.arange(self.rewards.shape[-1], device=self.rewards.device)
         return index - (index * self.episode_start).cummax(-1).values
+
+    def last_of_lane(self) -> Tensor:
+        """The last real step of each lane: bool [M, N, T]."""
+        return _last_of_lane(self.mask)
+
+    def experience(self) -> Tensor:
+        """[o, a, r] of every step, which an encoder of the task reads: [M, N, T, O+A+1]."""
+        return torch.cat([self.observations, self.actions, self.rewards.unsqueeze(-1)], dim=-1)
 
     def steps(self) -> Step:
         """What the policy saw before each step, [M, N, T, …]: the tensors that `Step` held as it acted."""
@@ -109,8 +157,7 @@ class Rollouts:
         for name in ("episode_start", "terminated", "truncated", "episode_end"):
             fields[name] = fields[name] & inside
         mask = inside.to(self.mask.dtype)
-        weights = mask / mask.sum((1, 2), keepdim=True).clamp(min=1)
-        return Rollouts.from_fields(fields | {"mask": mask, "weights": weights})
+        return Rollouts.from_fields(fields | {"mask": mask, "weights": _weights(mask)})
 
     def select(self, index: slice | Tensor) -> Rollouts:
         """The rollouts of some tasks."""
@@ -126,13 +173,13 @@ class Rollouts:
     def only_lanes(self, index: slice | Sequence[int]) -> Rollouts:
         """Some lanes of every task, as rollouts of their own."""
         cut = self.lanes(index)
-        return dataclasses.replace(cut, weights=cut.mask / cut.mask.sum((1, 2), keepdim=True))
+        return dataclasses.replace(cut, weights=_weights(cut.mask))
 
     def to(self, device: torch.device | str) -> Rollouts:
         """The rollouts on another device."""
         return self._map(lambda value: value.to(device))
 
-    def _map(self, function) -> Rollouts:  # type: ignore[no-untyped-def]
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Rollouts:
         return Rollouts.from_fields({name: function(value) for name, value in self.fields().items()})
 
     def fields(self) -> dict[str, Tensor]:
@@ -156,6 +203,17 @@ class Rollouts:
         kind = next(kind for kind in DISTRIBUTIONS if set(kind._fields) <= set(fields))
         others = {name: value for name, value in fields.items() if name not in kind._fields}
         return Rollouts(**others, distribution=kind(*(fields[name] for name in kind._fields)))  # type: ignore[arg-type]
+
+
+def _weights(mask: Tensor) -> Tensor:
+    """1 / (real steps of the task) on real steps, 0 on padding: [M, N, T]."""
+    return mask / mask.sum((1, 2), keepdim=True).clamp(min=1)
+
+
+def _last_of_lane(mask: Tensor) -> Tensor:
+    real = mask > 0
+    follows = torch.cat([real[..., 1:], torch.zeros_like(real[..., :1])], -1)
+    return real & ~follows
 
 
 def _one_later(values: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def not_finite_results(
     for name, values in result.items():
         of_parameters = values.ndim == 2 and values.shape[1] == spec.total
         examined = of_parameters or (function, name) == ("meta_gradient", "loss")
-        if not examined or _numpy_sum_is_finite(values):
+        if not examined or sum_is_finite(torch.from_numpy(values)):
             continue
         for task, own in zip(tasks, torch.from_numpy(values), strict=True):
             parts = spec.unflatten(own) if of_parameters else {"": own}
@@ -73,8 +73,3 @@ def not_finite_results(
 def checked(evaluate: Evaluate, spec: ParamSpec) -> Evaluate:
     """`evaluate` that raises NotFinite as `Checked` says. spec: of the meta-parameters."""
     return evaluate.through(Checked(evaluate, spec))
-
-
-def _numpy_sum_is_finite(values: np.ndarray) -> bool:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(values.sum()))

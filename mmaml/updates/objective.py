@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from torch import Tensor
 
+from mmaml.policies.params import Params, ParamSpec
+
 Array = TypeVar("Array", Tensor, np.ndarray)
 NAMES = ("loss", "surrogate", "inner_kl", "outer_kl", "clip_fraction")
 
@@ -34,6 +36,12 @@ class Objective(Generic[Array]):
         parts = {name: getattr(self, name) for name in NAMES}
         assert not parts.keys() & self.added.keys()
         return parts | dict(self.added)
+
+
+def results_with_gradient(objective: Objective[Tensor], spec: ParamSpec, meta: Params) -> dict[str, Tensor]:
+    """The parts of J, and ∇J in each task's copy of the meta-parameters, "gradient" [M, P]."""
+    gradient = spec.gradient_per_task(objective.loss.sum(), meta)
+    return {"gradient": gradient} | {name: value.detach() for name, value in objective.results().items()}
 
 
 def objective_of(results: Mapping[str, np.ndarray]) -> Objective[np.ndarray]:

@@ -22,7 +22,7 @@ from mmaml.updates.evaluate import Evaluate, Question
 from mmaml.updates.objective import Objective, objective_of
 
 # Of conjugate gradients: what is left, ‖F x - g‖² / ‖g‖², when they end.
-SMALLEST_RESIDUAL = 1e-10
+MIN_RESIDUAL = 1e-10
 Row = dict[str, float]
 Parts = Objective[np.ndarray]
 
@@ -230,7 +230,7 @@ def conjugate_gradients(
     x = torch.zeros_like(target)
     residual, direction = target.clone(), target.clone()
     squared = dot_of_blocks(residual, residual, blocks)
-    enough = SMALLEST_RESIDUAL * squared
+    enough = MIN_RESIDUAL * squared
     for _ in range(iterations):
         unsolved = squared > enough
         if not unsolved.any():

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmaml import worker as worker_module
+from mmaml.algorithms.base import Algorithm
 from mmaml.evaluation.held_out import restore
 from mmaml.figures import curves
 from mmaml.sampling.normalisation import Scaling
@@ -52,6 +53,7 @@ def collected(**overrides: Any) -> tuple[RecurrentBandit, TaskBlock, torch.Tenso
     return worker.algorithm, worker.block, moved
 
 
+@pytest.mark.learn
 @pytest.mark.parametrize("name, low, high", [("RecurrentBandit", 2.4, 2.5), ("Forgetful", 1.3, 1.7)])
 def test_it_learns_to_the_known_optimum_and_without_a_memory_it_cannot(
     name: str, low: float, high: float, tmp_path: Path
@@ -93,6 +95,13 @@ def test_what_is_learned_from_is_what_was_seen_and_done() -> None:
     assert not steps.previous_action[:, :, 0].any() and not steps.previous_reward[:, :, 0].any()
 
 
+def test_it_is_sampled_once_and_adapts_nothing() -> None:
+    algo, block, parameters = collected()
+    assert algo.collections == len(block.rollouts) == 1
+    state = algo.begin(algo.spec.per_task(parameters, 5), block.rollouts[0].identity)
+    assert algo.adapt(state, state, block.rollouts) is state
+
+
 def test_a_trial_ends_where_its_last_episode_does() -> None:
     """Each lane is E episodes of one task, and only rewards after the trial count for nothing."""
     algo, block, parameters = collected(discount=0.9)
@@ -108,6 +117,18 @@ def test_a_trial_ends_where_its_last_episode_does() -> None:
         expected[..., t] = following = delta + 0.9 * 0.95 * following
     torch.testing.assert_close(data.advantages.double(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(data.value_targets.double(), expected + values, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_without_advantages_of_its_own_an_algorithm_has_those_of_its_values_over_the_trial() -> None:
+    algo, block, parameters = collected(discount=0.9, normalize_adv=False)
+    (data,) = block.rollouts
+    meta = algo.spec.per_task(parameters, data.tasks)
+    values = algo.outputs(meta, data)[1].view(data.rewards.shape)
+    algo.values = lambda state, rollouts: torch.cat([values, torch.zeros_like(values[..., :1])], -1)  # type: ignore[method-assign]
+    default = Algorithm.advantages(algo, meta, data, 2 * data.rewards)
+    for found, expected in zip(default, algo.advantages(meta, data, 2 * data.rewards), strict=True):
+        assert torch.equal(found, expected) and found.any()
 
 
 def test_a_task_is_computed_the_same_alone_as_in_a_block() -> None:

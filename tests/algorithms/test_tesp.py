@@ -17,12 +17,15 @@ from mmaml.parallel.ranks import connect
 from mmaml.policies.distributions import Gaussian
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.seeding import generator
-from mmaml.updates.evaluate import Question
 from mmaml.worker import Worker
-from tests.helpers.adapting import assert_a_task_alone_has_the_bits_of_one_in_a_block
-from tests.helpers.objectives import VECTOR, setting
+from tests.helpers.adapting import (
+    assert_a_task_alone_has_the_bits_of_one_in_a_block,
+    assert_the_policies_of_the_objective_sampled,
+    collected,
+)
+from tests.helpers.objectives import VECTOR, assert_padding_is_read_by_nothing, setting
 from tests.helpers.reference import gru
-from tests.helpers.support import REQUIRED, held_out_returns, progress, run, sampled, small_config
+from tests.helpers.support import REQUIRED, held_out_returns, progress, run, small_config
 from tests.helpers.synthetic import ragged_rollouts
 
 KEEP = ("episode_buffer", "last_episodes", "all_episodes")
@@ -131,16 +134,7 @@ def test_the_embedding_is_a_linear_map_of_the_mean_last_state(collect: str, keep
 
 @pytest.mark.parametrize("keep", KEEP)
 def test_padding_is_read_by_nothing(keep: str) -> None:
-    options = {"collect": "episodes", "episodes_kept": keep, "buffer_size": 3}
-    algo, flat, rollouts, arguments = setting("tesp", 3, **options)
-    before = algo.meta_gradient(flat, rollouts, VECTOR, **arguments)
-    for collection in rollouts:
-        padding = collection.mask == 0
-        collection.observations[padding] = -7e7
-        collection.actions[padding] = collection.distribution[0][padding]
-        collection.rewards[padding] = 5e7
-    after = algo.meta_gradient(flat, rollouts, VECTOR, **arguments)
-    torch.testing.assert_close(before["gradient"], after["gradient"], rtol=1e-12, atol=1e-12)
+    assert_padding_is_read_by_nothing("tesp", 3, episodes_kept=keep, buffer_size=3)
 
 
 @pytest.mark.parametrize("keep", KEEP)
@@ -228,13 +222,8 @@ def test_the_meta_objective_has_the_mean_square_of_the_last_embedding() -> None:
 @pytest.mark.parametrize("collect", ["lanes", "episodes"])
 def test_every_collection_is_sampled_by_the_policy_of_the_objective(collect: str, keep: str) -> None:
     values = {"env": "tests.helpers.probes:RandomLengths", "num_inner_grad_steps": 3, "inner_lr": 0.1, "buffer_size": 4}
-    worker, parameters, _ = sampled(small_config("tesp", collect=collect, episodes_kept=keep, **values))
-    assert worker.block is not None
-    names = ("inner_kl", "outer_kl")
-    at_start = worker.block.answer(Question("meta_loss", parameters))
-    moved = worker.block.answer(Question("meta_loss", parameters + 0.05))
-    assert all(abs(at_start[name]).max() < 1e-5 for name in names)
-    assert all(moved[name].min() > 1e-5 for name in names)
+    _, _, block, parameters = collected("tesp", collect=collect, episodes_kept=keep, **values)
+    assert_the_policies_of_the_objective_sampled(block, parameters, shift=0.05, least_kl=1e-5)
 
 
 # What the two modes of `tests.helpers.probes.TargetAction` allow one policy that does not tell them apart: to act 0

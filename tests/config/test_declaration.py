@@ -55,6 +55,8 @@ class Walker(ProMP):
     "no_class": "from mmaml.config.declaration import Declaration\nDECLARATION = Declaration()\n",
     "no_python": "class Walker(:\n",
     "fails": "DECLARATION = 1 / 0\nclass Walker: pass\n",
+    "no_credit": "from mmaml.config.declaration import Declaration\n"
+    "DECLARATION = Declaration(credit='trials')\nclass Walker: pass\n",
     "exits": "import sys\nDECLARATION = sys.exit(3)\nclass Walker: pass\n",
     "no_value": "DECLARATION = {}\nclass Walker: pass\n",
     "parent_without": "from no_declaration import DECLARATION\nclass Walker: pass\n",
@@ -217,6 +219,7 @@ def refusal(values: dict[str, Any]) -> ConfigError:
         ("parent_without:Walker", "cannot import name 'DECLARATION' from 'no_declaration'"),
         ("no_python:Walker", "SyntaxError"),
         ("fails:Walker", "ZeroDivisionError: division by zero"),
+        ("no_credit:Walker", "(ValueError: credit: expected 'episode' or 'trial', got 'trials')"),
         ("exits:Walker", "SystemExit: 3"),
         ("no_value:Walker", "TypeError: DECLARATION is no Declaration but a dict"),
         ("key_0:Walker", "'key_0:Walker' declares a key 'seed', which means something else already"),

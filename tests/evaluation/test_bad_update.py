@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mmaml.config.keys import Config
-from mmaml.evaluation.bad_update import load_dump, replay
+from mmaml.evaluation.bad_update import load_dump, repeat_update
 from mmaml.seeding import generator
 from mmaml.storage import checkpoint
 from mmaml.storage.bad_update_file import write_dump
@@ -107,7 +107,7 @@ def test_an_adaptation_too_far_is_told() -> None:
     values = {"env_kwargs": kwargs, "inner_lr": 1000.0, "baseline": "ZeroBaseline", "normalize_adv": False}
     config = small_config("promp", **PROBE | values)
     _, state = before(config)
-    report = replay(Path("bad.pt"), config, state)
+    report = repeat_update(Path("bad.pt"), config, state)
     assert len(report.findings) == 1
     assert report.findings[0].startswith("task 2 (mode 0), inner step 1: adapted parameter policy.")
 
@@ -116,7 +116,7 @@ def test_an_adaptation_too_far_is_told() -> None:
 def test_every_task_and_tensor_of_a_bad_gradient_is_told(algorithm: str) -> None:
     config = small_config(algorithm, learning_rate=1e25, num_promp_steps=3, **FINE)
     worker, state = before(config)
-    report = replay(Path("bad.pt"), config, state)
+    report = repeat_update(Path("bad.pt"), config, state)
     assert not report.stored
     assert {line.split(",")[0] for line in report.findings} == {f"task {k}" for k in range(4)}
     assert all("meta_gradient, evaluation 2 of the update: " in line for line in report.findings)
@@ -130,7 +130,7 @@ def test_every_task_and_tensor_of_a_bad_gradient_is_told(algorithm: str) -> None
 def test_the_largest_numbers_are_those_of_the_rollouts() -> None:
     config = small_config("promp", num_promp_steps=1, learning_rate=1e-9, **FINE)
     worker, state = before(config)
-    report = replay(Path("bad.pt"), config, state)
+    report = repeat_update(Path("bad.pt"), config, state)
     assert report.findings == []
     items = list(enumerate(worker.sample_tasks(4, ITERATION)))
     worker.collect(worker.algorithm.spec.flatten(state["parameters"]), None, items, ITERATION)
@@ -155,7 +155,7 @@ def test_the_stored_rollouts_stand_in_for_an_environment_that_does_something_els
         rollouts[1].log_probs[2, 0, 3] = -1e30  # finite, but the likelihood ratio is not
 
     path = dumped(tmp_path / "bad.pt", small_config("promp", **FINE), "task 2: once", sampled=True, poison=poison)
-    report = replay(path, *load_dump(path))
+    report = repeat_update(path, *load_dump(path))
     assert report.stored
     assert {line.split(",")[0] for line in report.findings} == {"task 2"}
     assert "largest likelihood ratio on collection 1: inf (task 2)" in report.largest
@@ -165,7 +165,7 @@ def test_the_stored_rollouts_stand_in_for_an_environment_that_does_something_els
 
 def test_tasks_that_fail_are_left_out_as_in_the_run() -> None:
     config = small_config("promp", **PROBE | {"env_kwargs": {"fault": "error", "tasks": [2]}})
-    report = replay(Path("bad.pt"), config, before(config)[1])
+    report = repeat_update(Path("bad.pt"), config, before(config)[1])
     assert report.findings == []
     assert report.largest[0] == "task 2 was left out: its environment failed (the probe fails as asked)"
 
@@ -190,8 +190,9 @@ def test_files_that_are_no_dump_are_refused_in_a_line(tmp_path: Path, capsys: py
     elsewhere = {**state, "finding": "why", "config": {**state["config"], "env": "nowhere:Nothing"}}
     crippled = {**state, "finding": "why", "rollouts": [{"actions": torch.zeros(3)}]}
     other = {**state, "finding": "why", "parameters": {"policy.0.weight": torch.zeros(2, 2)}}
+    unlike = {**state, "finding": "why", "config": {**state["config"], "normalize_observations": True}}
     paths = [tmp_path / name for name in ("missing.pt", ".", "short.pt", "text.pt", 300 * "x")]
-    for number, values in enumerate((state, elsewhere, crippled, other)):
+    for number, values in enumerate((state, elsewhere, crippled, other, unlike)):
         paths.append(checkpoint.write(tmp_path / str(number), ITERATION, values))
     for arguments in ([path] for path in paths):
         assert script(*arguments) == 2

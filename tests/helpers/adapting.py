@@ -9,6 +9,7 @@ import torch
 from mmaml.policies.distributions import Gaussian
 from mmaml.policies.policy import CONTEXT_WEIGHT
 from mmaml.updates.evaluate import Question
+from mmaml.worker import TaskBlock
 from tests.helpers.support import sampled, small_config
 
 CARTPOLE = {"env": "CartPoleMassEnv", "max_path_length": 15}
@@ -44,6 +45,16 @@ def collected(algorithm: str, **overrides: Any) -> tuple[Any, dict[str, torch.Te
     assert worker.block is not None
     block = worker.block
     return worker.algorithm, worker.algorithm.spec.per_task(parameters, block.rollouts[0].tasks), block, parameters
+
+
+def assert_the_policies_of_the_objective_sampled(
+    block: TaskBlock, parameters: torch.Tensor, shift: float = 0.1, least_kl: float = 1e-4
+) -> None:
+    """In every collection; with other parameters, whose entries are larger by `shift`, the objective sees others."""
+    parts = block.answer(Question("meta_loss", parameters))
+    moved = block.answer(Question("meta_loss", parameters + shift))
+    for name in ("inner_kl", "outer_kl"):
+        assert abs(parts[name]).max() < 1e-5 and moved[name].min() > least_kl
 
 
 def assert_a_task_alone_has_the_bits_of_one_in_a_block(algorithm: str, **overrides: Any) -> None:

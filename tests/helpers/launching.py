@@ -85,6 +85,6 @@ def environment(pid: int) -> list[bytes]:
 
 
 def parent(pid: int) -> int:
-    process = job.process(pid)
+    process = job.state_of(pid)
     assert process is not None
     return process.parent

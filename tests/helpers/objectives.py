@@ -42,6 +42,20 @@ def setting(
     return algo, flat, rollouts, options
 
 
+def assert_padding_is_read_by_nothing(algorithm: str, inner_steps: int, **overrides: Any) -> None:
+    """Whatever stands there, the meta-gradient is the same."""
+    algo, flat, rollouts, options = setting(algorithm, inner_steps, collect="episodes", **overrides)
+    before = algo.meta_gradient(flat, rollouts, VECTOR, **options)
+    for collection in rollouts:
+        padding = collection.mask == 0
+        assert padding.any()
+        collection.observations[padding] = -7e7
+        collection.actions[padding] = collection.distribution[0][padding]
+        collection.rewards[padding] = 5e7
+    after = algo.meta_gradient(flat, rollouts, VECTOR, **options)
+    torch.testing.assert_close(before["gradient"], after["gradient"], rtol=1e-12, atol=1e-12)
+
+
 def as_if_sampled(algo: Any, flat: torch.Tensor, rollouts: list[Rollouts]) -> None:
     """Have the collections come from the policies that the parameters adapt to on them."""
     meta = algo.spec.per_task(flat, rollouts[0].tasks)

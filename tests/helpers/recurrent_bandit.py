@@ -36,7 +36,7 @@ from mmaml.updates import losses
 from mmaml.updates.adam import Adam
 from mmaml.updates.buffer import Buffer
 from mmaml.updates.evaluate import Evaluate, Question, Results
-from mmaml.updates.objective import Objective
+from mmaml.updates.objective import Objective, results_with_gradient
 from mmaml.updates.outer_step import make_update
 
 MODULE = "tests.helpers.recurrent_bandit"
@@ -49,8 +49,12 @@ DECLARATION = Declaration(
     conditions=[
         Condition("meta_update", lambda config: config.chosen_update != "trpo", '"ppo"', "has no trust region")
     ],
-    without=["baseline", "hidden_sizes", "inner_lr", "num_inner_grad_steps", "first_order", "init_inner_kl_penalty"],
-    stages=lambda config: config.episodes_per_trial,
+    without=[
+        *("baseline", "normalize_adv", "positive_adv", "hidden_sizes", "hidden_nonlinearity", "learn_std"),
+        *("inner_lr", "num_inner_grad_steps", "first_order"),
+        *("init_inner_kl_penalty", "adaptive_inner_kl_penalty", "target_inner_step"),
+    ],
+    credit="trial",
     default_update="ppo",
 )
 GRU, MODEL = "network.gru", "model.rewards"
@@ -93,7 +97,6 @@ class RecurrentBandit(Algorithm):
 
     functions = ("meta_gradient", "meta_loss", "moments")
     adds_over_lanes = functions
-    credit = "trial"
     remembers: ClassVar[bool] = True
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
@@ -194,10 +197,7 @@ class RecurrentBandit(Algorithm):
         self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any
     ) -> dict[str, Tensor]:
         meta = self.spec.per_task(parameters, rollouts[0].tasks)
-        objective = self.objective(meta, rollouts[0], **options)
-        gradients = torch.autograd.grad(objective.loss.sum(), list(meta.values()), materialize_grads=True)
-        gradient = self.spec.flatten_per_task(dict(zip(meta, gradients, strict=True)))
-        return {"gradient": gradient} | {name: value.detach() for name, value in objective.results().items()}
+        return results_with_gradient(self.objective(meta, rollouts[0], **options), self.spec, meta)
 
     def meta_loss(
         self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any

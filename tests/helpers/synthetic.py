@@ -34,41 +34,26 @@ def ragged_rollouts(
     if collect == "episodes":
         mask = (start.cumsum(-1) == 1).to(dtype)
         start, terminated, truncated = (flag & (mask > 0) for flag in (start, terminated, truncated))
-    last = torch.zeros(shape, dtype=torch.bool)
-    last[..., -1] = mask[..., -1] > 0
     junk = 1e3 * (1 - mask)
     mean, log_std = 0.1 * normal(*shape, action_size), 0.05 * normal(tasks, 1, 1, action_size) + 0.6
     noise = normal(*shape, action_size) * (mask[..., None])
     distribution: Distribution = Gaussian(mean, log_std)
     if actions is Categorical:
         distribution = Categorical(mean)
-    drawn = distribution.sample(noise)
-    advantages = normal(*shape) * mask
-    return Rollouts(
-        observations=normal(*shape, observation_size) + junk[..., None],
-        actions=drawn,
-        rewards=normal(*shape) + junk,
-        distribution=distribution,
-        log_probs=distribution.log_prob(drawn),
-        mask=mask,
-        weights=mask / mask.sum((1, 2), keepdim=True),
-        episode_start=start,
-        terminated=terminated,
-        truncated=truncated,
-        episode_end=terminated | truncated | last,
+    data = Rollouts.recorded(
+        normal(*shape, observation_size) + junk[..., None],
+        distribution.sample(noise),
+        normal(*shape) + junk,
+        distribution,
+        mask,
+        start,
+        terminated,
+        truncated,
         final_observations=normal(tasks, lanes, observation_size),
-        advantages=advantages,
-        value_targets=normal(*shape) + junk,
-        episode_noise=_held(normal(*shape, 2), start),
-        task_index=torch.arange(tasks),
-        identity=torch.arange(tasks) - 1,
-        success=torch.full(shape, torch.nan),
-        blow_ups=torch.full((tasks,), torch.nan),
+        episode_noise=normal(*shape, 2),
     )
-
-
-def _held(values: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """At every step, the value of the step at which its episode started; on padding, some value."""
-    index = torch.arange(start.shape[-1]) * start
-    latest = index.cummax(-1).values
-    return values.gather(2, latest[..., None].expand_as(values))
+    data.advantages, data.value_targets = normal(*shape) * mask, normal(*shape) + junk
+    data.identity = torch.arange(tasks) - 1
+    first = torch.arange(horizon) - data.times()  # step at which the episode of a step started
+    data.episode_noise = data.episode_noise.gather(2, first[..., None].expand_as(data.episode_noise))
+    return data

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmaml.launcher import job, messages, mpirun, protocol, ranks
+from mmaml.launcher import job, local_ranks, messages, mpirun, protocol
 
 PROGRAM = Path(sys.executable).with_name("mpirun")
 RULE = messages.RULE + b"\n"
@@ -77,12 +77,12 @@ def test_of_several_exit_codes_the_largest_counts() -> None:
 
 def test_a_start_that_cannot_succeed_is_hopeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ranks on other machines too, of which nobody here sees how they are."""
-    seen = ranks.Ranks(os.getpid(), str(tmp_path))
+    seen = local_ranks.LocalRanks(os.getpid(), str(tmp_path))
     assert not seen.hopeless()
     (tmp_path / "starting").touch()
     assert not seen.hopeless()
     with monkeypatch.context() as patched:
-        patched.setattr(ranks, "SECONDS_TO_START", -1.0)
+        patched.setattr(local_ranks, "SECONDS_TO_START", -1.0)
         assert seen.hopeless()
     variables = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "4"}
     with subprocess.Popen(["sleep", "60"], env=variables) as rank:

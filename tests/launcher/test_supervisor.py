@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_a_worker_that_hangs_is_killed_and_the_exit_code_is_rank_0s(
     if fault == "stopped":
         os.kill(job.pid(1), signal.SIGSTOP)
     (tmp_path / "stop").touch()
-    wait_until(lambda: job_files.process(job.pid(1)) is None)
+    wait_until(lambda: job_files.state_of(job.pid(1)) is None)
     (tmp_path / "last breath").touch()
     warning = "warning: rank 1 did not end with the run; killed\n"
     assert job.end() == (5 if "fail" in ways else 0, "asked\n", warning)
@@ -149,21 +150,34 @@ def test_a_run_that_the_user_suspends_at_its_end_is_left_alone(launch: Any, tmp_
 def test_time_in_which_a_process_waits_for_the_machine_is_not_its_own() -> None:
     def spent(*looks: tuple[str, int]) -> tuple[float, float]:
         """Of a process that is in such a state, and has computed so long, at looks of a second each."""
-        before = job_files.Spent(job_files.Process(1, "S", 7, 0), None, 1.0)
+        before = job_files.Spent(job_files.ProcessState(1, "S", 7, 0), None, 1.0)
         for state, computed in looks:
-            before = job_files.Spent(job_files.Process(1, state, 7, computed), before, 1.0)
+            before = job_files.Spent(job_files.ProcessState(1, state, 7, computed), before, 1.0)
         return before.seconds, before.stopped
 
     assert spent(("S", 0), ("R", 5), ("S", 5), ("t", 5), ("T", 5)) == (5, 2)
     assert spent(("R", 0), ("D", 0), ("D", 3), ("R", 3)) == (0, 0)
     assert spent(("T", 0), ("S", 0), ("T", 0)) == (3, 1)
-    another = job_files.Process(1, "S", 8, 0)  # which has the same id
+    another = job_files.ProcessState(1, "S", 8, 0)  # which has the same id
     assert job_files.Spent(another, job_files.Spent(another, None, 1.0), 1.0).seconds == 1
-    assert job_files.Spent(another, job_files.Spent(job_files.Process(1, "S", 7, 0), None, 1.0), 1.0).seconds == 0
+    assert job_files.Spent(another, job_files.Spent(job_files.ProcessState(1, "S", 7, 0), None, 1.0), 1.0).seconds == 0
+
+
+def test_a_process_whose_name_is_no_text_is_seen() -> None:
+    """Linux keeps 15 bytes of a name, which may cut a letter in two."""
+    code = "open('/proc/self/comm', 'wb').write(b'x' * 14 + 'ß'.encode()); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None and program.stdout.readline()
+        assert b"x\xc3" in Path(f"/proc/{program.pid}/comm").read_bytes()
+        found = job_files.processes()[program.pid]
+        assert found.parent == os.getpid() and job_files.lives(program.pid, found.started)
+        assert not job_files.lives(program.pid, found.started - 1)
+        program.communicate(b"\n")
+    assert not job_files.lives(program.pid, found.started)
 
 
 def state(pid: int) -> str:
-    process = job_files.process(pid)
+    process = job_files.state_of(pid)
     return "gone" if process is None else process.state
 
 

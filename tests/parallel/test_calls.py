@@ -90,6 +90,29 @@ def losing(*moments: tuple[int, int]) -> Callable[[int, str], bool]:
     return loses
 
 
+class Sent(Present):
+    """Keeps what is sent to the only other rank."""
+
+    def __init__(self) -> None:
+        super().__init__({1: Ranks(MPI.COMM_NULL)}, lambda rank, phase: False)
+        self.contents: list[Any] = []
+
+    def send(self, messages: dict[int, tuple[Any, Iterable[np.ndarray]]], phase: str) -> None:
+        self.contents += [content for content, _ in messages.values()]
+
+
+def test_what_stays_on_the_master_is_sent_to_no_rank() -> None:
+    """A checkpoint has the parameters and the moments of Adam, which no other rank needs; errors go to all."""
+    ranks = Ranks(MPI.COMM_NULL)
+    ranks.roster = sent = Sent()  # type: ignore[assignment]
+    assert ranks.agree(lambda: "a configuration") == "a configuration"
+    assert ranks.on_master(lambda: "a checkpoint") == "a checkpoint"
+    assert [shared for shared, _, _ in sent.contents] == ["a configuration", None]
+    with pytest.raises(ZeroDivisionError):
+        ranks.on_master(lambda: 1 // 0)
+    assert isinstance(sent.contents[-1][1], ZeroDivisionError)
+
+
 EVERY = list(range(11))
 
 

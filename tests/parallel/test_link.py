@@ -10,10 +10,12 @@ import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from mmaml.parallel import link, peers, process
+from mmaml.launcher import job
+from mmaml.parallel import link, peers
 from mmaml.parallel.link import Link, RankLost, Timeout
 from mmaml.parallel.peers import Roster
 from mmaml.parallel.process import Process
+from tests.helpers.waiting import wait_until
 
 
 class Clock:
@@ -104,10 +106,9 @@ def test_a_master_waits_for_all_silent_ranks_together() -> None:
 def test_a_process_is_known_by_its_start_too() -> None:
     """Another may have its number."""
     with subprocess.Popen(["sleep", "60"]) as program:
-        state, started = process._stat(program.pid)
-        assert state != "gone"
-        same = Process.this()._replace(pid=program.pid, started=started)
-        before = same._replace(started=str(int(started) - 1))
+        found = wait_until(lambda: (seen := job.state_of(program.pid)) and seen.state == "S" and seen)
+        same = Process.this()._replace(pid=program.pid, started=found.started)
+        before = same._replace(started=found.started - 1)
         assert before.has_ended() and not same.has_ended()
         assert before.kill() == f"process {program.pid}, which has ended" and program.poll() is None
         assert same.kill() == f"process {program.pid}, sleeping, killed"

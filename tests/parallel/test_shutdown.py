@@ -16,7 +16,8 @@ import torch
 from mmaml.cli import train
 from mmaml.config.loading import load_config
 from mmaml.errors import Interrupted
-from mmaml.parallel.shutdown import MEANING, Shutdown
+from mmaml.launcher.protocol import MEANING
+from mmaml.parallel.shutdown import Shutdown
 from mmaml.storage import checkpoint
 from tests.helpers.faults import (
     VALUES,

@@ -8,7 +8,6 @@ import torch
 
 from mmaml.sampling.advantages import (
     advantages,
-    episode_times,
     fit_ridge,
     in_whole_episode,
     linear_features,
@@ -123,7 +122,8 @@ def test_statistics_are_over_whole_episodes() -> None:
 
 
 def test_times_and_whole_episodes() -> None:
-    start = np.array([[1, 0, 0, 1, 0, 1, 0]], bool)
+    rollouts = ragged_rollouts(tasks=1, lanes=1, horizon=7)
+    rollouts.episode_start = torch.tensor([[[1, 0, 0, 1, 0, 1, 0]]]).bool()
     done = np.array([[0, 0, 1, 0, 1, 0, 0]], bool)
-    assert episode_times(start).tolist() == [[0, 1, 2, 0, 1, 0, 1]]
+    assert rollouts.times().tolist() == [[[0, 1, 2, 0, 1, 0, 1]]]
     assert in_whole_episode(done).tolist() == [[True] * 5 + [False] * 2]

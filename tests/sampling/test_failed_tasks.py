@@ -129,8 +129,8 @@ def test_tasks_whose_environment_fails_are_found_on_any_division_into_blocks(fau
         try:
             collect(block, fault=fault, tasks=[1, 3, 4], collection=1, step=2)
         except TasksFailed as error:
-            assert [one.item for one in error.failures] == sorted({one.item for one in error.failures})
-            found += [(block[one.item], one.error) for one in error.failures]
+            assert [one.item_index for one in error.failures] == sorted({one.item_index for one in error.failures})
+            found += [(block[one.item_index], one.error) for one in error.failures]
             traces |= {one.trace for one in error.failures}
     text = "the probe fails as asked"
     told = {"error": text, "nameless error": f"RuntimeError: {text}", "exit": "RuntimeError: it calls sys.exit(0)"}
@@ -147,7 +147,10 @@ def test_a_task_that_is_named_wrongly_is_found_all_the_same(index: Any) -> None:
 
     with pytest.raises(EnvironmentFailed) as error:
         sample(["bad"])
-    assert [one.item for one in failing_tasks(sample, ["good", "bad", "good", "bad", "good"], error.value)] == [1, 3]
+    assert [one.item_index for one in failing_tasks(sample, ["good", "bad", "good", "bad", "good"], error.value)] == [
+        1,
+        3,
+    ]
 
 
 def test_the_tasks_that_are_left_have_the_bits_of_a_block_without_failures() -> None:
@@ -160,7 +163,7 @@ def test_the_tasks_that_are_left_have_the_bits_of_a_block_without_failures() -> 
     before = worker.block
     with pytest.raises(TasksFailed) as error:
         worker.collect(parameters, None, items[1:4], 0, extend=True)
-    assert [one.item for one in error.value.failures] == [0, 2] and worker.block is before
+    assert [one.item_index for one in error.value.failures] == [0, 2] and worker.block is before
     worker.collect(parameters, None, [items[2], items[4]], 0, extend=True)
     expected = collect(range(5), "mmaml", fault="error", tasks=[]).block
     assert worker.block is not None and expected is not None
@@ -178,7 +181,7 @@ def test_which_tasks_fail_may_change_from_one_iteration_to_the_next() -> None:
         try:
             worker.collect(parameters, None, items, iteration)
         except TasksFailed as error:
-            found = [one.item for one in error.failures]
+            found = [one.item_index for one in error.failures]
         assert found == expected
         failed.add(tuple(found))
     assert len(failed) > 1
@@ -227,7 +230,7 @@ def test_a_task_fails_that_fails_again_by_itself() -> None:
 
     with pytest.raises(EnvironmentFailed) as error:
         sample(["good", "fine", "bad"])
-    assert [one.item for one in failing_tasks(sample, ["good", "fine", "bad"], error.value)] == [2]
+    assert [one.item_index for one in failing_tasks(sample, ["good", "fine", "bad"], error.value)] == [2]
     assert tried[1:] == [["good"], ["fine", "bad"], ["fine"], ["bad"], ["bad"]]
 
 
@@ -265,7 +268,7 @@ def test_an_environment_that_fails_to_be_built_later_fails_like_any_other(monkey
     monkeypatch.setattr(GoesWrong, "__init__", once_more)
     with pytest.raises(TasksFailed) as error:
         worker.collect(parameters, None, items[:3], 0)
-    assert [(one.item, one.error) for one in error.value.failures] == [
+    assert [(one.item_index, one.error) for one in error.value.failures] == [
         (k, "RuntimeError: no more of them") for k in range(3)
     ]
 
@@ -312,21 +315,21 @@ def test_arrays_that_are_not_as_agreed_are_failures(fault: str, text: str) -> No
     with pytest.raises(TasksFailed) as error:
         collect(range(5), fault=fault, tasks=[2])
     (failure,) = error.value.failures
-    assert (failure.item, failure.error) == (2, text)
+    assert (failure.item_index, failure.error) == (2, text)
 
 
 def test_numbers_that_are_not_finite_are_told_before_failures() -> None:
     """On one rank as on several, of which one finds the number and another the failure."""
     worker, parameters, items = new_worker("promp", **PROBE, env_kwargs={"fault": "nameless error", "tasks": [4]})
-    look_at, looked = worker.look_at, []
+    check_finite, looked = worker.check_finite, []
 
     def find(data: Rollouts, tasks: Any, *arguments: Any) -> None:
         looked.append(data.task_index.tolist())
         if 1 in looked[-1]:
             data.rewards[looked[-1].index(1), 0, 0] = np.nan
-        look_at(data, tasks, *arguments)
+        check_finite(data, tasks, *arguments)
 
-    worker.look_at = find  # type: ignore[method-assign]
+    worker.check_finite = find  # type: ignore[method-assign]
     with pytest.raises(NotFinite, match=r"^task 1 "):
         worker.collect(parameters, None, items, 0)
     assert [0, 1] in looked
@@ -391,7 +394,7 @@ def test_what_a_users_environment_may_not_return_is_told_with_its_task(
     with pytest.raises(TasksFailed) as error:
         worker.collect(parameters, None, items, 0)
     (failure,) = error.value.failures
-    assert failure.item == 3
+    assert failure.item_index == 3
     assert re.fullmatch(rf"Returns\.step, in rollout 0 of its task: {text}", failure.error)
 
 

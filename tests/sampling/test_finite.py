@@ -116,7 +116,7 @@ def test_padding_does_not_count_and_can_do_no_harm() -> None:
         data.fields()[name][padding] = math.nan
     data.final_observations[padding[..., -1]] = math.inf
     look(data, tasks)
-    assert all(value.isfinite().all() for name, value in data.fields().items() if name in finite.LOOKED_AT)
+    assert all(value.isfinite().all() for name, value in data.fields().items() if name in finite.EXAMINED)
     real = int(data.mask[2, 1].sum()) - 1
     data.observations[2, 1, real + 1 :] = math.nan
     data.observations[2, 1, real, 1] = math.inf
@@ -134,7 +134,7 @@ def test_an_observation_after_which_nothing_follows_does_not_count() -> None:
 def test_large_numbers_are_finite() -> None:
     """Also where their sum is not."""
     data, tasks = collected()
-    for name in finite.LOOKED_AT:
+    for name in finite.EXAMINED:
         if name in data.fields():
             data.fields()[name].fill_(3e38)
     look(data, tasks)

@@ -96,7 +96,7 @@ def test_too_many_bad_updates_in_a_row_end_the_run_with_its_last_good_state_and_
         name: value.shape for name, value in fresh["parameters"].items()
     }
     (dump,) = path.glob("bad_update_*.pt")
-    assert f"replay.py {dump}" in messages(str(path))[-1]
+    assert f"mmaml replay {dump};" in messages(str(path))[-1]
     replayed = subprocess.run(
         [sys.executable, "run_scripts/replay.py", str(dump)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=300,

@@ -14,14 +14,14 @@ SECONDS_TO_APPEAR = 60.0  # the ranks, after mpirun's start
 SECONDS_TO_START = 600.0  # all of them, after the first one here: a loss on another machine is not seen
 
 
-class Ranks:
+class LocalRanks:
     """The children of Open MPI's `mpirun` that it started as ranks, reporting in `folder`."""
 
     def __init__(self, mpirun: int, folder: str) -> None:
         self._mpirun = mpirun
         self._folder = folder
         self._limit = time.monotonic() + SECONDS_TO_APPEAR
-        self._found: dict[int, tuple[int, job.Process]] = {}  # rank → process id, what it was then
+        self._found: dict[int, tuple[int, int]] = {}  # rank → process id, when it started
         self._here = 0  # how many there should be on this machine
         self._all_here = False  # none is on another machine
         self._starting_since: float | None = None
@@ -32,13 +32,13 @@ class Ranks:
         if expected and (not self._found or len(self._found) < self._here):
             for pid, process in job.processes().items():
                 if process.parent == self._mpirun:
-                    self._add(pid, process)
+                    self._add(pid, process.started)
 
-    def _add(self, pid: int, process: job.Process) -> None:
+    def _add(self, pid: int, started: int) -> None:
         values = job.environment(pid)
         with contextlib.suppress(KeyError):  # not a rank, or one that has not started its program yet
             rank, self._here, size = (int(values[f"OMPI_COMM_WORLD_{name}"]) for name in ("RANK", "LOCAL_SIZE", "SIZE"))
-            self._found[rank] = (pid, process)
+            self._found[rank] = (pid, started)
             self._all_here = self._here == size
 
     def lost(self) -> list[int]:
@@ -48,11 +48,7 @@ class Ranks:
 
     def living(self) -> dict[int, int]:
         """The ranks whose processes live here: rank → process id."""
-        return {rank: pid for rank, (pid, before) in self._found.items() if self._same(job.process(pid), before)}
-
-    @staticmethod
-    def _same(process: job.Process | None, before: job.Process) -> bool:
-        return process is not None and process.started == before.started and process.state not in "ZX"
+        return {rank: pid for rank, (pid, started) in self._found.items() if job.lives(pid, started)}
 
     def reports(self) -> set[str]:
         """What the ranks have reported; nothing if their program is not one of this project."""
@@ -62,7 +58,7 @@ class Ranks:
 
     def remedy(self) -> str:
         """How the user continues a run that was lost: as rank 0 has reported, or in general."""
-        with contextlib.suppress(OSError), open(os.path.join(self._folder, REMEDY)) as file:
+        with contextlib.suppress(OSError), open(os.path.join(self._folder, REMEDY), encoding="utf-8") as file:
             return file.read()
         return CONTINUE
 
