@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from mmaml.errors import LONGEST_LINE, ConfigError, UsageError, described
+from mmaml.errors import MAX_LINE_LENGTH, ConfigError, UsageError, described
 from mmaml.storage.checkpoint_format import CheckpointError
 
 
@@ -56,5 +56,5 @@ def test_any_exception_can_be_described(error: Exception, text: str) -> None:
 
 
 def test_a_long_error_keeps_its_ends() -> None:
-    line = str(UsageError("seed", "x" * 10 * LONGEST_LINE, "drop it"))
-    assert len(line) <= LONGEST_LINE + 3 and line.startswith("seed: x") and line.endswith("x; drop it")
+    line = str(UsageError("seed", "x" * 10 * MAX_LINE_LENGTH, "drop it"))
+    assert len(line) <= MAX_LINE_LENGTH + 3 and line.startswith("seed: x") and line.endswith("x; drop it")

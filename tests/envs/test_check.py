@@ -451,7 +451,7 @@ def test_arguments_of_the_class_are_json(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: ENV"),
+        ([], "command line: the following arguments are required: ENV"),
         (["x", "--steps", "0"], "--steps: expected a whole number ≥ 1, got 0"),
         (["x", "--env_kwargs", "{"], "--env_kwargs: is not valid JSON"),
         (["x", "--env_kwargs", "[1]"], "--env_kwargs: expected a JSON object"),
