@@ -74,8 +74,8 @@ class Supervisor:
             return 0 if end == 0 and not at_once else 128 + self._asked
         if end is None:
             return self._explain(code, reports, lost)
-        if self._hung:
-            say(f"warning: {named(self._hung)} did not end with the run; killed")
+        if hung := self._hung[: self._hung.index(0) + 1] if 0 in self._hung else self._hung:
+            say(f"warning: {named(hung)} did not end with the run; killed")  # those killed later only waited for rank 0
         return end
 
     def _start(self) -> int:
