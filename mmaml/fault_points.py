@@ -6,7 +6,7 @@ Nothing but tests sets `handler`. Without it a point costs a call and an `if`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 Point = Literal[
     "receive",  # before waiting for a message of another rank
@@ -21,7 +21,6 @@ Point = Literal[
     "checkpoint",  # saved: before the checkpoint of so many iterations is written
     "half written",  # file: when it is complete, but does not have its name yet
 ]
-POINTS: tuple[Point, ...] = get_args(Point)
 
 handler: Callable[[Point, dict[str, int | str]], None] | None = None
 

@@ -250,11 +250,8 @@ class MAML(Algorithm):
         """F v per task, "product" [M, P]; F = (∂θ_K/∂θ)ᵀ F_K (∂θ_K/∂θ), F_K the Fisher matrix of π_θ_K on D_K.
 
         Where θ sampled the collections, this is the Hessian of KL(π_old,K ‖ π_θ_K) in θ, the gradient of the KL
-        being 0 there (Schulman et al. 2015, appendix C). It is never indefinite. `fisher_rollouts` of each collection
-        stand for all.
+        being 0 there (Schulman et al. 2015, appendix C). It is never indefinite.
         """
-        if (lanes := self.config.fisher_rollouts) is not None:
-            rollouts = [data.only_lanes(slice(lanes)) for data in rollouts]
         *collections, last = rollouts
         meta = self.spec.per_task(parameters, last.tasks)
         direction = {name: value.expand_as(meta[name]) for name, value in self.spec.unflatten(vector).items()}

@@ -170,9 +170,9 @@ class Rollouts:
             {name: value[:, index] if name in per_lane else value for name, value in self.fields().items()}
         )
 
-    def only_lanes(self, index: slice | Sequence[int]) -> Rollouts:
+    def only_lanes(self, index: Sequence[int]) -> Rollouts:
         """Some lanes of every task, as rollouts of their own."""
-        cut = self.lanes(index)
+        cut = self.lanes(list(index))
         return dataclasses.replace(cut, weights=_weights(cut.mask))
 
     def to(self, device: torch.device | str) -> Rollouts:

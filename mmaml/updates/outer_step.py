@@ -170,7 +170,8 @@ class TrustRegion(MetaUpdate):
 
         s = F^-1 g by conjugate gradients,  x = -s sqrt(2 δ / sᵀ F s),  θ ← θ + β^j x
 
-    g = ∇J, F the Fisher matrix of the adapted policies in θ (the algorithm's `fisher_product`) plus `cg_damping`,
+    g = ∇J, F the Fisher matrix of the adapted policies in θ (the algorithm's `fisher_product`, estimated from
+    `fisher_rollouts` lanes of each task) plus `cg_damping`,
     δ = `max_kl`, β = `ls_backtrack_ratio`; j is the first of 0 … `ls_max_steps` - 1 at which J has fallen and the mean
     of KL(π_old,K ‖ π_θ_K) is at most δ. Where there is none, θ stays.
 
@@ -192,8 +193,10 @@ class TrustRegion(MetaUpdate):
         if not torch.isfinite(gradient).all():
             raise NotFinite("the mean of the tasks' meta-gradients is not finite")
 
+        lanes = None if config.fisher_rollouts is None else range(config.fisher_rollouts)
+
         def fisher(vector: Tensor) -> Tensor:
-            product = evaluate(Question("fisher_product", parameters, vector.float()))["product"]
+            product = evaluate(Question("fisher_product", parameters, vector.float(), lanes=lanes))["product"]
             return torch.from_numpy(product.mean(0)).double() + config.cg_damping * vector
 
         natural, product = conjugate_gradients(fisher, gradient.double(), config.cg_iters, self.blocks)
