@@ -24,9 +24,8 @@ from torch import Tensor
 from mmaml.algorithms.maml import AdaptedTasks, TaskState
 from mmaml.algorithms.promp import DECLARATION as PARENT
 from mmaml.algorithms.promp import ProMP
-from mmaml.config.declaration import Key
+from mmaml.algorithms.shared_keys import ENTROPY_COEFF, VF_LOSS_COEFF
 from mmaml.config.keys import Config
-from mmaml.config.value_types import number
 from mmaml.policies.batch_invariant import weighted_sum
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.mlp import MLP
@@ -36,14 +35,7 @@ from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate, Question
 
 DECLARATION = PARENT.extended(
-    keys={
-        "vf_loss_coeff": Key(
-            "Value function", 0.5, number(0), "weight of the value function's loss, in inner steps and outside"
-        ),
-        "entropy_coeff": Key(
-            "Value function", 0.0, number(0), "weight of the policy's entropy, in inner steps and outside"
-        ),
-    },
+    keys={"vf_loss_coeff": VF_LOSS_COEFF, "entropy_coeff": ENTROPY_COEFF},
     without=["baseline"],
 )
 MIN_VARIANCE = 1e-8

@@ -13,6 +13,7 @@ ALGORITHMS = {
     "rllib_maml": "mmaml.algorithms.rllib_maml:RLlibMAML",
     "cavia": "mmaml.algorithms.cavia:CAVIA",
     "maesn": "mmaml.algorithms.maesn:MAESN",
+    "rl2": "mmaml.algorithms.rl2:RL2",
 }
 # What trains where neither the configuration nor the run script names one.
 DEFAULT_ALGORITHM = "mmaml"

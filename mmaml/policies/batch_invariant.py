@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 NARROW = 16
 
@@ -49,9 +50,21 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if weight.shape[-1] == 1:
         return torch.bmm(x, weight.expand(-1, -1, 2))[..., :1] + bias
-    if weight.shape[-1] < NARROW:  # MKL is four times faster with a narrow factor whose columns are contiguous
-        weight = weight.transpose(1, 2).contiguous().transpose(1, 2)
-    return torch.bmm(x, weight).add_(bias)
+    return torch.bmm(x, _laid_out(weight)).add_(bias)
+
+
+def affine_by_step(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x_t W + b of each step: [T, M, N, I], [M, I, H], [M, 1, H] -> [T, M, N, H]; differentiable once.
+
+    To the bit what `affine` computes of one step alone: the bits of a product depend on how many rows it has.
+    """
+    return _AffineByStep.apply(x, weight, bias)
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    """The weight [M, I, H]; a narrow one with contiguous columns, with which MKL is four times faster."""
+    narrow = 1 < weight.shape[-1] < NARROW
+    return weight.transpose(1, 2).contiguous().transpose(1, 2) if narrow else weight
 
 
 def outer(x: Tensor, y: Tensor) -> Tensor:
@@ -101,3 +114,22 @@ class _BroadcastRows(Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
         return sum_rows(grad), None
+
+
+class _AffineByStep(Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        laid_out = _laid_out(weight)
+        return torch.stack([affine(step, laid_out, bias) for step in x])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        shape = x.shape
+        x, grad = (values.transpose(0, 1).flatten(1, 2) for values in (x, grad))
+        dx = torch.bmm(grad, weight.transpose(1, 2)) if ctx.needs_input_grad[0] else None
+        if dx is not None:
+            dx = dx.view(shape[1], shape[0], *shape[2:]).transpose(0, 1)
+        return dx, outer(x, grad), sum_rows(grad)

@@ -1,0 +1,211 @@
+"""PPO over whole trials, for policies that adapt by remembering (Duan et al. 2016; Wang et al. 2016).
+
+    x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]            d: an episode has just ended; at a trial's start a = r = 0, d = 1
+    f_t = memory(x_0 … x_t),  π(·|f_t),  V(f_t)       f: features; the memory lasts over the episodes of the trial
+    Â_t = Σ_k (γλ)^k δ_{t+k},  δ_t = r_t + γ V_{t+1} - V_t      over the whole trial, 0 after it; V^target = V + Â
+    J(θ) = mean over tasks of  -mean[min(ρ Â, clip(ρ, 1±ε) Â)] + c_V mean[ (V - V^target)² ] - c_H mean[ H(π) ]
+           + η_out KL(π_old ‖ π)                                 `losses.clipped_surrogate`, `.value_error`
+
+What is maximised is the discounted return of a trial, E episodes of one task: rewards of later episodes are credited to
+what was found out in earlier ones. Â is normalised over the meta-batch. J is minimised by epochs of Adam over
+minibatches of tasks with whole trials, through which the gradient flows from the last step to the first.
+
+An algorithm says what the memory is: `build_memory`, `step` and `unroll`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmaml.algorithms.base import Algorithm
+from mmaml.algorithms.shared_keys import ENTROPY_COEFF, VF_LOSS_COEFF
+from mmaml.config.declaration import Condition, Declaration
+from mmaml.config.keys import Config
+from mmaml.policies.distributions import Distribution
+from mmaml.policies.linear_heads import LinearHeads
+from mmaml.policies.params import Params, ParamSpec
+from mmaml.sampling.acting import Actor, Step
+from mmaml.sampling.advantages import advantages
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.updates import losses
+from mmaml.updates.evaluate import Evaluate, Question, Results
+from mmaml.updates.objective import Objective, results_with_gradient
+from mmaml.updates.outer_step import make_update
+
+DECLARATION = Declaration(
+    keys={"vf_loss_coeff": VF_LOSS_COEFF, "entropy_coeff": ENTROPY_COEFF},
+    conditions=[
+        Condition("meta_update", lambda config: config.chosen_update != "trpo", '"ppo" or "vpg"', "has no trust region")
+    ],
+    without=[
+        *("baseline", "positive_adv", "hidden_sizes", "hidden_nonlinearity"),
+        *("num_inner_grad_steps", "inner_lr", "first_order"),
+        *("init_inner_kl_penalty", "adaptive_inner_kl_penalty", "target_inner_step"),
+    ],
+    credit="trial",
+    default_update="ppo",
+)
+MIN_STD = 1e-8
+
+
+class RecurrentPPO(Algorithm):
+    """See the module's docstring. A task's state is the meta-parameters [M, …]: nothing is adapted but the memory."""
+
+    functions: ClassVar[tuple[str, ...]] = ("meta_gradient", "meta_loss", "moments")
+    adds_over_lanes: ClassVar[tuple[str, ...]] = functions
+
+    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
+        self.config = config
+        memory, features = self.build_memory(config, observation_size + action_size + 2)
+        self.heads = LinearHeads(actions, features, action_size, config.learn_std)
+        self.spec = ParamSpec(memory | self.heads.shapes)
+        self.meta_update = make_update(config, self.spec, inner_steps=0)
+
+    # The memory: what an algorithm says.
+
+    @abstractmethod
+    def build_memory(self, config: Config, inputs: int) -> tuple[dict[str, tuple[int, ...]], int]:
+        """Build the network of the memory; names and shapes of its parameters, and C, the size of its features.
+
+        inputs: F, the size of x. Names begin with "memory.".
+        """
+
+    @abstractmethod
+    def init_memory(self, rng: np.random.Generator) -> Params:
+        """Parameters of the memory at the start of training."""
+
+    @abstractmethod
+    def step(self, params: Params, x: Tensor, carried: Any) -> tuple[Tensor, Any]:
+        """Features [M, N, C] after one step, from its input x [M, N, F], and what is to be carried on; no gradient.
+
+        carried: what the step before returned, None at the first step of a trial.
+        """
+
+    @abstractmethod
+    def unroll(self, params: Params, x: Tensor) -> Tensor:
+        """Features after every step of whole trials: [T, M, N, F] -> [T, M, N, C], those of `step`; differentiable."""
+
+    # Acting.
+
+    def inputs(self, step: Step) -> Tensor:
+        """x = [o, a, r, d] of some steps, [M, N, …, O+A+2]."""
+        marks = torch.stack([step.previous_reward, step.episode_start.to(step.observation.dtype)], -1)
+        return torch.cat([step.observation, step.previous_action, marks], -1)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return self.init_memory(rng) | self.heads.init(rng)
+
+    def begin(self, meta: Params, identity: Tensor) -> Params:
+        return meta
+
+    def actor(self, state: Params) -> Actor:
+        def act(step: Step, carried: Any) -> tuple[Distribution, Any]:
+            features, carried = self.step(state, self.inputs(step), carried)
+            return self.heads.acting(state, features), carried
+
+        return act
+
+    # What is learned from.
+
+    def outputs(self, params: Params, data: Rollouts) -> tuple[Distribution, Tensor]:
+        """π and V at every step of the trials: over [M, N·T, A], and [M, N·T]."""
+        x = self.inputs(data.steps()).permute(2, 0, 1, 3).contiguous()
+        return self.heads.of_steps(params, self.unroll(params, x))
+
+    def values(self, state: Params, rollouts: Rollouts) -> Tensor:
+        """V of every step, and 0 after the trial, [M, N, T+1]."""
+        values = self.outputs(state, rollouts)[1].view(rollouts.rewards.shape)
+        return torch.cat([values, torch.zeros_like(values[..., :1])], -1)
+
+    def advantages(self, state: Params, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
+        """Over the trial, by V, as they are: they are normalised over the meta-batch (`moments`)."""
+        config, values = self.config, self.values(state, rollouts).numpy()
+        estimated = (config.baseline, config.discount, config.gae_lambda)
+        return advantages(rollouts, *estimated, False, False, values, rewards.numpy(), over_trial=True)
+
+    # Functions of the parameters.
+
+    def moments(
+        self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Of each task's advantages: how many there are, their sum and that of their squares; float64, [M] each."""
+        (data,) = rollouts
+        real = torch.where(data.mask > 0, data.advantages, 0.0).double()
+        sums = {"count": data.mask.double(), "sum": real, "squares": real.square()}
+        return {name: torch.stack([task.sum() for task in value]) for name, value in sums.items()}
+
+    def objective(
+        self,
+        meta: Params,
+        data: Rollouts,
+        mean: float,
+        std: float,
+        clip: bool = False,
+        clip_eps: float = 0.0,
+        kl_coefficients: Sequence[float] = (),
+        outer_kl_coefficient: float = 0.0,
+    ) -> Objective[Tensor]:
+        """J of M tasks and its parts. mean, std: by which the advantages are normalised. clip: as `MAML.objective`."""
+        new, values = self.outputs(meta, data)
+        ratio, weights = losses.likelihood_ratio(new, data), data.flat("weights")
+        scaled = (data.flat("advantages") - mean) / std
+        if clip:
+            surrogate = losses.clipped_surrogate(ratio, scaled, weights, clip_eps)
+        else:
+            surrogate = losses.surrogate(ratio, scaled, weights)
+        kl = losses.mean_kl(new, data)
+        added = {
+            "value": self.config.vf_loss_coeff * losses.value_error(values, data),
+            "entropy": -self.config.entropy_coeff * losses.mean_entropy(new, data),
+        }
+        loss = sum(added.values(), start=surrogate)
+        if outer_kl_coefficient:  # 0 times a gradient costs as much as any other
+            loss = loss + outer_kl_coefficient * kl
+        none = loss.new_zeros(len(loss), 0)
+        return Objective(loss, surrogate, none, kl, losses.clip_fraction(ratio, weights, clip_eps), added)
+
+    def meta_gradient(
+        self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any
+    ) -> dict[str, Tensor]:
+        """∇J per task, "gradient" [M, P], with the parts of J."""
+        meta = self.spec.per_task(parameters, rollouts[0].tasks)
+        return results_with_gradient(self.objective(meta, rollouts[0], **options), self.spec, meta)
+
+    def meta_loss(
+        self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None, **options: Any
+    ) -> dict[str, Tensor]:
+        """The parts of J per task, without its gradient."""
+        with torch.no_grad():
+            meta = self.spec.per_task(parameters, rollouts[0].tasks)
+            return self.objective(meta, rollouts[0], **options).results()
+
+    # On the master.
+
+    def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
+        mean, std = self.normalisation(parameters, evaluate)
+
+        def with_moments(question: Question) -> Results:
+            return evaluate(replace(question, options={**question.options, "mean": mean, "std": std}))
+
+        return self.meta_update(parameters, evaluate.through(with_moments), iteration)
+
+    def normalisation(self, parameters: Tensor, evaluate: Evaluate) -> tuple[float, float]:
+        """Mean and standard deviation of the meta-batch's advantages; 0 and 1 without `normalize_adv`."""
+        if not self.config.normalize_adv:
+            return 0.0, 1.0
+        sums = {name: value.sum() for name, value in evaluate(Question("moments", parameters)).items()}
+        mean = float(sums["sum"] / sums["count"])
+        return mean, float(np.sqrt(max(sums["squares"] / sums["count"] - mean**2, 0.0))) + MIN_STD
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.meta_update.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.meta_update.load_state_dict(state)

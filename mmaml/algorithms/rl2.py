@@ -1,0 +1,46 @@
+"""RL²: fast reinforcement learning via slow reinforcement learning (Duan et al. 2016; Wang et al. 2016).
+
+    h_t = GRU(x_t, h_{t-1}),  h = 0 before the trial          `mmaml.policies.gru`
+    π(·|h_t), V(h_t)                                          linear in h_t
+
+The hidden state is what is learned about the task: it is carried over the episodes of a trial, and never reset within
+it. x, and how the GRU is trained: `mmaml.algorithms.recurrent`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mmaml.algorithms.recurrent import DECLARATION as PARENT
+from mmaml.algorithms.recurrent import RecurrentPPO
+from mmaml.algorithms.shared_keys import CELL_SIZE
+from mmaml.config.keys import Config
+from mmaml.policies.gru import gru_shapes, gru_states, gru_step, init_with_gru
+from mmaml.policies.params import Params
+
+DECLARATION = PARENT.extended(
+    keys={"cell_size": CELL_SIZE}, weights={"cell_size": lambda config: 3 * config.cell_size**2}
+)
+GRU = "memory.gru"
+
+
+class RL2(RecurrentPPO):
+    """A GRU whose hidden state is the memory."""
+
+    def build_memory(self, config: Config, inputs: int) -> tuple[dict[str, tuple[int, ...]], int]:
+        self.shapes = gru_shapes(GRU, inputs, config.cell_size)
+        return self.shapes, config.cell_size
+
+    def init_memory(self, rng: np.random.Generator) -> Params:
+        return init_with_gru(rng, self.shapes, GRU)
+
+    def step(self, params: Params, x: Tensor, carried: Any) -> tuple[Tensor, Any]:
+        before = x.new_zeros(*x.shape[:2], self.config.cell_size) if carried is None else carried
+        after = gru_step(params, GRU, x, before)
+        return after, after
+
+    def unroll(self, params: Params, x: Tensor) -> Tensor:
+        return gru_states(params, GRU, x)
