@@ -76,6 +76,8 @@ FAMILIES: dict[str, Family] = {
     "MetaPointEnvCorner": Family("mmaml.envs.point_mass:CornerPointMass", _CORNER | {"reward_type": "sparse"}),
     "MetaPointEnvWalls": Family("mmaml.envs.point_mass:WallsPointMass", _CORNER | {"reward_type": "dense"}),
     "2DNavigation-v0": Family("mmaml.envs.point_mass:Navigation2D", {}),
+    "PointRobot": Family("mmaml.envs.point_mass:PointRobot", {"reward_type": "dense"}),
+    "SparsePointRobot": Family("mmaml.envs.point_mass:PointRobot", {"reward_type": "sparse"}),
     "CartPoleMassEnv": Family("mmaml.envs.cartpole:CartPoleMass", {}, 200),
     "BernoulliBandit": Family("mmaml.envs.bandit:BernoulliBandit", {}, 1),
     "GaussianBandit": Family("mmaml.envs.bandit:GaussianBandit", {}, 1),
