@@ -13,8 +13,9 @@ Lengths have no unit; velocities are lengths per time step. The reward is that o
 of the position before a wall stops the step. No family but 2D navigation ends an episode.
 
 Sources: the environments of ProMP (Rothfuss et al. 2018: `MetaPointEnvMomentum`, `MetaPointEnvCorner`,
-`MetaPointEnvWalls`), MMAML (Vuorio et al. 2019: the momentum families with modes) and MAML (Finn et al. 2017:
-`2DNavigation-v0`).
+`MetaPointEnvWalls`), MMAML (Vuorio et al. 2019: the momentum families with modes), MAML (Finn et al. 2017:
+`2DNavigation-v0`) and VariBAD (Zintgraf et al. 2020: the point robot, `environments/navigation/point_robot.py` of
+lmzintgraf/varibad, after PEARL, Rakelly et al. 2019).
 """
 
 from __future__ import annotations
@@ -221,6 +222,48 @@ class Navigation2D(PointMass):
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         return [Task(0, {"goal": goal}) for goal in rng.uniform(-self.goal_limit, self.goal_limit, (n, 2))]
+
+
+class PointRobot(PointMass):
+    """Goal uniform on the upper half of a circle about the origin, where episodes start.
+
+    goal_radius: of the circle. "sparse" is another reward here: 1 - d where d <= radius, else 0.
+    In the published experiments, episodes take 100 steps, and a trial 3 episodes.
+    """
+
+    normalization_scale = 1.0
+
+    def __init__(
+        self,
+        num_tasks: int = 1,
+        rollouts_per_task: int = 1,
+        *,
+        goal_radius: float = 1.0,
+        reward_type: str = "dense",
+        radius: float = 0.2,
+        action_limit: float = 0.1,
+    ) -> None:
+        super().__init__(
+            num_tasks,
+            rollouts_per_task,
+            centers=[[0, 0]],
+            reward_type=reward_type,
+            radius=radius,
+            start=0.0,
+            action_limit=action_limit,
+        )
+        self.goal_radius = number("goal_radius", goal_radius)
+
+    def _reward(self, before: np.ndarray) -> np.ndarray:
+        if self.reward_type != "sparse":
+            return super()._reward(before)
+        distance = _norm(self._position - self._goal)
+        return np.where(distance <= self.radius, 1 - distance, 0.0)
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        angles = rng.uniform(0, np.pi, n)
+        goals = self.goal_radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        return [Task(0, {"goal": goal}) for goal in goals]
 
 
 def _norm(vectors: np.ndarray) -> np.ndarray:
