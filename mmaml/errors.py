@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
+from mmaml.written_paths import as_written
+
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates, line and paragraph separators
 MAX_LINE_LENGTH = 1500  # of an error: as long as the one that lists every family
 
@@ -46,8 +48,8 @@ class UsageError(ValueError):
         self.argument, self.problem, self.remedy = argument, problem, remedy
         self.expected, self.got = expected, got
         text = f"{argument}: {problem or f'expected {expected}' + (got and f', got {got}')}"
-        # Names and values in it are the user's: whatever they hold, it stays one line.
-        super().__init__(one_line(f"{text}; {remedy}" if remedy else text))
+        # Names and values in it are the user's: whatever they hold, it stays one line, and paths as they wrote them.
+        super().__init__(one_line(as_written(f"{text}; {remedy}" if remedy else text)))
 
     def renamed(self, argument: str) -> Self:
         """The same error, of an argument that the user knows by another name."""

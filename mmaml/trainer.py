@@ -24,6 +24,7 @@ from mmaml.storage.progress_file import Row
 from mmaml.training_run import Run
 from mmaml.updates.finite import require_finite
 from mmaml.worker import Worker
+from mmaml.written_paths import as_written
 
 
 def train(
@@ -43,7 +44,7 @@ def train(
     device = ranks.agree(lambda: check_ranks_and_device(config, ranks))
     with closing(Worker(config)) as worker:
         state = ranks.on_master(lambda: restored_state(config, worker))
-        ranks.set_timeout(config.rank_timeout, remedy=f"continue with --restore_path {config.dump_path}")
+        ranks.set_timeout(config.rank_timeout, remedy=as_written(f"continue with --restore_path {config.dump_path}"))
         if not ranks.serve(worker, config.master_samples):
             return  # the master has finished
         run = Run(config, ranks, worker, state, device, stream)

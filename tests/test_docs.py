@@ -19,7 +19,7 @@ from mmaml.cli import maml_run, train
 from mmaml.cli.main import COMMANDS, LISTS
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
-from mmaml.config.loading import EXTENDS, build_config, parse_object, read_config_file
+from mmaml.config.loading import EXTENDS, build_config, read_config_file
 from mmaml.config.shipped import find_config
 from mmaml.updates.evaluate import Question
 from mmaml.worker import Worker
@@ -73,7 +73,7 @@ def reptile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
     monkeypatch.syspath_prepend(str(tmp_path))
     line = next(line for line in commands(TEXTS["docs/algorithms/your_own.md"]) if "reptile:Reptile" in line)
     options = accepted(line)
-    yield parse_object(" ".join(options.overrides), "overrides") | {"algorithm": options.algorithm}
+    yield options.overrides | {"algorithm": options.algorithm}
     sys.modules.pop("reptile", None)
 
 
@@ -149,7 +149,7 @@ def test_the_command_lines_are_accepted(page: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(ROOT)
     for line in commands(TEXTS[page]):
         options = accepted(line)
-        keys = parse_object(" ".join(getattr(options, "overrides", ["{}"])), "overrides")
+        keys = {**getattr(options, "overrides", {}), **getattr(options, "keys", {})}
         assert set(keys) <= {*KEYS, "outer_step_size"}, line  # the last is that of your_own.md
         file = getattr(options, "config_file", None)
         assert file in (None, "hold_speed.json") or read_config_file(find_config("CONFIG", file)), line

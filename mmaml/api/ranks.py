@@ -23,6 +23,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TextIO
 
+from mmaml import written_paths
 from mmaml.api.training import Callback, Row, StopTraining, configured, plain_row
 from mmaml.config.keys import Config
 from mmaml.errors import Interrupted, RunStopped, UsageError
@@ -36,19 +37,26 @@ SECONDS_BETWEEN_LOOKS = 0.1  # at a pipe that nobody has opened yet, or nobody h
 
 
 def train_on_ranks(
-    config: Config, values: Mapping[str, Any], ranks: int, callbacks: Sequence[Callback], show: bool
+    config: Config,
+    values: Mapping[str, Any],
+    ranks: int,
+    directory: str,
+    callbacks: Sequence[Callback],
+    show: bool,
 ) -> None:
     """Train on `ranks` ranks under mpirun.
 
-    config: the whole configuration; values: the keys and values that it was made of. Raises what `mmaml.train` does.
+    config: the whole configuration; values: the keys and values that it was made of; directory: where the ranks start.
+    Raises what `mmaml.train` does.
     """
     _check(config, ranks)
     with tempfile.TemporaryDirectory(prefix="mmaml-") as name, ExitStack() as stack:
         folder = Path(name)
-        (folder / VALUES).write_text(json.dumps({**values, "dump_path": config.dump_path}), encoding="utf-8")
+        content = {"values": {**values, "dump_path": config.dump_path}, "paths": written_paths.remembered()}
+        (folder / VALUES).write_text(json.dumps(content), encoding="utf-8")
         os.mkfifo(folder / PIPE)
         lines = _Lines(stack, folder / PIPE)
-        process = stack.enter_context(_started(ranks, folder, show))
+        process = stack.enter_context(_started(ranks, folder, directory, show))
         outcome = _Following(process, lines, callbacks).until_end()
     if outcome is not None:
         raise outcome
@@ -69,11 +77,12 @@ def _check(config: Config, ranks: int) -> None:
 
 
 @contextmanager
-def _started(ranks: int, folder: Path, show: bool) -> Iterator[subprocess.Popen[str]]:
+def _started(ranks: int, folder: Path, directory: str, show: bool) -> Iterator[subprocess.Popen[str]]:
     """The ranks' mpirun, whose output is passed on; ended, if it still runs, when this is left."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # a user's environment is found as it is here
+    path = os.pathsep.join(entry or directory for entry in sys.path)  # a user's environment is found as it is here
     process = subprocess.Popen(
         [*launch.mpirun_command(), "-n", str(ranks), sys.executable, "-P", "-m", "mmaml.api.ranks", str(folder)],
+        cwd=directory,
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if show else subprocess.DEVNULL,
@@ -172,7 +181,10 @@ def main(folder: Path) -> int:
         pipe = stack.enter_context(open(folder / PIPE, "wb", buffering=0)) if is_first_rank() else None
         try:
             with shutdown.heeded():
-                _train(json.loads((folder / VALUES).read_text(encoding="utf-8")), pipe)
+                content = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+                for path, written in content["paths"].items():
+                    written_paths.remember(path, written)
+                _train(content["values"], pipe)
         except UsageError as error:
             outcome, code = error, 2
         except RunStopped as error:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmaml.config.keys import Config
-from mmaml.config.loading import canonical, idle_keys, read_config_file
+from mmaml.config.loading import canonical, idle_keys, read_config_file, with_absolute_paths
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import integer
 from mmaml.errors import Interrupted, UsageError
+from mmaml.paths import absolute
 from mmaml.storage import checkpoint
 from mmaml.storage.layout import PROGRESS
 from mmaml.storage.progress_file import read_rows
-from mmaml.storage.starting import ready, run_to_continue, settled
+from mmaml.storage.starting import DEFAULT_FOLDER, ready, run_to_continue, settled
 
 Row = Mapping[str, float]
 Callback = Callable[[Row], object]
@@ -33,8 +34,8 @@ class StopTraining(Exception):
 class TrainedRun:
     """What a run has left.
 
-    folder: its directory. checkpoint: its newest file; where no iteration was left to do in a new directory, the one
-    that it was to continue from. last: the last iteration's row; empty where the directory has none.
+    folder: its directory, an absolute path. checkpoint: its newest file; where no iteration was left to do in a new
+    directory, the one that it was to continue from. last: the last iteration's row; empty where the directory has none.
     """
 
     folder: Path
@@ -74,14 +75,15 @@ def train(
     """
     if not integer(1).accepts(ranks):
         raise UsageError("ranks", expected=integer(1).expected, got=repr(ranks))
-    values = _values(config, keys)
-    complete = configured(values)
-    if ranks == 1:
-        complete = _train_here(complete, values, callbacks, show)
-    else:
-        from mmaml.api.ranks import train_on_ranks
+    with _same_directory_afterwards() as directory:
+        values = _values(config, keys)
+        complete = configured(values)
+        if ranks == 1:
+            complete = _train_here(complete, values, callbacks, show)
+        else:
+            from mmaml.api.ranks import train_on_ranks
 
-        train_on_ranks(complete, values, ranks, callbacks, show)
+            train_on_ranks(complete, values, int(ranks), directory, callbacks, show)
     return _trained(complete)
 
 
@@ -91,6 +93,20 @@ def _trained(config: Config) -> TrainedRun:
     path = folder if config.restore_path is None or checkpoint.candidates(folder) else Path(config.restore_path)
     newest = path if checkpoint.is_file(path) else checkpoint.latest(path)
     return TrainedRun(folder, newest, (_rows_of(folder) or [{}])[-1])
+
+
+@contextmanager
+def _same_directory_afterwards() -> Iterator[str]:
+    """The working directory, to which the process returns in the end: an environment may have changed it."""
+    try:
+        directory = os.getcwd()
+    except OSError as error:
+        raise UsageError("working directory", "has been removed", "change to another directory") from error
+    try:
+        yield directory
+    finally:
+        with suppress(OSError):  # it is gone
+            os.chdir(directory)
 
 
 def _values(config: str | Path | Mapping[str, Any] | Config | None, keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +119,7 @@ def _values(config: str | Path | Mapping[str, Any] | Config | None, keys: Mappin
             )
         return keys
     if isinstance(config, Config):
-        given = _effective(config)
+        given = with_absolute_paths(_effective(config))
     elif isinstance(config, Mapping):
         given = canonical(config, "config")
     elif isinstance(config, str | Path):
@@ -122,8 +138,9 @@ def _effective(config: Config) -> dict[str, Any]:
 
 def configured(values: Mapping[str, Any]) -> Config:
     """The whole configuration of a run, new or continued, by the keys and values that are given. Raises UsageError."""
+    data = Path(absolute(DEFAULT_FOLDER))  # before a user's code, which may change the working directory
     original, automatic = run_to_continue(values)
-    return settled({**values, **automatic}, original)
+    return settled({**values, **automatic}, original, data)
 
 
 def _train_here(config: Config, values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Config:

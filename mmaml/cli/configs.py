@@ -9,6 +9,7 @@ from mmaml.cli.table import table
 from mmaml.config.keys import Config
 from mmaml.config.loading import read_config_file
 from mmaml.config.shipped import find_config, shipped_configs
+from mmaml.written_paths import as_written
 
 DESCRIPTION = """\
 List the configurations that come with the package; `mmaml train NAME` uses one. With a NAME, or the path of a JSON
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     name = parser.parse_args(argv).name
     if name is not None:
         path = find_config("NAME", name)
-        print(json.dumps(read_config_file(path), indent=4))
+        print(as_written(json.dumps(read_config_file(path), indent=4)))
         return 0
     rows = [("name", "algorithm", "env", "iterations")]
     for name, path in shipped_configs().items():

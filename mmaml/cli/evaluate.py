@@ -8,13 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from mmaml.cli.options import adapted, parse_run, run_parser
+from mmaml.cli.options import adapted, output_argument, parse_run, run_parser
 from mmaml.cli.script import one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.launcher.protocol import ended
 from mmaml.storage.files import writing
 from mmaml.storage.writable import check_file
+from mmaml.written_paths import as_written
 
 DESCRIPTION = """\
 Measure a trained run on held-out tasks: the return before and after each adaptation step, per mode and overall.
@@ -37,8 +38,9 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
     """The command line. Raises UsageError."""
     parser = run_parser(prog, DESCRIPTION, EXAMPLES)
     parser.add_argument("--num_tasks", type=int, default=100, metavar="M", help="held-out tasks (default: 100)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: evaluation.json in the run's directory")
+    parser.add_argument("--output", metavar="FILE", help="default: evaluation.json in the run's directory")
     arguments = parse_run(parser, argv, {"num_tasks": (1, LARGEST_INTEGER)})
+    arguments.output = output_argument(arguments)
     if arguments.output is not None:
         check_output(arguments.output)
     return arguments
@@ -120,5 +122,5 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
         f"{about['env_steps']:,} env steps\n"
         f"return per episode {WHEN[about['stage']]}, over {about['split']} tasks\n"
         f"{about['rollouts_per_task']} rollouts a collection, episodes of at most {about['max_path_length']} steps\n\n"
-        f"{text}\n\n{output}"
+        f"{text}\n\n{as_written(output)}"
     )

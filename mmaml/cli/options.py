@@ -12,6 +12,7 @@ from mmaml.cli.arguments import check_integers
 from mmaml.cli.script import Parser
 from mmaml.config.value_types import LARGEST, LARGEST_INTEGER, MOST_STEPS
 from mmaml.errors import UsageError
+from mmaml.paths import located
 from mmaml.storage.writable import check_folder
 
 if TYPE_CHECKING:
@@ -41,13 +42,14 @@ def run_parser(prog: str | None, description: str, epilog: str) -> Parser:
 
 
 def parse_run(parser: Parser, argv: list[str] | None, ranges: Mapping[str, tuple[int, int]]) -> argparse.Namespace:
-    """The arguments, with the run or checkpoint that is named as `restore_path`.
+    """The arguments, with the absolute path of the run or checkpoint that is named as `restore_path`.
 
     ranges: of the command's own flags, as `check_integers` takes them. Raises UsageError.
     """
     arguments = parser.parse_args(argv)
     expected = "a run's directory"
-    arguments.restore_path = one_of_two("RUN", arguments.run, "--restore_path", arguments.restore_path, expected)
+    given = one_of_two("RUN", arguments.run, "--restore_path", arguments.restore_path, expected)
+    arguments.restore_path = located(given, "RUN")
     check_integers(arguments, {**ADAPTATION_RANGES, **ranges})
     return arguments
 
@@ -105,14 +107,21 @@ def adapted(config: Config, arguments: argparse.Namespace) -> tuple[Config, int]
 
 
 def add_output_folder(parser: argparse.ArgumentParser) -> None:
-    """The flag --output of a command that writes several files; `check_output_folder` checks it."""
-    parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where to write (default: the run's own)")
+    """The flag --output of a command that writes several files; `output_folder` reads it."""
+    parser.add_argument("--output", metavar="DIRECTORY", help="where to write (default: the run's own)")
 
 
-def check_output_folder(arguments: argparse.Namespace) -> None:
-    """Raise UsageError for a directory that is given and cannot be written."""
-    if arguments.output is not None:
-        check_folder("--output", arguments.output)
+def output_folder(arguments: argparse.Namespace) -> Path | None:
+    """As `output_argument`. Raises UsageError for a directory that cannot be written, too."""
+    folder = output_argument(arguments)
+    if folder is not None:
+        check_folder("--output", folder)
+    return folder
+
+
+def output_argument(arguments: argparse.Namespace) -> Path | None:
+    """The absolute path that --output names, None if it is not given. Raises UsageError."""
+    return None if arguments.output is None else Path(located(arguments.output, "--output"))
 
 
 def labelled(name: str, text: str) -> tuple[str, str]:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmaml.cli.arguments import check_integers, check_text
-from mmaml.cli.options import add_output_folder, check_output_folder, labelled
+from mmaml.cli.options import add_output_folder, labelled, output_folder
 from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.value_types import LARGEST, LARGEST_INTEGER
 from mmaml.errors import UsageError
+from mmaml.paths import located
 from mmaml.storage.files import writing
 from mmaml.storage.writable import check_folder, check_path
+from mmaml.written_paths import as_written
 
 if TYPE_CHECKING:
     from mmaml.figures.curves import Curve
@@ -70,7 +72,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
         raise UsageError("--limits", expected="two numbers, LOW < HIGH", got=f"{low} {high}")
     if arguments.title is not None:
         check_text("--title", arguments.title)
-    check_output_folder(arguments)
+    arguments.output = output_folder(arguments)
     return arguments
 
 
@@ -110,7 +112,7 @@ def _run(text: str) -> tuple[str, Path]:
     else:
         label, path = "", text
     check_path("RUN", path)
-    return label, Path(path)
+    return label, Path(located(path, "RUN"))
 
 
 def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> list[Curve]:
@@ -126,7 +128,7 @@ def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> 
         label, file = labelled("--overlay", text)
         check_text("--overlay", label)
         check_path("--overlay", file)
-        drawn.append(curves.read_external(label, Path(file), per_iteration))
+        drawn.append(curves.read_external(label, Path(located(file, "--overlay")), per_iteration))
     references = []
     for text in arguments.reference:
         label, value = labelled("--reference", text)
@@ -142,7 +144,7 @@ def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> 
         curves.plot_curves(
             drawn, path, title=title, smooth=arguments.smooth, references=references, limits=arguments.limits
         )
-    print(path)
+    print(as_written(path))
     return drawn
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mmaml.cli.script import Parser, one_line_errors
+from mmaml.paths import located
 
 DESCRIPTION = """\
 Repeat the iteration whose NaN or infinite numbers ended a run, and say what was wrong in it.
@@ -22,8 +23,10 @@ example:
 def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """The command line. Raises UsageError."""
     parser = Parser(prog, description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("path", type=Path, metavar="FILE", help="bad_update_*.pt in a run's directory")
-    return parser.parse_args(argv)
+    parser.add_argument("path", metavar="FILE", help="bad_update_*.pt in a run's directory")
+    arguments = parser.parse_args(argv)
+    arguments.path = Path(located(arguments.path, "FILE"))
+    return arguments
 
 
 @one_line_errors

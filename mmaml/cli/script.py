@@ -30,6 +30,13 @@ class Parser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             self.error(error.message, error.argument_name)
 
+    def flags(self) -> dict[str, bool]:
+        """The flags that begin with "--", and whether they take a value."""
+        actions = [action for action in self._actions if action.option_strings]
+        return {
+            name: action.nargs != 0 for action in actions for name in action.option_strings if name.startswith("--")
+        }
+
     def error(self, message: str, argument: str | None = None) -> NoReturn:
         raise UsageError(argument or "command line", message, "--help lists the arguments")
 
@@ -45,9 +52,9 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
     def guarded(*arguments: object, **options: object) -> int:
         prepare_process()
         streams.prepare()
-        look_in_current_directory()
         try:
             _check_working_directory()
+            look_in_current_directory()
             code = main(*arguments, **options)
         except OSError as error:
             if not streams.is_of_stdout(error):
@@ -77,9 +84,13 @@ def _refused(error: UsageError) -> int:
 
 
 def look_in_current_directory() -> None:
-    """Find a user's "package.module:ClassName" in the current directory too, as under `python -m`."""
-    if "" not in sys.path and not sys.flags.safe_path:
-        sys.path.insert(0, "")
+    """Find a user's "package.module:ClassName" in the current directory too, as under `python -m`.
+
+    By its path, so that it is still found once code of the user's has changed the directory.
+    """
+    if not sys.flags.safe_path:
+        here = os.getcwd()
+        sys.path[:] = [here, *(path for path in sys.path if path not in ("", here))]
 
 
 def restart_words() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,12 @@ from textwrap import wrap
 from typing import Any
 
 from mmaml.cli.options import one_of_two
+from mmaml.cli.overrides import check_key, merged, split_keys, value_of
 from mmaml.cli.script import Parser, one_line_errors, restart_words
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.declaration_file import declaration_of
 from mmaml.config.keys import COMMON_KEYS, LEGACY, Config
-from mmaml.config.loading import ConfigError, parse_object, read_config_file
+from mmaml.config.loading import ConfigError, canonical, known_keys, read_config_file
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import FLAG, Kind, integer
 from mmaml.errors import Interrupted, RunStopped, UsageError, disk_reason
@@ -24,8 +26,9 @@ from mmaml.extras import not_installed
 from mmaml.launcher import protocol
 from mmaml.parallel import launch
 from mmaml.parallel.shutdown import shutdown
+from mmaml.paths import absolute
 from mmaml.storage.run_lock import RunLock
-from mmaml.storage.starting import Values, ready, run_to_continue, settled
+from mmaml.storage.starting import DEFAULT_FOLDER, Values, ready, run_to_continue, settled
 
 KEYS = ("algorithm", "dump_path", "restore_path", "te_save_path")  # that have a flag of their own name
 
@@ -75,6 +78,7 @@ examples:
   mmaml train navigation_2d_maml
   mmaml train point_mass_4_modes --ranks 2 --dump_path runs/first
   mmaml train my_config.json --overrides '{"n_itr": 100, "seed": 2}'
+  mmaml train my_config.json --n_itr=100 --seed=2
   mmaml train --restore_path runs/first
 
 """,
@@ -110,13 +114,13 @@ def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN, p
 def _run(algorithm: str, script: Script, argv: list[str] | None, prog: str | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     options = parse(arguments, script, prog)
-    launched = protocol.announced_ranks() is not None
+    launched, directory = protocol.announced_ranks() is not None, os.getcwd()
     resolved = None
     if not launched:
         resolved = resolve(options, algorithm, script)
         count = rank_count(resolved[0], options.ranks)
         if count > 1:
-            launch.relaunch(count, [*restart_words(), *script.command, *arguments])
+            launch.relaunch(count, directory, [*restart_words(), *script.command, *arguments])
 
     from mmaml.parallel.ranks import connect  # these load torch: after the configuration is known to be good
     from mmaml.trainer import train
@@ -179,8 +183,9 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
         "--overrides",
         metavar="JSON",
         nargs="+",  # several words if the shell has split the object at its spaces
-        default=["{}"],
-        help="a JSON object, whose keys and values win over those of CONFIG",
+        action="append",
+        default=[],
+        help="a JSON object or KEY=VALUE …, which win over CONFIG; of several the later; --KEY=VALUE sets any key too",
     )
     add("--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end")
     add("--log_grad_norm", action="store_true", help="log the norm of the meta-gradient")
@@ -191,14 +196,17 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
             parser.add_argument(name, action="store_true", default=None, help=text)
         else:
             parser.add_argument(name, type=partial(_value, _kind(flag)), metavar="X", help=text)
-    parser.set_defaults(ranks_flag=ranks)
-    options = parser.parse_args(argv)
+    parser.set_defaults(ranks_flag=ranks, flags=parser.flags())
+    words, keys = split_keys(argv, parser.flags())
+    options = parser.parse_args(words)
+    options.overrides = merged(options.overrides)
+    options.keys = canonical({name: value_of(name, text) for name, text in keys.items()}, "flags")
     if options.config is not None:
         options.config_file = one_of_two("CONFIG", options.config, "--config_file", options.config_file, "")
     if (
         script.needs_config
         and options.config_file is None
-        and not (options.restore_path or options.overrides != ["{}"])
+        and not (options.restore_path or options.overrides or options.keys)
     ):
         raise UsageError(
             "CONFIG",
@@ -242,7 +250,7 @@ def _value(kind: Kind, text: str) -> Any:
         except ValueError:
             continue
         if kind.accepts(value):
-            return value
+            return kind.convert(value)
     raise argparse.ArgumentTypeError(f"expected {kind.expected}, got {text or 'nothing'}")
 
 
@@ -250,11 +258,13 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     """The configuration of the run, and the keys and values that were given for it.
 
     Defaults, or the configuration of the run that is continued; then the file, the script's flags, --overrides, the
-    flags of every script. Reads, but writes nothing. Raises ConfigError, CheckpointError, or UsageError for a flag and
-    an override of one key.
+    flags of every script. Reads, but writes nothing. Paths are absolute from the start: a user's code, which is loaded
+    on the way, may change the working directory. Raises ConfigError, CheckpointError, or UsageError for a flag and an
+    override of one key.
     """
-    overrides = parse_object(" ".join(options.overrides), "overrides")
-    overrides |= {name: getattr(options, name) for name in KEYS if getattr(options, name) is not None}
+    data = Path(absolute(DEFAULT_FOLDER))
+    overrides = options.overrides | options.keys
+    overrides |= canonical({n: getattr(options, n) for n in KEYS if getattr(options, n) is not None}, "flags")
     if options.log_grad_norm:
         overrides["log_grad_norm"] = True
     if options.resume:
@@ -269,13 +279,17 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
         overrides |= automatic
         values = {"algorithm": algorithm} | (values if options.config_file is not None else {})
     before = {} if original is None else original.to_dict()
+    named = ({"algorithm": algorithm} | before | values | overrides)["algorithm"]
+    for key in options.keys:
+        check_key(key, known_keys(named), options.flags)
     given: dict[str, str] = {}
     for name, flag in script.flags.items():
         value = getattr(options, name.lstrip("-").replace("-", "_"))
         if value is None:
             continue
         if flag.key in overrides:
-            raise UsageError(name, f"sets {flag.key}, which --overrides sets too", "keep one of them")
+            other = f"--{flag.key}" if flag.key in options.keys else "--overrides"
+            raise UsageError(name, f"sets {flag.key}, which {other} sets too", "keep one of them")
         given[flag.key] = name
         values |= {flag.key: value} if flag.settings is None else flag.settings(value, before | values)
     values |= overrides
@@ -283,7 +297,7 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     if original is None:
         values = {"algorithm": algorithm} | values
     try:
-        config = settled(values, original, "" if script.command else Path(sys.argv[0]).stem)
+        config = settled(values, original, data, "" if script.command else Path(sys.argv[0]).stem)
     except ConfigError as error:
         key = error.argument
         raise (error.renamed(f"{given[key]} ({key})") if key in given else error) from error

@@ -6,12 +6,13 @@ import argparse
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from mmaml.cli.options import adapted, add_output_folder, check_output_folder, parse_run, run_parser
+from mmaml.cli.options import adapted, add_output_folder, output_folder, parse_run, run_parser
 from mmaml.cli.script import one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.storage.files import writing
 from mmaml.storage.writable import check_folder
+from mmaml.written_paths import as_written
 
 if TYPE_CHECKING:
     from mmaml.config.keys import Config
@@ -47,7 +48,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
     parser.add_argument("--fps", type=int, default=20, metavar="N", help="frames per second (default: 20)")
     add_output_folder(parser)
     arguments = parse_run(parser, argv, RANGES)
-    check_output_folder(arguments)
+    arguments.output = output_folder(arguments)
     return arguments
 
 
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         video.write_png(contact_sheet, sheet)
         video.write_gif(frames, gif, arguments.fps)
         video.write_mp4(frames, mp4, arguments.fps)
-    print(gif, mp4, sheet, sep="\n")
+    print(*(as_written(path) for path in (gif, mp4, sheet)), sep="\n")
     return 0
 
 

@@ -23,7 +23,8 @@ from mmaml.config.declaration_file import declaration_of
 from mmaml.config.keys import ALIASES, COMMON_KEYS, LEGACY, Config, built_in_keys
 from mmaml.config.shipped import shipped_configs
 from mmaml.config.value_types import LARGEST, PATH, clipped, shown
-from mmaml.errors import ConfigError
+from mmaml.errors import ConfigError, UsageError
+from mmaml.paths import absolute, expanded, located
 
 if TYPE_CHECKING:
     from mmaml.envs.spec import EnvSpec
@@ -35,10 +36,12 @@ __all__ = [
     "check_value",
     "frozen_differences",
     "idle_keys",
+    "known_keys",
     "load_config",
     "parse_object",
     "read_config",
     "read_config_file",
+    "with_absolute_paths",
 ]
 EXTENDS = "extends"
 MAX_BYTES = 1_000_000  # of a file: those that exist have a few hundred
@@ -74,18 +77,26 @@ def build_config(values: Mapping[str, Any], trains: bool = True, env_spec: EnvSp
     return dataclasses.replace(config, env_spec=spec)
 
 
+def known_keys(algorithm: Any) -> dict[str, Key]:
+    """The keys that a configuration of an algorithm may hold, those of the toolkit's other algorithms among them.
+
+    Raises ConfigError where there is no such algorithm.
+    """
+    check_value("algorithm", algorithm)
+    declaration = declaration_of(algorithm)
+    _check_declared(algorithm, declaration.keys)
+    return built_in_keys() | COMMON_KEYS | dict(declaration.keys)
+
+
 def read_config(values: Mapping[str, Any]) -> Config:
     """A Config from keys and values that fit each other, not compared with its task family. Raises ConfigError.
 
     A key of another algorithm of the toolkit is checked, and left out.
     """
+    values = with_absolute_paths(values)
     algorithm = values.get("algorithm", DEFAULT_ALGORITHM)
-    check_value("algorithm", algorithm)
+    known = known_keys(algorithm)
     declaration = declaration_of(algorithm)
-    _check_declared(algorithm, declaration.keys)
-    known = {**COMMON_KEYS, **declaration.keys}
-    if not values.keys() <= known.keys():
-        known = built_in_keys() | known
     for name, value in values.items():
         check_value(name, value, keys=known)
     converted = {name: known[name].kind.convert(value) for name, value in values.items()}
@@ -103,6 +114,15 @@ def read_config(values: Mapping[str, Any]) -> Config:
     for condition in declaration.conditions:
         condition.check(config)
     return config
+
+
+def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys and values whose paths are absolute. Nothing in them is expanded: that is done once, by `canonical`."""
+    return {name: absolute(v) if _is_path(name) and isinstance(v, str) else v for name, v in values.items()}
+
+
+def _is_path(name: str) -> bool:
+    return name in COMMON_KEYS and COMMON_KEYS[name].kind.is_path
 
 
 def check_value(name: str, value: Any, called: str = "", keys: Mapping[str, Key] = COMMON_KEYS) -> None:
@@ -134,7 +154,8 @@ def _check_declared(algorithm: str, keys: Mapping[str, Key]) -> None:
 def read_config_file(path: Path) -> dict[str, Any]:
     """Keys and values of a JSON file, laid over those of the file that it "extends".
 
-    That is a path from the file's own folder, or the name of a configuration that comes with the package.
+    That is a path from the file's own folder, or the name of a configuration that comes with the package. Raises
+    ConfigError.
     """
     values: dict[str, Any] = {}
     seen: set[str] = set()
@@ -147,7 +168,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
             return values
         if not PATH.accepts(parent):
             raise ConfigError(EXTENDS, expected="the path of a config file", got=f"{shown(parent)} in '{path}'")
-        beside, configs = path.parent / parent, shipped_configs()
+        try:
+            beside, configs = path.parent / expanded(parent, EXTENDS), shipped_configs()
+        except UsageError as error:
+            raise ConfigError(EXTENDS, f"{error.problem}, in '{path}'", error.remedy) from error
         path = configs[parent] if parent in configs and not os.path.exists(beside) else beside
         if os.path.realpath(path) in seen:
             raise ConfigError(EXTENDS, f"'{path}' extends itself", "have the files extend each other in no circle")
@@ -194,16 +218,26 @@ def parse_object(text: str, source: str) -> dict[str, Any]:
 
 
 def canonical(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Keys and values with `ALIASES` under our names.
+    """Keys and values as a user gives them, with `ALIASES` under our names and paths expanded and absolute.
 
-    Raises ConfigError where a key is given under both, or a value that it does not take under its alias.
+    Raises ConfigError where a key is given under both, or a value that it does not take under its alias, and for a path
+    with a variable that is not set.
     """
     for alias, name in ALIASES.items():
         if alias in values and name in values:
             raise ConfigError(source, f"'{alias}' and '{name}' are one key", "keep one")
         if alias in values:
             check_value(name, values[alias], called=f"{alias} ({name})")
-    return {ALIASES.get(name, name): value for name, value in values.items()}
+    return {ALIASES.get(name, name): _located(name, value) for name, value in values.items()}
+
+
+def _located(name: str, value: Any) -> Any:
+    if not _is_path(name) or not isinstance(value, str | os.PathLike):
+        return value
+    try:
+        return located(value, name)
+    except UsageError as error:
+        raise ConfigError(name, error.problem, error.remedy) from error
 
 
 def idle_keys(config: Config, given: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from mmaml.errors import UsageError
+from mmaml.paths import located
 
 FOLDER = Path(__file__).parents[1] / "configs"
 
@@ -20,11 +21,12 @@ def shipped_configs() -> dict[str, Path]:
 def find_config(argument: str, text: str) -> Path:
     """The file that `text` names: a path, or the name of a configuration that comes with the package.
 
-    argument: what the error calls it. Raises UsageError if there is neither.
+    argument: what the error calls it. Raises UsageError if there is neither, or for a variable that is not set.
     """
     configs = shipped_configs()
-    if os.path.exists(text):
-        return Path(text)
+    path = Path(located(text, argument))
+    if os.path.exists(path):
+        return path
     if (name := text.removesuffix(".json")) in configs:
         return configs[name]
     if re.fullmatch(r"[\w-]+", text):
@@ -36,4 +38,4 @@ def find_config(argument: str, text: str) -> Path:
             got=f"'{text}'",
             remedy=f"{hint}`mmaml configs` lists the names",
         )
-    return Path(text)  # its reader says what is wrong with it
+    return path  # its reader says what is wrong with it

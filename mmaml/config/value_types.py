@@ -15,11 +15,15 @@ from mmaml.errors import UNPRINTABLE
 
 @dataclass(frozen=True)
 class Kind:
-    """What values a key takes. expected: in words. accepts: the check. convert: from JSON's value to ours."""
+    """What values a key takes.
+
+    expected: in words. accepts: the check. convert: from JSON's value to ours. is_path: whether a text is a path.
+    """
 
     expected: str
     accepts: Callable[[Any], bool]
     convert: Callable[[Any], Any] = lambda value: value
+    is_path: bool = False
 
 
 LARGEST = 1e30  # far beyond what trains, and within single precision even when divided by a small number
@@ -29,11 +33,14 @@ MOST_SHOWN = 80  # characters of a value in an error
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a value is a whole number, which JSON may write as 2.0 or 1e3."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
 
 
 def _is_number(value: Any) -> bool:
-    return abs(value) <= LARGEST if isinstance(value, float) else _is_int(value) and abs(value) < 2**63
+    if isinstance(value, float):
+        return abs(value) <= LARGEST
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _is_text(value: Any) -> bool:
@@ -52,7 +59,7 @@ def _is_json(value: Any, depth: int = 0) -> bool:
 def integer(least: int, most: int = LARGEST_INTEGER) -> Kind:
     """A whole number from `least` to `most`."""
     words = f"a whole number ≥ {least}" + (f" and ≤ {most}" if most < LARGEST_INTEGER else "")
-    return Kind(words, lambda v: _is_int(v) and least <= v <= most)
+    return Kind(words, lambda v: _is_int(v) and least <= v <= most, int)
 
 
 def number(low: float = -math.inf, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Kind:
@@ -75,12 +82,13 @@ def optional(kind: Kind) -> Kind:
         f"{kind.expected} or null",
         lambda v: v is None or kind.accepts(v),
         lambda v: None if v is None else kind.convert(v),
+        kind.is_path,
     )
 
 
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 TEXT = Kind("a non-empty string of printable characters", lambda v: _is_text(v) and bool(v.strip()))
-PATH = Kind("a path, as a non-empty string of printable characters", TEXT.accepts)
+PATH = Kind("a path, as a non-empty string of printable characters", TEXT.accepts, is_path=True)
 OBJECT = Kind(
     f"a JSON object of texts, numbers up to {LARGEST:g}, lists and the like, nested at most {MOST_NESTED} deep",
     lambda v: isinstance(v, dict) and _is_json(v),
@@ -94,7 +102,7 @@ SIZES = Kind(
     lambda v: (
         isinstance(v, list | tuple) and 1 <= len(v) <= MOST_LAYERS and all(_is_int(n) and 1 <= n < 2**31 for n in v)
     ),
-    tuple,
+    lambda v: tuple(map(int, v)),
 )
 RATES = Kind(
     "a number > 0, or a list of such numbers, at least one",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mmaml.figures import curves
 from mmaml.storage.checkpoint_format import CheckpointError
 from mmaml.storage.layout import PROGRESS
+from mmaml.written_paths import as_written
 
 if TYPE_CHECKING:
     from mmaml.envs.spec import EnvSpec
@@ -26,7 +27,7 @@ def draw_run(run: Path, env_spec: EnvSpec | None = None) -> None:
         return
     config, curve = curves.read_run(run, "")
     curves.plot_curves(curves.group_runs([(config, curve)]), run / CURVES, title=str(config["env"]))
-    print(run / CURVES)
+    print(as_written(run / CURVES))
     draw_trajectories(run, run / TRAJECTORIES, env_spec=env_spec)
 
 
@@ -45,4 +46,4 @@ def draw_trajectories(run: Path, path: Path, rollouts_per_task: int = 20, env_sp
     if trajectories is not None:
         title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
         plot_trajectories(trajectories, path, title=title)
-        print(path)
+        print(as_written(path))

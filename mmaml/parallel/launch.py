@@ -46,9 +46,10 @@ def check_rank_count(ranks: int, config: Config) -> None:
         )
 
 
-def relaunch(ranks: int, words: Sequence[str]) -> NoReturn:
-    """Become mpirun with `ranks` ranks of `python WORDS`. Raises ConfigError if there is no mpirun."""
+def relaunch(ranks: int, directory: str, words: Sequence[str]) -> NoReturn:
+    """Become mpirun with `ranks` ranks of `python WORDS`, started in `directory`. Raises ConfigError without mpirun."""
     mpirun = mpirun_command()
+    os.chdir(directory)  # an environment that was looked at may have changed it
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(mpirun[0], [*mpirun, "-n", str(ranks), sys.executable, *words])

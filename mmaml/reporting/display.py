@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmaml.config.keys import Config
 
 from mmaml.storage.progress_file import Row
+from mmaml.written_paths import as_written
 
 _STEP = re.compile(r"Step_(\d+)-AverageReturn")
 
@@ -25,7 +26,7 @@ class Display:
 
     def __init__(self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO) -> None:
         self.stream = stream
-        self.title = f"{config.algorithm} on {config.env} → {dump_path}"
+        self.title = f"{config.algorithm} on {config.env} → {as_written(dump_path)}"
         self.iterations: int = config.n_itr
         self.done = first_iteration
         self._durations: list[float] = []

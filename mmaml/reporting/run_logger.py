@@ -23,6 +23,7 @@ from mmaml.storage.files import AppendedFile, Backlog, writing
 from mmaml.storage.layout import MESSAGES, PROGRESS
 from mmaml.storage.params_file import write_params
 from mmaml.storage.progress_file import ProgressFile, Row
+from mmaml.written_paths import as_written
 
 if TYPE_CHECKING:
     from mmaml.config.keys import Config
@@ -76,6 +77,7 @@ class RunLogger:
 
     def warn(self, text: str) -> None:
         """Report what went wrong: above the live display or on stderr, and in messages.log with the time."""
+        text = as_written(text)
         self._display.warn(text)
         self._messages.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} iteration {self._display.done}: {text}\n")
 

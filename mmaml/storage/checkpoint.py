@@ -30,6 +30,7 @@ from typing import Any
 from mmaml.storage.checkpoint_format import CheckpointError, read, require_plain, sealed
 from mmaml.storage.files import atomic_file, make_folder, sync_folder
 from mmaml.storage.layout import FOLDER
+from mmaml.written_paths import as_written
 
 _NAME = re.compile(r"itr_(\d+)\.pt")
 
@@ -136,7 +137,7 @@ def latest(run: str | Path, key: str = "restore_path") -> Path:
 
 
 def _to_stderr(text: str) -> None:
-    print(f"notice: {text}", file=sys.stderr)
+    print(f"notice: {as_written(text)}", file=sys.stderr)
 
 
 def load(path: str | Path, notice: Callable[[str], None] = _to_stderr, key: str = "restore_path") -> dict[str, Any]:

@@ -20,8 +20,10 @@ from mmaml.storage.files import writing
 from mmaml.storage.resuming import ended_early, may_start, restored, resumed
 from mmaml.storage.run_lock import RunLock
 from mmaml.storage.writable import check_file, check_folder
+from mmaml.written_paths import as_written
 
 Values = Mapping[str, Any]
+DEFAULT_FOLDER = "data"  # of runs whose directory nobody has named
 
 
 def run_to_continue(values: Values) -> tuple[Config | None, dict[str, Any]]:
@@ -51,24 +53,24 @@ def continued(values: Values, original: Config) -> Config:
     return config
 
 
-def settled(values: Values, original: Config | None, script: str = "") -> Config:
+def settled(values: Values, original: Config | None, data: Path, script: str = "") -> Config:
     """The whole configuration of a run, with the directory it writes.
 
-    original: that of the run that is continued, None for a new one. script: as `default_dump_path` takes it. Reads, but
-    writes nothing. Raises UsageError.
+    original: that of the run that is continued, None for a new one. data, script: as `default_dump_path` takes them.
+    Reads, but writes nothing. Raises UsageError.
     """
     config = build_config(values) if original is None else continued(values, original)
     if config.dump_path is None:
-        config = config.replace(dump_path=str(default_dump_path(config, script)))
+        config = config.replace(dump_path=str(default_dump_path(config, data, script)))
     check_outputs(config)
     return config
 
 
-def default_dump_path(config: Config, script: str = "") -> Path:
-    """A directory data/<script>/<env>-<time> that does not exist; without a script data/<algorithm>/…"""
+def default_dump_path(config: Config, data: Path, script: str = "") -> Path:
+    """A directory <data>/<script>/<env>-<time> that does not exist; without a script <data>/<algorithm>/…"""
     environment, algorithm = (text.rpartition(":")[2] for text in (config.env, config.algorithm))
     name = f"{environment}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path("data") / (script or algorithm)
+    folder = data / (script or algorithm)
     names = chain([name], (f"{name}-{n}" for n in count(2)))
     return next(folder / name for name in names if not os.path.lexists(folder / name))
 
@@ -83,8 +85,8 @@ def locked(config: Config, lock: RunLock, named: bool) -> Config:
     while not lock.acquire(Path(str(config.dump_path)), new):
         if named:
             raise _taken(config)
-        script = Path(str(config.dump_path)).parent.name
-        config = config.replace(dump_path=str(default_dump_path(config, script)))
+        folder = Path(str(config.dump_path)).parent
+        config = config.replace(dump_path=str(default_dump_path(config, folder.parent, folder.name)))
     if not new and not (continues_in_place(config) or may_start(Path(str(config.dump_path)))):
         raise _taken(config)
     return config
@@ -103,7 +105,7 @@ def ready(config: Config, lock: RunLock, given: Values) -> Config:
     if idle := idle_keys(config, given):
         print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
     if config.resume == "auto" and ended_early(Path(str(config.dump_path))):
-        print(f"notice: '{config.dump_path}' has no checkpoint yet; its run starts over", file=sys.stderr)
+        print(as_written(f"notice: '{config.dump_path}' has no checkpoint yet; its run starts over"), file=sys.stderr)
     return config
 
 

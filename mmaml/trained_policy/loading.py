@@ -14,6 +14,7 @@ from torch import Tensor
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError, check_value, read_config
 from mmaml.errors import UsageError, described
+from mmaml.paths import located
 from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.storage import checkpoint
 from mmaml.storage.checkpoint_format import CheckpointError
@@ -43,7 +44,7 @@ def load(
     Raises UsageError if there is no such policy, or if it does not fit what is given.
     """
     check_value("restore_path", str(restore_path))
-    path, state = checkpoint.newest(restore_path)
+    path, state = checkpoint.newest(located(restore_path, "restore_path"))
     config = _config(state["config"], path)
     if inner_lr is not None:
         rates = [*inner_lr] if isinstance(inner_lr, Sequence) else inner_lr

@@ -25,6 +25,7 @@ from torch import Tensor
 from mmaml.algorithms import make_algorithm
 from mmaml.config.keys import Config
 from mmaml.errors import UsageError
+from mmaml.paths import located
 from mmaml.policies.distributions import distribution_over
 from mmaml.policies.params import Params
 from mmaml.sampling.episodes import rollouts_of
@@ -266,9 +267,10 @@ class TrainedPolicy:
             },
             **({"statistics": statistics} if statistics else {}),
         }
-        with writing("path", Path(path)):
-            make_folder(Path(path).parent)
-            checkpoint.write_file(Path(path), state)
+        file = Path(located(path, "path"))
+        with writing("path", file):
+            make_folder(file.parent)
+            checkpoint.write_file(file, state)
 
     def restore(self, adapted: Mapping[str, Any]) -> None:
         """Continue from what `save` wrote as "adapted".
@@ -297,14 +299,14 @@ class TrainedPolicy:
         content = io.BytesIO()
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of torch, in favour of newer ways
             torch.jit.save(torch.jit.script(self.module().requires_grad_(False)), content)
-        _write(Path(path), content.getvalue())
+        _write(Path(located(path, "path")), content.getvalue())
 
     def export_onnx(self, path: str | Path, *, noise: bool = False) -> None:
         """Write `module` as ONNX: input "observation" [n, O], with `noise` also "noise" [n, A]; output "action".
 
         Raises UsageError, also if the package onnx is not installed.
         """
-        _write(Path(path), onnx_file(self._network(), noise))
+        _write(Path(located(path, "path")), onnx_file(self._network(), noise))
 
     def _network(self) -> Network:
         with torch.no_grad():

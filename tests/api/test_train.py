@@ -88,7 +88,7 @@ def test_a_run_without_a_name_is_named_by_its_algorithm(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["my_notebook.py"])
     done = mmaml.train(SMALL, algorithm="promp", env="2DNavigation-v0", show=False)
-    assert done.folder.parent == Path("data/promp") and done.folder.name.startswith("2DNavigation-v0-")
+    assert done.folder.parent == tmp_path / "data/promp" and done.folder.name.startswith("2DNavigation-v0-")
 
 
 def test_a_whole_configuration_brings_no_notices_of_its_defaults(

@@ -98,6 +98,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--fast-batch-size 3": {"rollouts_per_meta_task": 3},
     "--fast-lr 1": {"inner_lr": 1.0},
     "--num-batches 4": {"n_itr": 4},
+    "--num-batches 1e2": {"n_itr": 100},
     "--meta-batch-size 5": {"meta_batch_size": 5},
     "--max-kl 1e-3": {"max_kl": 1e-3},
     "--cg-iters 6": {"cg_iters": 6},
@@ -106,7 +107,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--ls-backtrack-ratio 0.5": {"ls_backtrack_ratio": 0.5},
     "--save-iters 9": {"save_steps": 9},
     "--device cuda:0": {"device": "cuda:0"},
-    "--output-folder here": {"dump_path": "here"},
+    "--output-folder /here": {"dump_path": "/here"},
     "--env-name HalfCheetahDir-v1": {
         "env": "HalfCheetahRandDirecEnv",
         "max_path_length": 200,
@@ -172,7 +173,7 @@ def test_overrides_win_over_what_a_flag_brings_with_it() -> None:
         ("--fast-lr -0.1", "--fast-lr: expected a number > 0"),
         ("--fast-lr nan", "--fast-lr: expected a number > 0"),
         ("--gamma 2", "--gamma: expected a number ≥ 0 and ≤ 1, got 2"),
-        ("--num-batches 1e2", "--num-batches: expected a whole number ≥ 1, got 1e2"),
+        ("--num-batches 1e-2", "--num-batches: expected a whole number ≥ 1, got 1e-2"),
         ("--ls-backtrack-ratio 1", "--ls-backtrack-ratio: expected a number > 0 and < 1, got 1"),
         ("--device gpu", "--device: expected"),
         ("--env-name ''", "--env-name: expected a non-empty string of printable characters, got nothing"),
@@ -228,6 +229,6 @@ def test_a_run_continues_by_its_own_command(refused: Callable[..., str]) -> None
         save_checkpoint(run / layout.FOLDER, 1, {}, keep=1)
         (run / "params.json").write_text(json.dumps(started.to_dict()))
         again = configured(f"{command} --restore_path {number}", *overrides)
-        assert again.to_dict() == started.to_dict() | {"restore_path": str(number)}
+        assert again.to_dict() == started.to_dict() | {"restore_path": str(Path(str(number)).absolute())}
     told = refused("--restore_path", "0", "--num-layers", "3")
     assert told.startswith("error: --num-layers (hidden_sizes): expected the values of the run that is continued, '0'")

@@ -90,7 +90,7 @@ def test_a_wrong_type_is_refused(name: str) -> None:
     ("values", "expected"),
     [
         ({"n_itr": 0}, "n_itr: expected a whole number ≥ 1, got 0"),
-        ({"n_itr": 5.0}, "n_itr: expected a whole number ≥ 1, got 5.0"),
+        ({"n_itr": 5.5}, "n_itr: expected a whole number ≥ 1, got 5.5"),
         ({"discount": 1.01}, "discount: expected a number ≥ 0 and ≤ 1, got 1.01"),
         ({"inner_lr": 0}, "inner_lr: expected a number > 0, or a list of such numbers, at least one, got 0"),
         ({"inner_lr": []}, "inner_lr: expected a number > 0, or a list"),

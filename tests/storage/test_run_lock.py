@@ -78,7 +78,8 @@ def test_a_run_that_a_process_writes_is_closed_to_others_until_it_is_dead(
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting.time, "strftime", lambda _: "now")
     config = small_config("promp")
-    free = starting.default_dump_path(config, "some_script")  # as all of them find it
+    data = Path(starting.DEFAULT_FOLDER)
+    free = starting.default_dump_path(config, data, "some_script")  # as all of them find it
     config = config.replace(dump_path=str(free))
     with RunLock() as a, RunLock() as b, RunLock() as c:
         taken = [str(starting.locked(config, lock, named=False).dump_path) for lock in (a, b, c)]
@@ -91,7 +92,7 @@ def test_runs_that_start_in_the_same_second_get_folders_of_their_own(monkeypatch
             starting.locked(config, RunLock(), named=True)
     for number in range(1, 100):
         Path(str(config.dump_path) + (f"-{number}" if number > 1 else "")).mkdir(parents=True)
-    assert starting.default_dump_path(config, "some_script").name.endswith("-now-100")
+    assert starting.default_dump_path(config, data, "some_script").name.endswith("-now-100")
 
 
 def test_a_run_that_began_and_ended_meanwhile_is_not_started_over() -> None:
