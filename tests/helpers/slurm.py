@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.helpers.hosts import Hosts, HostsRefusedError
@@ -22,9 +22,9 @@ CPUS = 4  # of a node, as Slurm is told
 
 # Steps of a job must have started `cred_expire` seconds after its start, and a requeued job waits for as long, since
 # they may do so in its name: 120 s by default.
-SLURM_CONF = f"""
+SLURM_CONF = """
 ClusterName=tests
-SlurmctldHost=node0({{addresses[0]}})
+SlurmctldHost=node0({addresses[0]})
 SlurmUser=root
 SlurmdUser=root
 AuthInfo=cred_expire=3
@@ -32,8 +32,8 @@ StateSaveLocation=/run/slurmctld
 SlurmdSpoolDir=/run/slurmd
 SlurmctldPidFile=/run/slurmctld.pid
 SlurmdPidFile=/run/slurmd.pid
-SlurmctldLogFile={{logs}}/slurmctld.log
-SlurmdLogFile={{logs}}/%n.log
+SlurmctldLogFile={logs}/slurmctld.log
+SlurmdLogFile={logs}/%n.log
 SlurmdParameters=config_overrides
 SlurmdTimeout=10
 ReturnToService=2
