@@ -46,6 +46,8 @@ PARAMETERS = {
     "PRTE_MCA_oob_tcp_keepalive_probes": "6",
 }
 SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"  # for Open MPI's files, on this machine only
+# Where programs are looked for: a command that ssh starts may not find the Python that this machine finds.
+SEARCH_PATH = "PATH"
 # Variables that decide on the bits of results: of OpenMP, MKL, OpenBLAS, NumPy, PyTorch and oneDNN.
 ARITHMETIC = ("OMP_", "MKL_", "OPENBLAS_", "NPY_", "ATEN_", "ONEDNN_", "DNNL_")
 # The user's own parameter files, in which names stand without the prefix. Variables would win over them.
@@ -58,7 +60,7 @@ def main(mpirun: str, arguments: list[str]) -> None:
     ulfm = FAULT_TOLERANCE in arguments
     folder, lock = make_folder()
     set_environment(arguments, folder)
-    arguments = [*with_arithmetic(arguments), *arguments]
+    arguments = [*for_other_machines(arguments), *arguments]
     if ulfm:
         arguments = reach_through_relay(arguments)
     message_end, messages = os.pipe()
@@ -141,11 +143,11 @@ def set_in_files() -> set[str]:
     return found
 
 
-def with_arithmetic(arguments: list[str]) -> list[str]:
-    """Arguments that give ranks on other machines the variables of this one that decide on the bits of results."""
+def for_other_machines(arguments: list[str]) -> list[str]:
+    """Arguments that give ranks on other machines the variables of this one by which they find and do the same."""
     given = {word.partition("=")[0] for word in arguments}
-    names = [name for name in sorted(os.environ) if name.startswith(ARITHMETIC) and name not in given]
-    return [word for name in names for word in ("-x", name)]
+    wanted = [name for name in sorted(os.environ) if name == SEARCH_PATH or name.startswith(ARITHMETIC)]
+    return [word for name in wanted if name not in given for word in ("-x", name)]
 
 
 def reach_through_relay(arguments: list[str]) -> list[str]:

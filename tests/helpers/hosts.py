@@ -19,6 +19,7 @@ from pathlib import Path
 
 NETWORK = "10.77.0."
 SECONDS_TO_START = 20.0
+SSHD_PATH = "/usr/local/bin:/usr/bin:/bin"  # what a command over ssh starts with, whatever the user's is here
 
 # $1: name; $2: folder that every host sees; the rest: what to run. The first host keeps the machine's /tmp.
 START = """
@@ -153,7 +154,7 @@ def serve(path: str) -> None:
 
 
 def answer(connection: socket.socket) -> None:
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    environment = {"PATH": SSHD_PATH, "HOME": os.environ.get("HOME", "/")}
     command = connection.makefile().readline()
     code = subprocess.run(command, shell=True, cwd="/", env=environment, stdin=subprocess.DEVNULL).returncode
     connection.sendall(str(code % 256).encode())

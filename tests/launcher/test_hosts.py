@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import pytest
 import torch
 
 from mmaml.config.loading import load_config
-from tests.helpers.faults import VALUES, finished, iterations, messages, result, started
-from tests.helpers.hosts import Hosts, HostsRefusedError
+from tests.helpers.faults import MPIRUN, VALUES, finished, iterations, messages, result, started
+from tests.helpers.hosts import SSHD_PATH, Hosts, HostsRefusedError
 from tests.helpers.launching import Launch
 from tests.helpers.support import run as train_here
 from tests.helpers.waiting import wait_until
@@ -65,6 +67,16 @@ def test_hosts_that_are_lost_do_not_end_the_run(hosts: Hosts, tmp_path: Path) ->
     assert (job.process.returncode, output, errors) == (0, "asked\n", "")
     assert not os.path.exists(job.facts[0]["folder"])
     assert not hosts.files(0)
+
+
+def test_the_python_of_this_environment_starts_everywhere(hosts: Hosts, tmp_path: Path) -> None:
+    """Named as the documentation does. The remote shell knows no environment, and may find another Python."""
+    script = "import os, sys; print(os.uname().nodename, sys.executable, os.environ['PATH'])"
+    command = [MPIRUN, *hosts.options(), "-n", "3", "python", "-c", script]
+    variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{SSHD_PATH}"}
+    ended = subprocess.run([*hosts.enter(0), *command], env=variables, capture_output=True, text=True)
+    expected = [f"node{host} {sys.executable} {variables['PATH']}" for host in range(3)]
+    assert (ended.returncode, sorted(ended.stdout.splitlines()), ended.stderr) == (0, expected, "")
 
 
 def test_training_goes_on_without_a_host_that_is_cut_off(hosts: Hosts, tmp_path: Path) -> None:

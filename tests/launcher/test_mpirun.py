@@ -62,10 +62,13 @@ def test_ranks_are_counted_and_shared_memory_measured(monkeypatch: pytest.Monkey
     assert not mpirun.shared_memory_suffices(5)
 
 
-def test_variables_that_decide_on_bits_are_given_to_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_decide_on_bits_and_on_programs_are_given_to_other_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(os, "environ", {"PATH": "", "OPENBLAS_CORETYPE": "Haswell", "MKL_CBWR": "AVX2", "OMP_X": "1"})
     arguments = ["-x", "MKL_CBWR=COMPATIBLE", "-x", "OMP_X", "python"]
-    assert mpirun.with_arithmetic(arguments) == ["-x", "OPENBLAS_CORETYPE"]
+    assert mpirun.for_other_machines(arguments) == ["-x", "OPENBLAS_CORETYPE", "-x", "PATH"]
+    assert mpirun.for_other_machines(["-x", "PATH=/bin", *arguments]) == ["-x", "OPENBLAS_CORETYPE"]
 
 
 def test_of_several_exit_codes_the_largest_counts() -> None:
