@@ -32,8 +32,8 @@ class GymTaskAdapter(TaskVectorEnv):
     - `set_task(task)`: called with one of these tasks, before a reset.
 
     Optional class attributes: `num_modes` (1), `normalization_scale` (1, or None where actions are discrete or one
-    is unbounded) and `splits` (those of `SPLITS` that `sample_tasks` can draw: all three if it has the argument
-    `split`, else "train" and "test").
+    is unbounded), `finite_horizon` (False; also of the object) and `splits` (those of `SPLITS` that `sample_tasks` can
+    draw: all three if it has the argument `split`, else "train" and "test").
 
     Each reset is seeded from the generator of the lane's task. Actions have the dtype of the action space and are
     clipped to the bounds of a Box. `terminated` and `truncated` are passed on. Of the infos, these are used: "success",
@@ -57,6 +57,7 @@ class GymTaskAdapter(TaskVectorEnv):
         bounded = isinstance(actions, gym.spaces.Box) and actions.is_bounded()
         self.normalization_scale = getattr(env_class, "normalization_scale", 1.0 if bounded else None)
         self.num_modes = getattr(env_class, "num_modes", 1)
+        self.finite_horizon = getattr(self.example, "finite_horizon", False)
         self._takes_split = "split" in inspect.signature(self._envs[0].sample_tasks).parameters
         self.splits = getattr(env_class, "splits", SPLITS if self._takes_split else ("train", "test"))
         self._observations = np.zeros((self.num_envs, *observations.shape), np.float32)

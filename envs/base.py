@@ -102,11 +102,14 @@ class TaskVectorEnv(VectorEnv):
     A family implements `step` and the four methods at the end, and sets:
     normalization_scale: the s of `rescale_actions` that its published experiments used; None for actions as they are.
     num_modes: the number of modes of its tasks. splits: those of `SPLITS` that it can draw.
+    finite_horizon: whether a task is over once an episode is truncated, so that the value after it is 0; False: the
+        task would have gone on, and the value is that of the observation which follows.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
     normalization_scale: float | None = 1.0
     num_modes: int = 1
+    finite_horizon: bool = False
     splits: tuple[str, ...] = ("train", "test")
 
     def __init__(
@@ -275,6 +278,7 @@ class SingleTaskEnv(gym.Env):
         self.family = family
         self.observation_space = family.single_observation_space
         self.action_space = family.single_action_space
+        self.finite_horizon = family.finite_horizon
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
         """n tasks of the family, as `TaskVectorEnv.sample_tasks`."""

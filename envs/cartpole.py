@@ -36,6 +36,7 @@ class CartPoleMass(TaskVectorEnv):
     """The values of a task are "cart_mass" and "pole_mass", kg, each uniform in the [low, high] of its argument."""
 
     normalization_scale = None
+    finite_horizon = True
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class PointMass(TaskVectorEnv):
     """
 
     normalization_scale: float | None = 10.0
+    finite_horizon = True
     state_size = 2
 
     def __init__(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gymnasium.spaces import Box, Discrete
 
 from mmaml.envs.base import TaskVectorEnv
+from mmaml.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class EnvSpec:
     splits: tuple[str, ...]
     num_modes: int
     normalization_scale: float | None
+    finite_horizon: bool
 
     @property
     def observation_size(self) -> int:
@@ -44,7 +46,10 @@ class EnvSpec:
 
 
 def spec_of(family: TaskVectorEnv) -> EnvSpec:
-    """The spec of a family, from any block of it."""
+    """The spec of a family, from any block of it. Raises ConfigError for a `finite_horizon` that is no truth value."""
+    if not isinstance(family.finite_horizon, bool):
+        got = f"finite_horizon = {family.finite_horizon!r}"
+        raise ConfigError("env", expected="finite_horizon = True or False", got=got, remedy="correct it in the class")
     return EnvSpec(
         type(family),
         family.single_observation_space,  # type: ignore[arg-type]  # such spaces alone are let through by it
@@ -52,4 +57,5 @@ def spec_of(family: TaskVectorEnv) -> EnvSpec:
         tuple(family.splits),
         int(family.num_modes),
         family.normalization_scale,
+        family.finite_horizon,
     )

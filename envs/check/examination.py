@@ -19,6 +19,8 @@ from mmaml.envs.check.spaces import of_attributes, of_spaces
 from mmaml.envs.check.task_checks import TASK_CHECKS
 from mmaml.envs.registry import FAMILIES, check_arguments, check_family, load_class
 
+FINITE, ENDLESS = "finite: no value after a truncation", "none: the value goes on after a truncation"
+
 
 class Report(NamedTuple):
     """What an examination found. facts: by name, what was seen of the environment, in words."""
@@ -113,6 +115,7 @@ def _facts(x: Examined) -> dict[str, str]:
         "actions": shown(actions),
         "splits": ", ".join(x.player.splits(x.env)),
         "modes": shown(getattr(x.env, "num_modes", 1)),
+        "horizon": FINITE if getattr(x.env, "finite_horizon", False) is True else ENDLESS,
     }
     if "tasks" in vars(x) and x.tasks:
         facts["tasks"] = f"{len(x.tasks)} drawn, the first: {shown(x.tasks[0])}"

@@ -56,7 +56,10 @@ def _of_box_actions(where: str, space: gym.spaces.Box) -> list[Finding]:
 
 
 def of_attributes(name: str, env: Any, actions: Any, read_from: Any) -> list[Finding]:
-    """num_modes, normalization_scale and splits. read_from: the object or class from which training reads them."""
+    """num_modes, normalization_scale, splits and finite_horizon.
+
+    read_from: the object or class from which training reads all but the last.
+    """
     findings = []
     for attribute in ("num_modes", "normalization_scale", "splits"):
         if not same(getattr(env, attribute, None), getattr(read_from, attribute, None)):
@@ -66,6 +69,8 @@ def of_attributes(name: str, env: Any, actions: Any, read_from: Any) -> list[Fin
     modes = getattr(read_from, "num_modes", 1)
     if not isinstance(modes, int | np.integer) or isinstance(modes, bool) or modes < 1:
         findings.append(error(f"{name}.num_modes", expected="a whole number of at least 1", got=shown(modes)))
+    if not isinstance(horizon := getattr(env, "finite_horizon", False), bool):
+        findings.append(error(f"{name}.finite_horizon", expected="True or False", got=shown(horizon)))
     return [*findings, *_of_splits(name, read_from), *_of_scale(name, read_from, actions)]
 
 

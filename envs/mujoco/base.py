@@ -81,6 +81,7 @@ class MujocoFamily(TaskVectorEnv):
     """
 
     normalization_scale: float | None = 10.0
+    finite_horizon = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ the fit then loses half its residual in float32. Flags mark where episodes begin
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -71,20 +72,71 @@ def in_whole_episode(done: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(done[..., ::-1], axis=-1)[..., ::-1]
 
 
+class _Episodes(NamedTuple):
+    """What values are estimated from, [M, N, T] each, or [N, T] of one task.
+
+    done: where sums end; cut: those of them where the task would have gone on. times: the features of time. rewards: 0
+    on padding. used: steps to fit.
+    """
+
+    done: np.ndarray
+    cut: np.ndarray
+    times: np.ndarray
+    rewards: np.ndarray
+    used: np.ndarray
+
+
 def _values(
-    rollouts: Rollouts, features: Features, times: np.ndarray, returns: np.ndarray, whole: np.ndarray
-) -> np.ndarray:
-    """Baseline fitted per task on the whole episodes; values of every step and of the end of the lane, [M, N, T+1]."""
-    times = np.concatenate([times, times[..., -1:] + 1], axis=-1)
+    rollouts: Rollouts, episodes: _Episodes, features: Features, discount: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Baseline fitted per task on the whole episodes: values of every step and of the end of the lane, [M, N, T+1].
+
+    Also the values after steps that were cut, [M, N, T], 0 elsewhere.
+    """
+    times = np.concatenate([episodes.times, episodes.times[..., -1:] + 1], axis=-1)
     observations, final = rollouts.observations.numpy(), rollouts.final_observations.numpy()
-    values = np.empty(times.shape)
+    values, after = np.empty(times.shape), np.zeros(episodes.rewards.shape)
     for task in range(rollouts.tasks):
+        own = _Episodes(*(value[task] for value in episodes))
         o = np.concatenate([observations[task], final[task][:, None]], axis=1).astype(np.float64)
+        if own.cut.any():
+            after[task][own.cut] = _values_after(o[:, :-1], _followed(rollouts, task, own.cut), own, features, discount)
         x = features(o, times[task])
-        used = whole[task]
-        coefficients = fit_ridge(x[:, :-1][used], returns[task][used])
+        returns = backward_sums(own.rewards + discount * after[task], discount, own.done)
+        coefficients = fit_ridge(x[:, :-1][own.used], returns[own.used])
         values[task] = x @ coefficients
-    return values
+    return values, after
+
+
+def _followed(rollouts: Rollouts, task: int, cut: np.ndarray) -> np.ndarray:
+    """The observations that followed a task's steps that were cut, by truncation or by the lane's end: [n, O]."""
+    assert rollouts.followed is not None
+    truncated = rollouts.truncated.numpy()
+    before = int(truncated[:task].sum())
+    own = rollouts.followed[before : before + int(truncated[task].sum())].numpy()
+    followed = rollouts.final_observations[task].numpy()[cut.nonzero()[0]].astype(np.float64)
+    followed[truncated[task][cut]] = own[cut[truncated[task]]]
+    return followed
+
+
+def _values_after(
+    observations: np.ndarray, followed: np.ndarray, episodes: _Episodes, features: Features, discount: float
+) -> np.ndarray:
+    """Values of what followed n steps of a task that were cut, [n]. observations: [N, T, O]. followed: [n, O].
+
+    The sum G of discounted rewards that was seen of an episode, k steps before its cut, is V(o) - γ^k V(o'), o' being
+    what followed. Where a feature grows with time, a fit of both V has next to no unique solution. With V(o) in the
+    place of V(o'), G is the share 1 - γ^k of V(o), or all of it before a termination: V is fitted to G / share with the
+    weights `share`, which is exact in the mean where V is constant. Time is left out of the features, as 0, since V of
+    an endless task does not depend on it. Values are kept within what rewards such as were seen may sum up to.
+    """
+    share = 1 - backward_sums(discount * episodes.cut, discount, episodes.done)
+    sums = backward_sums(episodes.rewards, discount, episodes.done)
+    root, no_time = np.sqrt(share[episodes.used]), np.zeros(len(followed))
+    x = features(observations[episodes.used], np.zeros(len(root)))
+    values = features(followed, no_time) @ fit_ridge(root[:, None] * x, sums[episodes.used] / root)
+    lowest, highest = min(episodes.rewards.min(), 0.0), max(episodes.rewards.max(), 0.0)
+    return np.clip(values, lowest / (1 - discount), highest / (1 - discount))
 
 
 def advantages(
@@ -97,35 +149,42 @@ def advantages(
     values: np.ndarray | None = None,
     rewards: np.ndarray | None = None,
     over_trial: bool = False,
+    values_after: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised advantage estimates (Schulman et al. 2016, eq. 16): [M, N, T], float32, 0 on padding.
 
     Also the targets of a value function, V + Â before Â is normalised: TD(λ) returns. values [M, N, T+1]: V of every
-    step and of the end of the lane, in place of the baseline's. rewards [M, N, T]: in place of those of the rollouts.
-    over_trial: a lane's episodes are one task's trial, whose return is estimated: nothing ends but at the lane's last
-    real step, with a value of 0 after it.
+    step and of what follows the last real step of each lane, in place of the baseline's; then values_after [M, N, T] is
+    V of what followed truncated steps (`Algorithm.values_after`), by default of the step after. rewards [M, N, T]: in
+    place of those of the rollouts. over_trial: a lane's episodes are one task's trial, whose return is estimated:
+    nothing ends but at the lane's last real step.
 
-    Else value 0 after termination and after the horizon; an episode cut by the end of its lane bootstraps from
-    the baseline. normalize: mean 0 and population standard deviation 1 per task. positive: then shifted so
-    that the least is just above 0.
+    The value after a termination is 0. After a truncation, and after a trial that ends in none, it is that of the
+    observation which followed, but 0 where the horizon is finite (`Rollouts.followed`), and with a discount of 1, since
+    sums without an end have no limit then. An episode that the end of its
+    lane cut goes on with the value of what follows. normalize: mean 0 and population standard deviation 1 per task.
+    positive: then shifted so that the least is just above 0.
     """
     mask = rollouts.mask.numpy() > 0
+    terminated, truncated = rollouts.terminated.numpy(), rollouts.truncated.numpy()
     if over_trial:
         done, times = rollouts.last_of_lane().numpy(), np.broadcast_to(np.arange(mask.shape[-1]), mask.shape)
     else:
-        done = (rollouts.terminated | rollouts.truncated).numpy()
-        times = rollouts.times().numpy()
+        done, times = terminated | truncated, rollouts.times().numpy()
+    cut = done & ~terminated & (rollouts.followed is not None and discount < 1)
     rewards = np.where(mask, rollouts.rewards.numpy() if rewards is None else rewards, 0.0).astype(np.float64)
 
     features = BASELINES[baseline]
     if values is not None:
         values = values.astype(np.float64)
+        after = values[..., 1:] if values_after is None else values_after.astype(np.float64)
     elif features is None:
         values = np.zeros((*rewards.shape[:-1], rewards.shape[-1] + 1))
+        after = np.zeros(rewards.shape)
     else:
-        returns = backward_sums(rewards, discount, done)
-        values = _values(rollouts, features, times, returns, in_whole_episode(done) & mask)
-    next_values = np.where(done, 0.0, values[..., 1:])
+        episodes = _Episodes(done, cut, times, rewards, in_whole_episode(done) & mask)
+        values, after = _values(rollouts, episodes, features, discount)
+    next_values = np.where(done, np.where(cut, after, 0.0), values[..., 1:])
     deltas = np.where(mask, rewards + discount * next_values - values[..., :-1], 0.0)
     result = backward_sums(deltas, discount * gae_lambda, done)
     targets = np.where(mask, result + values[..., :-1], 0.0)

@@ -54,6 +54,7 @@ def rollout(
     task m reads noise[m] alone. seeds: one a task, for resets and whatever else the environment draws.
     episode_noise [M, T, N, L]: its entry t is that of an episode which starts at t; none when None.
     scaling: of the observations that the policy sees; as they are when None.
+    What follows a truncated step is kept (`Rollouts.followed`), unless the family declares a finite horizon.
     Raises EnvironmentFailed for what the environment raises, and where it returns other arrays than it should.
     """
     if episode_noise is None:
@@ -63,7 +64,7 @@ def rollout(
     age = torch.zeros(tasks, lanes, dtype=torch.long)  # steps since the start of the episode
 
     def seen(observation: np.ndarray) -> Tensor:
-        values = torch.from_numpy(observation).view(tasks, lanes, -1)
+        values = torch.from_numpy(observation)
         return values if scaling is None else scaling.normalised(values)
 
     carried: Any = None
@@ -71,7 +72,7 @@ def rollout(
     done, own_noise = torch.ones(tasks, lanes, dtype=torch.bool), episode_noise[:, 0]
     observation = _reset(env, seed=list(seeds))
     for t in range(layout.length):
-        step = Step(seen(observation), action, reward, done, own_noise)
+        step = Step(seen(observation).view(tasks, lanes, -1), action, reward, done, own_noise)
         distribution, carried = actor(step, carried)
         action = distribution.sample(noise[:, t])
         reached("time step")
@@ -84,6 +85,8 @@ def rollout(
         age += 1
         truncated = truncated | ((age == layout.horizon).flatten().numpy() & ~terminated)
         record.append(step, action, distribution, rewards, terminated, truncated, infos)
+        if not env.finite_horizon:
+            record.follow(t, np.flatnonzero(truncated), seen(observation[truncated]))
 
         reward = torch.from_numpy(rewards).view(tasks, lanes)
         done = torch.from_numpy(terminated | truncated).view(tasks, lanes)
@@ -91,7 +94,7 @@ def rollout(
             observation = _reset(env, options={"reset_mask": done.flatten().numpy()})
             age[done] = 0
             own_noise = torch.where(done[..., None], episode_noise[:, t + 1], own_noise)
-    return record.finish(seen(observation), env.tasks)
+    return record.finish(seen(observation).view(tasks, lanes, -1), env.tasks)
 
 
 def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
@@ -136,6 +139,7 @@ class _Record:
         self.distributions: list[Distribution] = []
         self.success: list[np.ndarray] = []
         self.blow_ups: list[np.ndarray] = []
+        self.followed: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def append(
         self,
@@ -154,6 +158,10 @@ class _Record:
             self.success.append(infos["success"])
         if "blow_up" in infos:
             self.blow_ups.append(infos["blow_up"])
+
+    def follow(self, step: int, lanes: np.ndarray, observations: Tensor) -> None:
+        """What followed a step, [n, O], in n lanes that were truncated. lanes: their indices in the block."""
+        self.followed.append((torch.from_numpy(lanes), torch.full((len(lanes),), step), observations))
 
     def finish(self, final_observations: Tensor, drawn: Sequence[Task]) -> Rollouts:
         tasks, lanes, length = self.shape
@@ -178,6 +186,7 @@ class _Record:
             truncated,
             final_observations,
             episode_noise,
+            self._in_order(truncated) if self.followed else None,
         )
         data.identity = torch.tensor([task.identity for task in drawn])
         if self.success:
@@ -185,6 +194,12 @@ class _Record:
         if self.blow_ups:
             data.blow_ups = self._blow_ups()
         return data
+
+    def _in_order(self, truncated: Tensor) -> Tensor:
+        """What followed truncated steps, [n, O], by lane and step, that of padding left out."""
+        lanes, steps, observations = (torch.cat(column) for column in zip(*self.followed, strict=True))
+        order = (lanes * self.layout.length + steps).argsort()
+        return observations[order][truncated.flatten()[(lanes * self.layout.length + steps)[order]]]
 
     def _success(self) -> Tensor:
         tasks, lanes, length = self.shape

@@ -31,12 +31,12 @@ class Episode:
     truncated: bool = False
 
 
-def rollouts_of(episodes: Sequence[Episode], horizon: int) -> Rollouts:
+def rollouts_of(episodes: Sequence[Episode], horizon: int, finite_horizon: bool = False) -> Rollouts:
     """Episodes of a task, each of 1 to `horizon` steps, as rollouts of M = 1 task, without advantages.
 
     Each episode is a lane of T = `horizon` steps; what is left of a lane is padding, which repeats the last step. An
     episode that goes on is one that the end of its lane cut: what follows it is its `final` observation, or where that
-    is not known the last one.
+    is not known the last one; and so for one that is truncated, unless its value counts for nothing: finite_horizon.
     """
     lanes = len(episodes)
     lengths = torch.tensor([len(episode.rewards) for episode in episodes])
@@ -64,6 +64,7 @@ def rollouts_of(episodes: Sequence[Episode], horizon: int) -> Rollouts:
         truncated,
         torch.stack(finals)[None],
         torch.stack([episode.noise.expand(horizon, -1) for episode in episodes])[None].contiguous(),
+        None if finite_horizon else torch.stack(finals)[torch.tensor([e.truncated for e in episodes])],
     )
 
 

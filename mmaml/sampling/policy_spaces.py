@@ -1,4 +1,4 @@
-"""What a policy reads and gives, in the units of its environment: what must be known of a task family to act."""
+"""What must be known of a task family to act, and to adapt: what a policy reads and gives, in which units."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ class PolicySpaces:
 
     observation_size: O. actions: the action space of one lane. scale: s, the policy's actions in [-s, s] being the
     range between the bounds (`mmaml.envs.base.rescale_actions`); None: they are in the environment's units already.
+    finite_horizon: the family's (`mmaml.envs.base.TaskVectorEnv`); True where a checkpoint does not say.
     """
 
     observation_size: int
     actions: Box | Discrete
     scale: float | None
+    finite_horizon: bool = True
 
     @staticmethod
     def of_spec(spec: EnvSpec, normalization_scale: str | float | None) -> PolicySpaces:
         """Those of a task family. normalization_scale: the configuration's."""
-        return PolicySpaces(spec.observation_size, spec.action_space, spec.action_scale(normalization_scale))
+        scale = spec.action_scale(normalization_scale)
+        return PolicySpaces(spec.observation_size, spec.action_space, scale, spec.finite_horizon)
 
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> PolicySpaces:
@@ -41,7 +44,10 @@ class PolicySpaces:
             low, high = (np.array(record[bound], dtype) for bound in ("low", "high"))
             actions = Box(low, high, dtype=dtype.type)
         scale = record["scale"]
-        return PolicySpaces(int(record["observation_size"]), actions, None if scale is None else float(scale))
+        finite_horizon = bool(record.get("finite_horizon", True))
+        return PolicySpaces(
+            int(record["observation_size"]), actions, None if scale is None else float(scale), finite_horizon
+        )
 
     def record(self) -> dict[str, Any]:
         """The same as plain values, for a file."""
@@ -51,7 +57,8 @@ class PolicySpaces:
         else:
             bounds = {"low": self.actions.low.tolist(), "high": self.actions.high.tolist()}
             actions = {"actions": "box", "dtype": np.dtype(self.actions.dtype).name, **bounds}
-        return {"observation_size": self.observation_size, "scale": self.scale, **actions}
+        common = {"observation_size": self.observation_size, "finite_horizon": self.finite_horizon}
+        return {**common, "scale": self.scale, **actions}
 
     def check(self) -> None:
         """Raise ValueError for spaces of another kind, and for a scale that cannot be applied to them."""

@@ -25,10 +25,12 @@ class Rollouts:
     observations [M, N, T, O] as the policy saw them, actions [M, N, T, A] as it drew them, rewards [M, N, T]
     distribution [M, N, T, A]: what sampled the actions; log_probs [M, N, T]: of the actions
     mask [M, N, T]: 1 on real steps, 0 on padding; weights: mask / (real steps of the task)
-    episode_start, terminated, truncated, episode_end: bool [M, N, T]. truncated: the task's horizon or the
-        environment's own limit, after which nothing counts. episode_end: the last real step of an episode,
-        also of one that the end of its lane cut.
+    episode_start, terminated, truncated, episode_end: bool [M, N, T]. truncated: the horizon or the environment's own
+        limit. episode_end: the last real step of an episode, also of one that the end of its lane cut.
     final_observations [M, N, O]: what follows the last step of each lane
+    followed [n, O]: what followed each of the n `truncated` steps, in the order of task, lane and step, where its value
+        counts (`mmaml.sampling.advantages`). None where it counts for nothing, since the horizon is finite. Only
+        advantages need it: rollouts that are taken from others, or travel, have None.
     advantages, value_targets [M, N, T]: filled by `mmaml.sampling.advantages`
     success [M, N, T]: 1 where the family reports success, NaN where it reports none
     episode_noise [M, N, T, L]: standard normal, constant within an episode; L is the algorithm's, 0 for most
@@ -55,6 +57,7 @@ class Rollouts:
     identity: Tensor
     success: Tensor
     blow_ups: Tensor
+    followed: Tensor | None = None
 
     @staticmethod
     def recorded(
@@ -68,6 +71,7 @@ class Rollouts:
         truncated: Tensor,
         final_observations: Tensor,
         episode_noise: Tensor,
+        followed: Tensor | None = None,
     ) -> Rollouts:
         """What acting has recorded, with what follows from it. Advantages and value targets are 0 as yet.
 
@@ -94,6 +98,7 @@ class Rollouts:
             identity=torch.full(shape[:1], -1),
             success=torch.full(shape, torch.nan),
             blow_ups=torch.full(shape[:1], torch.nan),
+            followed=followed,
         )
 
     @property
@@ -122,15 +127,43 @@ class Rollouts:
         """[o, a, r] of every step, which an encoder of the task reads: [M, N, T, O+A+1]."""
         return torch.cat([self.observations, self.actions, self.rewards.unsqueeze(-1)], dim=-1)
 
-    def steps(self) -> Step:
-        """What the policy saw before each step, [M, N, T, …]: the tensors that `Step` held as it acted."""
-        return Step(
-            self.observations,
-            _one_later(self.actions),
-            _one_later(self.rewards),
-            self.episode_start,
-            self.episode_noise,
-        )
+    def steps(self, with_end: bool = False) -> Step:
+        """What the policy saw before each step, [M, N, T, …]: the tensors that `Step` held as it acted.
+
+        with_end: [M, N, T+1, …], with what it would have seen after the last real step of each lane, had its episode
+        gone on; what follows that is of no meaning.
+        """
+        actions, rewards = _one_later(self.actions), _one_later(self.rewards)
+        if with_end:
+            return Step(self._observations_with_end(), actions, rewards, *self._episodes_with_end())
+        return Step(self.observations, actions[:, :, :-1], rewards[..., :-1], self.episode_start, self.episode_noise)
+
+    def _observations_with_end(self) -> Tensor:
+        """[M, N, T+1, O]: after the last real step of a lane comes what followed it."""
+        observations = torch.cat([self.observations, self.final_observations[:, :, None]], 2)
+        if self.followed is not None:
+            last = self.last_of_lane()
+            observations[_one_later(last & self.truncated)] = self.followed[last[self.truncated]]
+        return observations
+
+    def _episodes_with_end(self) -> tuple[Tensor, Tensor]:
+        """Starts and noise of episodes, [M, N, T+1, …], where the last real step of a lane ends none."""
+        last, noise = _one_later(self.last_of_lane()), self.episode_noise
+        start = torch.cat([self.episode_start, torch.zeros_like(self.episode_start[..., :1])], -1)
+        longer = torch.cat([noise, noise[:, :, -1:]], 2)
+        return start & ~last, torch.where(last[..., None], _one_later(noise), longer)
+
+    def going_on(self, steps: Tensor) -> Rollouts:
+        """Rollouts whose episodes go on after some `truncated` steps: at the step after comes what followed.
+
+        steps: bool [M, N, T]. What comes later in the lane is of no meaning until the next episode starts.
+        """
+        assert self.followed is not None
+        observations = torch.cat([self.observations, self.final_observations[:, :, None]], 2)
+        after = _one_later(steps)
+        observations[after] = self.followed[steps[self.truncated]]
+        start = self.episode_start & ~after[..., :-1]
+        return dataclasses.replace(self, observations=observations[:, :, :-1], episode_start=start)
 
     def episode_numbers(self) -> Tensor:
         """Which episode of its lane each step belongs to, from 0 on: [M, N, T]."""
@@ -183,8 +216,9 @@ class Rollouts:
         return Rollouts.from_fields({name: function(value) for name, value in self.fields().items()})
 
     def fields(self) -> dict[str, Tensor]:
-        """Every tensor by name; the distribution's under names of its own."""
+        """Every tensor by name, but for `followed`; the distribution's under names of its own."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["followed"]
         return values | values.pop("distribution")._asdict()
 
     @staticmethod
@@ -217,5 +251,5 @@ def _last_of_lane(mask: Tensor) -> Tensor:
 
 
 def _one_later(values: Tensor) -> Tensor:
-    """Values [M, N, T, …] of the step before; zeros at the first."""
-    return torch.cat([torch.zeros_like(values[:, :, :1]), values[:, :, :-1]], 2)
+    """Values [M, N, T, …] one step later, [M, N, T+1, …]: those of the step before; zeros at the first."""
+    return torch.cat([torch.zeros_like(values[:, :, :1]), values], 2)

@@ -168,8 +168,9 @@ class TrainedPolicy:
         """Record what came of the last `act`; whether the episode is over: a bool, or bool [n].
 
         reward, terminated, truncated: of each lane of the last `act`, as `step` of a Gymnasium environment returns
-        them. An episode is also over after `horizon` steps. observation: what followed, [O] or [n, O]; of use only
-        where `adapt` comes in the middle of an episode, whose value it is estimated from.
+        them. An episode is also over, and truncated, after `horizon` steps. observation: what followed, [O] or [n, O];
+        of use where `adapt` comes in the middle of an episode, and where one is truncated, unless the task family has a
+        finite horizon: the value of the steps to come is estimated from it, or else from the last observation.
 
         Raises UsageError for values of another shape or that are not finite, and where nothing was acted.
         """
@@ -236,7 +237,7 @@ class TrainedPolicy:
                 got=f"{self.recorded_steps} steps of episodes that are not",
                 remedy=f"record terminated=True or truncated=True at its last step, or {self.horizon} steps",
             )
-        data = rollouts_of(self._lanes.episodes, self.horizon)
+        data = rollouts_of(self._lanes.episodes, self.horizon, self.spaces.finite_horizon)
         rewards = data.rewards if self._scaling is None else data.rewards / self._scaling.reward_scale
         with torch.no_grad():
             data.advantages, data.value_targets = self._algorithm.advantages(self._state, data, rewards)

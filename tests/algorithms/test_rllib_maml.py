@@ -157,7 +157,8 @@ def test_collections_keep_targets_of_the_value_function() -> None:
     data = worker.block.rollouts[0]
     algo: Any = worker.algorithm
     values = algo.values(algo.begin(algo.spec.per_task(parameters, data.tasks), data.identity), data).detach()
-    following = values[..., 1:].masked_fill(data.terminated | data.truncated, 0.0)
+    assert not data.truncated[..., :-1].any()
+    following = values[..., 1:].masked_fill(data.terminated, 0.0)
     torch.testing.assert_close(data.value_targets, data.rewards + 0.9 * following)
     for task in range(data.tasks):
         gains = (data.value_targets - values[..., :-1])[task]

@@ -300,3 +300,20 @@ def test_no_action_is_given_that_is_not_finite(tmp_path: Path) -> None:
     policy.adapt()
     with pytest.raises(mmaml.UsageError, match=r"act: .* lower inner_lr"):
         policy.act(observation)
+
+
+def test_a_policy_values_what_followed_a_limit_as_its_family_does(tmp_path: Path) -> None:
+    """A checkpoint from before families declared it has a finite horizon, as all did."""
+    endless = trained(tmp_path / "endless", env="tests.helpers.probes:Endless", discount=0.9)
+    finite = trained(tmp_path / "finite", discount=0.9)
+    state = checkpoint.load(endless)
+    del state["environment"]["finite_horizon"]
+    older = checkpoint.write(tmp_path / "older", 0, state)
+    for path, expected in ((endless, 10.0), (finite, 1.0), (older, 1.0)):
+        policy = mmaml.load(path)
+        size = policy.spaces.observation_size
+        for _ in range(policy.horizon):
+            policy.act(np.zeros(size))
+            policy.record(1.0, observation=np.zeros(size))
+        targets = policy._recorded("adapt").value_targets[0, 0]
+        assert float(targets[-1]) == pytest.approx(expected, rel=1e-3), path

@@ -14,6 +14,8 @@ import pytest
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SPLITS, SingleTaskEnv, Task, TaskError
 from mmaml.envs.registry import UnknownEnvironment, check_family, make_family
+from mmaml.envs.spec import spec_of
+from mmaml.errors import ConfigError
 from mmaml.worker import Worker
 from tests.helpers.support import sampled, small_config
 from tests.helpers.user_environments import Walk
@@ -269,6 +271,23 @@ def test_class_attributes_describe_the_family() -> None:
     assert (walk.num_modes, walk.normalization_scale, walk.splits) == (2, 1.0, ("train", "test"))
     assert (slopes.num_modes, slopes.normalization_scale, slopes.splits) == (4, 2.5, SPLITS)
     assert (unbounded.normalization_scale, unbounded.splits) == (None, ("train", "ood"))
+
+
+class Timed(Walk):
+    """Says of each object whether its horizon is finite."""
+
+    def __init__(self, finite_horizon: Any = True) -> None:
+        super().__init__()
+        self.finite_horizon = finite_horizon
+
+
+def test_a_finite_horizon_is_declared_by_the_class_or_the_object() -> None:
+    assert make_family(f"{HERE}:Walk").finite_horizon is False
+    for finite in (True, False):
+        family = make_family(f"{HERE}:Timed", finite_horizon=finite)
+        assert family.finite_horizon is spec_of(family).finite_horizon is finite
+    with pytest.raises(ConfigError, match="env: expected finite_horizon = True or False, got finite_horizon = 'no'"):
+        check_family(f"{HERE}:Timed", {"finite_horizon": "no"})
 
 
 def test_any_argument_reaches_the_class() -> None:

@@ -67,6 +67,7 @@ LANES: dict[str, list[str]] = {
         "e.action_space: expected a Box of one dimension or Discrete, got None; set it",
     ],
     "LateModes": ["e.num_modes: is set in __init__, but training reads the class attribute"],
+    "TextHorizon": ["e.finite_horizon: expected True or False, got 'no'"],
     "NoModes": ["e.num_modes: expected a whole number of at least 1, got 0"],
     "TextSplits": ["e.splits: expected some of ('train', 'test', 'ood'), in a tuple, got 'train'"],
     "OtherSplits": ["e.splits: expected some of ('train', 'test', 'ood'), in a tuple, got ('train', 'validation')"],
@@ -329,7 +330,7 @@ class Strange(faulty_envs.Sound):
     def __init__(self, where: str, value: int) -> None:
         super().__init__()
         self.where, self.value = where, STRANGE[value]
-        if where in ("observation_space", "action_space", "num_modes", "splits", "normalization_scale"):
+        if where in ("observation_space", "action_space", *ATTRIBUTES):
             setattr(self, where, self.value)
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
@@ -364,7 +365,7 @@ class StrangeBlock(faulty_envs.SoundBlock):
     def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, where: str, value: int) -> None:
         super().__init__(num_tasks, rollouts_per_task)
         self.where, self.value = where, STRANGE[value]
-        if where in ("num_modes", "splits", "normalization_scale", "num_envs", "single_observation_space"):
+        if where in (*ATTRIBUTES, "num_envs", "single_observation_space"):
             setattr(self, where, self.value)
 
     def reset(self, **options: Any) -> Any:
@@ -390,7 +391,7 @@ class StrangeBlock(faulty_envs.SoundBlock):
 
 
 RETURNED = ["reset", "reset 0", "reset 1", "step", "step 0", "step 1", "step 2", "step 3", "step 4", "task", "tasks"]
-ATTRIBUTES = ["num_modes", "splits", "normalization_scale"]
+ATTRIBUTES = ["num_modes", "splits", "normalization_scale", "finite_horizon"]
 
 
 @pytest.mark.parametrize("where", [*RETURNED, *ATTRIBUTES, "observation_space", "action_space"])

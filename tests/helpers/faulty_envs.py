@@ -193,6 +193,10 @@ class LateModes(Sound):
         self.num_modes = 3
 
 
+class TextHorizon(Sound):
+    finite_horizon = "no"
+
+
 class NoModes(Sound):
     num_modes = 0
 

@@ -76,6 +76,51 @@ class DelayedTarget(TargetAction):
         return (~self._second_step)[:, None].astype(np.float32)
 
 
+class Endless(TaskVectorEnv):
+    """Two actions without an effect, and a reward of 1 a step: its value is 1 / (1 - γ), wherever it is cut.
+
+    Observation: one that is drawn, and the steps taken, in tens. limit: steps after which an episode is truncated, end:
+    after which it terminates; 0: never. stops: probability of a termination at any step. finite: the horizon.
+    """
+
+    normalization_scale = None
+
+    def __init__(
+        self,
+        num_tasks: int = 1,
+        rollouts_per_task: int = 1,
+        *,
+        limit: int = 0,
+        end: int = 0,
+        stops: float = 0.0,
+        finite: bool = False,
+    ) -> None:
+        observations = gym.spaces.Box(-100, 100, (2,), np.float32)
+        super().__init__(num_tasks, rollouts_per_task, observations, gym.spaces.Discrete(2))
+        self.limit, self.end, self.stops, self.finite_horizon = limit, end, stops, finite
+        self._age = np.zeros(self.num_envs, int)
+        self._drawn = np.zeros(self.num_envs)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        self._age += 1
+        chances = [rng.random((2, self.rollouts_per_task)) for rng in self.task_generators]
+        self._drawn, chance = np.concatenate(chances, axis=1)
+        terminated = (chance < self.stops) | (self._age == self.end)
+        return self._observe(), np.ones(self.num_envs, np.float32), terminated, self._age == self.limit, {}
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        return [Task(0, {}) for _ in range(n)]
+
+    def _set_tasks(self, tasks: Sequence[Task]) -> None:
+        pass
+
+    def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
+        self._age[lanes], self._drawn[lanes] = 0, rng.random(len(lanes))
+
+    def _observe(self) -> np.ndarray:
+        return np.stack([self._drawn, self._age / 10], axis=1).astype(np.float32)
+
+
 class RandomLengths(TaskVectorEnv):
     """Episodes of random length 1 … longest, a reward of 1 a step: an episode's return is its length.
 

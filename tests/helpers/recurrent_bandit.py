@@ -137,9 +137,9 @@ class RecurrentBandit(Algorithm):
 
         return act
 
-    def states(self, meta: Params, data: Rollouts) -> Tensor:
-        """The GRU's states after each step of the trials, [T, M, N, C]."""
-        x = self.inputs(data.steps()).permute(2, 0, 1, 3)
+    def states(self, meta: Params, data: Rollouts, with_end: bool = False) -> Tensor:
+        """The GRU's states after each step of the trials, [T, M, N, C]; with_end: and after what follows, [T+1, …]."""
+        x = self.inputs(data.steps(with_end)).permute(2, 0, 1, 3)
         if self.remembers:
             return gru_states(meta, GRU, x)
         return torch.cat([gru_states(meta, GRU, step[None]) for step in x])
@@ -149,11 +149,13 @@ class RecurrentBandit(Algorithm):
         flat = self.states(meta, data).permute(1, 2, 0, 3).flatten(1, 2)
         return Categorical(self.head(meta, flat)), self.value(meta, flat).squeeze(-1)
 
+    def values(self, state: Params, rollouts: Rollouts) -> Tensor:
+        states = self.states(state, rollouts, with_end=True).permute(1, 2, 0, 3)
+        return self.value(state, states.flatten(1, 2)).view(states.shape[:-1])
+
     def advantages(self, state: Params, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """By V, over the trial; normalised over the meta-batch, later (`moments`)."""
-        config = self.config
-        values = self.outputs(state, rollouts)[1].view(rewards.shape)
-        values = torch.cat([values, torch.zeros_like(values[..., :1])], -1)
+        config, values = self.config, self.values(state, rollouts)
         estimated = (config.baseline, config.discount, config.gae_lambda)
         return advantages(rollouts, *estimated, False, False, values.numpy(), rewards.numpy(), over_trial=True)
 

@@ -33,9 +33,12 @@ def recording(seen: list[Step]) -> Actor:
     return act
 
 
-def sampled(padded: bool, longest: int = 7, episodes: int = EPISODES) -> tuple[Rollouts, list[Step]]:
+def sampled(
+    padded: bool, longest: int = 7, episodes: int = EPISODES, finite: bool = True
+) -> tuple[Rollouts, list[Step]]:
     """Episodes of 1 to `longest` steps, cut at the horizon."""
     env = RandomLengths(TASKS, LANES, longest=longest)
+    env.finite_horizon = finite
     env.set_tasks(env.sample_tasks(TASKS, np.random.default_rng(0)))
     layout, seen = Lanes(HORIZON, episodes, padded), []
     noise = torch.randn(TASKS, layout.length, LANES, 2, generator=torch.Generator().manual_seed(0))
@@ -130,10 +133,15 @@ def test_the_stages_of_trials_are_the_numbers_of_their_episodes(padded: bool) ->
 
 
 @pytest.mark.parametrize("padded", [True, False])
-@pytest.mark.parametrize("discount, gae_lambda", [(0.9, 0.7), (1.0, 1.0)])
-def test_credit_over_the_trial_goes_over_the_ends_of_episodes(padded: bool, discount: float, gae_lambda: float) -> None:
-    """δ_t = r_t + γ V_{t+1} - V_t and Â_t = Σ (γλ)^k δ_{t+k} up to the last real step, after which V is 0."""
-    data, _ = sampled(padded)
+@pytest.mark.parametrize("discount, gae_lambda, finite", [(0.9, 0.7, True), (0.9, 0.7, False), (1.0, 1.0, True)])
+def test_credit_over_the_trial_goes_over_the_ends_of_episodes(
+    padded: bool, discount: float, gae_lambda: float, finite: bool
+) -> None:
+    """δ_t = r_t + γ V_{t+1} - V_t and Â_t = Σ (γλ)^k δ_{t+k} up to the last real step.
+
+    V after it is 0 with a finite horizon and after a termination, else that of what follows.
+    """
+    data, _ = sampled(padded, finite=finite)
     g = torch.Generator().manual_seed(4)
     values = torch.randn(TASKS, LANES, HORIZON * EPISODES + 1, generator=g, dtype=torch.float64).numpy()
     rewards = torch.randn(data.rewards.shape, generator=g).numpy()
@@ -141,7 +149,8 @@ def test_credit_over_the_trial_goes_over_the_ends_of_episodes(padded: bool, disc
     found, targets = (value.numpy() for value in advantages(data, *given, over_trial=True))
     for task, lane in np.ndindex(TASKS, LANES):
         steps = int(data.mask[task, lane].sum())
-        v = np.append(values[task, lane, :steps], 0.0)
+        ends = finite or bool(data.terminated[task, lane, steps - 1])
+        v = np.append(values[task, lane, :steps], 0.0 if ends else values[task, lane, steps])
         deltas = rewards[task, lane, :steps] + discount * v[1:] - v[:-1]
         powers = (discount * gae_lambda) ** np.arange(steps)
         expected = np.array([(powers[: steps - t] * deltas[t:]).sum() for t in range(steps)])
