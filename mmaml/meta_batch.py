@@ -14,6 +14,7 @@ from mmaml.config.keys import Config
 from mmaml.envs.base import Task
 from mmaml.errors import RunStopped
 from mmaml.parallel.peers import Listener
+from mmaml.parallel.placement import Placement
 from mmaml.parallel.ranks import Ranks
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.evaluate import Evaluate, Question, Results
@@ -90,7 +91,7 @@ class Master:
 
         Numbers that it may not go on from raise NotFinite (`mmaml.updates.finite.checked`).
         """
-        if self._takes_gradient():
+        if placement(self.config, self.ranks, self.device).meta_gradient == "master":
             evaluate = TaskBlock(self.algorithm, self.rollouts(), self.device).evaluate()
         else:
             evaluate = Evaluate(self._ask, self.task_indices, self.rollouts)
@@ -113,11 +114,12 @@ class Master:
             arguments=dict(question.options),
         )
 
-    def _takes_gradient(self) -> bool:
-        """Whether the meta-gradient is taken here; by itself where the master has a GPU."""
-        if self.config.meta_gradient != "auto":
-            return self.config.meta_gradient == "master"
-        return self.device != "cpu"
+
+def placement(config: Config, ranks: Ranks, device: str) -> Placement:
+    """Where a run computes; with "auto" the meta-gradient on the master where that has a GPU. device: the master's."""
+    automatic = "ranks" if device == "cpu" else "master"
+    meta_gradient = automatic if config.meta_gradient == "auto" else config.meta_gradient
+    return Placement(ranks.size, ranks.roster.machines, meta_gradient, device)
 
 
 def by_collection(fields: Mapping[str, np.ndarray]) -> list[Rollouts]:

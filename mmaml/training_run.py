@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmaml.config.keys import Config
 from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, disk_reason
-from mmaml.meta_batch import Master
+from mmaml.meta_batch import Master, placement
 from mmaml.parallel.ranks import Ranks
 from mmaml.parallel.shutdown import shutdown
 from mmaml.reporting.run_logger import RunLogger
@@ -65,7 +65,8 @@ class Run:
         restored = config.restore_path and layout.run_directory(config.restore_path)
         # With "resume", the run that is there, if any, goes on or starts over.
         continues = config.resume == "auto" or (restored and Path(restored).resolve() == self.dump_path.resolve())
-        self.logger = RunLogger(config, self.dump_path, self.iteration if continues else None, stream)
+        first = self.iteration if continues else None
+        self.logger = RunLogger(config, self.dump_path, first, stream, placement(config, ranks, device))
         self.saver = Saver(
             self.dump_path / layout.FOLDER,
             keep=config.max_checkpoints_to_keep,

@@ -25,10 +25,11 @@ HEAD = """\
      algorithm in mmaml/algorithms: edit these, then run the script. -->
 
 A run is configured by a JSON object: the file of `mmaml train CONFIG`, or of a run script's `--config_file`, on which
-`--overrides '{"key": value}'` and the flags `--algorithm`, `--dump_path`, `--restore_path`, `--te_save_path`,
-`--log_grad_norm` and `--resume` (`resume`: `"auto"`) are laid, in this order. What none of them sets has the default
-below. A file may start from another one, by its path from the file's own folder, or by its name if it comes with the
-package:
+`--overrides`, then the keys given as `--key=value` or `key=value`, then the flags `--algorithm`, `--dump_path`,
+`--restore_path`, `--te_save_path`, `--log_grad_norm` and `--resume` (`resume`: `"auto"`) are laid
+([how they are written](runs.md#keys-on-the-command-line)). What none of them sets has the default below. A whole number
+may be written as `2.0` or `1e3`; paths may begin with `~` and hold variables ([paths](runs.md#paths)). A file may start
+from another one, by its path from the file's own folder, or by its name if it comes with the package:
 
 ```json
 {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -159,12 +158,6 @@ def _train_here(config: Config, values: Mapping[str, Any], callbacks: Sequence[C
 
 def _train_alone(config: Config, values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Config:
     """The only rank's part."""
-    import mpi4py
-
-    if "mpi4py.MPI" not in sys.modules:
-        mpi4py.rc.initialize = False  # this process is alone, whatever started it
-        import mpi4py.MPI
-
     from mmaml.parallel.ranks import connect
     from mmaml.storage.run_lock import RunLock
     from mmaml.trainer import train as train_on

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from contextlib import suppress
 
-from mmaml.config.value_types import TEXT
+from mmaml.config.value_types import TEXT, clipped
 from mmaml.errors import UsageError
 
 MAX_LETTERS = 200  # on a line of a figure
@@ -18,6 +19,16 @@ def check_integers(arguments: argparse.Namespace, ranges: Mapping[str, tuple[int
         if value is not None and not smallest <= value <= largest:
             limit = f"≥ {smallest}" if value < smallest else f"≤ {largest}"
             raise UsageError(f"--{name}", expected=f"a whole number {limit}", got=str(value))
+
+
+def whole_number(text: str) -> int:
+    """The value of a flag of argparse's, which may be written as 2.0 or 1e3 as well."""
+    for convert in (int, float):
+        with suppress(ValueError):
+            value = convert(text)
+            if value % 1 == 0:
+                return int(value)
+    raise argparse.ArgumentTypeError(f"expected a whole number, got '{clipped(text)}'")
 
 
 def check_text(name: str, text: str) -> None:

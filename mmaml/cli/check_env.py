@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from mmaml.cli.arguments import check_integers
+from mmaml.cli.arguments import check_integers, whole_number
 from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
@@ -46,9 +46,15 @@ def _parse(argv: list[str] | None, prog: str | None) -> argparse.Namespace:
     parser = Parser(prog, description=DESCRIPTION)
     parser.add_argument("env", metavar="ENV", help="package.module:Class, or the name of a family")
     parser.add_argument("--env_kwargs", metavar="JSON", default="{}", help="arguments of the class, as in a config")
-    parser.add_argument("--steps", type=int, metavar="N", default=100, help="that a task is played (default: 100)")
-    parser.add_argument("--tasks", type=int, metavar="N", default=4, help="that are drawn and played (default: 4)")
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="of tasks, episodes and actions (default: 0)")
+    parser.add_argument(
+        "--steps", type=whole_number, metavar="N", default=100, help="that a task is played (default: 100)"
+    )
+    parser.add_argument(
+        "--tasks", type=whole_number, metavar="N", default=4, help="that are drawn and played (default: 4)"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number, metavar="N", default=0, help="of tasks, episodes and actions (default: 0)"
+    )
     parser.add_argument("--verbose", action="store_true", help="add the tracebacks of what the environment raised")
     arguments = parser.parse_args(argv)
     check_integers(arguments, RANGES)

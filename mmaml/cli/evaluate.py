@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from mmaml.cli.arguments import whole_number
 from mmaml.cli.options import adapted, output_argument, parse_run, run_parser
 from mmaml.cli.script import one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER
@@ -37,7 +38,9 @@ SIZES = ("--num_tasks", "--rollouts_per_task", "max_path_length", "--num_adapt_s
 def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """The command line. Raises UsageError."""
     parser = run_parser(prog, DESCRIPTION, EXAMPLES)
-    parser.add_argument("--num_tasks", type=int, default=100, metavar="M", help="held-out tasks (default: 100)")
+    parser.add_argument(
+        "--num_tasks", type=whole_number, default=100, metavar="M", help="held-out tasks (default: 100)"
+    )
     parser.add_argument("--output", metavar="FILE", help="default: evaluation.json in the run's directory")
     arguments = parse_run(parser, argv, {"num_tasks": (1, LARGEST_INTEGER)})
     arguments.output = output_argument(arguments)

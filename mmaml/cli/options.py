@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmaml.cli.arguments import check_integers
+from mmaml.cli.arguments import check_integers, whole_number
 from mmaml.cli.script import Parser
 from mmaml.config.value_types import LARGEST, LARGEST_INTEGER, MOST_STEPS
 from mmaml.errors import UsageError
@@ -68,11 +68,13 @@ def _add_adaptation(parser: argparse.ArgumentParser) -> None:
     """How a trained policy is adapted to held-out tasks: steps, rollouts, step sizes, tasks, seed."""
     parser.add_argument(
         "--num_adapt_steps",
-        type=int,
+        type=whole_number,
         metavar="K",
         help="inner steps, or later episodes of a trial where the policy has a memory (default: as in training)",
     )
-    parser.add_argument("--rollouts_per_task", type=int, metavar="N", help="per collection (default: as in training)")
+    parser.add_argument(
+        "--rollouts_per_task", type=whole_number, metavar="N", help="per collection (default: as in training)"
+    )
     parser.add_argument(
         "--inner_lr",
         type=_rate,
@@ -82,7 +84,7 @@ def _add_adaptation(parser: argparse.ArgumentParser) -> None:
         "training). Where step sizes are learned, only their ratios to the first count",
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="which held-out tasks (default: test)")
-    parser.add_argument("--seed", type=int, help="of tasks and randomness (default: the run's)")
+    parser.add_argument("--seed", type=whole_number, help="of tasks and randomness (default: the run's)")
 
 
 def _rate(text: str) -> float:

@@ -1,19 +1,29 @@
-"""Keys of the configuration on the command line: `--overrides`, as often as one likes, and `--key=value`."""
+"""Keys of the configuration on the command line: `--overrides`, as often as one likes, `--key=value` and `key=value`.
+
+As people type them, and as the launchers of sweeps write them: W&B `--key=value`, with Python's words and quotes, Hydra
+`key=value`, and `key.part=value` for a part of an object.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
+import os
+import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from mmaml.cli.script import MANY
 from mmaml.config.declaration import Key
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
-from mmaml.config.loading import canonical, parse_object
-from mmaml.config.value_types import FLAG, clipped
+from mmaml.config.loading import canonical, check_value, parse_object
+from mmaml.config.value_types import FLAG, OBJECT, clipped
 from mmaml.errors import UsageError
 
-PYTHON_WORDS = {"True": True, "False": False, "None": None}
+# KEY=VALUE or KEY.PART=VALUE, after which Hydra's + says that the key is a new one.
+_ASSIGNMENT = re.compile(r"\+{0,2}([^\W\d]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 BOOLEAN_WORDS = ("true", "false", "True", "False")
 # What a key means whose flag is given without a value, and the values that may follow it as a word of their own: any
 # other word is the next argument.
@@ -36,9 +46,8 @@ def merged(groups: Sequence[Sequence[str]]) -> dict[str, Any]:
 def _layers(words: Sequence[str]) -> list[dict[str, Any]]:
     layers, started = [], ""
     for word in words:
-        name, equals, text = word.partition("=")
-        if not started and equals and name.isidentifier():
-            layers.append(canonical({name: value_of(name, text)}, "overrides"))
+        if not started and (assigned := _ASSIGNMENT.fullmatch(word)):
+            layers.append(canonical({assigned[1]: value_of(assigned[1], assigned[2])}, "overrides"))
             continue
         started = f"{started} {word}" if started else word
         if _is_json(started):
@@ -46,12 +55,9 @@ def _layers(words: Sequence[str]) -> list[dict[str, Any]]:
             started = ""
     if started and not started.lstrip().startswith("{"):
         expected = 'a JSON object {"key": value, …} or KEY=VALUE'
-        raise UsageError("overrides", expected=expected, got=f"'{clipped(started)}'", remedy=_remedy(started))
+        remedy = "" if "=" in started else "put CONFIG before --overrides"
+        raise UsageError("overrides", expected=expected, got=f"'{clipped(started)}'", remedy=remedy)
     return [*layers, parse_object(started, "overrides")] if started else layers
-
-
-def _remedy(text: str) -> str:
-    return "" if "=" in text else "put CONFIG before --overrides"
 
 
 def _is_json(text: str) -> bool:
@@ -63,57 +69,84 @@ def _is_json(text: str) -> bool:
 
 
 def value_of(name: str, text: str) -> Any:
-    """What a value of a key that is given as `text` stands for: JSON, else the text itself."""
-    kind = COMMON_KEYS[name].kind if name in COMMON_KEYS else None
+    """What a value of a key that is given as `text` stands for: JSON, or as Python writes it, else the text itself."""
+    key = _known().get(name)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        value = PYTHON_WORDS.get(text, text)
-    if kind is not None and not kind.accepts(value) and kind.accepts(text):
+        value = _python_value(text)
+    return text if key is not None and not key.kind.accepts(value) and key.kind.accepts(text) else value
+
+
+def _python_value(text: str) -> Any:
+    """True, None, {'a': 1}, (1, 2), .5: what a program that prints its values writes; else the text."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of escapes and the like: the text is none of our code
+            value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
-    return value
+    is_sweep = isinstance(value, tuple) and not text.lstrip().startswith("(")  # 1,2,3, not yet split
+    return text if is_sweep or isinstance(value, complex | bytes | set) or value is ... else value
 
 
-def split_keys(words: Sequence[str], flags: Mapping[str, bool]) -> tuple[list[str], dict[str, str]]:
-    """The command line without the flags that are keys, and these: key -> its value as text, the last of several.
+def split_keys(words: Sequence[str], flags: Mapping[str, int]) -> tuple[list[str], dict[str, str]]:
+    """The command line without the keys that it sets, and these: key -> its value as text, the last of several.
 
-    flags: the command's own, which keep their meaning, abbreviated too; and whether they take a value.
+    flags: the command's own, which keep their meaning, abbreviated too; and how many words follow each. Arguments
+    without a flag come first in what is returned, so that they follow no flag that takes many words.
     """
-    rest: list[str] = []
+    arguments: list[str] = []
+    flagged: list[str] = []
     keys: dict[str, str] = {}
     index = 0
     while index < len(words):
-        word = words[index]
+        word, following = words[index], words[index + 1 : index + 2]
         index += 1
         flag, equals, text = word.partition("=")
-        following = words[index] if index < len(words) else None
         if flag == "--":
-            return [*rest, word, *words[index:]], keys
-        if not flag.startswith("--") or _is_own(flag, bool(equals), following, flags):
-            rest.append(word)
-            continue
-        name = flag.removeprefix("--")
-        if not equals:
-            text, taken = _following(name, following, flags)
-            index += taken
-        keys[name] = text
-    return rest, keys
+            return [*arguments, *flagged, word, *words[index:]], keys
+        if not word.startswith("-"):
+            assigned = None if os.path.lexists(word) else _ASSIGNMENT.fullmatch(word)
+            if assigned is None:
+                arguments.append(word)
+            else:
+                keys[assigned[1]] = assigned[2]
+        elif not word.startswith("--"):
+            flagged.append(word)
+        elif (own := _own(flag, bool(equals), following, flags)) is not None:
+            end = index + (0 if equals else _count(words[index:], flags[own]))
+            flagged += [word, *words[index:end]]
+            index = end
+        else:
+            name = flag.removeprefix("--")
+            if not equals:
+                text, taken = _following(name, following, flags)
+                index += taken
+            keys[name] = text
+    return [*arguments, *flagged], keys
 
 
-def _is_own(flag: str, has_value: bool, following: str | None, flags: Mapping[str, bool]) -> bool:
-    """Whether a word is a flag of the command, not one that sets a key."""
+def _count(words: Sequence[str], wanted: int) -> int:
+    """How many of the words after a flag are its values."""
+    if wanted != MANY:
+        return wanted
+    return next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
+
+
+def _own(flag: str, has_value: bool, following: Sequence[str], flags: Mapping[str, int]) -> str | None:
+    """The flag of the command that a word is, abbreviated or not; None for one that sets a key."""
+    name = flag.removeprefix("--")
     if flag in flags:
-        name = flag.removeprefix("--")
-        takes_value = flags[flag] or name not in COMMON_KEYS
-        return takes_value or not (has_value or following in _words_after(name))
-    return any(own.startswith(flag) for own in flags)
+        sets_key = not flags[flag] and name in COMMON_KEYS and (has_value or {*following} & {*_words_after(name)})
+        return None if sets_key else flag
+    return None if name in _known() else next((own for own in flags if own.startswith(flag)), None)
 
 
-def _following(name: str, following: str | None, flags: Collection[str]) -> tuple[str, int]:
+def _following(name: str, following: Sequence[str], flags: Collection[str]) -> tuple[str, int]:
     """The value of a key whose flag is a word without "=", and how many words it takes. Raises UsageError."""
     words = _words_after(name)
-    if following is not None and (following in words or not (words or following.startswith("--"))):
-        return following, 1
+    if following and (following[0] in words or not (words or following[0].startswith("--"))):
+        return following[0], 1
     if words:
         return (BARE[name][0] if name in BARE else "true"), 0
     check_key(name, _known(), flags)
@@ -130,11 +163,31 @@ def _words_after(name: str) -> Collection[str]:
 
 def check_key(name: str, known: Collection[str], flags: Collection[str]) -> None:
     """Raise UsageError for a flag that is neither one of the command's nor a key. known: the keys."""
-    if name in known or name in ALIASES:
+    whole = name.partition(".")[0]
+    if whole in known or whole in ALIASES:
         return
-    near = difflib.get_close_matches(f"--{name}", [*flags, *(f"--{key}" for key in [*known, *ALIASES])], n=1)
+    near = difflib.get_close_matches(f"--{whole}", [*flags, *(f"--{key}" for key in [*known, *ALIASES])], n=1)
     remedy = f"did you mean '{near[0]}'?" if near else "--help lists the flags, docs/configuration.md the keys"
     raise UsageError(clipped(f"--{name}"), "is no flag, and no key of the configuration", remedy)
+
+
+def with_parts(values: Mapping[str, Any], before: Mapping[str, Any], known: Mapping[str, Key]) -> dict[str, Any]:
+    """`values` with those of "key.part" put into the object that is the value of `key`.
+
+    before: where `values` has none, the keys and values that they are laid over. known: the keys. Raises ConfigError.
+    """
+    whole = {name: value for name, value in values.items() if "." not in name}
+    for name in (name for name in values if "." in name):
+        key, *path, last = name.split(".")
+        if key not in known or known[key].kind is not OBJECT:
+            check_value(name, None, keys=known)
+        whole.setdefault(key, before.get(key, known[key].default))
+        check_value(key, whole[key], keys=known)
+        whole[key] = inner = {**whole[key]}
+        for part in path:
+            inner[part] = inner = {**inner[part]} if isinstance(inner.get(part), dict) else {}
+        inner[last] = values[name]
+    return whole
 
 
 def _known() -> dict[str, Key]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmaml.cli.arguments import check_integers, check_text
+from mmaml.cli.arguments import check_integers, check_text, whole_number
 from mmaml.cli.options import add_output_folder, labelled, output_folder
 from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.value_types import LARGEST, LARGEST_INTEGER
@@ -56,12 +56,14 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
         metavar="LABEL=RETURN",
         help="a horizontal line; may be repeated",
     )
-    parser.add_argument("--smooth", type=int, default=1, metavar="N", help="moving average over N iterations")
+    parser.add_argument("--smooth", type=whole_number, default=1, metavar="N", help="moving average over N iterations")
     parser.add_argument("--limits", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of returns shown")
     parser.add_argument("--title", help="of the learning curves (default: the environment)")
     add_output_folder(parser)
     parser.add_argument("--no_trajectories", action="store_true", help="learning curves only")
-    parser.add_argument("--rollouts_per_task", type=int, default=20, metavar="N", help="trajectories drawn in a panel")
+    parser.add_argument(
+        "--rollouts_per_task", type=whole_number, default=20, metavar="N", help="trajectories drawn in a panel"
+    )
     arguments = parser.parse_args(argv)
     check_integers(arguments, {"smooth": (1, LARGEST_INTEGER), "rollouts_per_task": (1, MAX_ROLLOUTS)})
     if arguments.env_steps_per_iteration is not None and not 0 < arguments.env_steps_per_iteration <= LARGEST:

@@ -16,6 +16,8 @@ from mmaml.extras import not_installed
 from mmaml.launcher.protocol import is_first_rank
 from mmaml.process_settings import prepare_process
 
+MANY = -1  # words that follow a flag: all up to the next one
+
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser that raises UsageError where argparse prints its usage and exits; texts keep their lines."""
@@ -30,11 +32,14 @@ class Parser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             self.error(error.message, error.argument_name)
 
-    def flags(self) -> dict[str, bool]:
-        """The flags that begin with "--", and whether they take a value."""
-        actions = [action for action in self._actions if action.option_strings]
+    def flags(self) -> dict[str, int]:
+        """The flags that begin with "--", and how many words follow each, `MANY` for all up to the next flag."""
+        words: dict[int | str | None, int] = {0: 0, None: 1}
         return {
-            name: action.nargs != 0 for action in actions for name in action.option_strings if name.startswith("--")
+            name: words.get(action.nargs, MANY)
+            for action in self._actions
+            for name in action.option_strings
+            if name.startswith("--")
         }
 
     def error(self, message: str, argument: str | None = None) -> NoReturn:

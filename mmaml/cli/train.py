@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import Any
 
 from mmaml.cli.options import one_of_two
-from mmaml.cli.overrides import check_key, merged, split_keys, value_of
+from mmaml.cli.overrides import check_key, merged, split_keys, value_of, with_parts
 from mmaml.cli.script import Parser, one_line_errors, restart_words
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.declaration_file import declaration_of
@@ -185,7 +185,8 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
         nargs="+",  # several words if the shell has split the object at its spaces
         action="append",
         default=[],
-        help="a JSON object or KEY=VALUE …, which win over CONFIG; of several the later; --KEY=VALUE sets any key too",
+        help="a JSON object or KEY=VALUE …, which win over CONFIG; of several the later. Without this flag KEY=VALUE "
+        "and --KEY=VALUE set any key too",
     )
     add("--te_save_path", metavar="FILE", help="file for task embeddings (.npz), written at the end")
     add("--log_grad_norm", action="store_true", help="log the norm of the meta-gradient")
@@ -225,8 +226,8 @@ def keys_in_brief() -> str:
         own = declaration_of(algorithm)
         names[f'"{algorithm}"'] = [name for name in own.keys if not own.is_idle(name)]
     lines = [
-        "keys of CONFIG and of --overrides, explained in docs/configuration.md; those of an algorithm alone, which",
-        "`mmaml algorithms NAME` explains, follow its name:",
+        "keys of CONFIG, --overrides and --KEY=VALUE, explained in docs/configuration.md; those of an algorithm alone,",
+        "which `mmaml algorithms NAME` explains, follow its name:",
     ]
     for title, keys in names.items():
         if keys:
@@ -279,9 +280,10 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
         overrides |= automatic
         values = {"algorithm": algorithm} | (values if options.config_file is not None else {})
     before = {} if original is None else original.to_dict()
-    named = ({"algorithm": algorithm} | before | values | overrides)["algorithm"]
+    known = known_keys(({"algorithm": algorithm} | before | values | overrides)["algorithm"])
     for key in options.keys:
-        check_key(key, known_keys(named), options.flags)
+        check_key(key, known, options.flags)
+    overrides = with_parts(overrides, before | values, known)
     given: dict[str, str] = {}
     for name, flag in script.flags.items():
         value = getattr(options, name.lstrip("-").replace("-", "_"))

@@ -6,6 +6,7 @@ import argparse
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from mmaml.cli.arguments import whole_number
 from mmaml.cli.options import adapted, add_output_folder, output_folder, parse_run, run_parser
 from mmaml.cli.script import one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER
@@ -43,9 +44,11 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
         help="of MuJoCo bodies: MuJoCo's own, which needs EGL or OSMesa, or a drawing, which needs neither (default: "
         "MuJoCo's where it works)",
     )  # fmt: skip
-    parser.add_argument("--width", type=int, default=240, metavar="PIXELS", help="of a panel (default: 240)")
-    parser.add_argument("--every", type=int, metavar="N", help="time steps per frame (default: for about 100 frames)")
-    parser.add_argument("--fps", type=int, default=20, metavar="N", help="frames per second (default: 20)")
+    parser.add_argument("--width", type=whole_number, default=240, metavar="PIXELS", help="of a panel (default: 240)")
+    parser.add_argument(
+        "--every", type=whole_number, metavar="N", help="time steps per frame (default: for about 100 frames)"
+    )
+    parser.add_argument("--fps", type=whole_number, default=20, metavar="N", help="frames per second (default: 20)")
     add_output_folder(parser)
     arguments = parse_run(parser, argv, RANGES)
     arguments.output = output_folder(arguments)

@@ -18,15 +18,16 @@ import sys
 # python -I leaves out the folder that holds the package. It comes last, for it may hold other packages too.
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from mmaml.launcher import job
+from mmaml.launcher import job, machine
 from mmaml.launcher.messages import CONTINUE, copy_filtered, say
 from mmaml.launcher.protocol import FOLDER_VARIABLE
 from mmaml.launcher.supervisor import TAKEN, Supervisor
 from mmaml.process_settings import THREADS
 
-SEGMENT_BYTES = 16 << 20  # Open MPI's default of btl_sm_segment_size, per rank
 FAULT_TOLERANCE = "--with-ft"
 REMOTE_SHELL = "plm_ssh_agent"
+HOST_OPTIONS = ("--host", "-H", "--hostfile", "-hostfile", "--machinefile", "-machinefile", "--default-hostfile")
+NOT_STARTED = 255  # Open MPI's exit code where it could start nothing on other machines
 
 PARAMETERS = {
     # Probing UCX and libfabric takes a second at every start; messages are few and small.
@@ -58,6 +59,10 @@ def main(mpirun: str, arguments: list[str]) -> None:
     """Run Open MPI's mpirun, supervised and with its messages filtered, and exit as the run did."""
     arguments = fault_tolerant(arguments)
     ulfm = FAULT_TOLERANCE in arguments
+    if problem := machine.network_problem() or room_problem(arguments):
+        say(f"error: {problem}")
+        sys.exit(2)
+    elsewhere = stay_here(arguments)
     folder, lock = make_folder()
     set_environment(arguments, folder)
     arguments = [*for_other_machines(arguments), *arguments]
@@ -93,6 +98,8 @@ def main(mpirun: str, arguments: list[str]) -> None:
         job.remove(folder)
         say(f"error: the supervisor of mpirun was killed, and the run with it; {CONTINUE}")
         status = 128 - status
+    if status == NOT_STARTED and elsewhere:
+        say(f"advice: {elsewhere}; for ranks on this machine alone, unset SLURM_JOBID")
     os.close(lock)
     sys.exit(status)
 
@@ -125,7 +132,9 @@ def set_environment(arguments: list[str], folder: str) -> None:
     for launcher in ("OMPI", "PRTE"):
         os.environ.setdefault(f"{launcher}_ALLOW_RUN_AS_ROOT", "1")
         os.environ.setdefault(f"{launcher}_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-    if not shared_memory_suffices(rank_count(arguments)):
+    if not os.environ.get("HOME"):  # without which Open MPI does not start
+        os.environ["HOME"] = machine.home(otherwise=folder)
+    if not machine.has_room(job.SHARED_MEMORY, rank_count(arguments, os.cpu_count() or 1)):
         os.environ.setdefault(job.BACKING_VARIABLE, job.temporary())
     if not any("tmpdir_base" in word for word in (*os.environ, *arguments)):
         os.environ[SESSION_FOLDER] = folder
@@ -161,21 +170,37 @@ def reach_through_relay(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def rank_count(arguments: list[str]) -> int:
-    """How many ranks will share a machine at most: what -n asks for, by default one per core."""
+def rank_count(arguments: list[str], default: int) -> int:
+    """How many ranks will share a machine at most: what -n asks for, else `default`."""
     for option, value in zip(arguments, arguments[1:], strict=False):
         if option in ("-n", "-np", "--n", "--np", "-c") and value.isdecimal():
             return int(value)
-    return os.cpu_count() or 1
+    return default
 
 
-def shared_memory_suffices(ranks: int) -> bool:
-    """Whether the ranks' message buffers fit into shared memory, of which containers often have 64 MB."""
-    try:
-        room = os.statvfs(job.SHARED_MEMORY)
-    except OSError:
-        return False
-    return os.access(job.SHARED_MEMORY, os.W_OK) and room.f_bavail * room.f_frsize >= ranks * SEGMENT_BYTES
+def room_problem(arguments: list[str]) -> str:
+    """What is to be said where no folder of this machine has room for the ranks' message buffers, else "".
+
+    Where the user has set a folder for them, or some of the ranks may be on other machines, nobody knows here.
+    """
+    given = any(name in os.environ for name in (job.BACKING_VARIABLE, "OMPI_MCA_btl", machine.NODE_LIST))
+    return "" if given or {*HOST_OPTIONS} & {*arguments} else machine.room_problem(rank_count(arguments, 1))
+
+
+def stay_here(arguments: list[str]) -> str:
+    """Have the ranks start on this machine where the variables of a Slurm job name others that cannot be reached.
+
+    Returns, for a run that does not start, that they name others, "" where they do not.
+    """
+    if {*HOST_OPTIONS} & {*arguments} or not (nodes := machine.foreign_nodes()):
+        return ""
+    named = ", ".join(nodes[:3]) + (", …" if len(nodes) > 3 else "")
+    text = f"{machine.NODE_LIST} names {named}, which is not this machine, {os.uname().nodename}"
+    if not machine.reaches_any(nodes):
+        for part in ("ras", "plm"):  # which find a job's machines, and start daemons on them
+            os.environ.setdefault(f"PRTE_MCA_{part}", "^slurm")
+        say(f"notice: {text}, and cannot be reached: the ranks start here; unset SLURM_JOBID to be spared this")
+    return text
 
 
 def relay(signals: list[signal.Signals], supervisor: int) -> None:

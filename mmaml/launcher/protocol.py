@@ -13,9 +13,13 @@ from collections.abc import Iterable
 # Where a rank finds the job's folder.
 FOLDER_VARIABLE = "MMAML_LAUNCHER"
 
+# A job of one task is how a machine is asked for: nothing has been launched.
+SLURM_SIZE = "SLURM_NTASKS"
 # Where launchers say how many processes they started: Open MPI's mpirun, MPICH's and its kin, Slurm's srun.
 # The first one set is that of the innermost launcher: our mpirun inside a Slurm job, not the reverse.
-SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
+SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", SLURM_SIZE)
+# Where a launcher says how its processes meet, by PMIx: Open MPI's mpirun, srun --mpi=pmix. Versions are appended.
+MEETING_VARIABLE = "PMIX_SERVER_URI"
 # Where they say which rank a process is: Open MPI 5, its predecessors, MPICH, Slurm.
 RANK_VARIABLES = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
@@ -42,8 +46,13 @@ def announced_ranks() -> int | None:
     for variable in SIZE_VARIABLES:
         size = os.environ.get(variable, "")
         if size.isdecimal():
-            return int(size)
+            return None if variable == SLURM_SIZE and int(size) <= 1 else int(size)
     return None
+
+
+def meets_others() -> bool:
+    """Whether Open MPI's processes can find each other here; each would make a job of its own where they cannot."""
+    return any(name.startswith(MEETING_VARIABLE) for name in os.environ)
 
 
 def is_first_rank() -> bool:

@@ -13,18 +13,14 @@ import mpi4py
 import numpy as np
 
 from mmaml.fault_points import reached
-from mmaml.launcher.protocol import ENDED, STARTED, STARTING, announced_ranks, report
+from mmaml.launcher.protocol import ENDED, STARTED, STARTING, announced_ranks, meets_others, report
 from mmaml.parallel.process import Process
 
 report(STARTING)
 
-# A process that no launcher started is alone. MPI would leave it a folder and shared memory, which it never removes.
-mpi4py.rc.initialize = announced_ranks() is not None
+mpi4py.rc.initialize = False  # `join` does it, where there is somebody to join
 mpi4py.rc.finalize = False  # `_finalize` does it, unless it would wait for ever
 from mpi4py import MPI  # noqa: E402
-
-if MPI.Is_initialized() and MPI.COMM_WORLD.Get_rank() == 0:
-    report(STARTED)
 
 # Seconds between two looks at a message that has not come: a rank that waits leaves its core to those that work.
 PAUSE = 5e-5
@@ -49,6 +45,19 @@ class RankLost(Exception):
         super().__init__(reason)
         self.waited = waited
         RankLost.ever = True
+
+
+def join() -> None:
+    """Start MPI, and with it meet the other ranks, where a launcher has started some that it lets meet.
+
+    Alone, Open MPI would make a folder and shared memory, which it never removes.
+    """
+    is_open_mpi = MPI.Get_library_version().startswith("Open MPI")
+    if MPI.Is_initialized() or announced_ranks() is None or (is_open_mpi and not meets_others()):
+        return
+    MPI.Init_thread()
+    if MPI.COMM_WORLD.Get_rank() == 0:
+        report(STARTED)
 
 
 @atexit.register

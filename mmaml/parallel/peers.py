@@ -45,13 +45,15 @@ class Roster:
     """The other ranks, as the master sees them; a rank that is lost is no longer among `ranks`.
 
     size: how many there were, the master with them. rank_timeout: seconds without an answer after which a rank is lost.
-    warn: takes a line for each loss. seconds_lost: that losses have cost. owing: ranks that owe an answer.
+    warn: takes a line for each loss. machines: on how many all are, once they have met. seconds_lost: that losses have
+    cost. owing: ranks that owe an answer.
     """
 
     def __init__(self, comm: MPI.Comm, size: int, warn: Callable[[str], None]) -> None:
         self.size = size
         self.rank_timeout = FIRST_TIMEOUT
         self._warn = warn
+        self.machines = 1
         self.seconds_lost = 0.0
         self.owing: set[int] = set()
         self._links = {rank: Link(comm, rank) for rank in range(1, size)}
@@ -71,6 +73,7 @@ class Roster:
             self._links[rank].process = process
             processes.append(process)
         self.report_losses()
+        self.machines = len({process.machine for process in processes})
         capabilities = {str(process.capability) for process in processes}
         if len(capabilities) > 1:
             self._warn(

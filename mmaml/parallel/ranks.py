@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, TasksFailed, UsageError
 from mmaml.launcher.protocol import ENDED, LOST, REMEDY, report
-from mmaml.parallel.link import MPI, Link, RankLost, Timeout, all_lost
+from mmaml.parallel.link import MPI, Link, RankLost, Timeout, all_lost, join
 from mmaml.parallel.peers import FIRST_TIMEOUT, Listener, Roster, to_stderr
 from mmaml.parallel.process import Process
 from mmaml.parallel.requests import (
@@ -52,6 +52,8 @@ SECONDS_TO_RELEASE = 30.0
 def connect(parallel: bool = True) -> Ranks:
     """Join the ranks that the launcher started; alone if `parallel` is false or nothing launched us."""
     torch.set_num_threads(1)
+    if parallel:
+        join()
     return Ranks(MPI.COMM_WORLD if parallel and MPI.Is_initialized() else MPI.COMM_NULL)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from mmaml.config.keys import Config
 
+from mmaml.parallel.placement import ALONE, Placement
 from mmaml.storage.progress_file import Row
 from mmaml.written_paths import as_written
 
@@ -24,8 +25,11 @@ _STEP = re.compile(r"Step_(\d+)-AverageReturn")
 class Display:
     """One plain line for each iteration, for output that goes to a file or a pipe."""
 
-    def __init__(self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO) -> None:
+    def __init__(
+        self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO, placement: Placement
+    ) -> None:
         self.stream = stream
+        self.placement = placement
         self.title = f"{config.algorithm} on {config.env} → {as_written(dump_path)}"
         self.iterations: int = config.n_itr
         self.done = first_iteration
@@ -33,7 +37,7 @@ class Display:
         self.start()
 
     def start(self) -> None:
-        self.emit(self.title + "\n")
+        self.emit(f"{self.title} · {self.placement}\n")
 
     def show(self, row: Row) -> None:
         self.done = int(row["Itr"]) + 1
@@ -79,13 +83,15 @@ class Display:
 class LiveDisplay(Display):
     """A few lines on a terminal, redrawn after every iteration."""
 
-    def __init__(self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO) -> None:
+    def __init__(
+        self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO, placement: Placement
+    ) -> None:
         codes = ("", "", "", "") if os.environ.get("NO_COLOR") else ("\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[0m")
         self._bold, self._dim, self._green, self._plain = codes
         self._lines: list[str] = []
         self._history: list[float] = []
         self._held_out = ""
-        super().__init__(config, dump_path, first_iteration, stream)
+        super().__init__(config, dump_path, first_iteration, stream, placement)
 
     def start(self) -> None:
         waiting = f"{self._dim}first iteration …{self._plain}"
@@ -111,7 +117,7 @@ class LiveDisplay(Display):
         )
 
     def _heading(self) -> str:
-        return f"{self._bold}{self.title}{self._plain}"
+        return f"{self._bold}{self.title}{self._plain} {self._dim}· {self.placement}{self._plain}"
 
     def _bar(self) -> str:
         share = self.done / self.iterations
@@ -135,10 +141,12 @@ class LiveDisplay(Display):
         self._lines = lines
 
 
-def make_display(config: Config, dump_path: Path, first_iteration: int, stream: TextIO) -> Display:
+def make_display(
+    config: Config, dump_path: Path, first_iteration: int, stream: TextIO, placement: Placement = ALONE
+) -> Display:
     """A live display if `stream` is a terminal, else plain lines."""
     kind = LiveDisplay if _is_terminal(stream) else Display
-    return kind(config, dump_path, first_iteration, stream)
+    return kind(config, dump_path, first_iteration, stream, placement)
 
 
 def _is_terminal(stream: TextIO) -> bool:

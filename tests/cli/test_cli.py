@@ -188,9 +188,25 @@ def test_the_innermost_launcher_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_launcher_is_started_inside_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "execv", lambda *command: pytest.fail("started mpirun inside a launcher"))
-    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
     alone("--dump_path", "run", "--overrides", SMALL_JSON)
     assert len(progress("run")) == 2
+
+
+def test_a_job_of_one_task_is_no_launcher(started: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is how one machine is asked for, with all its cores."""
+    monkeypatch.setattr(launch, "physical_cores", lambda: 6)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "32")
+    assert protocol.announced_ranks() is None
+    assert started("--config_file", str(CONFIG))[1] == "6"
+    assert started("--config_file", str(CONFIG), "--ranks", "2")[1] == "2"
+    for count, announced in (("0", None), ("x", None), ("", None), ("2", 2)):
+        monkeypatch.setenv("SLURM_NTASKS", count)
+        assert protocol.announced_ranks() == announced
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")  # within mpirun, in a job of two tasks
+    assert protocol.announced_ranks() == 1
 
 
 # How ranks are started.

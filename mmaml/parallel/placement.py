@@ -1,0 +1,32 @@
+"""Where a run computes: for its first line, and for what it records."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Placement(NamedTuple):
+    """How many ranks a run started with, on how many machines, and where its meta-gradient is computed.
+
+    meta_gradient: "ranks", or "master"; device: the master's, "cpu" or "cuda…".
+    """
+
+    ranks: int = 1
+    machines: int = 1
+    meta_gradient: str = "ranks"
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        where = "the ranks" if self.meta_gradient == "ranks" else f"the master ({self.device})"
+        return f"{_count(self.ranks, 'rank')} on {_count(self.machines, 'machine')} · meta-gradient on {where}"
+
+    def record(self) -> dict[str, Any]:
+        """As it is written into a run's folder."""
+        return self._asdict()
+
+
+ALONE = Placement()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
