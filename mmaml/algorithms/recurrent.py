@@ -107,8 +107,12 @@ class RecurrentPPO(Algorithm):
 
     def actor(self, state: Params) -> Actor:
         def act(step: Step, carried: Any) -> tuple[Distribution, Any]:
-            features, carried = self.step(state, self.inputs(step), carried)
-            return self.heads.acting(state, features), carried
+            x = self.inputs(step)
+            if x.shape[1] > 1:
+                features, carried = self.step(state, x, carried)
+                return self.heads.acting(state, features), carried
+            features, carried = self.step(state, twice(x), twice(carried))
+            return first_lane(self.heads.acting(state, features)), first_lane(carried)
 
         return act
 
@@ -116,8 +120,9 @@ class RecurrentPPO(Algorithm):
 
     def outputs(self, params: Params, data: Rollouts) -> tuple[Distribution, Tensor]:
         """π and V at every step of the trials: over [M, N·T, A], and [M, N·T]."""
-        x = self.inputs(data.steps()).permute(2, 0, 1, 3).contiguous()
-        return self.heads.of_steps(params, self.unroll(params, x))
+        x = self.inputs(data.steps())
+        features = self.unroll(params, twice(x).permute(2, 0, 1, 3).contiguous())
+        return self.heads.of_steps(params, features, x.shape[1])
 
     def values(self, state: Params, rollouts: Rollouts) -> Tensor:
         """V of every step, and 0 after the trial, [M, N, T+1]."""
@@ -145,8 +150,8 @@ class RecurrentPPO(Algorithm):
         self,
         meta: Params,
         data: Rollouts,
-        mean: float,
-        std: float,
+        mean: float = 0.0,
+        std: float = 1.0,
         clip: bool = False,
         clip_eps: float = 0.0,
         kl_coefficients: Sequence[float] = (),
@@ -209,3 +214,21 @@ class RecurrentPPO(Algorithm):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.meta_update.load_state_dict(state)
+
+
+def twice(memory: Any) -> Any:
+    """A lone lane as two that are alike, of tensors [M, 1, …], in tuples or not; more lanes, and None, as they are.
+
+    The bits of a product with a lone row depend on where in memory it lies.
+    """
+    if isinstance(memory, tuple):
+        return tuple(map(twice, memory))
+    return torch.cat([memory, memory], 1) if memory is not None and memory.shape[1] == 1 else memory
+
+
+def first_lane(memory: Any) -> Any:
+    """The first of several lanes: the reverse of `twice`; of a distribution too, which is a tuple."""
+    if isinstance(memory, tuple):
+        parts = map(first_lane, memory)
+        return type(memory)(*parts) if hasattr(memory, "_fields") else tuple(parts)
+    return None if memory is None else memory[:, :1]

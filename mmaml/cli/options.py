@@ -99,6 +99,8 @@ def _rate(text: str) -> float:
 
 def adapted(config: Config, arguments: argparse.Namespace) -> tuple[Config, int]:
     """A run's configuration with what the flags of `run_parser` change; how many inner steps, or later episodes."""
+    if arguments.inner_lr is not None and config.declaration.is_idle("inner_lr"):
+        raise UsageError("--inner_lr", f'has no effect on a run of algorithm "{config.algorithm}"', "leave it out")
     steps = config.stages - 1 if arguments.num_adapt_steps is None else arguments.num_adapt_steps
     config = config.replace(
         seed=config.seed if arguments.seed is None else arguments.seed,

@@ -44,13 +44,14 @@ class LinearHeads:
         with torch.no_grad():
             return self._distribution(params, affine(features, params["policy.weight"], params["policy.bias"]))
 
-    def of_steps(self, params: Params, features: Tensor) -> tuple[Distribution, Tensor]:
-        """The policy after each step, over [M, N·T, A], and V [M, N·T], from features [T, M, N, C].
+    def of_steps(self, params: Params, features: Tensor, lanes: int) -> tuple[Distribution, Tensor]:
+        """The policy after each step, over [M, N·T, A], and V [M, N·T], from features [T, M, N or more, C].
 
-        The policy is to the bit that of `acting`. Differentiable once, in the parameters and the features.
+        The policy is to the bit that of `acting` in as many lanes; of these, the first N = `lanes` count.
+        Differentiable once, in the parameters and the features.
         """
-        outputs = affine_by_step(features, params["policy.weight"], params["policy.bias"])
-        of_task = features.permute(1, 2, 0, 3).flatten(1, 2)
+        outputs = affine_by_step(features, params["policy.weight"], params["policy.bias"])[:, :, :lanes]
+        of_task = features[:, :, :lanes].permute(1, 2, 0, 3).flatten(1, 2)
         bias = broadcast_rows(params["value.bias"], of_task.shape[1])
         values = affine(of_task, params["value.weight"], bias).squeeze(-1)
         return self._distribution(params, outputs.permute(1, 2, 0, 3).flatten(1, 2)), values

@@ -23,16 +23,18 @@ OTHER: dict[str, Any] = {
 }
 
 
-def advantages(algorithm: str, **overrides: Any) -> torch.Tensor:
-    """Of the first collection, in which every algorithm acts the same whatever the advantages are."""
-    worker, _, _ = sampled(small_config(algorithm, **SETTINGS.get(algorithm, {}) | overrides))
+def learned(algorithm: str, **overrides: Any) -> torch.Tensor:
+    """Advantages of the first collection, in which an algorithm acts the same whatever they are; and the update."""
+    worker, parameters, _ = sampled(small_config(algorithm, **SETTINGS.get(algorithm, {}) | overrides))
     assert worker.block is not None
-    return worker.block.rollouts[0].advantages
+    advantages = worker.block.rollouts[0].advantages
+    updated, _ = worker.algorithm.update(parameters, worker.block.evaluate(), 0)
+    return torch.cat([advantages.flatten(), updated])
 
 
 @pytest.mark.parametrize("algorithm", [*ALGORITHMS, RECURRENT])
 def test_a_key_of_advantages_has_no_effect_only_where_that_is_declared(algorithm: str) -> None:
     assert OTHER.keys() == {name for name, key in COMMON_KEYS.items() if key.group == "Advantages"}
-    usual, declaration = advantages(algorithm), small_config(algorithm, **SETTINGS.get(algorithm, {})).declaration
-    without_effect = {name for name in OTHER if torch.equal(advantages(algorithm, **{name: OTHER[name]}), usual)}
+    usual, declaration = learned(algorithm), small_config(algorithm, **SETTINGS.get(algorithm, {})).declaration
+    without_effect = {name for name in OTHER if torch.equal(learned(algorithm, **{name: OTHER[name]}), usual)}
     assert without_effect == {name for name in OTHER if declaration.is_idle(name)}

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import mmaml
-from mmaml.config.algorithms import ALGORITHMS
 from tests.helpers.policies import episode, trained
-from tests.helpers.support import run, small_config
+from tests.helpers.support import STEPPING, run, small_config
 
 # Run where this package is not to be found. Their arguments: the exported file, inputs and the outputs they write.
 TORCHSCRIPT = """
@@ -71,7 +70,7 @@ class Given:
 
 
 @pytest.mark.parametrize("env", ["MetaPointEnvMomentumModes", "CartPoleMassEnv"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", STEPPING)
 def test_the_module_acts_as_the_policy(tmp_path: Path, algorithm: str, env: str) -> None:
     """Also drawn actions; with maesn, whose episodes draw a latent, at the latent's mean."""
     policy = adapted(tmp_path, algorithm, env)

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import mmaml
-from mmaml.config.algorithms import ALGORITHMS
 from mmaml.storage import checkpoint
 from tests.helpers.policies import (
     episode,
     saved_state,
     trained,
 )
+from tests.helpers.support import STEPPING
 
 ROOT = Path(__file__).parents[2]
 OLD_RUNS = ROOT / "tests" / "data" / "runs_of_0.1.0"
@@ -106,7 +106,7 @@ def test_step_sizes_may_be_changed(tmp_path: Path) -> None:
 # Saved policies.
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", STEPPING)
 def test_an_adapted_policy_is_saved_and_goes_on(tmp_path: Path, algorithm: str) -> None:
     """What is loaded acts as what was saved, and adapts further as it."""
     policy = mmaml.load(trained(tmp_path, algorithm), seed=0)

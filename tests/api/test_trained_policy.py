@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import mmaml
-from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.loading import build_config
 from mmaml.envs.registry import make_family
 from mmaml.seeding import integer
@@ -28,12 +27,13 @@ from tests.helpers.policies import (
     saved_state,
     trained,
 )
+from tests.helpers.support import STEPPING
 
 PROBES = "tests.helpers.probes:"
 
 
 @pytest.mark.parametrize("env", ["MetaPointEnvMomentumModes", "CartPoleMassEnv"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", STEPPING)
 def test_a_users_loop_adapts_as_the_worker_does(tmp_path: Path, algorithm: str, env: str) -> None:
     """The same rollouts, the same adapted parameters, to the bit, after every inner step, of each task."""
     path = trained(tmp_path, algorithm, env=env)
@@ -60,7 +60,7 @@ def test_a_users_loop_adapts_as_the_worker_does(tmp_path: Path, algorithm: str, 
 UNEVEN = {"env": PROBES + "RandomLengths", "max_path_length": 12, "collect": "episodes"}
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", STEPPING)
 def test_episodes_of_uneven_length_one_after_the_other(tmp_path: Path, algorithm: str) -> None:
     """Each is a rollout of its own: what is learned of them is what the worker learns of such lanes."""
     path = trained(tmp_path, algorithm, **UNEVEN)

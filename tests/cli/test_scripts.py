@@ -16,7 +16,7 @@ from mmaml.cli import train
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.launcher import protocol
 from mmaml.storage import checkpoint
-from tests.helpers.support import progress, run, small_config
+from tests.helpers.support import REMEMBERING, progress, run, small_config
 
 SCRIPTS = Path(__file__).parents[2] / "run_scripts"
 Runs = Callable[[str], Path]
@@ -44,16 +44,28 @@ def script(name: str, *arguments: Any) -> None:
 def test_evaluation(algorithm: str, runs: Runs, tmp_path: Path) -> None:
     """With more steps than in training, and other step sizes, on which what precedes the first step does not depend."""
     found = []
-    for number, rates in enumerate(((), ("--inner_lr", 0.1, 1.0))):
+    choices = ((), () if algorithm in REMEMBERING else ("--inner_lr", 0.1, 1.0))
+    for number, rates in enumerate(choices):
         output = tmp_path / f"{number}.json"
         given = ("--restore_path", runs(algorithm), "--num_tasks", 5, "--num_adapt_steps", 4, "--output", output)
         script("evaluate", *given, *rates)
         found.append(json.loads(output.read_text()))
     usual, other = (np.array([task["return"] for task in one["tasks"]]) for one in found)
-    assert [one["algorithm"] for one in found] == [algorithm] * 2 and found[1]["inner_lr"] == [0.1, 1.0]
+    assert [one["algorithm"] for one in found] == [algorithm] * 2
     assert usual.shape == (5, 5) and np.isfinite(usual).all()
     np.testing.assert_array_equal(other[:, :2], usual[:, :2])
-    assert (other[:, -1] != usual[:, -1]).all()
+    if algorithm not in REMEMBERING:
+        assert found[1]["inner_lr"] == [0.1, 1.0] and (other[:, -1] != usual[:, -1]).all()
+
+
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_step_sizes_for_an_algorithm_without_steps_are_refused(
+    algorithm: str, runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"]
+    assert main(["--restore_path", str(runs(algorithm)), "--inner_lr", "0.1"]) == 2
+    expected = f'--inner_lr: has no effect on a run of algorithm "{algorithm}"; leave it out'
+    assert capsys.readouterr().err.strip() == f"error: {expected}"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmaml.config.algorithms import ALGORITHMS
+from mmaml.config.declaration_file import declaration_of
 from mmaml.config.keys import Config
 from mmaml.config.loading import load_config
 from mmaml.errors import Failure
@@ -38,6 +40,10 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "maesn": {"num_train_tasks": 6},
     "tesp": {"num_inner_grad_steps": 2},
 }
+
+# By how they adapt: those that take inner steps, and those that remember.
+STEPPING = [name for name in ALGORITHMS if declaration_of(name).credit == "episode"]
+REMEMBERING = [name for name in ALGORITHMS if declaration_of(name).credit == "trial"]
 
 TASKS = 5  # of `new_worker`
 

@@ -11,15 +11,13 @@ from mmaml.config.loading import load_config
 from mmaml.storage import checkpoint
 from tests.helpers import faults
 from tests.helpers.recurrent_bandit import MODULE
-from tests.helpers.support import SMALL, assert_same_states
+from tests.helpers.support import REMEMBERING, SMALL, assert_same_states
 from tests.helpers.support import run as train_here
 
 pytestmark = pytest.mark.ranks
 
 # Tasks in blocks of unequal length; all that outlives an iteration: two optimisers, the buffer, running statistics.
 VALUES: dict[str, Any] = SMALL | {
-    "algorithm": f"{MODULE}:RecurrentBandit",
-    "env": f"{MODULE}:WaitingBandit",
     "meta_batch_size": 5,
     "rollouts_per_meta_task": 4,
     "max_path_length": 2,
@@ -33,15 +31,19 @@ VALUES: dict[str, Any] = SMALL | {
     "max_grad_norm": 0.5,
     "parallel": True,
 }
+RUNS: dict[str, dict[str, Any]] = {
+    "proof": {"algorithm": f"{MODULE}:RecurrentBandit", "env": f"{MODULE}:WaitingBandit"},
+    **{name: {"algorithm": name, "env": "tests.helpers.probes:RandomLengths"} for name in REMEMBERING},
+}
 LOST = {1: [faults.fault("SIGKILL", "evaluation", 3)], 2: [faults.fault("crash", "time step", 20)]}
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The directory of a run in one process."""
-    path = str(tmp_path_factory.mktemp("alone") / "run")
-    train_here(load_config(None, VALUES | {"dump_path": path, "parallel": False}))
-    return path
+@pytest.fixture(scope="module", params=RUNS)
+def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """The configuration, and the directory of a run in one process."""
+    path, values = str(tmp_path_factory.mktemp("alone") / "run"), VALUES | RUNS[request.param]
+    train_here(load_config(None, values | {"dump_path": path, "parallel": False}))
+    return values, path
 
 
 @pytest.mark.parametrize(
@@ -49,11 +51,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
     [(2, {}, {}), (3, {}, {}), (3, {"master_samples": False}, {}), (3, {"meta_gradient": "master"}, {}), (4, {}, LOST)],
 )
 def test_a_run_has_the_same_bits_on_any_number_of_ranks(
-    ranks: int, options: dict[str, Any], lost: dict[int, list[faults.Fault]], alone: str, tmp_path: Path
+    ranks: int,
+    options: dict[str, Any],
+    lost: dict[int, list[faults.Fault]],
+    alone: tuple[dict[str, Any], str],
+    tmp_path: Path,
 ) -> None:
-    path = str(tmp_path / "run")
-    ended = faults.run(VALUES | options | {"dump_path": path}, ranks, faults=lost)
+    (values, directory), path = alone, str(tmp_path / "run")
+    ended = faults.run(values | options | {"dump_path": path}, ranks, faults=lost)
     assert ended.returncode == 0, ended.stderr
     assert len(faults.messages(path)) == len(lost)
-    assert faults.result(path)[1] == faults.result(alone)[1]
-    assert_same_states(checkpoint.load(path), checkpoint.load(alone))
+    assert faults.result(path)[1] == faults.result(directory)[1]
+    assert_same_states(checkpoint.load(path), checkpoint.load(directory))

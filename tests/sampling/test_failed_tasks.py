@@ -20,7 +20,7 @@ from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.evaluate import Question
 from mmaml.worker import Worker
 from tests.helpers.probes import DrawsBadly, GoesWrong
-from tests.helpers.support import TASKS, new_worker, small_config
+from tests.helpers.support import REMEMBERING, TASKS, new_worker, small_config
 from tests.helpers.user_environments import Returns
 
 
@@ -81,6 +81,8 @@ def test_a_collection_that_fails_leaves_nothing_but_what_it_was_to_extend(extend
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 @pytest.mark.parametrize("meta_update", ["ppo", "trpo", "vpg"])
 def test_an_update_copes_with_tasks_that_are_missing(algorithm: str, meta_update: str) -> None:
+    if meta_update == "trpo" and algorithm in REMEMBERING:
+        pytest.skip("which is refused")
     worker, parameters, items = new_worker(algorithm, meta_update=meta_update, num_minibatches=4)
     worker.collect(parameters, None, [items[1], items[4]], 0)
     assert worker.block is not None

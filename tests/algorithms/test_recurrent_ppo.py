@@ -1,0 +1,311 @@
+"""PPO over whole trials: what is learned from is what was done, credit over the trial, gradients, padding, learning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmaml import worker as worker_module
+from mmaml.algorithms.recurrent import RecurrentPPO
+from mmaml.config.loading import idle_keys
+from mmaml.errors import ConfigError
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.updates.evaluate import Question
+from mmaml.worker import TaskBlock, Worker
+from tests.helpers.memory_probes import MODULE
+from tests.helpers.support import (
+    REMEMBERING,
+    assert_same_states,
+    held_out_returns,
+    progress,
+    run,
+    sampled,
+    small_config,
+)
+
+PROBES = "tests.helpers.probes:"
+# Of unlike lengths, continuous actions; of one step, discrete actions.
+RAGGED: dict[str, Any] = {"env": PROBES + "RandomLengths", "max_path_length": 6, "episodes_per_trial": 3}
+BANDIT: dict[str, Any] = {"env": f"{MODULE}:Bandit", "max_path_length": 1, "episodes_per_trial": 9}
+FAMILIES = {"ragged": RAGGED, "padded": RAGGED | {"collect": "episodes"}, "bandit": BANDIT}
+OPTIONS = {"clip_eps": 0.2, "clip": True, "mean": 0.1, "std": 0.7}
+SIZES = {"meta_batch_size": 5, "rollouts_per_meta_task": 4}
+# How far what is learned from may be from what was done: the products of SNAIL's attention have other shapes there.
+TOLERANCES = {"rl2": 0.0, "snail": 1e-5}
+
+
+def collected(algorithm: str, **overrides: Any) -> tuple[RecurrentPPO, TaskBlock, torch.Tensor]:
+    """One meta-batch, at parameters that are not those of the start."""
+    config = small_config(algorithm, **SIZES | overrides)
+    worker, parameters, _ = sampled(config)
+    moved = parameters + 0.3 * torch.randn(parameters.shape, generator=torch.Generator().manual_seed(1))
+    worker.collect(moved, None, list(enumerate(worker.sample_tasks(config.meta_batch_size, 0))), 0)
+    assert worker.block is not None and isinstance(worker.algorithm, RecurrentPPO)
+    return worker.algorithm, worker.block, moved
+
+
+def in_double(data: Rollouts) -> Rollouts:
+    fields = {name: value.double() if value.is_floating_point() else value for name, value in data.fields().items()}
+    return Rollouts.from_fields(fields)
+
+
+# What is learned from is what was done.
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 7])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_the_first_ratio_is_one(algorithm: str, family: str, lanes: int) -> None:
+    algo, block, parameters = collected(algorithm, **FAMILIES[family] | {"rollouts_per_meta_task": lanes})
+    (data,) = block.rollouts
+    for tasks in (slice(0, 5), slice(2, 4), slice(4, 5)):
+        part = data.select(tasks)
+        new, _ = algo.outputs(algo.spec.per_task(parameters, part.tasks), part)
+        log_ratio = (new.log_prob(part.flat("actions")) - part.flat("log_probs")).detach()
+        assert float(log_ratio[part.flat("mask") > 0].abs().max()) <= TOLERANCES[algorithm]
+    results = block.answer(Question("meta_loss", parameters, options=OPTIONS | {"clip_eps": 2e-5}))
+    assert not results["clip_fraction"].any()
+    if TOLERANCES[algorithm] == 0:
+        np.testing.assert_allclose(results["outer_kl"], 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_acting_step_by_step_is_unrolling(algorithm: str) -> None:
+    algo, block, parameters = collected(algorithm, **RAGGED)
+    (data,) = block.rollouts
+    meta = algo.spec.per_task(parameters, data.tasks)
+    x = algo.inputs(data.steps()).permute(2, 0, 1, 3)
+    unrolled, carried = algo.unroll(meta, x), None
+    for step, features in zip(x, unrolled, strict=True):
+        found, carried = algo.step(meta, step, carried)
+        assert float((found - features).abs().max().detach()) <= TOLERANCES[algorithm]
+
+
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_lanes_that_began_at_different_times_act_together(algorithm: str) -> None:
+    """As they do in a loop of a user's own, who joins what the lanes carry."""
+    algo, block, parameters = collected(algorithm, **RAGGED)
+    meta = algo.spec.per_task(parameters, 5)
+    x = algo.inputs(block.rollouts[0].steps()).permute(2, 0, 1, 3)
+    alone = algo.unroll(meta, x)
+
+    def joined(one: Any, other: Any) -> Any:
+        if isinstance(one, tuple):
+            return tuple(map(joined, one, other))
+        return None if one is None else torch.cat([one[:, :2], other[:, 2:]], 1)
+
+    ahead = behind = None
+    for step in x[:4]:
+        _, behind = algo.step(meta, step, behind)
+    for step in x[:9]:
+        _, ahead = algo.step(meta, step, ahead)
+    carried = joined(ahead, behind)
+    for t in range(8):
+        found, carried = algo.step(meta, torch.cat([x[9 + t][:, :2], x[4 + t][:, 2:]], 1), carried)
+        expected = torch.cat([alone[9 + t][:, :2], alone[4 + t][:, 2:]], 1)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_a_lane_that_is_longer_than_in_training_acts_as_it_is_learned_from(algorithm: str) -> None:
+    algo, block, parameters = collected(algorithm, **RAGGED)
+    meta = algo.spec.per_task(parameters, 5)
+    x = algo.inputs(block.rollouts[0].steps()).permute(2, 0, 1, 3).repeat(3, 1, 1, 1)
+    unrolled, carried = algo.unroll(meta, x), None
+    for step, features in zip(x, unrolled, strict=True):
+        found, carried = algo.step(meta, step, carried)
+        torch.testing.assert_close(found, features, rtol=1e-4, atol=1e-5)
+
+
+# Credit.
+
+
+def test_the_credit_of_a_lane_of_two_episodes_by_hand() -> None:
+    """Rewards 1, 0 | 2, 4, V = 3 everywhere, γ = 1/2, λ = 1/2: δ = -1/2, -3/2, 1/2, 1, and Â goes on over the end."""
+    algo, block, parameters = collected("rl2", **RAGGED | {"discount": 0.5, "gae_lambda": 0.5})
+    data = block.rollouts[0].select(slice(1)).lanes(slice(1))
+    cut = {name: value[:, :, :4] if value.shape[2:3] == (18,) else value for name, value in data.fields().items()}
+    ends = torch.tensor([[[False, True, False, True]]])
+    rewards = torch.tensor([[[1.0, 0.0, 2.0, 4.0]]])
+    data = Rollouts.from_fields(cut | {"rewards": rewards, "terminated": ends, "mask": torch.ones(1, 1, 4)})
+    named = algo.spec.unflatten(parameters)
+    named["value.weight"], named["value.bias"] = torch.zeros_like(named["value.weight"]), torch.full((1, 1), 3.0)
+    with torch.no_grad():
+        found, targets = algo.advantages(algo.spec.per_task(algo.spec.flatten(named), 1), data, rewards)
+    expected = torch.tensor([[[-0.828125, -1.3125, 0.75, 1.0]]])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(targets, expected + 3)
+
+
+def test_advantages_are_normalised_over_the_meta_batch() -> None:
+    algo, block, parameters = collected("rl2", **FAMILIES["padded"])
+    data = block.rollouts[0]
+    mean, std = algo.normalisation(parameters, block.evaluate())
+    real = data.advantages[data.mask > 0].double()
+    assert mean == pytest.approx(float(real.mean())) and std == pytest.approx(float(real.std(correction=0)))
+    assert float(data.mask.min()) == 0.0
+    algo, block, parameters = collected("rl2", **RAGGED | {"normalize_adv": False})
+    assert algo.normalisation(parameters, block.evaluate()) == (0.0, 1.0)
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize("family", ["padded", "bandit"])
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_the_gradient_agrees_with_finite_differences(algorithm: str, family: str) -> None:
+    sizes = {"cell_size": 3} if algorithm == "rl2" else {"filters": 3, "attention_size": 3}
+    algo, block, parameters = collected(algorithm, **FAMILIES[family] | sizes | {"entropy_coeff": 0.1})
+    data = in_double(block.rollouts[0].select(slice(1)))
+    flat, options = parameters.double(), OPTIONS | {"clip_eps": 10.0, "outer_kl_coefficient": 0.3}
+    gradient = algo.meta_gradient(flat, [data], None, **options)["gradient"][0]
+    for index in range(0, len(flat), 5):
+        step = torch.zeros_like(flat)
+        step[index] = 1e-6
+        above, below = (algo.meta_loss(flat + way * step, [data], None, **options)["loss"] for way in (1, -1))
+        assert float(gradient[index]) == pytest.approx(float(above - below) / 2e-6, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_the_loss_is_that_of_its_parts(algorithm: str) -> None:
+    keys = {"vf_loss_coeff": 0.3, "entropy_coeff": 0.2}
+    algo, block, parameters = collected(algorithm, **FAMILIES["padded"] | keys)
+    (data,) = block.rollouts
+    moved = parameters + 0.01
+    found = block.answer(Question("meta_loss", moved, options=OPTIONS | {"outer_kl_coefficient": 0.4}))
+    with torch.no_grad():
+        new, values = algo.outputs(algo.spec.per_task(moved, 5), data)
+    for task in range(5):
+        real = data.mask[task].flatten() > 0
+        log_ratio = (new.log_prob(data.flat("actions")) - data.flat("log_probs"))[task][real].double()
+        ratio, scaled = log_ratio.exp(), (data.advantages[task].flatten()[real].double() - 0.1) / 0.7
+        surrogate = -torch.minimum(ratio * scaled, ratio.clamp(0.8, 1.2) * scaled).mean()
+        error = (values[task][real] - data.value_targets[task].flatten()[real]).double().square().mean()
+        entropy = new.entropy()[task][real].double().mean()
+        kl = data.flat_distribution().kl(new)[task][real].double().mean()  # type: ignore[arg-type]
+        expected = surrogate + 0.3 * error - 0.2 * entropy + 0.4 * kl
+        assert found["loss"][task] == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_padding_and_other_tasks_change_nothing(algorithm: str) -> None:
+    """To the bit."""
+    _, block, parameters = collected(algorithm, **FAMILIES["padded"])
+    moved = parameters + 0.01
+    (data,) = block.rollouts
+    padding = data.mask == 0
+    assert padding.any()
+    other = dict(data.fields())
+    for name in ("observations", "actions", "rewards", "advantages", "value_targets", "log_probs", "mean"):
+        value = other[name].clone()
+        value[padding] = 0.7 - value[padding]
+        other[name] = value
+    changed = TaskBlock(block.algorithm, [Rollouts.from_fields(other)])
+    for function, options in (("meta_gradient", OPTIONS), ("meta_loss", OPTIONS), ("moments", {})):
+        whole = block.answer(Question(function, moved, options=options))
+        for name, value in changed.answer(Question(function, moved, options=options)).items():
+            np.testing.assert_array_equal(value, whole[name])
+        for task in range(5):
+            for name, value in block.answer(Question(function, moved, tasks=[task], options=options)).items():
+                np.testing.assert_array_equal(value[0], whole[name][task])
+
+
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_chunks_of_lanes_add_up_to_the_whole(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the memory of back-propagation through a trial is bounded, whatever the number of lanes."""
+    _, block, parameters = collected(algorithm, **RAGGED | {"rollouts_per_meta_task": 7})
+    question = Question("meta_gradient", parameters + 0.01, options=OPTIONS)
+    whole = block.answer(question)
+    monkeypatch.setattr(worker_module, "CPU_CHUNK_STEPS", 3 * 18)
+    for name, value in block.answer(question).items():
+        np.testing.assert_allclose(value, whole[name], rtol=1e-4, atol=2e-6)
+
+
+# Runs.
+
+
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_a_run_that_goes_on_is_the_run_that_did_not_stop(algorithm: str, tmp_path: Path) -> None:
+    values = RAGGED | {"normalize_observations": True, "normalize_rewards": True, "num_minibatches": 2}
+
+    def config(**keys: Any) -> Any:
+        return small_config(algorithm, **values | {"save_steps": 1} | keys)
+
+    whole = run(config(n_itr=4, dump_path=str(tmp_path / "whole")))
+    parts = str(tmp_path / "parts")
+    run(config(n_itr=2, dump_path=parts))
+    assert_same_states(run(config(n_itr=4, restore_path=parts, dump_path=parts)), whole)
+    assert {"Loss-value", "Loss-entropy", "ClipFraction", "Step_2-AverageReturn"} <= {*progress(parts)[-1]}
+
+
+@pytest.mark.parametrize("algorithm", REMEMBERING)
+def test_keys_without_meaning_are_noticed_or_refused(algorithm: str) -> None:
+    given = {"inner_lr": 0.2, "baseline": "ZeroBaseline", "hidden_sizes": [9], "use_betas": True, "first_order": True}
+    given |= {"normalize_adv": False, "max_grad_norm": 0.5, "vf_loss_coeff": 0.1, "init_inner_kl_penalty": 0.1}
+    idle = idle_keys(small_config(algorithm, **given), given)
+    assert {*idle} == {*given} - {"normalize_adv", "max_grad_norm", "vf_loss_coeff"}
+    with pytest.raises(ConfigError, match=f'^meta_update: expected "ppo" or "vpg" with algorithm "{algorithm}"'):
+        small_config(algorithm, meta_update="trpo")
+
+
+# Learning, and what must not learn.
+
+LEARNING: dict[str, Any] = {
+    "meta_batch_size": 32,
+    "rollouts_per_meta_task": 8,
+    "max_path_length": 1,
+    "num_minibatches": 4,
+    "num_promp_steps": 8,
+    "learning_rate": 3e-3,
+    "clip_eps": 0.2,
+    "gae_lambda": 0.95,
+    "entropy_coeff": 0.01,
+    "max_grad_norm": 0.5,
+    "cell_size": 32,
+}
+SURE = {"env": f"{MODULE}:Sure", "episodes_per_trial": 5, "n_itr": 15}
+LOOK = {"env": f"{MODULE}:PayToLook", "episodes_per_trial": 2, "n_itr": 25}
+PULLS = {"env": f"{MODULE}:Bandit", "episodes_per_trial": 10, "n_itr": 60, "gae_lambda": 0.3}
+RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 40}
+
+
+@pytest.mark.learn
+@pytest.mark.parametrize(
+    "algorithm, probe, low, high",
+    [
+        ("rl2", SURE, 4.4, 4.5),
+        (f"{MODULE}:WithoutFeedback", SURE, 2.3, 2.7),
+        ("rl2", LOOK, 0.85, 0.9),
+        (f"{MODULE}:CreditCutAtEpisodes", LOOK, -0.2, 0.2),
+        ("rl2", RECALL, 0.9, 1.0),
+        (f"{MODULE}:Forgetful", RECALL | {"n_itr": 10}, 0.15, 0.35),
+    ],
+)
+def test_it_learns_what_needs_a_memory_and_controls_do_not(
+    algorithm: str, probe: dict[str, Any], low: float, high: float, tmp_path: Path
+) -> None:
+    config = small_config(algorithm, **LEARNING | probe, dump_path=str(tmp_path / "run"))
+    found = held_out_returns(config, run(config), 400).mean(0).sum()
+    assert low <= found <= high + 1e-3
+
+
+@pytest.mark.learn
+@pytest.mark.parametrize("algorithm, low, high", [("rl2", 5.9, 6.05), (f"{MODULE}:Forgetful", 4.9, 5.82)])
+def test_it_explores_a_bandit_better_than_the_last_pull_alone_allows(
+    algorithm: str, low: float, high: float, tmp_path: Path
+) -> None:
+    """The optimum is 6.022, win-stay-lose-shift has 5.796; of pulls' probabilities, which vary less than rewards."""
+    config = small_config(algorithm, **LEARNING | PULLS, dump_path=str(tmp_path / "run"))
+    worker = Worker(config)
+    parameters = worker.algorithm.spec.flatten(run(config)["parameters"])
+    tasks = worker.sample_tasks(400, 0, "test")
+    worker.collect(parameters, None, list(enumerate(tasks)), 0, "test")
+    assert worker.block is not None
+    probabilities = torch.tensor(np.stack([task.values["probabilities"] for task in tasks]))
+    pulled = (worker.block.rollouts[0].actions * probabilities[:, None, None]).sum(-1)
+    regret = (probabilities.amax(-1)[:, None] - pulled.mean(1)).sum(-1).mean()
+    assert low <= 10 * 2 / 3 - float(regret) <= high
