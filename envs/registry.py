@@ -83,6 +83,7 @@ FAMILIES: dict[str, Family] = {
     "GaussianBandit": Family("mmaml.envs.bandit:GaussianBandit", {}, 1),
     "TabularMDP": Family("mmaml.envs.tabular_mdp:TabularMDP", {}, 10),
     "GridNavi": Family("mmaml.envs.grid_navi:GridNavi", {}, 15),
+    "KrazyWorld": Family("mmaml.envs.krazy_world:KrazyWorld", {}, 100),
     "DiscountingChain": Family("mmaml.envs.discounting_chain:DiscountingChain", {}, 100),
     "Reacher3Link1ModeEnv": Family(_REACHER, {"centers": [[0.225, 0.225]]} | _THREE_LINKS, 50),
     "Reacher3Link2ModeEnv": Family(_REACHER, {"centers": [[-0.225, -0.225], [0.225, 0.225]]} | _THREE_LINKS, 50),
