@@ -118,13 +118,8 @@ class VariBAD(TrialPPO):
         self.meta_update = make_update(config, acting, inner_steps=0)
         self.optimizer = Adam(config.vae_learning_rate, self.variational.total)
         length = config.lane_length
-        sizes = {
-            "observations": (observation_size,),
-            "actions": (action_size,),
-            "next_observations": (observation_size,),
-        }
-        entries = {name: (length, *size) for name, size in sizes.items()}
-        entries |= dict.fromkeys(("rewards", "mask", "resets"), (length,))
+        entries: dict[str, tuple[int, ...]] = {name: (length, width) for name, width in widths.items()}
+        entries |= {name: (length,) for name in ("rewards", "mask", "resets")}
         self.buffer = Buffer(entries, config.vae_buffer_size)
 
     def init(self, rng: np.random.Generator) -> Params:
