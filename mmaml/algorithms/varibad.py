@@ -119,7 +119,7 @@ class VariBAD(TrialPPO):
         self.optimizer = Adam(config.vae_learning_rate, self.variational.total)
         length = config.lane_length
         entries: dict[str, tuple[int, ...]] = {name: (length, width) for name, width in widths.items()}
-        entries |= {name: (length,) for name in ("rewards", "mask", "resets")}
+        entries |= dict.fromkeys(("rewards", "mask", "resets"), (length,))
         self.buffer = Buffer(entries, config.vae_buffer_size)
 
     def init(self, rng: np.random.Generator) -> Params:

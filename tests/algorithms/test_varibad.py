@@ -297,7 +297,7 @@ def test_the_embeddings_of_a_run_are_of_whole_trials(tmp_path: Path) -> None:
         )
     )
     embedded = np.load(tmp_path / "embeddings.npz")
-    assert embedded["embedding"].shape == (6, 4) and embedded["hidden"].shape == (6,)
+    assert embedded["embedding"].shape == (6, 4) and embedded["probabilities"].shape == (6, 2)
     assert len(np.unique(embedded["embedding"][:, 0])) == 6
 
 
