@@ -36,6 +36,16 @@ def interval(name: str, value: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
+def whole_numbers(name: str, value: Sequence[int], low: int, high: int) -> np.ndarray:
+    """One or more whole numbers from low to high, as an array, else ValueError."""
+    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    entries = list(value) if listed else []
+    whole = all(isinstance(entry, int) and not isinstance(entry, bool) for entry in entries)
+    if not entries or not whole or min(entries) < low or max(entries) > high:
+        raise ValueError(f"{name}: expected a list of whole numbers from {low} to {high}, got {value!r}")
+    return np.array(entries)
+
+
 def flag(name: str, value: bool) -> bool:
     """True or false, else ValueError."""
     if not isinstance(value, bool):

@@ -218,15 +218,19 @@ class TaskVectorEnv(VectorEnv):
 
     def _per_lane(self, tasks: Sequence[Task], name: str, shape: tuple[int, ...]) -> np.ndarray:
         """An entry of the tasks' values, repeated for each lane, float64 [M·N, *shape]."""
+        return np.repeat(self._per_task(tasks, name, shape), self.rollouts_per_task, axis=0)
+
+    def _per_task(self, tasks: Sequence[Task], name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """An entry of the tasks' values, float64 [M, *shape]. Raises ValueError if a task has none of that shape."""
         entries = []
         for task in tasks:
-            entry = np.asarray(task.values.get(name), np.float64)
+            entry = np.asarray(task.values.get(name, ()), np.float64)
             if entry.shape != shape:
                 raise ValueError(
                     f"tasks: expected '{name}' of shape {shape} in each task's values, got {dict(task.values)}"
                 )
             entries.append(entry)
-        return np.repeat(np.stack(entries), self.rollouts_per_task, axis=0)
+        return np.stack(entries)
 
     @abstractmethod
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:

@@ -219,7 +219,8 @@ def test_every_probe_is_examined() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_passes(name: str) -> None:
-    steps = 12 if name.startswith("MetaPoint") else 4  # sparse rewards differ late
+    rare = {"DiscountingChain": 100, "GridNavi": 40, "KrazyWorld": 40, "SparsePointRobot": 100}  # rewards
+    steps = 12 if name.startswith("MetaPoint") else rare.get(name, 4)
     assert lines(examine(name, steps=steps, tasks=3)) == []
 
 

@@ -1,38 +1,23 @@
-"""Point-mass families against a scalar reimplementation, and what every block of lanes has to keep."""
+"""Point-mass families against a scalar reimplementation: dynamics, rewards, terminations, starts."""
 
 from __future__ import annotations
 
 import math
-import pickle
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.error import ResetNeeded
 
-from mmaml.envs.base import Task, TaskVectorEnv
-from mmaml.envs.registry import FAMILIES, make_family
+from mmaml.envs.base import Task
+from mmaml.envs.registry import make_family
+from tests.helpers.blocks import POINT_MASS as NAMES
+from tests.helpers.blocks import block, random_actions
 
-NAMES = [name for name, family in FAMILIES.items() if family.place.startswith("mmaml.envs.point_mass:")]
 MOMENTUM = tuple(name for name in NAMES if "Momentum" in name)
 REWARD_TYPES = ("dense", "dense_squared", "sparse")
 CORNERS = [(-2.0, -2.0), (2.0, -2.0), (-2.0, 2.0), (2.0, 2.0)]
-
-
-def block(name: str, num_tasks: int = 3, rollouts: int = 4, seed: int = 0, **env_kwargs: Any) -> TaskVectorEnv:
-    """A family with tasks, not yet reset."""
-    family = make_family(name, num_tasks, rollouts, **env_kwargs)
-    family.set_tasks(family.sample_tasks(num_tasks, np.random.default_rng(seed)))
-    return family
-
-
-def random_actions(family: TaskVectorEnv, steps: int, seed: int = 1, spread: float = 0.12) -> np.ndarray:
-    """[T, M·N, 2]: a push of each lane's own plus jitter, so that lanes get far; some beyond the bounds."""
-    rng = np.random.default_rng(seed)
-    push = rng.uniform(-0.1, 0.1, (family.num_envs, 2))
-    return (push + rng.uniform(-spread, spread, (steps, family.num_envs, 2))).astype(np.float32)
 
 
 class Scalar:
@@ -212,116 +197,12 @@ def test_arrival_takes_both_coordinates() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_tasks_lanes_have_the_same_bits_in_every_block(name: str) -> None:
-    tasks = make_family(name).sample_tasks(6, np.random.default_rng(4))
-    actions = random_actions(make_family(name, 6, 5), 40)
-    seeds = [2**63 - 1 - 7 * task for task in range(6)]
-    together = _played(name, tasks, seeds, actions)
-    for size in (1, 3):
-        for first in range(0, 6, size):
-            tasks_here, lanes = slice(first, first + size), slice(first * 5, (first + size) * 5)
-            part = _played(name, tasks[tasks_here], seeds[tasks_here], actions[:, lanes])
-            for ours, all_of_them in zip(part, together, strict=True):
-                np.testing.assert_array_equal(ours, all_of_them[:, lanes])
-
-
-def _played(name: str, tasks: list[Task], seeds: list[int], actions: np.ndarray) -> list[np.ndarray]:
-    """Observations, rewards and ends over time, with resets of lanes that end and of some that do not."""
-    family = make_family(name, len(tasks), 5)
-    family.set_tasks(tasks)
-    observations, _ = family.reset(seed=seeds)
-    steps = [(observations, np.zeros(family.num_envs), np.zeros(family.num_envs, bool))]
-    for t, action in enumerate(actions):
-        observations, rewards, terminated, _, _ = family.step(action)
-        steps.append((observations, rewards, terminated))
-        lane = np.tile(np.arange(5), len(tasks))
-        observations, _ = family.reset(options={"reset_mask": terminated | (lane == t % 9)})
-        steps.append((observations, rewards, terminated))
-    return [np.stack(column) for column in zip(*steps, strict=True)]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_partial_resets_touch_the_masked_lanes_alone(name: str) -> None:
-    family = block(name)
-    family.reset(seed=0)
-    actions = random_actions(family, 8)
-    for action in actions[:-1]:
-        before = family.step(action)[0]
-    mask = np.array([False, True, False, True] + [False] * 4 + [True] * 4)
-    after, _ = family.reset(options={"reset_mask": mask})
-    np.testing.assert_array_equal(after[~mask], before[~mask])
-    assert (np.abs(after[mask, :2]) <= 0.2).all() and (after[mask] != before[mask]).any(1).all()
-    other = block(name)
-    other.reset(seed=0)
-    for action in actions[:-1]:
-        other.step(action)
-    np.testing.assert_array_equal(other.step(actions[-1])[0][~mask], family.step(actions[-1])[0][~mask])
-    unchanged, _ = family.reset(options={"reset_mask": np.zeros(12, bool)})
-    np.testing.assert_array_equal(unchanged, family._observe())
-
-
-def test_a_partial_reset_draws_for_its_lanes_in_their_order() -> None:
-    family, alone = block("MetaPointEnvCorner", 2, 4), np.random.default_rng(12)
-    first, _ = family.reset(seed=[11, 12])
-    np.testing.assert_array_equal(first[4:], alone.uniform(-0.2, 0.2, (4, 2)).astype(np.float32))
-    again, _ = family.reset(options={"reset_mask": np.array([0, 1, 1, 0, 0, 1, 0, 1], bool)})
-    np.testing.assert_array_equal(again[[5, 7]], alone.uniform(-0.2, 0.2, (2, 2)).astype(np.float32))
-    np.testing.assert_array_equal(again[[0, 3, 4, 6]], first[[0, 3, 4, 6]])
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if "Navigation" not in name])
-def test_seeds_repeat_a_task_and_tell_tasks_apart(name: str) -> None:
-    family = block(name)
-    one, _ = family.reset(seed=[1, 2, 1])
-    lanes = one.reshape(3, 4, -1)
-    np.testing.assert_array_equal(lanes[0], lanes[2])
-    assert len(np.unique(lanes[:2].reshape(8, -1), axis=0)) == 8
-    on, _ = family.reset()
-    assert not (on == one).any()
-    np.testing.assert_array_equal(family.reset(seed=[1, 2, 1])[0], one)
-    single, _ = family.reset(seed=1)
-    assert len(np.unique(single, axis=0)) == 12
-    np.testing.assert_array_equal(family.reset(seed=1)[0], single)
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_starts_fill_their_range(name: str) -> None:
     observations, _ = block(name, 10, 400).reset(seed=3)
     limits = [0.0, 0.0] if "Navigation" in name else [0.2, 0.2, 0.1, 0.1][: observations.shape[1]]
     for column, limit in zip(observations.T, limits, strict=True):
         assert np.abs(column).max() <= limit
         np.testing.assert_allclose(np.sort(column), np.linspace(-limit, limit, len(column)), atol=0.1 * limit)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_equal_generators_give_equal_tasks_and_splits_share_none(name: str) -> None:
-    drawn = {}
-    for split in ("train", "test"):
-        drawn[split], again = (
-            make_family(name, **_noise(name)).sample_tasks(50, np.random.default_rng(9), split) for _ in range(2)
-        )
-        for ours, theirs in zip(drawn[split], again, strict=True):
-            assert ours.mode == theirs.mode
-            assert pickle.dumps(ours) == pickle.dumps(theirs)
-    goals = np.array([task.values["goal"] for tasks in drawn.values() for task in tasks])
-    assert len(np.unique(goals, axis=0)) == 100
-    with pytest.raises(ValueError, match=r"split: expected one of \('train', 'test'\) .* got 'ood'"):
-        make_family(name).sample_tasks(1, np.random.default_rng(0), "ood")
-
-
-def _noise(name: str) -> dict[str, float]:
-    """So that no two goals of a family are the same."""
-    return {} if "Navigation" in name else {"noise": 0.5}
-
-
-def test_splits_do_not_share_draws_along_a_stream_either() -> None:
-    family, train, test = make_family("2DNavigation-v0"), np.random.default_rng(0), np.random.default_rng(0)
-    sets = [
-        {tuple(task.values["goal"]) for _ in range(20) for task in family.sample_tasks(20, rng, split)}
-        for rng, split in ((train, "train"), (test, "test"))
-    ]
-    assert [len(goals) for goals in sets] == [400, 400]
-    assert not sets[0] & sets[1]
 
 
 @pytest.mark.parametrize(
@@ -381,87 +262,6 @@ def test_navigation_goals_fill_their_square() -> None:
         np.testing.assert_allclose(np.sort(column), np.linspace(-0.5, 0.5, 2000), atol=0.05)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_returned_is_fresh(name: str) -> None:
-    family, control = block(name), block(name)
-    for one in (family, control):
-        one.reset(seed=0)
-    for action in random_actions(family, 5):
-        results, kept = family.step(action), action.copy()
-        expected = control.step(action)
-        arrays = [*results[:4], *results[4].values()]
-        assert not any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
-        for ours, theirs in zip(arrays, [*expected[:4], *expected[4].values()], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-            ours[:] = 1  # must not reach the next step
-        np.testing.assert_array_equal(action, kept)
-    observations, rewards, terminated, truncated, _ = family.step(action)
-    assert observations.dtype == rewards.dtype == np.float32
-    assert terminated.dtype == truncated.dtype == bool
-    assert observations.flags.c_contiguous and observations.shape == family.observation_space.shape
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_actions_are_clipped_to_the_bounds(name: str) -> None:
-    family, control = block(name), block(name)
-    for one in (family, control):
-        one.reset(seed=0)
-    actions = random_actions(family, 1, spread=3)[0]
-    bounds = family.single_action_space
-    clipped = np.clip(actions, bounds.low, bounds.high)  # type: ignore[attr-defined]
-    assert (clipped != actions).any()
-    np.testing.assert_array_equal(family.step(actions)[0], control.step(clipped)[0])
-
-
-def test_a_block_says_when_it_needs_a_reset() -> None:
-    family = make_family("MetaPointEnvMomentumModes", 2, 1)
-    actions = np.zeros((2, 2), np.float32)
-    for _ in range(2):
-        with pytest.raises(ResetNeeded, match="step"):
-            family.step(actions)
-        with pytest.raises(ResetNeeded, match="reset_mask"):
-            family.reset(options={"reset_mask": np.array([True, False])})
-        family.reset(seed=0)
-        family.step(actions)
-        family.set_tasks(family.sample_tasks(2, np.random.default_rng(0)))
-
-
-def test_a_block_without_tasks_draws_its_own() -> None:
-    family = make_family("MetaPointEnvMomentumModes", 3, 2)
-    goals = []
-    for seed in (1, 2, 1, None):
-        family.reset(seed=seed)
-        goals.append(np.array([task.values["goal"] for task in family.tasks]))
-    np.testing.assert_array_equal(goals[0], goals[2])
-    np.testing.assert_array_equal(goals[2], goals[3])
-    assert not (goals[0] == goals[1]).any()
-    given, (drawn, _) = family.sample_tasks(3, np.random.default_rng(0)), family.reset(seed=2)
-    family.set_tasks(given)
-    np.testing.assert_array_equal(family.reset(seed=2)[0], drawn)
-    assert family.tasks == given
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (lambda f: f.set_tasks(f.tasks[:1]), "tasks: expected 2, one for each task of the block, got 1"),
-        (lambda f: f.set_tasks([Task(0, {"gaol": [1, 2]})] * 2), "tasks: expected 'goal' of shape"),
-        (lambda f: f.set_tasks([Task(0, {"goal": [1, 2, 3]})] * 2), "tasks: expected 'goal' of shape"),
-        (lambda f: f.reset(seed=[1, 2, 3]), "seed: expected one integer or 2, one per task, got 3"),
-        (lambda f: f.reset(options={"reset_mask": [True]}), r"reset_mask: expected bool \[6\], got bool \[1\]"),
-        (lambda f: f.reset(options={"reset_mask": np.ones(6)}), r"reset_mask: expected bool \[6\], got float64 \[6\]"),
-    ],
-)
-def test_wrong_calls_are_refused_and_change_nothing(wrong: Any, message: str) -> None:
-    family = block("MetaPointEnvMomentumModes", 2, 3)
-    observations, _ = family.reset(seed=0)
-    tasks = list(family.tasks)
-    with pytest.raises(ValueError, match=message):
-        wrong(family)
-    assert family.tasks == tasks
-    np.testing.assert_array_equal(family._observe(), observations)
-
-
 @pytest.mark.parametrize(
     ("env_kwargs", "message"),
     [
@@ -480,14 +280,6 @@ def test_wrong_calls_are_refused_and_change_nothing(wrong: Any, message: str) ->
 def test_wrong_arguments_are_refused(env_kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_family("MetaPointEnvMomentumModes", **env_kwargs)
-
-
-@pytest.mark.parametrize(
-    ("counts", "message"), [((0, 1), "num_tasks: .* 1, got 0"), ((1, -2), "rollouts_per_task: .* -2")]
-)
-def test_a_block_has_lanes(counts: tuple[int, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_family("MetaPointEnvMomentumModes", *counts)
 
 
 def test_arguments_change_the_family() -> None:
