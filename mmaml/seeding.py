@@ -17,6 +17,7 @@ STREAMS = {
     "train tasks": 5,
     "episode": 6,
     "buffer": 7,
+    "variational": 8,
 }
 PURPOSES = {"train": 0, "test": 1, "ood": 2}
 

@@ -37,7 +37,7 @@ from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate, Question, Results
 from mmaml.updates.objective import Objective, results_with_gradient
-from mmaml.updates.outer_step import make_update
+from mmaml.updates.outer_step import MetaUpdate, make_update
 
 DECLARATION = Declaration(
     keys={"vf_loss_coeff": VF_LOSS_COEFF, "entropy_coeff": ENTROPY_COEFF},
@@ -55,74 +55,30 @@ DECLARATION = Declaration(
 MIN_STD = 1e-8
 
 
-class RecurrentPPO(Algorithm):
-    """See the module's docstring. A task's state is the meta-parameters [M, …]: nothing is adapted but the memory."""
+class TrialPPO(Algorithm):
+    """PPO over whole trials of a policy, whatever it remembers by. A task's state is the meta-parameters [M, …].
+
+    trained: where the parameters that PPO trains lie among all. meta_update: what changes them.
+    """
 
     functions: ClassVar[tuple[str, ...]] = ("meta_gradient", "meta_loss", "moments")
     adds_over_lanes: ClassVar[tuple[str, ...]] = functions
+    trained: slice
+    meta_update: MetaUpdate
 
-    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
-        self.config = config
-        memory, features = self.build_memory(config, observation_size + action_size + 2)
-        self.heads = LinearHeads(actions, features, action_size, config.learn_std)
-        self.spec = ParamSpec(memory | self.heads.shapes)
-        self.meta_update = make_update(config, self.spec, inner_steps=0)
-
-    # The memory: what an algorithm says.
-
-    @abstractmethod
-    def build_memory(self, config: Config, inputs: int) -> tuple[dict[str, tuple[int, ...]], int]:
-        """Build the network of the memory; names and shapes of its parameters, and C, the size of its features.
-
-        inputs: F, the size of x. Names begin with "memory.".
-        """
-
-    @abstractmethod
-    def init_memory(self, rng: np.random.Generator) -> Params:
-        """Parameters of the memory at the start of training."""
-
-    @abstractmethod
-    def step(self, params: Params, x: Tensor, carried: Any) -> tuple[Tensor, Any]:
-        """Features [M, N, C] after one step, from its input x [M, N, F], and what is to be carried on; no gradient.
-
-        carried: what the step before returned, None at the first step of a trial.
-        """
-
-    @abstractmethod
-    def unroll(self, params: Params, x: Tensor) -> Tensor:
-        """Features after every step of whole trials: [T, M, N, F] -> [T, M, N, C], those of `step`; differentiable."""
-
-    # Acting.
+    def begin(self, meta: Params, identity: Tensor) -> Params:
+        return meta
 
     def inputs(self, step: Step) -> Tensor:
         """x = [o, a, r, d] of some steps, [M, N, …, O+A+2]."""
         marks = torch.stack([step.previous_reward, step.episode_start.to(step.observation.dtype)], -1)
         return torch.cat([step.observation, step.previous_action, marks], -1)
 
-    def init(self, rng: np.random.Generator) -> Params:
-        return self.init_memory(rng) | self.heads.init(rng)
-
-    def begin(self, meta: Params, identity: Tensor) -> Params:
-        return meta
-
-    def actor(self, state: Params) -> Actor:
-        def act(step: Step, carried: Any) -> tuple[Distribution, Any]:
-            x = self.inputs(step)
-            if x.shape[1] > 1:
-                features, carried = self.step(state, x, carried)
-                return self.heads.acting(state, features), carried
-            features, carried = self.step(state, twice(x), twice(carried))
-            return first_lane(self.heads.acting(state, features)), first_lane(carried)
-
-        return act
-
     # What is learned from.
 
+    @abstractmethod
     def outputs(self, params: Params, data: Rollouts) -> tuple[Distribution, Tensor]:
-        """π and V at every step of the trials: over [M, N·T, A], and [M, N·T]."""
-        x = self.inputs(data.steps())
-        features = self.unroll(params, twice(x).permute(2, 0, 1, 3).contiguous())
-        return self.heads.of_steps(params, features, x.shape[1])
+        """π and V at every step of the trials: over [M, N·T, A], and [M, N·T]; differentiable in what PPO trains."""
 
     def values(self, state: Params, rollouts: Rollouts) -> Tensor:
         """V of every step, and 0 after the trial, [M, N, T+1]."""
@@ -196,10 +152,18 @@ class RecurrentPPO(Algorithm):
     def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
         mean, std = self.normalisation(parameters, evaluate)
 
-        def with_moments(question: Question) -> Results:
-            return evaluate(replace(question, options={**question.options, "mean": mean, "std": std}))
+        def of_trained(question: Question) -> Results:
+            """Answers about the parameters that are trained alone, with the moments of the meta-batch."""
+            whole = parameters.clone()
+            whole[self.trained] = question.parameters
+            options = {**question.options, "mean": mean, "std": std}
+            results = evaluate(replace(question, parameters=whole, options=options))
+            own = {"gradient": results["gradient"][:, self.trained]} if "gradient" in results else {}
+            return results | own
 
-        return self.meta_update(parameters, evaluate.through(with_moments), iteration)
+        whole = parameters.clone()
+        whole[self.trained], row = self.meta_update(parameters[self.trained], evaluate.through(of_trained), iteration)
+        return whole, row
 
     def normalisation(self, parameters: Tensor, evaluate: Evaluate) -> tuple[float, float]:
         """Mean and standard deviation of the meta-batch's advantages; 0 and 1 without `normalize_adv`."""
@@ -214,6 +178,64 @@ class RecurrentPPO(Algorithm):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.meta_update.load_state_dict(state)
+
+
+class RecurrentPPO(TrialPPO):
+    """PPO over whole trials of a policy with a recurrent memory, which PPO trains with it."""
+
+    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
+        self.config = config
+        memory, features = self.build_memory(config, observation_size + action_size + 2)
+        self.heads = LinearHeads(actions, features, action_size, config.learn_std)
+        self.spec = ParamSpec(memory | self.heads.shapes)
+        self.trained = slice(0, self.spec.total)
+        self.meta_update = make_update(config, self.spec, inner_steps=0)
+
+    # The memory: what an algorithm says.
+
+    @abstractmethod
+    def build_memory(self, config: Config, inputs: int) -> tuple[dict[str, tuple[int, ...]], int]:
+        """Build the network of the memory; names and shapes of its parameters, and C, the size of its features.
+
+        inputs: F, the size of x. Names begin with "memory.".
+        """
+
+    @abstractmethod
+    def init_memory(self, rng: np.random.Generator) -> Params:
+        """Parameters of the memory at the start of training."""
+
+    @abstractmethod
+    def step(self, params: Params, x: Tensor, carried: Any) -> tuple[Tensor, Any]:
+        """Features [M, N, C] after one step, from its input x [M, N, F], and what is to be carried on; no gradient.
+
+        carried: what the step before returned, None at the first step of a trial.
+        """
+
+    @abstractmethod
+    def unroll(self, params: Params, x: Tensor) -> Tensor:
+        """Features after every step of whole trials: [T, M, N, F] -> [T, M, N, C], those of `step`; differentiable."""
+
+    # Acting.
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return self.init_memory(rng) | self.heads.init(rng)
+
+    def actor(self, state: Params) -> Actor:
+        def act(step: Step, carried: Any) -> tuple[Distribution, Any]:
+            x = self.inputs(step)
+            if x.shape[1] > 1:
+                features, carried = self.step(state, x, carried)
+                return self.heads.acting(state, features), carried
+            features, carried = self.step(state, twice(x), twice(carried))
+            return first_lane(self.heads.acting(state, features)), first_lane(carried)
+
+        return act
+
+    def outputs(self, params: Params, data: Rollouts) -> tuple[Distribution, Tensor]:
+        """π and V at every step of the trials: over [M, N·T, A], and [M, N·T]."""
+        x = self.inputs(data.steps())
+        features = self.unroll(params, twice(x).permute(2, 0, 1, 3).contiguous())
+        return self.heads.of_steps(params, features, x.shape[1])
 
 
 def twice(memory: Any) -> Any:

@@ -14,6 +14,7 @@ ALGORITHMS = {
     "cavia": "mmaml.algorithms.cavia:CAVIA",
     "maesn": "mmaml.algorithms.maesn:MAESN",
     "rl2": "mmaml.algorithms.rl2:RL2",
+    "varibad": "mmaml.algorithms.varibad:VariBAD",
 }
 # What trains where neither the configuration nor the run script names one.
 DEFAULT_ALGORITHM = "mmaml"

@@ -1,0 +1,267 @@
+"""VariBAD: variational Bayes-adaptive deep RL (Zintgraf et al. 2020, arXiv 1910.08348).
+
+    b_t = [μ_t, log σ²_t]                             encoded from what was lived through, `mmaml.policies.belief`
+    π(·|o_t, b_t), V(o_t, b_t)                        trained by PPO over whole trials, `mmaml.algorithms.recurrent`,
+                                                      in which b_t is data
+    ELBO_t = E_{m ~ N(μ_t, σ²_t)} [ Σ_k log p(r_k | m, step k) ] - w KL( N(μ_t, σ²_t) ‖ N(μ_{t-1}, σ²_{t-1}) )
+    L(encoder, decoder) = mean over trials of  -Σ_{t=0…T} ELBO_t,        N(μ_{-1}, σ²_{-1}) = N(0, I)
+
+What was lived through until any t has to tell the rewards of all steps k of the trial, those to come too; so b_t says
+what is known of the task, and how uncertainly. L is minimised by an Adam of its own, `vae_updates` steps an iteration,
+each over `vae_batch_size` trials of a buffer of the newest; the rest is PPO's, for which rewards never flow through b.
+
+log p is -(r - r̂)² ("gaussian"), or that of whether a reward is positive ("bernoulli"). Where a step led to that ended
+an episode within the trial is not seen any more: the encoder is told so by d, and a decoder that reads it passes over
+such steps.
+
+With `vae_prefixes` or `vae_decoded_steps`, as many t or k are drawn for each trial, without repetition, in place of
+all, and their sum is scaled up, so that L is the same on average. The published code adds up what was drawn, and its KL
+over the trials of a batch; what it calls a weight of the KL corresponds to another w (docs/algorithms/varibad.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmaml.algorithms.recurrent import DECLARATION as PARENT
+from mmaml.algorithms.recurrent import TrialPPO, twice
+from mmaml.algorithms.shared_keys import CELL_SIZE
+from mmaml.config.declaration import Declaration, Key
+from mmaml.config.keys import Config
+from mmaml.config.value_types import SIZES, choice, integer, number, optional
+from mmaml.policies.belief import BeliefEncoder, RewardDecoder, draw, kl_of_beliefs
+from mmaml.policies.distributions import Distribution
+from mmaml.policies.mlp import MLP
+from mmaml.policies.params import Params, ParamSpec
+from mmaml.policies.policy import make_policy
+from mmaml.sampling.acting import Actor, Step
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.seeding import generator
+from mmaml.updates.adam import Adam
+from mmaml.updates.buffer import Buffer
+from mmaml.updates.evaluate import Evaluate
+from mmaml.updates.outer_step import make_update
+
+DECLARATION = Declaration(
+    keys={
+        **PARENT.keys,
+        "cell_size": CELL_SIZE,
+        "latent_size": Key("Belief", 5, integer(1), "L, entries of the latent vector of which a belief is held"),
+        "encoder_hidden_sizes": Key("Belief", (32,), SIZES, "units of the encoder's layers before its GRU"),
+        "decoder_hidden_sizes": Key("Belief", (64, 32), SIZES, "units of the reward decoder's hidden layers"),
+        "decoder_reads": Key(
+            "Belief",
+            "next_observation",
+            choice("next_observation", "observation_action", "transition"),
+            "what the decoder reads of a step beside the latent vector: where it led to, what was done, or both",
+        ),
+        "reward_likelihood": Key(
+            "Belief",
+            "gaussian",
+            choice("gaussian", "bernoulli"),
+            'what is decoded: "gaussian", the reward; "bernoulli", whether it is positive',
+        ),
+        "kl_weight": Key("Belief", 1.0, number(0), "w, weight of the KL between successive beliefs"),
+        "vae_learning_rate": Key("Belief", 1e-3, number(0, open_low=True), "Adam's step size for encoder and decoder"),
+        "vae_updates": Key("Belief", 3, integer(0), "steps of encoder and decoder an iteration"),
+        "vae_batch_size": Key("Belief", 25, integer(1), "trials of the buffer in such a step"),
+        "vae_buffer_size": Key("Belief", 1000, integer(1), "trials that the buffer holds, the newest"),
+        "vae_prefixes": Key("Belief", None, optional(integer(1)), "how many t of ELBO_t are drawn; null: all"),
+        "vae_decoded_steps": Key("Belief", None, optional(integer(1)), "how many k of an ELBO_t are drawn; null: all"),
+    },
+    conditions=PARENT.conditions,
+    weights={"cell_size": lambda config: 3 * config.cell_size**2},
+    kept={"vae_buffer_size": lambda config: 2 * config.vae_buffer_size * config.lane_length},
+    without=[name for name in PARENT.without if name not in ("hidden_sizes", "hidden_nonlinearity")],
+    credit="trial",
+    embeds=True,
+    default_update="ppo",
+)
+READ = {
+    "next_observation": ("next_observations",),
+    "observation_action": ("observations", "actions"),
+    "transition": ("observations", "actions", "next_observations"),
+}
+Trials = dict[str, Tensor]
+
+
+class VariBAD(TrialPPO):
+    """See the module's docstring."""
+
+    functions: ClassVar[tuple[str, ...]] = (*TrialPPO.functions, "embed")
+
+    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
+        self.config = config
+        seen = observation_size + 2 * config.latent_size
+        self.policy = make_policy(
+            actions, seen, action_size, config.hidden_sizes, config.hidden_nonlinearity, config.learn_std
+        )
+        self.value = MLP("value", (seen, *config.hidden_sizes, 1), config.hidden_nonlinearity)
+        inputs = observation_size + action_size + 2
+        self.encoder = BeliefEncoder(
+            "encoder", inputs, config.encoder_hidden_sizes, config.cell_size, config.latent_size
+        )
+        widths = {"observations": observation_size, "actions": action_size, "next_observations": observation_size}
+        self.read = READ[config.decoder_reads]
+        read = sum(widths[name] for name in self.read)
+        self.decoder = RewardDecoder("decoder", config.latent_size, read, config.decoder_hidden_sizes)
+
+        acting = ParamSpec(self.policy.shapes | self.value.shapes)
+        self.variational = ParamSpec(self.encoder.shapes | self.decoder.shapes)
+        self.spec = ParamSpec(acting.shapes | self.variational.shapes)
+        self.trained, self.encoded = slice(0, acting.total), slice(acting.total, self.spec.total)
+        self.meta_update = make_update(config, acting, inner_steps=0)
+        self.optimizer = Adam(config.vae_learning_rate, self.variational.total)
+        length = config.lane_length
+        entries: dict[str, tuple[int, ...]] = {name: (length, width) for name, width in widths.items()}
+        entries |= dict.fromkeys(("rewards", "mask", "resets"), (length,))
+        self.buffer = Buffer(entries, config.vae_buffer_size)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return self.policy.init(rng) | self.value.init(rng) | self.encoder.init(rng) | self.decoder.init(rng)
+
+    # Acting.
+
+    def actor(self, state: Params) -> Actor:
+        def act(step: Step, carried: Any) -> tuple[Distribution, Any]:
+            x = twice(self.inputs(step))
+            h = self.encoder.begin(x) if carried is None else self.encoder.step(state, x, twice(carried))
+            belief = self.encoder.belief(state, h)[:, : step.observation.shape[1]]
+            seen = torch.cat([step.observation, belief], -1)
+            return self.policy.distribution(state, seen), h[:, : step.observation.shape[1]]
+
+        return act
+
+    def beliefs(self, params: Params, data: Rollouts) -> Tensor:
+        """b_t with which the policy acted at each step, [T, M, N, 2L]; no gradient."""
+        with torch.no_grad():
+            x = twice(self.inputs(data.steps())).permute(2, 0, 1, 3).contiguous()
+            return self.encoder.beliefs(params, self.encoder.states(params, x[1:]))[:, :, : data.rewards.shape[1]]
+
+    # Functions of the parameters.
+
+    def outputs(self, params: Params, data: Rollouts) -> tuple[Distribution, Tensor]:
+        beliefs = self.beliefs(params, data).permute(1, 2, 0, 3).flatten(1, 2)
+        seen = torch.cat([data.flat("observations"), beliefs], -1)
+        return self.policy.distribution(params, seen), self.value.of_data(params, seen).squeeze(-1)
+
+    def embed(
+        self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """[μ, log σ²] after the trial, mean over a task's lanes: [M, 2L]."""
+        with torch.no_grad():
+            meta = self.spec.per_task(parameters, rollouts[0].tasks)
+            x = encoder_inputs(transitions(rollouts[0])).permute(2, 0, 1, 3).contiguous()
+            last = self.encoder.beliefs(meta, self.encoder.states(meta, x)[-1:])[0]
+            return {"embedding": torch.stack([task.mean(0) for task in last])}
+
+    def negative_elbo(self, params: Params, trials: Trials, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Of B trials: Σ_t E[Σ_k -log p(r_k | m, step k)] and Σ_t KL_t, [B] each.
+
+        params: encoder's and decoder's, [1, …]. trials: as the buffer draws them. rng: of the latent vectors, and of
+        the t and k that are drawn.
+        """
+        config = self.config
+        count, length = trials["rewards"].shape
+        x = encoder_inputs(trials).transpose(0, 1)[:, None].contiguous()
+        states = self.encoder.states(params, x)
+        beliefs = self.encoder.beliefs(params, states)[:, 0].transpose(0, 1)  # [B, T+1, 2L]
+        before = torch.cat([torch.zeros_like(beliefs[:, :1]), beliefs[:, :-1]], 1)
+        lived = torch.cat([torch.ones(count, 1), trials["mask"]], 1)  # b_t after a step of padding is none
+        kl = (kl_of_beliefs(beliefs, before) * lived).sum(1)
+
+        prefixes, of_prefix = drawn(rng, count, length + 1, config.vae_prefixes)
+        steps, of_step = drawn(rng, count, length, config.vae_decoded_steps)
+        row = torch.arange(count)[:, None]
+        noise = torch.from_numpy(rng.standard_normal((count, prefixes.shape[1], config.latent_size), np.float32))
+        latent = draw(beliefs[row, prefixes], noise)
+        predicted = self.decoder(params, latent, self.decoded_from(trials)[row, steps])
+        weights = (of_prefix * lived[row, prefixes])[:, :, None]
+        decoded = trials["mask"]
+        if "next_observations" in self.read:
+            decoded = decoded * (1 - trials["resets"])
+        weights = weights * (of_step * decoded[row, steps])[:, None]
+        error = self.reward_error(predicted, trials["rewards"][row, steps][:, None])
+        return (error * weights).sum((1, 2)), kl
+
+    def decoded_from(self, trials: Trials) -> Tensor:
+        """What the decoder reads of each step, [B, T, …]."""
+        return torch.cat([trials[name] for name in self.read], -1)
+
+    def reward_error(self, predicted: Tensor, rewards: Tensor) -> Tensor:
+        """-log p(r), but for a constant."""
+        if self.config.reward_likelihood == "gaussian":
+            return (rewards - predicted).square()
+        return torch.nn.functional.softplus(predicted) - (rewards > 0) * predicted
+
+    def expected_rewards(self, parameters: Tensor, belief: Tensor, data: Tensor, samples: int = 64) -> Tensor:
+        """What rewards are expected under beliefs [n, 2L] of steps `data` [k, …] (`decoded_from`): [n, k].
+
+        Means over `samples` latent vectors, the same ones each time. "bernoulli": chances that a reward is positive.
+        """
+        with torch.no_grad():
+            params = {name: value[None] for name, value in self.spec.unflatten(parameters).items()}
+            size = (len(belief), samples, self.config.latent_size)
+            noise = torch.from_numpy(np.random.default_rng(0).standard_normal(size, np.float32))
+            found = self.decoder(params, draw(belief[:, None], noise), data.expand(len(belief), *data.shape))
+            return (found if self.config.reward_likelihood == "gaussian" else found.sigmoid()).mean(1)
+
+    # On the master.
+
+    def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
+        """PPO's epochs, with the beliefs as they were; then steps of encoder and decoder."""
+        parameters, row = super().update(parameters, evaluate, iteration)
+        (data,) = evaluate.rollouts()
+        self.buffer.add({name: value.flatten(0, 1) for name, value in transitions(data).items()})
+        encoded, sums = parameters[self.encoded], np.zeros(2)
+        for step in range(self.config.vae_updates):
+            rng = generator(self.config.seed, "variational", iteration, step)
+            trials = self.buffer.draw(rng, self.config.vae_batch_size)
+            params = self.variational.per_task(encoded, 1)
+            error, kl = (value.mean() for value in self.negative_elbo(params, trials, rng))
+            gradient = self.variational.gradient_per_task(error + self.config.kl_weight * kl, params)[0]
+            encoded = self.optimizer.step(encoded, gradient)
+            sums += [float(error.detach()), float(kl.detach())]
+        error_mean, kl_mean = sums / max(self.config.vae_updates, 1)
+        row |= {"RewardError": error_mean / (self.config.lane_length + 1), "BeliefKL": kl_mean}
+        return torch.cat([parameters[self.trained], encoded]), row
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"optimizer": self.optimizer.state_dict(), "buffer": self.buffer.state_dict()}
+        return {"update": self.meta_update.state_dict()} | own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.meta_update.load_state_dict(state["update"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.buffer.load_state_dict(state["buffer"])
+
+
+def transitions(data: Rollouts) -> Trials:
+    """What a lane went through at each step, [M, N, T, …]. resets: 1 where an episode starts after the step."""
+    following = torch.cat([data.observations[:, :, 1:], data.final_observations[:, :, None]], 2)
+    starts = data.episode_start.to(data.rewards.dtype)
+    resets = torch.cat([starts[..., 1:], torch.zeros_like(starts[..., :1])], -1)
+    entries = {"observations": data.observations, "actions": data.actions, "rewards": data.rewards}
+    return entries | {"next_observations": following, "mask": data.mask, "resets": resets}
+
+
+def encoder_inputs(trials: Trials) -> Tensor:
+    """What the encoder reads of each step: as `TrialPPO.inputs` of the step that follows, [..., T, O+A+2]."""
+    numbers = [trials[name][..., None] for name in ("rewards", "resets")]
+    return torch.cat([trials["next_observations"], trials["actions"], *numbers], -1)
+
+
+def drawn(rng: np.random.Generator, rows: int, total: int, count: int | None) -> tuple[Tensor, float]:
+    """Indices of `count` different ones of `total` in each row, [rows, count], and what one of them counts.
+
+    All, in order, where count is None or no less than the total.
+    """
+    everything = np.tile(np.arange(total), (rows, 1))
+    if count is None or count >= total:
+        return torch.from_numpy(everything), 1.0
+    return torch.from_numpy(rng.permuted(everything, axis=1)[:, :count]), total / count

@@ -1,0 +1,306 @@
+"""VariBAD: beliefs, the ELBO, two optimisers and a buffer; learning that fails where the belief is taken away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from mmaml.algorithms import varibad
+from mmaml.algorithms.varibad import VariBAD, drawn, encoder_inputs, transitions
+from mmaml.errors import ConfigError
+from mmaml.policies.belief import draw, kl_of_beliefs
+from mmaml.updates.evaluate import Question
+from mmaml.worker import TaskBlock
+from tests.helpers.memory_probes import MODULE
+from tests.helpers.support import assert_same_states, held_out_returns, progress, run, sampled, small_config
+
+TRIALS: dict[str, Any] = {
+    "env": f"{MODULE}:Bandit",
+    "meta_batch_size": 3,
+    "rollouts_per_meta_task": 4,
+    "max_path_length": 1,
+    "episodes_per_trial": 5,
+    "cell_size": 4,
+    "latent_size": 2,
+    "encoder_hidden_sizes": [6],
+    "decoder_hidden_sizes": [5, 4],
+    "hidden_sizes": [8],
+    "decoder_reads": "observation_action",
+}
+
+
+def config_of(algorithm: str = "varibad", **overrides: Any) -> Any:
+    return small_config(algorithm, **TRIALS | overrides)
+
+
+def collected(**overrides: Any) -> tuple[VariBAD, TaskBlock, torch.Tensor]:
+    """One meta-batch, at parameters that are not those of the start."""
+    config = config_of(**overrides)
+    worker, parameters, _ = sampled(config)
+    moved = parameters + 0.3 * torch.randn(parameters.shape, generator=torch.Generator().manual_seed(1))
+    worker.collect(moved, None, list(enumerate(worker.sample_tasks(config.meta_batch_size, 0))), 0)
+    assert worker.block is not None and isinstance(worker.algorithm, VariBAD)
+    return worker.algorithm, worker.block, moved
+
+
+def trials_of(block: TaskBlock) -> dict[str, torch.Tensor]:
+    return {name: value.flatten(0, 1) for name, value in transitions(block.rollouts[0]).items()}
+
+
+def elbo(algo: VariBAD, flat: torch.Tensor, trials: dict[str, torch.Tensor], seed: int = 0) -> torch.Tensor:
+    """(error, KL), each a mean over trials."""
+    params = algo.variational.per_task(flat[algo.encoded], 1)
+    return torch.stack(
+        [value.mean() for value in algo.negative_elbo(params, trials, np.random.default_rng(seed))]
+    ).detach()
+
+
+# Beliefs.
+
+
+@pytest.mark.parametrize("env, length", [("Bandit", 1), ("Recall", 3)])
+def test_the_policy_learns_from_the_beliefs_that_it_acted_on(env: str, length: int) -> None:
+    """To the bit, whether encoded step by step or as a trial."""
+    algo, block, parameters = collected(env=f"{MODULE}:{env}", max_path_length=length)
+    (data,) = block.rollouts
+    meta = algo.spec.per_task(parameters, data.tasks)
+    steps, beliefs, carried = data.steps(), algo.beliefs(meta, data), None
+    for t in range(data.rewards.shape[2]):
+        step = type(steps)(*(value[:, :, t] for value in steps))
+        _, carried = algo.actor(meta)(step, carried)
+        assert torch.equal(algo.encoder.belief(meta, carried), beliefs[t])
+    new, _ = algo.outputs(meta, data)
+    torch.testing.assert_close(new.log_prob(data.flat("actions")), data.flat("log_probs"), rtol=1e-5, atol=1e-6)
+    following = encoder_inputs(transitions(data))[:, :, :-1]
+    assert torch.equal(following, algo.inputs(steps)[:, :, 1:])  # the trials of the buffer are read as those acted in
+    assert beliefs[1:].std() > 0.01
+
+
+def test_the_first_belief_of_all_is_the_prior() -> None:
+    config = config_of()
+    worker, parameters, _ = sampled(config)
+    assert worker.block is not None and isinstance(worker.algorithm, VariBAD)
+    data = worker.block.rollouts[0]
+    meta = worker.algorithm.spec.per_task(parameters, data.tasks)
+    assert not worker.algorithm.beliefs(meta, data)[0].any()  # mean 0, log-variance 0
+
+
+def test_the_kl_of_beliefs_is_that_of_gaussians_and_nothing_for_equal_ones() -> None:
+    later, earlier = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0)).unbind(0)
+    normals = [Normal(each[:, :3], (0.5 * each[:, 3:]).exp()) for each in (later, earlier)]
+    torch.testing.assert_close(kl_of_beliefs(later, earlier), kl_divergence(*normals).sum(-1))
+    assert not kl_of_beliefs(later, later).any()
+
+
+def test_embeddings_are_the_beliefs_after_the_trial() -> None:
+    _, block, parameters = collected()
+    embedded = block.answer(Question("embed", parameters))["embedding"]
+    assert embedded.shape == (3, 2 * 2)
+    alone = block.answer(Question("embed", parameters, tasks=[1]))["embedding"]
+    np.testing.assert_array_equal(alone[0], embedded[1])
+    block.rollouts[0].rewards[..., -1] += 1  # the last reward counts too
+    assert (block.answer(Question("embed", parameters))["embedding"] != embedded).any()
+
+
+# The ELBO.
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_the_elbo_of_a_single_step_is_that_worked_out_by_hand(likelihood: str) -> None:
+    algo, block, flat = collected(episodes_per_trial=1, reward_likelihood=likelihood)
+    trials = trials_of(block)
+    error, kl = algo.negative_elbo(algo.variational.per_task(flat[algo.encoded], 1), trials, np.random.default_rng(5))
+    noise = torch.from_numpy(np.random.default_rng(5).standard_normal((len(error), 2, 2), np.float32))
+    p = {name: value[0] for name, value in algo.variational.per_task(flat[algo.encoded], 1).items()}
+    for lane in range(len(error)):
+        x = torch.cat([trials[n][lane, 0] for n in ("next_observations", "actions")])
+        x = torch.cat([x, trials["rewards"][lane], torch.zeros(1)])
+        x = (x @ p["encoder.inputs.0.weight"] + p["encoder.inputs.0.bias"][0]).relu()
+        g = (x @ p["encoder.gru.gates.input"] + p["encoder.gru.gates.bias"][0]).sigmoid()
+        n = (x @ p["encoder.gru.candidate.input"] + p["encoder.gru.candidate.bias"][0]).tanh()
+        h = (1 - g[4:]) * n
+        beliefs = [state @ p["encoder.belief.weight"] + p["encoder.belief.bias"][0] for state in (torch.zeros(4), h)]
+        prior = torch.zeros(4)
+        read = torch.cat([trials["observations"][lane, 0], trials["actions"][lane, 0]])
+        expected = torch.zeros(())
+        for t, belief in enumerate(beliefs):
+            m = draw(belief, noise[lane, t])
+            y = (m @ p["decoder.latent.weight"] + read @ p["decoder.data.weight"] + p["decoder.data.bias"][0]).relu()
+            y = (y @ p["decoder.rest.0.weight"] + p["decoder.rest.0.bias"][0]).relu()
+            y = (y @ p["decoder.rest.1.weight"] + p["decoder.rest.1.bias"][0])[0]
+            r = trials["rewards"][lane, 0]
+            chance = y.sigmoid() if r > 0 else 1 - y.sigmoid()
+            expected = expected + ((y - r).square() if likelihood == "gaussian" else -chance.log())
+        torch.testing.assert_close(error[lane], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            kl[lane], kl_of_beliefs(beliefs[0], prior) + kl_of_beliefs(beliefs[1], beliefs[0]), rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("reads", ["observation_action", "next_observation", "transition"])
+def test_its_gradient_agrees_with_finite_differences(reads: str) -> None:
+    algo, block, flat = collected(env=f"{MODULE}:Recall", max_path_length=2, episodes_per_trial=2, decoder_reads=reads)
+    trials = {name: value.double() for name, value in trials_of(block).items()}
+    flat = flat.double()
+    params = algo.variational.per_task(flat[algo.encoded], 1)
+    error, kl = algo.negative_elbo(params, trials, np.random.default_rng(0))
+    gradient = algo.variational.gradient_per_task((error + 0.7 * kl).mean(), params)[0]
+    start = algo.encoded.start
+    for index in range(0, algo.variational.total, 11):
+        step = torch.zeros_like(flat)
+        step[start + index] = 1e-6
+        above, below = (elbo(algo, flat + way * step, trials) @ torch.tensor([1, 0.7]).double() for way in (1, -1))
+        assert float(gradient[index]) == pytest.approx(float(above - below) / 2e-6, rel=1e-4, abs=1e-7)
+
+
+def test_what_is_drawn_counts_on_average_for_all() -> None:
+    """Each t with each k as often as any other."""
+    algo, block, flat = collected()
+    trials = {name: value[:2].repeat_interleave(3000, 0) for name, value in trials_of(block).items()}
+    whole = elbo(algo, flat, trials)
+    algo.config = algo.config.replace(vae_prefixes=2, vae_decoded_steps=3)
+    some = elbo(algo, flat, trials, seed=1)
+    assert float(some[0]) == pytest.approx(float(whole[0]), rel=0.02) and float(some[1]) == float(whole[1])
+    rows, each = drawn(np.random.default_rng(0), 100, 7, 3)
+    assert rows.shape == (100, 3) and each == 7 / 3 and all(len(set(row.tolist())) == 3 for row in rows)
+    assert drawn(np.random.default_rng(0), 2, 7, 9)[0].shape == (2, 7)
+
+
+def test_the_weight_of_the_kl_does_not_depend_on_how_many_trials_a_step_takes() -> None:
+    algo, block, flat = collected()
+    trials = {name: value[:1] for name, value in trials_of(block).items()}
+    many = {name: value.repeat_interleave(4000, 0) for name, value in trials.items()}
+    repeated = torch.stack([elbo(algo, flat, trials, seed) for seed in range(400)]).mean(0)
+    torch.testing.assert_close(elbo(algo, flat, many), repeated, rtol=0.03, atol=0.0)
+
+
+def test_padding_and_ends_of_episodes_that_are_not_seen_count_for_nothing() -> None:
+    algo, block, flat = collected(env=f"{MODULE}:Recall", max_path_length=2, decoder_reads="next_observation")
+    trials = trials_of(block)
+    assert trials["resets"][:, 1::2][:, :-1].all() and not trials["resets"][:, ::2].any()
+    before = elbo(algo, flat, trials)
+    others = {name: value.clone() for name, value in trials.items()}
+    padding = slice(6, None)
+    others["mask"][:, padding] = 0
+    cut = elbo(algo, flat, others)
+    for name in ("observations", "actions", "next_observations", "rewards"):
+        others[name][:, padding] = 7.0
+    assert torch.equal(elbo(algo, flat, others), cut) and (cut < before).all()
+
+    def at_resets(predicted: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+        """Errors of 1 at the ends of episodes alone."""
+        return (trials["resets"] > 0)[:, None].expand_as(predicted).to(predicted.dtype)
+
+    algo.reward_error = at_resets  # type: ignore[method-assign]
+    assert float(elbo(algo, flat, trials)[0]) == 0
+
+
+def test_what_was_done_last_in_an_episode_is_decoded_where_the_decoder_does_not_read_what_followed() -> None:
+    algo, block, flat = collected()
+    trials = trials_of(block)
+    assert trials["resets"][:, :-1].all()
+    algo.reward_error = lambda predicted, rewards: torch.ones_like(predicted)  # type: ignore[method-assign]
+    assert float(elbo(algo, flat, trials)[0]) == 6 * 5
+
+
+# What trains what.
+
+
+def test_ppo_trains_the_policy_alone_and_the_elbo_encoder_and_decoder() -> None:
+    algo, block, flat = collected()
+    options = {"clip_eps": 0.2, "mean": 0.0, "std": 1.0}
+    gradient = block.answer(Question("meta_gradient", flat, options=options))["gradient"]
+    assert gradient[:, algo.trained].any() and not gradient[:, algo.encoded].any()
+    evaluate = block.evaluate()
+    moved, row = algo.update(flat, evaluate, 0)
+    assert (moved[algo.trained] != flat[algo.trained]).any() and (moved[algo.encoded] != flat[algo.encoded]).any()
+    assert row["RewardError"] > 0 and row["BeliefKL"] > 0
+    algo.config = algo.config.replace(vae_updates=0)
+    still, _ = algo.update(flat, evaluate, 0)
+    assert torch.equal(still[algo.encoded], flat[algo.encoded])
+
+
+def test_the_newest_trials_are_kept() -> None:
+    algo, block, flat = collected(vae_buffer_size=20)
+    evaluate = block.evaluate()
+    algo.update(flat, evaluate, 0)
+    assert len(algo.buffer) == 12
+    algo.update(flat, evaluate, 1)
+    held = algo.state_dict()["buffer"]
+    assert len(held["rewards"]) == 20
+    for name, value in trials_of(block).items():
+        assert torch.equal(held[name], torch.cat([value[4:], value]))
+
+
+def test_beliefs_get_better_at_telling_the_rewards(tmp_path: Path) -> None:
+    """Of arms that give 1 or 0 for sure: known after one pull."""
+    values = {"env": f"{MODULE}:Sure", "reward_likelihood": "bernoulli", "cell_size": 16, "kl_weight": 0.1}
+    config = config_of(
+        **values, meta_batch_size=20, n_itr=60, vae_updates=8, vae_learning_rate=5e-3, dump_path=str(tmp_path / "run")
+    )
+    run(config)
+    errors = [float(row["RewardError"]) / config.lane_length for row in progress(tmp_path / "run")]
+    # Without knowledge log 2 a step; with it, nothing but before the first pull: a sixth of all t.
+    assert errors[0] > 0.6 and min(errors[-10:]) < 1.6 * np.log(2) / 6
+
+
+class Unbelieving(VariBAD):
+    """The same whose policy always acts on the prior."""
+
+    def __init__(self, *sizes: Any) -> None:
+        super().__init__(*sizes)
+        self.encoder.belief = lambda params, h: h.new_zeros(*h.shape[:2], 2 * self.config.latent_size)  # type: ignore[method-assign]
+
+    def beliefs(self, params: Any, data: Any) -> torch.Tensor:
+        return super().beliefs(params, data).zero_()
+
+
+DECLARATION = varibad.DECLARATION
+
+
+@pytest.mark.learn
+@pytest.mark.parametrize("algorithm, low, high", [("varibad", 4.3, 4.5), (f"{__name__}:Unbelieving", 2.0, 3.0)])
+def test_it_learns_which_arm_gives_and_without_its_belief_it_cannot(
+    algorithm: str, low: float, high: float, tmp_path: Path
+) -> None:
+    """The best return of five pulls is 4.5, that without a memory 2.5."""
+    sizes = {"meta_batch_size": 20, "rollouts_per_meta_task": 8, "n_itr": 60, "hidden_sizes": [16], "cell_size": 16}
+    beliefs = {"reward_likelihood": "bernoulli", "kl_weight": 0.1, "vae_updates": 8, "vae_learning_rate": 5e-3}
+    policy = {"learning_rate": 5e-3, "num_promp_steps": 8, "clip_eps": 0.2, "gae_lambda": 0.5}
+    values = {"env": f"{MODULE}:Sure", "dump_path": str(tmp_path / "run")}
+    config = config_of(algorithm, **sizes | beliefs | policy | values)
+    returns = held_out_returns(config, run(config), 40).mean(0)
+    assert low <= returns.sum() <= high
+
+
+# The run.
+
+
+def test_a_run_that_goes_on_is_the_run_that_did_not_stop(tmp_path: Path) -> None:
+    """Both optimisers and the buffer are in the checkpoint."""
+    values = {"save_steps": 1, "num_minibatches": 2, "vae_prefixes": 3, "vae_buffer_size": 30}
+    whole = run(config_of(**values, n_itr=5, dump_path=str(tmp_path / "whole")))
+    run(config_of(**values, n_itr=3, dump_path=str(tmp_path / "parts")))
+    again = {"restore_path": str(tmp_path / "parts"), "dump_path": str(tmp_path / "parts")}
+    assert_same_states(run(config_of(**values, n_itr=5, **again)), whole)
+
+
+def test_the_embeddings_of_a_run_are_of_whole_trials(tmp_path: Path) -> None:
+    run(
+        config_of(
+            n_itr=1, te_save_path=str(tmp_path / "embeddings.npz"), num_embeddings=6, dump_path=str(tmp_path / "run")
+        )
+    )
+    embedded = np.load(tmp_path / "embeddings.npz")
+    assert embedded["embedding"].shape == (6, 4) and embedded["probabilities"].shape == (6, 2)
+    assert len(np.unique(embedded["embedding"][:, 0])) == 6
+
+
+def test_keys_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match="meta_update: expected"):
+        config_of(meta_update="trpo")
