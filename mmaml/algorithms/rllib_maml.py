@@ -18,17 +18,16 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mmaml.algorithms.maml import AdaptedTasks, TaskState
 from mmaml.algorithms.promp import DECLARATION as PARENT
 from mmaml.algorithms.promp import ProMP
 from mmaml.algorithms.shared_keys import ENTROPY_COEFF, VF_LOSS_COEFF
+from mmaml.algorithms.value_function import ValueFunction
 from mmaml.config.keys import Config
 from mmaml.policies.batch_invariant import weighted_sum
 from mmaml.policies.distributions import Distribution
-from mmaml.policies.mlp import MLP
 from mmaml.policies.params import Params
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
@@ -44,42 +43,33 @@ MIN_VARIANCE = 1e-8
 class RLlibMAML(ProMP):
     """ProMP with an adapted value function and an entropy bonus, logging returns under RLlib's names too."""
 
-    value_network: MLP
+    value_function: ValueFunction
 
     def build_networks(
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
     ) -> dict[str, tuple[int, ...]]:
-        sizes = (observation_size + 1, *config.hidden_sizes, 1)
-        self.value_network = MLP("value", sizes, config.hidden_nonlinearity)
-        return super().build_networks(config, observation_size, action_size, actions) | self.value_network.shapes
+        self.value_function = ValueFunction("value", config, observation_size)
+        return super().build_networks(config, observation_size, action_size, actions) | self.value_function.shapes
 
     def adapted_shapes(self) -> dict[str, tuple[int, ...]]:
-        return self.policy.shapes | self.value_network.shapes
+        return self.policy.shapes | self.value_function.shapes
 
     def separate_names(self) -> Collection[str]:
-        return self.value_network.shapes
+        return self.value_function.shapes
 
     def init_networks(self, rng: np.random.Generator) -> Params:
         """The policy's, and a V of Glorot-uniform weights and zero biases."""
-        return super().init_networks(rng) | self.value_network.init(rng)
+        return super().init_networks(rng) | self.value_function.init(rng)
 
     def begin(self, meta: Params, identity: Tensor) -> TaskState:
         return TaskState({name: meta[name] for name in self.adapted_shapes()})
 
-    def value(self, params: Params, observations: Tensor, times: Tensor) -> Tensor:
-        """V of observations [M, n, O], times [M, n] steps into their episodes: [M, n]."""
-        share_of_horizon = times[..., None].to(observations.dtype) / self.config.max_path_length
-        return self.value_network.of_data(params, torch.cat([observations, share_of_horizon], dim=-1)).squeeze(-1)
-
     def value_of_steps(self, params: Params, data: Rollouts) -> Tensor:
         """V of every step of `data`: [M, N·T]."""
-        return self.value(params, data.flat("observations"), data.times().flatten(1))
+        return self.value_function(params, data.flat("observations"), data.times().flatten(1))
 
     def values(self, state: TaskState, rollouts: Rollouts) -> Tensor:
-        observations = torch.cat([rollouts.observations, rollouts.final_observations[:, :, None]], dim=2)
-        times = rollouts.times()
-        times = torch.cat([times, times[..., -1:] + 1], dim=2)
-        return self.value(state.params, observations.flatten(1, 2), times.flatten(1)).view(times.shape)
+        return self.value_function.of_lanes(state.params, rollouts)
 
     def regularisers(self, params: Params, new: Distribution, data: Rollouts) -> dict[str, Tensor]:
         """c_V mean[ (V - V^target)² ] and -c_H mean[ H(π) ] on `data`, [M] each."""

@@ -25,7 +25,17 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmaml.policies.batch_invariant import affine, broadcast_rows, outer, refuse_third_derivative, sum_rows, tanh, tanh_
+from mmaml.policies.batch_invariant import (
+    affine,
+    broadcast_rows,
+    columns,
+    outer,
+    refuse_third_derivative,
+    row_product,
+    sum_rows,
+    tanh,
+    tanh_,
+)
 from mmaml.policies.params import Params
 
 
@@ -40,22 +50,44 @@ class MLP:
 
     prefix: of the names, "prefix.layer.weight" [inputs, outputs] and "prefix.layer.bias" [1, outputs]. sizes: of the
     input, of each hidden layer and of the output; the last layer is linear. nonlinearity: "tanh" or "relu".
+    context_size: C of a network of [x, c], which `conditioned` makes one of x; 0 for one of x alone.
     """
 
-    def __init__(self, prefix: str, sizes: Sequence[int], nonlinearity: str) -> None:
+    def __init__(self, prefix: str, sizes: Sequence[int], nonlinearity: str, context_size: int = 0) -> None:
         self.prefix, self.sizes, self.nonlinearity = prefix, tuple(sizes), nonlinearity
+        self.context_size, self.context_weight = context_size, f"{prefix}.context"
         self.depth = len(self.sizes) - 1
         self.shapes: dict[str, tuple[int, ...]] = {}
         for layer, (inputs, outputs) in enumerate(pairwise(self.sizes)):
             self.shapes[f"{prefix}.{layer}.weight"] = (inputs, outputs)
             self.shapes[f"{prefix}.{layer}.bias"] = (1, outputs)
+        if context_size:
+            self.shapes[self.context_weight] = (context_size, self.sizes[1])
 
     def init(self, rng: np.random.Generator) -> Params:
         """Glorot-uniform weights, zero biases."""
-        return {
+        params = {
             name: glorot_uniform(rng, *shape) if name.endswith("weight") else torch.zeros(shape)
             for name, shape in self.shapes.items()
         }
+        if self.context_size:  # the first layer is one of [x, c]
+            inputs = self.sizes[0]
+            both = glorot_uniform(rng, inputs + self.context_size, self.sizes[1])
+            params |= {f"{self.prefix}.0.weight": both[:inputs].clone(), self.context_weight: both[inputs:].clone()}
+        return params
+
+    def conditioned(self, params: Params, context: Tensor, spread: Tensor | None = None) -> Params:
+        """Parameters of the network of [x, c], c being the context, as a function of x alone.
+
+        A context that is the same for every x is a change of the first bias. context, spread: [M, 1, C]. With a
+        spread, c = context + spread ⊙ ε, and the result is a function of [x, ε]. Differentiable in all.
+        """
+        first, weight = f"{self.prefix}.0", params[self.context_weight]
+        changed = {f"{first}.bias": params[f"{first}.bias"] + row_product(context, weight)}
+        if spread is not None:
+            scaled = weight * columns(spread, weight.shape[2])
+            changed[f"{first}.weight"] = torch.cat([params[f"{first}.weight"], scaled], dim=1)
+        return params | changed
 
     def of_data(self, params: Params, x: Tensor) -> Tensor:
         """[M, n, inputs] -> [M, n, outputs], twice differentiable in the parameters, by `mlp`; x is data."""

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.policies.batch_invariant import broadcast_rows, columns, row_product
+from mmaml.policies.batch_invariant import broadcast_rows
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
-from mmaml.policies.mlp import MLP, glorot_uniform
+from mmaml.policies.mlp import MLP
 from mmaml.policies.params import Params
 
 MIN_LOG_STD = math.log(1e-6)
-CONTEXT_WEIGHT = "policy.context"
 
 
 class MLPPolicy(ABC):
@@ -33,19 +32,12 @@ class MLPPolicy(ABC):
         nonlinearity: str = "tanh",
         context_size: int = 0,
     ) -> None:
-        self.mlp = MLP("policy", (observation_size, *hidden_sizes, action_size), nonlinearity)
+        self.mlp = MLP("policy", (observation_size, *hidden_sizes, action_size), nonlinearity, context_size)
         self.shapes = dict(self.mlp.shapes)
-        if context_size:
-            self.shapes[CONTEXT_WEIGHT] = (context_size, self.mlp.sizes[1])
 
     def init(self, rng: np.random.Generator) -> Params:
         """Glorot-uniform weights, zeros otherwise: a standard deviation of 1."""
-        params = {name: torch.zeros(shape) for name, shape in self.shapes.items()} | self.mlp.init(rng)
-        if CONTEXT_WEIGHT in params:  # the first layer is one of [o, c]
-            inputs, context = self.mlp.sizes[0], len(params[CONTEXT_WEIGHT])
-            first = glorot_uniform(rng, inputs + context, self.mlp.sizes[1])
-            params["policy.0.weight"], params[CONTEXT_WEIGHT] = first[:inputs].clone(), first[inputs:].clone()
-        return params
+        return {name: torch.zeros(shape) for name, shape in self.shapes.items()} | self.mlp.init(rng)
 
     @abstractmethod
     def distribution(self, params: Params, observations: Tensor) -> Distribution:
@@ -69,17 +61,8 @@ class MLPPolicy(ABC):
         return params
 
     def conditioned(self, params: Params, context: Tensor, spread: Tensor | None = None) -> Params:
-        """Parameters of the policy of [o, c], c being the context, as a function of o alone.
-
-        A context that is the same at every step is a change of the first bias. context, spread: [M, 1, C]. With a
-        spread, c = context + spread ⊙ ε, and the result is a function of [o, ε]. Differentiable in all.
-        """
-        weight = params[CONTEXT_WEIGHT]
-        changed = {"policy.0.bias": params["policy.0.bias"] + row_product(context, weight)}
-        if spread is not None:
-            scaled = weight * columns(spread, weight.shape[2])
-            changed["policy.0.weight"] = torch.cat([params["policy.0.weight"], scaled], dim=1)
-        return params | changed
+        """Parameters of the policy of [o, c], c being the context, as a function of o alone (`MLP.conditioned`)."""
+        return self.mlp.conditioned(params, context, spread)
 
 
 class GaussianMLPPolicy(MLPPolicy):

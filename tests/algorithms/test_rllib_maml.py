@@ -301,6 +301,6 @@ def test_the_value_function_learns_the_known_values(update: str, tmp_path: Path)
     one = {name: value[None] for name, value in run(config)["parameters"].items()}
     pairs = [(left, taken) for left in range(1, 5) for taken in range(5 - left)]
     known = torch.tensor(pairs).float()[None]  # steps left, steps taken
-    found = Worker(config).algorithm.value(one, known, known[..., 1])[0]  # type: ignore[attr-defined]
+    found = Worker(config).algorithm.value_function(one, known, known[..., 1])[0]  # type: ignore[attr-defined]
     expected = [sum(0.8**t for t in range(left)) for left, _ in pairs]
     np.testing.assert_allclose(found.numpy(), expected, atol=0.25)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from mmaml.policies.distributions import Gaussian
-from mmaml.policies.policy import CONTEXT_WEIGHT
 from mmaml.updates.evaluate import Question
 from mmaml.worker import TaskBlock
 from tests.helpers.support import sampled, small_config
@@ -33,7 +32,7 @@ KNOWS_NOT, KNOWS = -8.0, -4.0
 
 def plain_policy(meta: dict[str, torch.Tensor], inputs: torch.Tensor) -> Gaussian:
     """An MLP of 2 hidden layers of tanh on [o, c], [M, n, O + C], by torch's own operations."""
-    first = torch.cat([meta["policy.0.weight"], meta[CONTEXT_WEIGHT]], 1)
+    first = torch.cat([meta["policy.0.weight"], meta["policy.context"]], 1)
     y = torch.tanh(inputs @ first + meta["policy.0.bias"])
     y = torch.tanh(y @ meta["policy.1.weight"] + meta["policy.1.bias"])
     return Gaussian(y @ meta["policy.2.weight"] + meta["policy.2.bias"], meta["policy.log_std"])
