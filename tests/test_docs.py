@@ -130,10 +130,10 @@ def accepted(line: str) -> Any:
         arguments = words[at + 1 :]
         if word.startswith("run_scripts/"):
             script = Path(word).stem
-            if script.startswith(("mumo_run_", "pro-mp_run_")):
-                return train.parse(arguments)
             if script == "maml_run":
                 return train.parse(arguments, script=maml_run.SCRIPT)
+            if script.startswith(("mumo_run_", "pro-mp_run_")) or script.endswith("_run"):
+                return train.parse(arguments)
             return importlib.import_module(f"mmaml.cli.{script.removesuffix('_policy')}").parse(arguments)
         if Path(word).name == "mmaml" and arguments and not arguments[0].startswith("--"):
             command, *arguments = arguments
@@ -296,6 +296,7 @@ def test_columns_that_are_compared_are_written(tmp_path: Path) -> None:
     written: set[str] = set()
     runs: list[dict[str, Any]] = [{"algorithm": name, "env": "2DNavigation-v0"} for name in ALGORITHMS]
     runs += [{"algorithm": "maml", "env": "Reacher3LinkEnv"}, {"algorithm": "mmaml", "meta_update": "vpg"}]
+    runs += [{"algorithm": "mgrl", "meta_lambda": True, "gae_lambda": 0.9}]
     for number, values in enumerate(runs):
         options = {"n_itr": 1, "log_grad_norm": True, "eval_interval": 1, "dump_path": str(tmp_path / str(number))}
         run(small_config(**values | options))

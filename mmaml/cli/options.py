@@ -102,6 +102,9 @@ def adapted(config: Config, arguments: argparse.Namespace) -> tuple[Config, int]
     if arguments.inner_lr is not None and config.declaration.is_idle("inner_lr"):
         raise UsageError("--inner_lr", f'has no effect on a run of algorithm "{config.algorithm}"', "leave it out")
     steps = config.stages - 1 if arguments.num_adapt_steps is None else arguments.num_adapt_steps
+    if steps and not config.declaration.adapts:
+        expected = f'0 with algorithm "{config.algorithm}", which does not adapt to a task'
+        raise UsageError("--num_adapt_steps", expected=expected, got=str(steps))
     config = config.replace(
         seed=config.seed if arguments.seed is None else arguments.seed,
         rollouts_per_meta_task=arguments.rollouts_per_task or config.rollouts_per_meta_task,

@@ -15,6 +15,7 @@ ALGORITHMS = {
     "maesn": "mmaml.algorithms.maesn:MAESN",
     "rl2": "mmaml.algorithms.rl2:RL2",
     "varibad": "mmaml.algorithms.varibad:VariBAD",
+    "mgrl": "mmaml.algorithms.mgrl:MGRL",
 }
 # What trains where neither the configuration nor the run script names one.
 DEFAULT_ALGORITHM = "mmaml"

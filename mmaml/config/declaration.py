@@ -79,6 +79,7 @@ class Declaration:
     credit: how far rewards are credited to earlier actions. "episode": the algorithm samples a task in K+1 collections,
         with an inner step in between. "trial": it adapts by memory, in one collection whose lanes are trials of
         `episodes_per_trial` episodes, and rewards are credited over all of a lane.
+    inner_steps: of credit "episode", whether it takes inner steps; without them a task is sampled in one collection.
     embeds: whether it holds each task in a vector, which its function "embed" gives.
     default_update: the meta-update that "auto" stands for; "" for an algorithm that heeds no `meta_update`.
     """
@@ -89,6 +90,7 @@ class Declaration:
     kept: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
     without: Sequence[str] = ()
     credit: Literal["episode", "trial"] = "episode"
+    inner_steps: bool = True
     embeds: bool = False
     default_update: str = ""
 
@@ -104,6 +106,7 @@ class Declaration:
         kept: Mapping[str, Callable[[Config], int]] | None = None,
         without: Sequence[str] = (),
         credit: Literal["episode", "trial"] | None = None,
+        inner_steps: bool | None = None,
         embeds: bool | None = None,
         default_update: str | None = None,
     ) -> Declaration:
@@ -115,13 +118,21 @@ class Declaration:
             {**self.kept, **(kept or {})},
             (*self.without, *without),
             self.credit if credit is None else credit,
+            self.inner_steps if inner_steps is None else inner_steps,
             self.embeds if embeds is None else embeds,
             self.default_update if default_update is None else default_update,
         )
 
+    @property
+    def adapts(self) -> bool:
+        """Whether a task is learned in stages: by inner steps, or over the episodes of a trial."""
+        return self.credit == "trial" or self.inner_steps
+
     def stages(self, config: Config) -> int:
         """How many stages of learning a task an iteration has: collections, or the episodes of a trial."""
-        return config.episodes_per_trial if self.credit == "trial" else config.num_inner_grad_steps + 1
+        if self.credit == "trial":
+            return config.episodes_per_trial
+        return config.num_inner_grad_steps + 1 if self.inner_steps else 1
 
     def is_idle(self, name: str) -> bool:
         """Whether a key, common or its own, has no effect under the algorithm."""

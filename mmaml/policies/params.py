@@ -65,9 +65,13 @@ class ParamSpec:
         """Tensors [M, *shape] -> [M, P]."""
         return torch.cat([params[name].flatten(1) for name in self.shapes], dim=1)
 
-    def gradient_per_task(self, loss: Tensor, params: Params) -> Tensor:
-        """Gradient of a number in every task's copy of the parameters (`per_task`): [M, P]."""
-        gradients = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
+    def gradient_per_task(self, loss: Tensor, params: Params, keeps_graph: bool = False) -> Tensor:
+        """Gradient of a number in every task's copy of the parameters (`per_task`): [M, P].
+
+        keeps_graph: for a further gradient through the same graph.
+        """
+        values = list(params.values())
+        gradients = torch.autograd.grad(loss, values, retain_graph=keeps_graph, materialize_grads=True)
         return self.flatten_per_task(dict(zip(params, gradients, strict=True)))
 
 

@@ -175,7 +175,7 @@ def _returns(row: Row, prefix: str) -> list[float]:
 
 def _change(row: Row, prefix: str) -> str:
     returns = _returns(row, prefix)
-    return f"{_number(returns[0])} → {_number(returns[-1])}" if returns else ""
+    return " → ".join(map(_number, [*returns[:1], *returns[1:][-1:]]))
 
 
 def _number(value: float) -> str:

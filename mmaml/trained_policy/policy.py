@@ -209,6 +209,8 @@ class TrainedPolicy:
         """
         if self._remembers:
             raise UsageError("adapt", f"{self.config.algorithm} adapts by remembering what is recorded", "leave it out")
+        if not self.config.declaration.adapts:
+            raise UsageError("adapt", f"{self.config.algorithm} does not adapt to a task", "leave it out")
         data = self._recorded("adapt")
         collections = [*self._collections, data]
         state = self._algorithm.adapt(self._meta, self._state, collections)

@@ -33,6 +33,12 @@ class Adam:
         scale = (square.sqrt() / corrections[1] ** 0.5).add_(EPSILON)
         return parameters.addcdiv(mean, scale, value=-self.learning_rate / corrections[0])
 
+    def step_sizes(self) -> Tensor:
+        """α / (√v̂ + ε) [size], by which the last step multiplied the mean of the gradients."""
+        moments, (_, beta2) = self._moments, BETAS
+        correction = 1 - beta2 ** moments["step"].item()
+        return self.learning_rate / (moments["exp_avg_sq"].sqrt() / correction**0.5 + EPSILON)
+
     def state_dict(self) -> dict[str, Any]:
         """As that of torch's own."""
         group = {

@@ -57,18 +57,9 @@ class MetaUpdate(ABC):
         }
         row |= {f"Loss-{name}": float(values.mean()) for name, values in after.added.items()}
         if self.config.log_grad_norm:
-            norms = [self._norms(gradient) for gradient in gradients]
-            row |= {f"GradNorm-{name}": float(np.mean([one[name] for one in norms])) for name in norms[0]}
+            norms = [gradient_norms(self.spec, gradient) for gradient in gradients]
+            row |= {name: float(np.mean([one[name] for one in norms])) for name in norms[0]}
         return row
-
-    def _norms(self, gradient: Tensor) -> Row:
-        """L2 norm of the gradient: the whole, and of each part (policy, encoder)."""
-        parts = self.spec.unflatten(gradient)
-        norms = {
-            network: float(torch.cat([parts[name].flatten() for name in names]).norm())
-            for network, names in sorted(self.spec.networks().items())
-        }
-        return {"all": float(gradient.norm())} | norms
 
 
 class PolicyGradient(MetaUpdate):
@@ -216,10 +207,26 @@ class TrustRegion(MetaUpdate):
         return best, row | {"LineSearchStep": fraction}
 
 
+def gradient_norms(spec: ParamSpec, gradient: Tensor) -> Row:
+    """Columns of the log: L2 norm of a gradient [P], and of its part of each network (policy, encoder)."""
+    parts = spec.unflatten(gradient)
+    norms = {"all": float(gradient.norm())}
+    norms |= {
+        network: float(torch.cat([parts[name].flatten() for name in names]).norm())
+        for network, names in sorted(spec.networks().items())
+    }
+    return {f"GradNorm-{name}": norm for name, norm in norms.items()}
+
+
 def bounded(gradient: Tensor, norm: float | None) -> Tensor:
     """The gradient [P], scaled down to `norm` where it is longer (Pascanu, Mikolov, Bengio 2013); None: as it is."""
+    return gradient * shrinkage(gradient, norm)
+
+
+def shrinkage(gradient: Tensor, norm: float | None) -> float:
+    """What `bounded` multiplies a gradient by, at most 1."""
     length = float(gradient.norm())
-    return gradient if norm is None or length <= norm else gradient * (norm / length)
+    return 1.0 if norm is None or length <= norm else norm / length
 
 
 def conjugate_gradients(

@@ -13,7 +13,10 @@ from tests.helpers.recurrent_bandit import MODULE
 from tests.helpers.support import sampled, small_config
 
 RECURRENT = f"{MODULE}:RecurrentBandit"
-SETTINGS: dict[str, dict[str, Any]] = {RECURRENT: {"env": f"{MODULE}:WaitingBandit", "episodes_per_trial": 3}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    RECURRENT: {"env": f"{MODULE}:WaitingBandit", "episodes_per_trial": 3},
+    "mgrl": {"discount_range": [0.1, 1.0]},
+}
 OTHER: dict[str, Any] = {
     "baseline": "ZeroBaseline",
     "discount": 0.5,

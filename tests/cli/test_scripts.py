@@ -16,7 +16,7 @@ from mmaml.cli import train
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.launcher import protocol
 from mmaml.storage import checkpoint
-from tests.helpers.support import REMEMBERING, progress, run, small_config
+from tests.helpers.support import ADAPTING, REMEMBERING, progress, run, small_config
 
 SCRIPTS = Path(__file__).parents[2] / "run_scripts"
 Runs = Callable[[str], Path]
@@ -40,7 +40,7 @@ def script(name: str, *arguments: Any) -> None:
     assert main([str(argument) for argument in arguments]) == 0
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ADAPTING)
 def test_evaluation(algorithm: str, runs: Runs, tmp_path: Path) -> None:
     """With more steps than in training, and other step sizes, on which what precedes the first step does not depend."""
     found = []
@@ -66,6 +66,19 @@ def test_step_sizes_for_an_algorithm_without_steps_are_refused(
     assert main(["--restore_path", str(runs(algorithm)), "--inner_lr", "0.1"]) == 2
     expected = f'--inner_lr: has no effect on a run of algorithm "{algorithm}"; leave it out'
     assert capsys.readouterr().err.strip() == f"error: {expected}"
+
+
+def test_what_does_not_adapt_is_not_evaluated_after_steps(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--restore_path", str(runs("mgrl")), "--num_tasks", "5", "--output", str(tmp_path / "out.json")]
+    main = runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"]
+    assert main([*given, "--num_adapt_steps", "1"]) == 2
+    expected = '0 with algorithm "mgrl", which does not adapt to a task'
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: --num_adapt_steps: expected {expected}, got 1"
+    assert main(given) == 0
+    returns = np.array([task["return"] for task in json.loads((tmp_path / "out.json").read_text())["tasks"]])
+    assert returns.shape == (5, 1)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

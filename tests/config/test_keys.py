@@ -21,6 +21,7 @@ TRUST_REGION = {"algorithm": "maml"}
 FAR = TRUST_REGION | {"max_kl": 10.0}  # the longest step is refused, a shorter one taken
 VALUES = {"algorithm": "rllib_maml"}
 LATENTS = {"algorithm": "maesn", "num_train_tasks": 6}
+RETURNS = {"algorithm": "mgrl", "n_itr": 4}
 BEST_EPISODES = {"algorithm": "tesp", "num_inner_grad_steps": 2}
 
 # key: (other value, what else both runs have)
@@ -73,6 +74,16 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "latent_size": (3, LATENTS),
     "latent_kl_penalty": (1.0, LATENTS),
     "adapt_latent": (False, LATENTS),
+    "meta_discount": (False, RETURNS),
+    "meta_lambda": (True, RETURNS | {"gae_lambda": 0.9}),
+    "meta_learning_rate": (0.1, RETURNS),
+    "discount_range": ([0.5, 1.0], RETURNS),
+    "outer_discount": (0.9, RETURNS),
+    "outer_lambda": (0.5, RETURNS),
+    "outer_value": (False, RETURNS),
+    "trace_decay": (0.5, RETURNS),
+    "condition_on_returns": (True, RETURNS),
+    "optimizer": ("sgd", RETURNS),
     "cell_size": (9, {}),
     "use_betas": (True, {}),
     "shift_gammas": (False, {}),

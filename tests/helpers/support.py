@@ -41,9 +41,10 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "tesp": {"num_inner_grad_steps": 2},
 }
 
-# By how they adapt: those that take inner steps, and those that remember.
-STEPPING = [name for name in ALGORITHMS if declaration_of(name).credit == "episode"]
+# By how they adapt: those that take inner steps, those that remember, and both; others do not adapt.
+STEPPING = [n for n in ALGORITHMS if declaration_of(n).credit == "episode" and declaration_of(n).inner_steps]
 REMEMBERING = [name for name in ALGORITHMS if declaration_of(name).credit == "trial"]
+ADAPTING = [name for name in ALGORITHMS if declaration_of(name).adapts]
 
 TASKS = 5  # of `new_worker`
 

@@ -1,0 +1,461 @@
+"""MGRL: its derivatives against autograd and finite differences, problems whose answer is known, and what it keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import distributions
+
+from mmaml import worker as worker_module
+from mmaml.algorithms import make_algorithm
+from mmaml.algorithms.mgrl import MGRL, Discounting, lambda_returns, returns_of
+from mmaml.config.loading import ConfigError, idle_keys, load_config
+from mmaml.policies.distributions import Categorical, Distribution, Gaussian
+from mmaml.sampling.rollouts import Rollouts
+from mmaml.updates.evaluate import Evaluate, Question
+from mmaml.worker import TaskBlock, Worker
+from tests.helpers.now_or_later import DELAY, INDIFFERENT, LATE_REWARD, LATER
+from tests.helpers.support import assert_same_states, progress, run, sampled, small_config
+from tests.helpers.synthetic import ragged_rollouts
+
+LEARNS_BOTH = {"meta_lambda": True, "discount": 0.95, "gae_lambda": 0.8}
+RAGGED = {"env": "tests.helpers.probes:RandomLengths"}
+CHOICE = {"env": "tests.helpers.now_or_later:NowOrLater", "max_path_length": DELAY + 1}
+
+
+def setting(actions: type[Distribution] = Gaussian, **overrides: Any) -> tuple[MGRL, torch.Tensor, Rollouts]:
+    """An algorithm, parameters and made-up rollouts, in float64."""
+    values = {"hidden_sizes": [5, 4], "entropy_coeff": 0.03} | LEARNS_BOTH | overrides
+    algo = make_algorithm(load_config(None, values, "mgrl"), 3, 3, actions)
+    assert isinstance(algo, MGRL)
+    g = torch.Generator().manual_seed(1)
+    params = {name: value.double() for name, value in algo.init(np.random.default_rng(0)).items()}
+    params = {name: v + 0.1 * torch.randn(v.shape, generator=g, dtype=v.dtype) for name, v in params.items()}
+    data = ragged_rollouts(action_size=3, actions=actions, collect=overrides.get("collect", "lanes"))
+    return algo, algo.spec.flatten(params), data
+
+
+def answers(algo: MGRL, *batches: Rollouts) -> Evaluate:
+    """Gives the gradients of the batches, one after another."""
+    left = list(batches)
+
+    def answer(question: Question) -> dict[str, np.ndarray]:
+        found = algo.gradients(question.parameters, [left.pop(0)])
+        return {name: value.numpy() for name, value in found.items()}
+
+    return Evaluate(answer, range(batches[0].tasks), lambda: list(batches))
+
+
+# The derivatives.
+
+
+@pytest.mark.parametrize("discount, gae_lambda", [(0.9, 0.7), (1.0, 1.0), (0.6, 0.0)])
+def test_returns_and_their_derivatives_are_those_of_the_recursion_by_autograd(
+    discount: float, gae_lambda: float
+) -> None:
+    data = ragged_rollouts()
+    values = torch.randn(*data.rewards.shape[:2], data.rewards.shape[2] + 1, dtype=torch.float64)
+    done = data.terminated | data.truncated
+    assert done.any() and not done[..., -1].all()
+    eta = torch.tensor([discount, gae_lambda], dtype=torch.float64, requires_grad=True)
+    ours = lambda_returns(data.rewards.numpy(), values.numpy(), done.numpy(), discount, gae_lambda)
+    later, steps = values[..., -1], []
+    for t in range(data.rewards.shape[2] - 1, -1, -1):
+        mixed = (1 - eta[1]) * values[..., t + 1] + eta[1] * later
+        later = data.rewards[..., t] + eta[0] * ~done[..., t] * mixed
+        steps.append(later)
+    returns = torch.stack(steps[::-1], -1)
+    np.testing.assert_allclose(ours.returns, returns.detach().numpy(), atol=1e-12)
+    for index in np.ndindex(*returns.shape):
+        by_discount, by_lambda = torch.autograd.grad(returns[index], eta, retain_graph=True)[0]
+        assert ours.by_discount[index] == pytest.approx(by_discount.item(), abs=1e-12)
+        assert ours.by_lambda[index] == pytest.approx(by_lambda.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("actions", [Gaussian, Categorical])
+def test_the_gradient_is_that_of_advantage_actor_critic(actions: type[Distribution]) -> None:
+    """Of each task, by torch's own distributions, with the returns as data."""
+    algo, flat, data = setting(actions, vf_loss_coeff=0.4)
+    found = algo.gradients(flat, [data])
+    meta = algo.spec.per_task(flat, data.tasks)
+    agent = algo.begin(meta, data.identity)
+    out = algo.policy.mlp.of_data(agent.networks, data.flat("observations"))
+    if actions is Categorical:
+        policy = distributions.Categorical(logits=out)
+        log_probs, entropy = policy.log_prob(data.flat("actions").argmax(-1)), policy.entropy()
+    else:
+        policy = distributions.Normal(out, meta["policy.log_std"].exp().expand_as(out))
+        log_probs, entropy = policy.log_prob(data.flat("actions")).sum(-1), policy.entropy().sum(-1)
+    values = algo.values(agent, data)
+    returns = torch.from_numpy(returns_of(data, values, agent.discounting).returns).flatten(1)
+    v = values[..., :-1].flatten(1)
+    real = data.flat("mask") > 0
+    losses = [
+        (-(g - b.detach()) * lp + 0.4 * 0.5 * (b - g).square() - 0.03 * h)[mask].mean()
+        for g, b, lp, h, mask in zip(returns, v, log_probs, entropy, real, strict=True)
+    ]
+    inside = [name for name in algo.spec.shapes if name.startswith(("policy", "value"))]
+    expected = torch.autograd.grad(sum(losses), [meta[name] for name in inside])  # type: ignore[arg-type]
+    ours = algo.spec.unflatten(found["gradient"])
+    for name, value in zip(inside, expected, strict=True):
+        torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found["policy"] + found["value"] + found["entropy"], torch.stack(losses))
+    assert not algo.spec.flatten({n: v[0] for n, v in ours.items() if n in algo.spec.shapes})[-2:].any()
+
+
+@pytest.mark.parametrize("name, index", [("discount", -2), ("lambda", -1)])
+@pytest.mark.parametrize("actions", [Gaussian, Categorical])
+def test_its_derivative_in_what_is_learned_is_that_of_the_update(
+    actions: type[Distribution], name: str, index: int
+) -> None:
+    """Finite differences of θ' = θ - α g(τ, θ, η) in u."""
+    values: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.3, "discount_range": [0.2, 1.0]}
+    algo, flat, data = setting(actions, **values)
+    size = algo.networks.total
+
+    def updated(u: float) -> torch.Tensor:
+        at = flat.clone()
+        at[index] = u
+        fresh, _, _ = setting(actions, **values)
+        return fresh.update(at, answers(fresh, data), 0)[0][:size]
+
+    u = float(flat[index])
+    difference = (updated(u + 1e-5) - updated(u - 1e-5)) / 2e-5
+    algo.update(flat, answers(algo, data), 0)
+    ours = algo.traces[name] * algo.learned_value(name, u)[1]
+    assert ours.abs().max() > 1e-3
+    torch.testing.assert_close(ours, difference, rtol=1e-6, atol=1e-9)
+
+
+def test_the_outer_gradient_is_that_of_the_fixed_returns_in_the_policy_alone() -> None:
+    algo, flat, data = setting(outer_discount=0.97, outer_lambda=0.9)
+    meta = algo.spec.per_task(flat, data.tasks)
+    agent = algo.begin(meta, data.identity)
+    values = algo.outer_value.of_lanes(meta, data).detach()
+    returns = returns_of(data, values, Discounting(0.97, 0.9)).returns
+    advantages = (torch.from_numpy(returns) - values[..., :-1]).flatten(1)
+    log_probs = algo.distribution(agent, data).log_prob(data.flat("actions"))
+    expected = algo.spec.gradient_per_task(-(log_probs * advantages * data.flat("weights")).sum(), meta)
+    found = algo.gradients(flat, [data])
+    torch.testing.assert_close(found["outer"], expected)
+    outer = algo.spec.unflatten(found["outer"])
+    assert not any(value.any() for name, value in outer.items() if not name.startswith("policy"))
+    # Its value function is trained by these returns, and only it.
+    own = algo.spec.unflatten(found["gradient"])["outer_value.2.bias"].flatten()
+    errors = ((values[..., :-1].flatten(1) - torch.from_numpy(returns).flatten(1)) * data.flat("weights")).sum(1)
+    torch.testing.assert_close(own, algo.config.vf_loss_coeff * errors)
+    # Without one of its own, V' is V.
+    plain, short, _ = setting(outer_value=False)
+    assert not any(name.startswith("outer") for name in plain.spec.shapes)
+    assert plain.outer_value is plain.value and plain.gradients(short, [data])["outer"].any()
+
+
+def test_learned_returns_are_an_input_of_both_networks() -> None:
+    """The same as the first layer of [o, γ, λ]; no gradient flows into γ and λ."""
+    algo, flat, data = setting(condition_on_returns=True)
+    params = {name: value[None] for name, value in algo.spec.unflatten(flat).items()}
+    agent = algo.begin(params, torch.tensor([-1]))
+    context = torch.tensor(agent.discounting, dtype=torch.float64).expand(1, 5, 2)
+    x = data.flat("observations")[:1, :5]
+    for network in ("policy", "value"):
+        own = {name: value for name, value in params.items() if name.startswith(network)}
+        inputs = x if network == "policy" else torch.cat([x, torch.zeros_like(x[..., :1])], -1)
+        h = torch.cat([inputs, context], -1)
+        for layer in range(3):
+            weight = own[f"{network}.{layer}.weight"]
+            weight = torch.cat([weight, own[f"{network}.context"]], 1) if layer == 0 else weight
+            h = h @ weight + own[f"{network}.{layer}.bias"]
+            h = h.tanh() if layer < 2 else h
+        if network == "policy":
+            torch.testing.assert_close(algo.policy.distribution(agent.networks, x)[0], h)
+        else:
+            torch.testing.assert_close(algo.value(agent.networks, x, torch.zeros(1, 5)), h[..., 0])
+    gradient = algo.spec.unflatten(algo.gradients(flat, [data])["gradient"])
+    assert gradient["policy.context"].any() and gradient["value.context"].any()
+    assert not gradient["returns.discount"].any() and not gradient["returns.lambda"].any()
+    alone, _, _ = setting(condition_on_returns=True, meta_lambda=False)
+    assert alone.spec.shapes["policy.context"] == (1, 5)
+
+
+# The update.
+
+
+def test_the_trace_decays_and_its_meta_gradient_is_a_step_of_adam() -> None:
+    """Two updates by hand, with step sizes of Adam that are held, and a gradient that is scaled down."""
+    values = {"trace_decay": 0.6, "learning_rate": 0.02, "max_grad_norm": 0.05, "meta_learning_rate": 0.1}
+    algo, flat, first = setting(Categorical, **values)
+    second = ragged_rollouts(action_size=3, actions=Categorical, seed=5)
+    evaluate, size = answers(algo, first, second), algo.networks.total
+    found = [{name: value.mean(0) for name, value in algo.gradients(flat, [first]).items()}]
+    moved, row = algo.update(flat, evaluate, 0)
+    assert np.isnan(row["MetaGradient-discount"]) and row["Discount"] == pytest.approx(
+        0.9 + 0.1 / (1 + np.exp(-float(flat[-2])))
+    )
+    found.append({name: value.mean(0) for name, value in algo.gradients(moved, [second]).items()})
+    again, row = algo.update(moved, evaluate, 1)
+    assert torch.equal(moved[size:], flat[size:])
+
+    theta, adam = flat[:size].clone().requires_grad_(), None
+    adam = torch.optim.Adam([theta], 0.02)
+    traces = {"discount": torch.zeros(size).double(), "lambda": torch.zeros(size).double()}
+    for number, one in enumerate(found):
+        if number == 1:
+            for name, z in traces.items():
+                assert row[f"MetaGradient-{name}"] == pytest.approx(float(-one["outer"][:size] @ z), rel=1e-6)
+        gradient = one["gradient"][:size]
+        factor = 0.05 / gradient.norm()
+        assert factor < 1
+        theta.grad = gradient * factor
+        adam.step()
+        square = adam.state[theta]["exp_avg_sq"] / (1 - 0.999 ** (number + 1))
+        rates = 0.02 / (square.sqrt() + 1e-8)
+        traces = {name: 0.6 * z - rates * factor * one[f"by_{name}"][:size] for name, z in traces.items()}
+    torch.testing.assert_close(again[:size], theta.detach(), rtol=1e-6, atol=1e-8)
+    for name, z in traces.items():
+        torch.testing.assert_close(algo.traces[name], z, rtol=1e-5, atol=1e-8)
+    signs = torch.tensor([np.sign(row["MetaGradient-discount"]), np.sign(row["MetaGradient-lambda"])])
+    torch.testing.assert_close(again[size:] - flat[size:], 0.1 * signs, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("outer_value", [True, False])
+def test_without_steps_of_its_returns_it_is_the_plain_algorithm_to_the_bit(
+    optimizer: str, outer_value: bool, tmp_path: Path
+) -> None:
+    """γ = 0.75, the middle of its range, is the number itself."""
+    values = {"discount": 0.75, "optimizer": optimizer, "n_itr": 4, **RAGGED}
+    learning = {"meta_learning_rate": 0.0, "discount_range": [0.5, 1.0], "outer_value": outer_value}
+    still = run(small_config("mgrl", **values | learning, dump_path=str(tmp_path / "still")))
+    plain = run(small_config("mgrl", **values, meta_discount=False, dump_path=str(tmp_path / "plain")))
+    assert plain["parameters"].keys() <= still["parameters"].keys()
+    for name, value in plain["parameters"].items():
+        assert torch.equal(value, still["parameters"][name])
+    rows = [progress(tmp_path / name)[-1] for name in ("still", "plain")]
+    assert [float(row["Discount"]) for row in rows] == [0.75, 0.75]
+    assert float(rows[0]["MetaGradient-discount"]) != 0 and "MetaGradient-discount" not in rows[1]
+
+
+# Now or later: θ is the logit of "later", p its probability.
+
+
+def choices(p_of_lanes: list[float], later: list[bool]) -> Rollouts:
+    """One task whose lanes are episodes of `NowOrLater`, with weights so that sums are means over episodes."""
+    lanes, length = len(later), DELAY + 1
+    mask = torch.zeros(1, lanes, length, dtype=torch.float64)
+    rewards, weights = torch.zeros_like(mask), torch.zeros_like(mask)
+    done = torch.zeros(1, lanes, length, dtype=torch.bool)
+    for lane, waits in enumerate(later):
+        last = DELAY if waits else 0
+        mask[0, lane, : last + 1] = 1
+        rewards[0, lane, last] = LATE_REWARD if waits else 1.0
+        done[0, lane, last] = True
+        weights[0, lane, 0] = p_of_lanes[lane]  # nothing is chosen after the first step
+    chosen = torch.tensor(later).long()[None, :, None].expand(1, lanes, length)
+    actions = torch.nn.functional.one_hot(chosen, 2).double()
+    start = torch.zeros_like(done)
+    start[..., 0] = True
+    zeros = torch.zeros(1, lanes, length, 1, dtype=torch.float64)
+    data = Rollouts.recorded(
+        zeros, actions, rewards, Categorical(0 * actions), mask, start, done, done & False, zeros[:, :, 0], zeros
+    )
+    data.weights = weights
+    return data
+
+
+def chooser(discount: float, outer_discount: float) -> tuple[MGRL, torch.Tensor]:
+    """An agent whose only parameters that get a gradient are the two biases of its logits, at θ = 0 and V = 0.
+
+    Both move by α/2, so that θ, their difference, moves by α = 0.5.
+    """
+    values = {"hidden_sizes": [1], "optimizer": "sgd", "learning_rate": 0.25, "vf_loss_coeff": 0.0}
+    values |= {"discount": discount, "gae_lambda": 1.0, "discount_range": [0.0, 1.0]}
+    values |= {"outer_discount": outer_discount, "outer_value": False}
+    algo = make_algorithm(load_config(None, values, "mgrl"), 1, 2, Categorical)
+    assert isinstance(algo, MGRL)
+    params = algo.init(np.random.default_rng(0))
+    flat = algo.spec.flatten(
+        {n: v.double() if n.startswith("returns") else torch.zeros(v.shape).double() for n, v in params.items()}
+    )
+    flat[-1] = np.log(discount / (1 - discount))
+    return algo, flat
+
+
+def logit(algo: MGRL, flat: torch.Tensor) -> float:
+    early, late = algo.spec.unflatten(flat)["policy.1.bias"].flatten().tolist()
+    return late - early
+
+
+def probability(algo: MGRL, flat: torch.Tensor) -> float:
+    return 1 / (1 + np.exp(-logit(algo, flat)))
+
+
+@pytest.mark.parametrize("discount, outer_discount", [(0.9, 1.0), (0.8, 1.0), (0.9, 0.8)])
+def test_the_meta_gradient_of_now_or_later_is_the_exact_one(discount: float, outer_discount: float) -> None:
+    """θ' = θ + α p (1 - p) (γ^k R - 1);  dJ'/dγ = p' (1 - p') (γ'^k R - 1) · α p (1 - p) k γ^(k-1) R."""
+    algo, flat = chooser(discount, outer_discount)
+
+    def batch(flat: torch.Tensor) -> Rollouts:
+        """Both choices, by their probabilities: every sum is an expectation."""
+        p = probability(algo, flat)
+        return choices([1 - p, p], [False, True])
+
+    moved, _ = algo.update(flat, answers(algo, batch(flat)), 0)
+    assert logit(algo, moved) == pytest.approx(0.5 * 0.25 * (discount**DELAY * LATE_REWARD - 1))
+    p = probability(algo, moved)
+    gain = 0.5 * 0.25 * DELAY * discount ** (DELAY - 1) * LATE_REWARD
+    expected = p * (1 - p) * (outer_discount**DELAY * LATE_REWARD - 1) * gain
+    _, row = algo.update(moved, answers(algo, batch(moved)), 1)
+    assert row["MetaGradient-discount"] == pytest.approx(expected, rel=1e-9)
+    if (discount, outer_discount) == (0.9, 1.0):
+        assert row["MetaGradient-discount"] == pytest.approx(0.205005, abs=5e-7)
+
+
+def test_a_sampled_meta_gradient_of_now_or_later_is_right_in_the_mean() -> None:
+    algo, flat = chooser(0.9, 1.0)
+    moved, _ = algo.update(flat, answers(algo, choices([0.5, 0.5], [False, True])), 0)
+    rng, pairs, episodes = np.random.default_rng(0), 2000, 8
+
+    def gradient(name: str, at: torch.Tensor) -> torch.Tensor:
+        drawn = rng.random((pairs, episodes)) < probability(algo, at)
+        batches = Rollouts.concatenate([choices([1 / episodes] * episodes, own.tolist()) for own in drawn])
+        return algo.gradients(at, [batches])[name][:, : algo.networks.total]
+
+    z, q = -0.25 * gradient("by_discount", flat), gradient("outer", moved)
+    estimates = -(z * q).sum(1).numpy()
+    error = estimates.std() / np.sqrt(pairs)
+    assert error < 0.02 and abs(estimates.mean() - 0.205005) < 3 * error
+
+
+@pytest.mark.learn
+@pytest.mark.parametrize("outer_discount, rises", [(1.0, True), (0.8, False)])
+def test_the_discount_goes_where_the_outer_objective_says(outer_discount: float, rises: bool, tmp_path: Path) -> None:
+    """From 0.8, where now is better, past the point where later is; and down, where γ' finds now better."""
+    values = {"discount": 0.8, "discount_range": [0.5, 1.0], "outer_discount": outer_discount, "gae_lambda": 1.0}
+    values |= {"meta_learning_rate": 0.05, "learning_rate": 0.01, "entropy_coeff": 0.2, "hidden_sizes": [8]}
+    sizes = {"meta_batch_size": 4, "rollouts_per_meta_task": 16, "n_itr": 150, "save_steps": 1000}
+    path = tmp_path / "run"
+    state = run(small_config("mgrl", **CHOICE | values | sizes, dump_path=str(path)))
+    discount = float(progress(path)[-1]["Discount"])
+    assert discount > INDIFFERENT + 0.05 if rises else discount < 0.7
+    algo = Worker(small_config("mgrl", **CHOICE | values | sizes)).algorithm
+    assert isinstance(algo, MGRL)
+    agent = algo.begin({name: value[None] for name, value in state["parameters"].items()}, torch.tensor([-1]))
+    chances = algo.policy.distribution(agent.networks, torch.zeros(1, 1, 1)).log_probs().exp().flatten()  # type: ignore[union-attr]
+    assert bool(chances[LATER] > 0.6) is rises
+
+
+# What it keeps to.
+
+
+@pytest.mark.parametrize("actions", [Gaussian, Categorical])
+def test_a_task_is_computed_the_same_alone_as_in_a_block(actions: type[Distribution]) -> None:
+    algo, flat, data = setting(actions, hidden_sizes=[13, 7], condition_on_returns=True)
+    single = Rollouts.from_fields({n: v.float() if v.is_floating_point() else v for n, v in data.fields().items()})
+    together = algo.gradients(flat.float(), [single])
+    for task in range(data.tasks):
+        alone = algo.gradients(flat.float(), [single.select(slice(task, task + 1))])
+        for name, value in alone.items():
+            assert torch.equal(value[0], together[name][task])
+
+
+def test_padding_is_read_by_nothing() -> None:
+    algo, flat, data = setting(collect="episodes")
+    before = algo.gradients(flat, [data])
+    padding = data.mask == 0
+    assert padding.any()
+    data.observations[padding] = -7e7
+    data.actions[padding] = data.distribution[0][padding]
+    data.rewards[padding] = torch.nan
+    for name, value in algo.gradients(flat, [data]).items():
+        torch.testing.assert_close(value, before[name], rtol=1e-12, atol=1e-12)
+
+
+def test_chunks_of_lanes_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    algo, flat, data = setting()
+    block = TaskBlock(algo, [data])
+    whole = block.answer(Question("gradients", flat))
+    monkeypatch.setattr(worker_module, "CPU_CHUNK_STEPS", 2 * data.rewards.shape[2])
+    for name, value in block.answer(Question("gradients", flat)).items():
+        np.testing.assert_allclose(value, whole[name], rtol=1e-10, atol=1e-12)
+
+
+def test_it_is_sampled_once_by_the_advantages_it_learns_from() -> None:
+    worker, parameters, statistics = sampled(small_config("mgrl", **RAGGED, **LEARNS_BOTH))
+    algo, block = worker.algorithm, worker.block
+    assert isinstance(algo, MGRL) and block is not None
+    assert algo.collections == len(block.rollouts) == 1 and statistics["return"].shape[1] == 1
+    (data,) = block.rollouts
+    agent = algo.begin(algo.spec.per_task(parameters, data.tasks), data.identity)
+    values = algo.values(agent, data).detach()
+    expected = torch.from_numpy(returns_of(data, values, agent.discounting).returns)
+    assert agent.discounting == pytest.approx((0.95, 0.8), abs=1e-6)
+    torch.testing.assert_close(data.value_targets.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(data.advantages.double(), expected - values[..., :-1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_run_that_goes_on_is_the_run_that_did_not_stop(optimizer: str, tmp_path: Path) -> None:
+    """The trace, both optimisers, γ and λ; the same bits where the master takes the gradients."""
+    values = {**RAGGED, **LEARNS_BOTH, "optimizer": optimizer, "trace_decay": 0.5, "save_steps": 1}
+    whole = run(small_config("mgrl", **values, n_itr=5, dump_path=str(tmp_path / "whole")))
+    run(small_config("mgrl", **values, n_itr=3, dump_path=str(tmp_path / "parts")))
+    again = {"restore_path": str(tmp_path / "parts"), "dump_path": str(tmp_path / "parts")}
+    assert_same_states(run(small_config("mgrl", **values, n_itr=5, **again)), whole)
+    here = {"meta_gradient": "master", "dump_path": str(tmp_path / "here")}
+    assert_same_states(run(small_config("mgrl", **values, n_itr=5, **here)), whole)
+    assert whole["algorithm"]["traces"].keys() == {"discount", "lambda"}
+    assert whole["algorithm"]["meta_optimizer"]["state"][0]["step"] == 4  # none before there is a trace
+    assert bool(whole["algorithm"]["optimizer"]) is (optimizer == "adam")
+
+
+def test_states_of_other_sizes_are_refused(tmp_path: Path) -> None:
+    state = run(small_config("mgrl", dump_path=str(tmp_path / "run")))["algorithm"]
+    algo = Worker(small_config("mgrl")).algorithm
+    for part, wrong in (
+        ("traces", {"discount": torch.zeros(3)}),
+        ("traces", {"lambda": state["traces"]["discount"]}),
+        ("traces", {"discount": state["traces"]["discount"] * torch.nan}),
+        ("meta_optimizer", state["optimizer"]),
+        ("optimizer", state["meta_optimizer"]),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            algo.load_state_dict(state | {part: wrong})
+
+
+# Its keys.
+
+
+@pytest.mark.parametrize(
+    "values, complaint",
+    [
+        ({"discount": 0.9}, "discount: expected a number inside discount_range"),
+        ({"discount": 0.8}, "discount: expected a number inside discount_range"),
+        ({"meta_lambda": True}, "gae_lambda: expected a number > 0 and < 1"),
+        ({"discount_range": [0.9, 0.9]}, "discount_range: expected a list of two numbers"),
+        ({"discount_range": [0.9, 1.1]}, "discount_range: expected a list of two numbers"),
+        ({"episodes_per_trial": 2}, "episodes_per_trial: expected 1"),
+        ({"optimizer": "rmsprop"}, "optimizer: expected one of"),
+        ({"meta_learning_rate": -1}, "meta_learning_rate: expected a number ≥ 0"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, values, "mgrl")
+    assert str(caught.value).startswith(complaint) and "\n" not in str(caught.value)
+
+
+def test_what_has_no_effect_is_noticed() -> None:
+    never = {"baseline": "ZeroBaseline", "normalize_adv": True, "meta_update": "ppo", "num_inner_grad_steps": 3}
+    never |= {"inner_lr": 0.1, "clip_eps": 0.2, "normalize_rewards": True, "num_minibatches": 1, "max_kl": 0.1}
+    config = load_config(None, never, "mgrl")
+    assert set(idle_keys(config, never)) == set(never)
+    only_learning = {"outer_discount": 0.9, "trace_decay": 0.5, "meta_learning_rate": 0.1, "discount_range": [0.5, 1]}
+    assert idle_keys(load_config(None, only_learning, "mgrl"), only_learning) == []
+    plain = only_learning | {"meta_discount": False}
+    assert set(idle_keys(load_config(None, plain, "mgrl"), plain)) == set(only_learning)
+    used = {"max_grad_norm": 0.5, "learning_rate": 0.1, "learning_rate_anneal": 0.9, "vf_loss_coeff": 1.0}
+    assert idle_keys(load_config(None, used, "mgrl"), used) == []
