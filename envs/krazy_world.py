@@ -89,7 +89,11 @@ class KrazyWorld(DiscreteFamily):
         self.transporters = _from_0("transporters", transporters)
         self.tile_counts = {
             tile: int(_share(name, share) * self.size**2)
-            for tile, name, share in ((DEATH, "death", death), (ICE, "ice", ice), (ENERGY, "energy_cells", energy_cells))
+            for tile, name, share in (
+                (DEATH, "death", death),
+                (ICE, "ice", ice),
+                (ENERGY, "energy_cells", energy_cells),
+            )
         }
         self.energy = ENDLESS if energy is None else count("energy", energy, maximum=10**6)
         self.energy_gain = count("energy_gain", energy_gain, maximum=10**6)
@@ -198,7 +202,9 @@ class KrazyWorld(DiscreteFamily):
         else:
             tiles = self._board[:, 1:-1, 1:-1].reshape(self.num_envs, -1)
         shown = self._shown[self._lanes[:, None], tiles].reshape(self.num_envs, -1)
-        return np.concatenate([one_hot(self._cell[:, 0], self.size), one_hot(self._cell[:, 1], self.size), shown], axis=1)
+        return np.concatenate(
+            [one_hot(self._cell[:, 0], self.size), one_hot(self._cell[:, 1], self.size), shown], axis=1
+        )
 
 
 def _from_0(name: str, value: int) -> int:

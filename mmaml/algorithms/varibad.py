@@ -51,7 +51,7 @@ DECLARATION = Declaration(
     keys={
         **PARENT.keys,
         "cell_size": CELL_SIZE,
-        "latent_size": Key("Belief", 5, integer(1), "L, entries of the latent vector of which a belief is held"),
+        "belief_size": Key("Belief", 5, integer(1), "L, entries of the latent vector of which a belief is held"),
         "encoder_hidden_sizes": Key("Belief", (32,), SIZES, "units of the encoder's layers before its GRU"),
         "decoder_hidden_sizes": Key("Belief", (64, 32), SIZES, "units of the reward decoder's hidden layers"),
         "decoder_reads": Key(
@@ -97,19 +97,19 @@ class VariBAD(TrialPPO):
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
-        seen = observation_size + 2 * config.latent_size
+        seen = observation_size + 2 * config.belief_size
         self.policy = make_policy(
             actions, seen, action_size, config.hidden_sizes, config.hidden_nonlinearity, config.learn_std
         )
         self.value = MLP("value", (seen, *config.hidden_sizes, 1), config.hidden_nonlinearity)
         inputs = observation_size + action_size + 2
         self.encoder = BeliefEncoder(
-            "encoder", inputs, config.encoder_hidden_sizes, config.cell_size, config.latent_size
+            "encoder", inputs, config.encoder_hidden_sizes, config.cell_size, config.belief_size
         )
         widths = {"observations": observation_size, "actions": action_size, "next_observations": observation_size}
         self.read = READ[config.decoder_reads]
         read = sum(widths[name] for name in self.read)
-        self.decoder = RewardDecoder("decoder", config.latent_size, read, config.decoder_hidden_sizes)
+        self.decoder = RewardDecoder("decoder", config.belief_size, read, config.decoder_hidden_sizes)
 
         acting = ParamSpec(self.policy.shapes | self.value.shapes)
         self.variational = ParamSpec(self.encoder.shapes | self.decoder.shapes)
@@ -178,7 +178,7 @@ class VariBAD(TrialPPO):
         prefixes, of_prefix = drawn(rng, count, length + 1, config.vae_prefixes)
         steps, of_step = drawn(rng, count, length, config.vae_decoded_steps)
         row = torch.arange(count)[:, None]
-        noise = torch.from_numpy(rng.standard_normal((count, prefixes.shape[1], config.latent_size), np.float32))
+        noise = torch.from_numpy(rng.standard_normal((count, prefixes.shape[1], config.belief_size), np.float32))
         latent = draw(beliefs[row, prefixes], noise)
         predicted = self.decoder(params, latent, self.decoded_from(trials)[row, steps])
         weights = (of_prefix * lived[row, prefixes])[:, :, None]
@@ -206,7 +206,7 @@ class VariBAD(TrialPPO):
         """
         with torch.no_grad():
             params = {name: value[None] for name, value in self.spec.unflatten(parameters).items()}
-            size = (len(belief), samples, self.config.latent_size)
+            size = (len(belief), samples, self.config.belief_size)
             noise = torch.from_numpy(np.random.default_rng(0).standard_normal(size, np.float32))
             found = self.decoder(params, draw(belief[:, None], noise), data.expand(len(belief), *data.shape))
             return (found if self.config.reward_likelihood == "gaussian" else found.sigmoid()).mean(1)

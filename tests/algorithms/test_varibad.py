@@ -26,7 +26,7 @@ TRIALS: dict[str, Any] = {
     "max_path_length": 1,
     "episodes_per_trial": 5,
     "cell_size": 4,
-    "latent_size": 2,
+    "belief_size": 2,
     "encoder_hidden_sizes": [6],
     "decoder_hidden_sizes": [5, 4],
     "hidden_sizes": [8],
@@ -254,7 +254,7 @@ class Unbelieving(VariBAD):
 
     def __init__(self, *sizes: Any) -> None:
         super().__init__(*sizes)
-        self.encoder.belief = lambda params, h: h.new_zeros(*h.shape[:2], 2 * self.config.latent_size)  # type: ignore[method-assign]
+        self.encoder.belief = lambda params, h: h.new_zeros(*h.shape[:2], 2 * self.config.belief_size)  # type: ignore[method-assign]
 
     def beliefs(self, params: Any, data: Any) -> torch.Tensor:
         return super().beliefs(params, data).zero_()

@@ -22,6 +22,7 @@ FAR = TRUST_REGION | {"max_kl": 10.0}  # the longest step is refused, a shorter 
 VALUES = {"algorithm": "rllib_maml"}
 LATENTS = {"algorithm": "maesn", "num_train_tasks": 6}
 RETURNS = {"algorithm": "mgrl", "n_itr": 4}
+BELIEFS = {"algorithm": "varibad", "env": "2DNavigation-v0"}
 BEST_EPISODES = {"algorithm": "tesp", "num_inner_grad_steps": 2}
 
 # key: (other value, what else both runs have)
@@ -84,6 +85,18 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "trace_decay": (0.5, RETURNS),
     "condition_on_returns": (True, RETURNS),
     "optimizer": ("sgd", RETURNS),
+    "belief_size": (3, BELIEFS),
+    "encoder_hidden_sizes": ([7], BELIEFS),
+    "decoder_hidden_sizes": ([7], BELIEFS),
+    "decoder_reads": ("transition", BELIEFS),
+    "reward_likelihood": ("bernoulli", BELIEFS),
+    "kl_weight": (0.1, BELIEFS),
+    "vae_learning_rate": (0.01, BELIEFS),
+    "vae_updates": (1, BELIEFS),
+    "vae_batch_size": (2, BELIEFS),
+    "vae_buffer_size": (2, BELIEFS),
+    "vae_prefixes": (2, BELIEFS),
+    "vae_decoded_steps": (2, BELIEFS),
     "cell_size": (9, {}),
     "use_betas": (True, {}),
     "shift_gammas": (False, {}),
