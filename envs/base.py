@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from mmaml.errors import ConfigError
+from mmaml.envs.spaces import check_spaces, without_huge_bounds
 
 if __name__ != "mmaml.envs.base":  # as `envs.base` it would be another module, with other classes
     raise ImportError("the toolkit's envs.base is imported as mmaml.envs.base", name=__name__)
@@ -42,54 +42,6 @@ class TaskError(RuntimeError):
     def __init__(self, message: str, task: int) -> None:
         super().__init__(message)
         self.task = task
-
-
-def rescale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, scale: float | None) -> np.ndarray:
-    """Policy actions in [-s, s] to environment units: low + (a + s)(high - low) / (2 s).
-
-    actions: [..., A] float32, and so is the result. low, high: the bounds [A]. scale: s, or None for the
-    actions as they are. Not clipped here: stepping clips. Raises ConfigError if a bound is infinite.
-    """
-    if scale is None:
-        return actions
-    factor = ((high - low) / (2 * scale)).astype(np.float32)
-    if not np.isfinite(factor).all():
-        raise ConfigError(
-            "normalization_scale", expected="null for an environment with unbounded actions", got=str(scale)
-        )
-    return actions * factor + (low + scale * factor).astype(np.float32)
-
-
-def to_environment(actions: np.ndarray, space: gym.Space, scale: float | None) -> np.ndarray:
-    """Convert policy actions [lanes, A] to those of the environment.
-
-    Box: `rescale_actions` by the scale, [lanes, A]. Discrete: the action of each one-hot vector, integers [lanes].
-    Raises ConfigError for a scale where actions are discrete.
-    """
-    if isinstance(space, gym.spaces.Box):
-        return rescale_actions(actions, space.low, space.high, scale)
-    if scale is not None:
-        raise ConfigError(
-            "normalization_scale", expected="null for an environment with discrete actions", got=str(scale)
-        )
-    return cast(gym.spaces.Discrete, space).start + actions.argmax(1)
-
-
-def check_spaces(owner: str, observations: Any, actions: Any) -> None:
-    """Raise ConfigError unless observations are a Box of one dimension, and actions such a Box or Discrete.
-
-    owner: the class whose spaces they are.
-    """
-    box = "a Box of one dimension"
-    for kind, space, expected in (("observation", observations, box), ("action", actions, f"{box} or Discrete")):
-        is_box = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-        if not is_box and not (kind == "action" and isinstance(space, gym.spaces.Discrete)):
-            raise ConfigError(
-                "env",
-                expected=f"{owner} to have {expected} as {kind} space",
-                got=str(space),
-                remedy="convert to one within the class",
-            )
 
 
 class TaskVectorEnv(VectorEnv):
@@ -122,6 +74,7 @@ class TaskVectorEnv(VectorEnv):
         check_spaces(type(self).__name__, observation_space, action_space)
         self.num_tasks, self.rollouts_per_task = num_tasks, rollouts_per_task
         self.num_envs = num_tasks * rollouts_per_task
+        observation_space, action_space = without_huge_bounds(observation_space), without_huge_bounds(action_space)
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, self.num_envs)
         self.action_space = batch_space(action_space, self.num_envs)

@@ -13,7 +13,7 @@ from mmaml.envs.base import TaskVectorEnv
 class EnvSpec:
     """A task family's spaces, of one lane, and its facts, which `mmaml.envs.base.TaskVectorEnv` explains.
 
-    family: its class; that of the adapter for a user's `gymnasium.Env`.
+    family: its class; that of the adapter for a user's `gymnasium.Env`. warnings: what a run of it should report.
     """
 
     family: type[TaskVectorEnv]
@@ -22,6 +22,7 @@ class EnvSpec:
     splits: tuple[str, ...]
     num_modes: int
     normalization_scale: float | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def observation_size(self) -> int:
@@ -39,7 +40,7 @@ class EnvSpec:
         return isinstance(self.action_space, Discrete)
 
     def action_scale(self, scale: str | float | None) -> float | None:
-        """The s of `mmaml.envs.base.rescale_actions` that a configuration asks for; "family": the family's own."""
+        """The s of `mmaml.envs.spaces.rescale_actions` that a configuration asks for; "family": the family's own."""
         return self.normalization_scale if isinstance(scale, str) else scale
 
 

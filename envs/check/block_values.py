@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mmaml.envs.check.findings import Finding, error, shown
-from mmaml.envs.check.lane_values import NEW_API, STEP, of_sum
-
-TERM = "reward_"
+from mmaml.envs.answers import NEW_API, STEP, TERM
+from mmaml.envs.check.findings import Finding, error
+from mmaml.envs.check.lane_values import of_sum
+from mmaml.envs.shown import shown
 
 
 def of_reset(name: str, shape: tuple[int, int], output: Any) -> list[Finding]:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.envs.base import StepResult, Task, TaskVectorEnv, to_environment
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv
+from mmaml.envs.spaces import to_environment
 from mmaml.fault_points import reached
 from mmaml.policies.distributions import Distribution
 from mmaml.sampling import finite
