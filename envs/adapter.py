@@ -15,7 +15,9 @@ from mmaml.envs import answers
 from mmaml.envs.base import SPLITS, StepResult, Task, TaskError, TaskVectorEnv
 from mmaml.envs.check.signatures import call_sample_tasks, takes_split
 from mmaml.envs.layers import attribute, class_name, layer_with
+from mmaml.envs.ownership import own_task
 from mmaml.envs.spaces import check_spaces, within
+from mmaml.errors import described
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class GymTaskAdapter(TaskVectorEnv):
         tasks = list(call_sample_tasks(self.example, n, rng, split))
         if len(tasks) != n:
             raise ValueError(f"{self._name}.sample_tasks: expected {n} tasks, got {len(tasks)}")
-        return [_wrapped(copy.deepcopy(task)) for task in tasks]
+        return [_wrapped(own_task(task)) for task in tasks]
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
         while len(self._envs) < self.num_envs:
@@ -119,7 +121,7 @@ class GymTaskAdapter(TaskVectorEnv):
             if not isinstance(task, UserTask):
                 raise ValueError(f"tasks: expected tasks from this family's sample_tasks, got {task!r}")
             try:
-                layer_with(env, "set_task").set_task(copy.deepcopy(task.user_task))
+                layer_with(env, "set_task").set_task(own_task(task.user_task))
             except (Exception, SystemExit) as error:
                 raise self._failure("set_task", lane, error) from error
 
@@ -150,8 +152,9 @@ class GymTaskAdapter(TaskVectorEnv):
     def _failure(self, method: str, lane: int, error: BaseException) -> TaskError:
         task, rollout = divmod(int(lane), self.rollouts_per_task)
         where = f"{self._name}.{method}, in rollout {rollout} of its task"
-        kind = "" if isinstance(error, answers.Refused) else f"{type(error).__name__}: "
-        return TaskError(f"{where}: {kind}{error}", task)
+        if isinstance(error, answers.Refused):
+            return TaskError(str(error.in_method(where)), task)
+        return TaskError(f"{where}: {described(error)}", task)
 
 
 def _wrapped(task: Any) -> UserTask:

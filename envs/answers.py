@@ -6,7 +6,7 @@ What is not taken raises Refused. What is taken is copied, so that nobody's late
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,6 +22,10 @@ SUCCESS = ("success", "is_success")  # the first that an info has is read
 
 class Refused(UsageError):
     """An answer, or a part of it, that training cannot take."""
+
+    def in_method(self, method: str) -> Self:
+        """The same, of what `method` returned."""
+        return self.renamed(method if self.argument == RETURNED else f"{method}: {self.argument}")
 
 
 def of_reset(output: Any) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from mmaml.envs.ownership import own_task
 from mmaml.envs.spaces import check_spaces, without_huge_bounds
 
 if __name__ != "mmaml.envs.base":  # as `envs.base` it would be another module, with other classes
@@ -126,10 +127,11 @@ class TaskVectorEnv(VectorEnv):
     def step(self, actions: np.ndarray) -> StepResult:
         """One time step of all lanes.
 
-        actions: [M·N, A] in environment units, clipped here to the bounds; integers [M·N] if they are discrete.
-        Returns new arrays: observations [M·N, O] float32, rewards [M·N] float32, terminated and truncated bool [M·N]
+        actions: [M·N, A] float32 in environment units, clipped here to the bounds; integers [M·N] if they are discrete.
+        Returns observations [M·N, O] float32, rewards [M·N] float32, terminated and truncated bool [M·N]
         (by the family itself; the horizon is the sampler's), and infos: "reward_…" float32 [M·N], the terms of the
-        reward, which sum to it; "success" bool [M·N] if the family defines success.
+        reward, which sum to it; "success" bool [M·N] if the family defines success. The arrays are new: whoever calls
+        this may keep and change them.
         """
         raise NotImplementedError
 
@@ -142,7 +144,7 @@ class TaskVectorEnv(VectorEnv):
     def _take_over(self, tasks: Sequence[Task]) -> None:
         if len(tasks) != self.num_tasks:
             raise ValueError(f"tasks: expected {self.num_tasks}, one for each task of the block, got {len(tasks)}")
-        self._set_tasks(tasks)
+        self._set_tasks(list(tasks))
         self.tasks = list(tasks)
         self._needs_reset = True
 
@@ -211,8 +213,13 @@ def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:
     return tasks
 
 
+def _of_one_lane(value: Any) -> Any:
+    """The number of the only lane; what is no array of lanes as it is."""
+    return value[0].item() if isinstance(value, np.ndarray) and value.shape == (1,) else value
+
+
 class SingleTaskEnv(gym.Env):
-    """A family as an ordinary Gymnasium environment: one lane of one task.
+    """A family as an ordinary Gymnasium environment: one lane of one task. What goes in and comes out is copied.
 
     Its task is the one last set, by `set_task` or `reset(options={"task": task})`; until one is set, a training task is
     drawn at the first reset and at every seeded one. `info["mode"]` of a reset is the mode of the task.
@@ -227,11 +234,11 @@ class SingleTaskEnv(gym.Env):
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
         """n tasks of the family, as `TaskVectorEnv.sample_tasks`."""
-        return self.family.sample_tasks(n, rng, split)
+        return [own_task(task) for task in self.family.sample_tasks(n, rng, split)]
 
     def set_task(self, task: Task) -> None:
         """Set the task of the environment. A reset must follow."""
-        self.family.set_tasks([task])
+        self.family.set_tasks([own_task(task)])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -240,12 +247,12 @@ class SingleTaskEnv(gym.Env):
         if options is not None and "task" in options:
             self.set_task(options["task"])
         observations, _ = self.family.reset(seed=seed)
-        return observations[0], {"mode": self.family.tasks[0].mode}
+        return observations[0].copy(), {"mode": self.family.tasks[0].mode}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        observations, rewards, terminated, truncated, infos = self.family.step(np.asarray(action)[None])
-        info = {name: value[0].item() for name, value in infos.items()}
-        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
+        observations, rewards, terminated, truncated, infos = self.family.step(np.array(action)[None])
+        info = {name: _of_one_lane(value) for name, value in infos.items()}
+        return observations[0].copy(), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def close(self) -> None:
         self.family.close()

@@ -19,6 +19,11 @@ def is_flat_box(space: Any) -> bool:
     return isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.shape[0] > 0 and space.dtype != bool
 
 
+def is_whole(space: gym.Space) -> bool:
+    """Whether it is one of whole numbers."""
+    return np.issubdtype(space.dtype, np.integer)
+
+
 def refused_spaces(owner: str, observations: Any, actions: Any) -> list[UsageError]:
     """What is wrong with the spaces of `owner`, a class: observations have to be a Box, actions a Box or Discrete."""
     refused = []
@@ -68,6 +73,8 @@ def rescale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, scal
     """
     if scale is None:
         return actions.copy()
+    if np.issubdtype(low.dtype, np.integer):  # whose difference may be too large for its dtype
+        low, high = low.astype(np.float64), high.astype(np.float64)
     factor = ((high - low) / (2 * scale)).astype(np.float32)
     if not np.isfinite(factor).all():
         raise ConfigError(
@@ -79,11 +86,12 @@ def rescale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, scal
 def to_environment(actions: np.ndarray, space: gym.Space, scale: float | None) -> np.ndarray:
     """Convert policy actions [lanes, A] to those of the environment, in a new array.
 
-    Box: `rescale_actions` by the scale, [lanes, A]. Discrete: the action of each one-hot vector, integers [lanes].
-    Raises ConfigError for a scale where actions are discrete.
+    Box: `rescale_actions` by the scale, [lanes, A], rounded where the space is one of whole numbers. Discrete: the
+    action of each one-hot vector, integers [lanes]. Raises ConfigError for a scale where actions are discrete.
     """
     if isinstance(space, gym.spaces.Box):
-        return rescale_actions(actions, space.low, space.high, scale)
+        rescaled = rescale_actions(actions, space.low, space.high, scale)
+        return np.rint(rescaled) if is_whole(space) else rescaled
     if scale is not None:
         raise ConfigError(
             "normalization_scale", expected="null for an environment with discrete actions", got=str(scale)
@@ -96,8 +104,12 @@ def within(actions: np.ndarray, space: gym.Space) -> np.ndarray:
 
     A Box of whole numbers gets the nearest ones.
     """
-    if isinstance(space, gym.spaces.Box):
-        if np.issubdtype(space.dtype, np.integer):
-            actions = np.rint(actions)
-        actions = np.clip(actions, space.low, space.high)
-    return actions.astype(space.dtype, copy=False)
+    if not isinstance(space, gym.spaces.Box):
+        return actions.astype(space.dtype, copy=False)
+    clipped = np.clip(actions, space.low, space.high)
+    if not is_whole(space):
+        return clipped.astype(space.dtype, copy=False)
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(clipped).astype(space.dtype)
+    # As a real number, a bound of 64 bits is rounded, perhaps to one that its dtype does not hold.
+    return np.where(clipped >= space.high, space.high, np.where(clipped <= space.low, space.low, whole))

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from mmaml.envs import answers
-from mmaml.envs.answers import RETURNED, TERM, Refused, as_numbers
+from mmaml.envs.answers import TERM, Refused, as_numbers
 from mmaml.envs.check.findings import Finding, error, of_usage_error, warning
 from mmaml.envs.shown import shown
 
@@ -22,7 +22,7 @@ def of_reset(name: str, space: Any, output: Any) -> list[Finding]:
     try:
         observation, info = answers.of_reset(output)
     except Refused as refused:
-        return [of_refused(where, refused)]
+        return [of_usage_error(refused.in_method(where))]
     return [*of_observation(where, space, observation), *findings_of(where, answers.mapping, info)]
 
 
@@ -32,7 +32,7 @@ def of_step(name: str, space: Any, output: Any) -> list[Finding]:
     try:
         observation, reward, terminated, truncated, info = answers.of_step(output)
     except Refused as refused:
-        found = [of_refused(where, refused)]
+        found = [of_usage_error(refused.in_method(where))]
         is_old = isinstance(output, tuple | list) and len(output) == 4
         return found + (of_step(name, space, (*output[:3], False, output[3])) if is_old else [])
     return [
@@ -50,13 +50,8 @@ def findings_of(where: str, take: Callable[..., Any], /, *arguments: Any) -> lis
     try:
         take(*arguments)
     except Refused as refused:
-        return [of_refused(where, refused)]
+        return [of_usage_error(refused.in_method(where))]
     return []
-
-
-def of_refused(where: str, refused: Refused) -> Finding:
-    """A refusal as a finding. where: the method that returned what is refused."""
-    return of_usage_error(refused.renamed(where if refused.argument == RETURNED else f"{where}: {refused.argument}"))
 
 
 def of_observation(where: str, space: Any, observation: Any) -> list[Finding]:

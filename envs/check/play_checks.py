@@ -19,6 +19,7 @@ from mmaml.envs.check.process import Failed
 from mmaml.envs.spaces import is_flat_box
 
 LARGE = 1e4  # a number from which on float32 loses what changes
+COPIED = "training copies it, other programs may not: return a copy"
 FINEST = 1e-13  # a relative change in float64 that is more than rounding
 
 
@@ -196,17 +197,17 @@ def fresh_arrays(x: Examined) -> list[Finding]:
         for name, value in moment.results.items():
             if not later[name].flags.writeable:
                 problem = f"returns an array ({name}) that cannot be written to"
-                return [error(f"{x.name}.{moment.method}", problem, "return a copy")]
+                return [warning(f"{x.name}.{moment.method}", problem, COPIED)]
             if not same(value, later[name]):
                 problem = f"returns an array ({name}) that a later call changes"
-                return [error(f"{x.name}.{moment.method}", problem, "return a copy")]
+                return [warning(f"{x.name}.{moment.method}", problem, COPIED)]
     if not x.repeats:
         return []
     difference = first_difference(x.records[0], x.play(x.build(), x.assignments[0], scribble=True))
     if difference is None:
         return []
     problem = f"returns arrays that it goes on using: {difference} differs once they are written over"
-    return [error(x.name, problem, "return copies")]
+    return [warning(x.name, problem, COPIED)]
 
 
 def clipped_actions(x: Examined) -> list[Finding]:

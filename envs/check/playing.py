@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from mmaml.envs.answers import SUCCESS, TERM
+from mmaml.envs.answers import SUCCESS
 from mmaml.envs.base import SPLITS, TaskVectorEnv
 from mmaml.envs.check import signatures
 from mmaml.envs.check.comparison import copied, same
-from mmaml.envs.check.findings import error
+from mmaml.envs.check.findings import warning
 from mmaml.envs.check.process import Failed, UserCode
 from mmaml.envs.layers import attribute, layer_with
 from mmaml.envs.loading import Source
@@ -48,7 +48,7 @@ class Moment(NamedTuple):
             return {"output": values}
         named = dict(zip(RESULTS, values[: size - 1], strict=False))
         info = values[-1] if isinstance(values[-1], Mapping) else {}
-        read = {key: value for key, value in info.items() if key in SUCCESS or str(key).startswith(TERM)}
+        read = {key: value for key, value in info.items() if key in SUCCESS}
         return named | ({f"info['{key}']": value for key, value in read.items()} if self.method == "step" else {})
 
 
@@ -116,8 +116,8 @@ class _Watched:
         for task, before in zip(self._tasks, self._before, strict=True):
             if not same(task, before):
                 got = f"{shown(before)} changed to {shown(task)}"
-                remedy = "copy what the environment changes, for example by copy.deepcopy(task)"
-                self._player.code.note(error(where, expected="the task left as it was given", got=got, remedy=remedy))
+                remedy = "training gives copies, other programs may not: use copy.deepcopy(task)"
+                self._player.code.note(warning(where, expected="the task left as it was given", got=got, remedy=remedy))
                 self._before = copied(self._tasks)
                 break
         return output
@@ -203,7 +203,8 @@ class BlockPlayer(Player):
             taken = moment("step", watched.call("step", actions))
             if not same(actions, given):
                 problem = "changes the array of actions that it was given"
-                self.code.note(error(f"{self.name}.step", problem, "work on a copy of it"))
+                remedy = "training gives a copy, other programs may not: work on a copy of it"
+                self.code.note(warning(f"{self.name}.step", problem, remedy))
             yield taken
             ended = ended_lanes(taken.kept, lanes)
             if ended.any():

@@ -11,6 +11,7 @@ from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.examined import Check, Examined
 from mmaml.envs.check.findings import Finding, error, warning
 from mmaml.envs.layers import attribute
+from mmaml.envs.ownership import own_task
 from mmaml.envs.shown import clipped, shown
 from mmaml.errors import described
 
@@ -67,10 +68,14 @@ def kept_tasks(x: Examined) -> list[Finding]:
 
 
 def pickled_tasks(x: Examined) -> list[Finding]:
-    """Tasks are sent to other ranks."""
+    """Tasks are copied, and sent to other ranks."""
     where = f"{x.name}.sample_tasks"
     remedy = "make tasks of dicts, numbers, arrays, or objects of classes in a module"
     for task in x.tasks[:1]:
+        try:
+            own_task(task)
+        except ValueError as refused:
+            return [error(where, str(refused), remedy)]
         try:
             again = pickle.loads(pickle.dumps(task))
         except Exception as raised:  # a user's __reduce__ may fail in any way

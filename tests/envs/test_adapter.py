@@ -183,7 +183,7 @@ def test_what_is_neither_success_nor_failure_is_refused(value: Any, monkeypatch:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("OldStep", "OldStep.step, in rollout 0 of its task: return value: expected five values .*, got 4 values"),
+        ("OldStep", "OldStep.step, in rollout 0 of its task: expected five values .*, got 4 values"),
         ("WrongShape", r"WrongShape.reset, .* observation: expected shape \(2,\), as its space says, got shape \(3,\)"),
         ("LateSuccess", r"LateSuccess.step, .* info\['success'\]: expected at every step or at none"),
     ],

@@ -304,18 +304,19 @@ def test_our_own_errors_are_no_failures_of_environments(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("fault", "text"),
+    ("fault", "got"),
     [
-        ("shape", "ValueError: observations: expected from the environment float32 [3, 1], got float32 [3, 0]"),
-        ("type", "ValueError: observations: expected from the environment float32 [3, 1], got float64 [3, 1]"),
-        ("nothing", "ValueError: observations: expected from the environment float32 [3, 1], got None"),
+        ("shape", "a float32 array of shape (3, 0)"),
+        ("type", "a float64 array of shape (3, 1)"),
+        ("nothing", "None"),
     ],
 )
-def test_arrays_that_are_not_as_agreed_are_failures(fault: str, text: str) -> None:
+def test_arrays_that_are_not_as_agreed_are_failures(fault: str, got: str) -> None:
+    text = f"observations: expected a float32 array of shape (3, 1), got {got}; convert it within the class"
     with pytest.raises(TasksFailed) as error:
         collect(range(5), fault=fault, tasks=[2])
     (failure,) = error.value.failures
-    assert (failure.item_index, failure.error) == (2, text)
+    assert (failure.item_index, failure.error) == (2, f"GoesWrong.step: {text}")
 
 
 def test_numbers_that_are_not_finite_are_told_before_failures() -> None:
@@ -383,8 +384,8 @@ def test_tasks_that_cannot_be_drawn_end_the_run_in_a_line(
         ((np.zeros(2), 1.0, None, False, {}), "terminated: expected true or false, got None; return a bool"),
         ((np.zeros(2), 1.0, False, "no", {}), "truncated: expected true or false, got 'no'; return a bool"),
         ((np.zeros(2), 1.0, False, False, None), "info: expected a dict, got None; return {} for none"),
-        ((np.zeros(2), 1.0, False, False), "return value: expected five values .*, got 4 values, as in old Gym .*"),
-        (None, "return value: expected five values .*, got None; .*"),
+        ((np.zeros(2), 1.0, False, False), "expected five values .*, got 4 values, as in old Gym .*"),
+        (None, "expected five values .*, got None; .*"),
     ],
 )
 def test_what_a_users_environment_may_not_return_is_told_with_its_task(
