@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,55 +11,65 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from mmaml.envs.base import SPLITS, StepResult, Task, TaskError, TaskVectorEnv, check_spaces
+from mmaml.envs import answers
+from mmaml.envs.base import SPLITS, StepResult, Task, TaskError, TaskVectorEnv
+from mmaml.envs.check.signatures import call_sample_tasks, takes_split
+from mmaml.envs.layers import attribute, class_name, layer_with
+from mmaml.envs.ownership import own_task
+from mmaml.envs.spaces import check_spaces, within
+from mmaml.errors import described
 
 
 @dataclass(frozen=True)
 class UserTask(Task):
-    """A task of a user's environment. user_task: the object that its `sample_tasks` returned."""
+    """A task of a user's environment. user_task: a copy of the object that its `sample_tasks` returned."""
 
     user_task: Any
 
 
 class GymTaskAdapter(TaskVectorEnv):
-    """M·N objects of a user's environment class as the lanes of M tasks.
+    """M·N objects of a user's environment as the lanes of M tasks.
 
-    The class is a `gymnasium.Env` with observations in a Box of one dimension, actions in such a Box or Discrete, and
+    make: the class, or a function that builds one object. The object, or what it wraps, is a `gymnasium.Env` with
+    observations in a Box of one dimension, actions in such a Box or Discrete, and
 
     - `sample_tasks(n, rng)` or `sample_tasks(n, rng, split)`: a list of n tasks, drawn with the NumPy generator
-      `rng` alone. A task is any object that can be pickled; its entry or attribute `mode`, where it has one,
-      says which mode it belongs to (an integer from 0).
+      `rng` alone. A task is any object that can be copied and pickled; its entry or attribute `mode`, where it has
+      one, says which mode it belongs to (an integer from 0).
     - `set_task(task)`: called with one of these tasks, before a reset.
 
-    Optional class attributes: `num_modes` (1), `normalization_scale` (1, or None where actions are discrete or one
-    is unbounded), `finite_horizon` (False; also of the object) and `splits` (those of `SPLITS` that `sample_tasks` can
-    draw: all three if it has the argument `split`, else "train" and "test").
+    Optional attributes: `num_modes` (1), `normalization_scale` (1, or None where actions are discrete or one is
+    unbounded), `finite_horizon` (False) and `splits` (those of `SPLITS` that `sample_tasks` can draw: all three if it
+    has the argument `split`, else "train" and "test").
 
-    Each reset is seeded from the generator of the lane's task. Actions have the dtype of the action space and are
-    clipped to the bounds of a Box. `terminated` and `truncated` are passed on. Of the infos, these are used: "success",
-    true or false, which must be reported at every step or at none, and the terms "reward_…" that every lane reports.
+    Each object gets copies of its own of its tasks and arguments, to keep and to change. Each reset is seeded from the
+    generator of the lane's task. Actions are elements of the action space: of its dtype, clipped to the bounds of a
+    Box, rounded where it is one of whole numbers. What is taken of the answers: `mmaml.envs.answers`. Success must be
+    reported at every step or at none; of the terms "reward_…", those are passed on that every lane reports.
 
-    Raises ValueError for spaces of another kind. Whatever the environment raises later, even SystemExit, is wrapped in
-    a TaskError.
+    Raises ConfigError for spaces of another kind, and for an object without the two methods. Whatever the environment
+    raises later, even SystemExit, is wrapped in a TaskError.
     """
 
     def __init__(
-        self, env_class: type[gym.Env], num_tasks: int = 1, rollouts_per_task: int = 1, /, **env_kwargs: Any
+        self, make: Callable[..., gym.Env], num_tasks: int = 1, rollouts_per_task: int = 1, /, **env_kwargs: Any
     ) -> None:
-        self._class, self._env_kwargs = env_class, env_kwargs
+        self._make, self._env_kwargs = make, copy.deepcopy(env_kwargs)
         # The first one has the spaces and samples tasks; those of the other lanes are made when tasks are set.
         self._envs: list[Any] = []
-        self._envs.append(env_class(**env_kwargs))
-        observations: Any = getattr(self._envs[0], "observation_space", None)
-        actions: Any = getattr(self._envs[0], "action_space", None)
-        check_spaces(env_class.__name__, observations, actions)
-        super().__init__(num_tasks, rollouts_per_task, observations, actions)
+        self._envs.append(self._built())
+        self._name = class_name(self.example)
+        observations: Any = getattr(self.example, "observation_space", None)
+        actions: Any = getattr(self.example, "action_space", None)
+        check_spaces(self._name, observations, actions)
+        super().__init__(num_tasks, rollouts_per_task, copy.deepcopy(observations), copy.deepcopy(actions))
+        actions = self.single_action_space
         bounded = isinstance(actions, gym.spaces.Box) and actions.is_bounded()
-        self.normalization_scale = getattr(env_class, "normalization_scale", 1.0 if bounded else None)
-        self.num_modes = getattr(env_class, "num_modes", 1)
-        self.finite_horizon = getattr(self.example, "finite_horizon", False)
-        self._takes_split = "split" in inspect.signature(self._envs[0].sample_tasks).parameters
-        self.splits = getattr(env_class, "splits", SPLITS if self._takes_split else ("train", "test"))
+        self.normalization_scale = attribute(self.example, "normalization_scale", 1.0 if bounded else None)
+        self.num_modes = attribute(self.example, "num_modes", 1)
+        self.finite_horizon = attribute(self.example, "finite_horizon", False)
+        default = SPLITS if takes_split(self.example) else ("train", "test")
+        self.splits = attribute(self.example, "splits", default)
         self._observations = np.zeros((self.num_envs, *observations.shape), np.float32)
         self._reports_success: bool | None = None
 
@@ -70,24 +80,24 @@ class GymTaskAdapter(TaskVectorEnv):
 
     def step(self, actions: np.ndarray) -> StepResult:
         self._check_started()
-        space = self.single_action_space
-        if isinstance(space, gym.spaces.Box):
-            actions = np.clip(actions, space.low, space.high)
-        actions = actions.astype(space.dtype, copy=False)
+        actions = within(actions, self.single_action_space)
         rewards = np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        infos = []
+        solved, terms = np.zeros(self.num_envs, bool), []
         for lane, env in enumerate(self._envs):
             try:
-                observation, reward, ended, cut, info = env.step(actions[lane])
-                _check_numbers(reward=reward, terminated=ended, truncated=cut)
-                rewards[lane], terminated[lane], truncated[lane] = reward, ended, cut
+                observation, reward, ended, cut, info = answers.of_step(env.step(actions[lane]))
                 self._observe_lane(lane, observation)
-                self._check_success(info)
+                rewards[lane] = answers.reward(reward)
+                terminated[lane], truncated[lane] = answers.truth("terminated", ended), answers.truth("truncated", cut)
+                solved[lane] = self._success(answers.mapping(info))
+                terms.append(answers.terms(info))
             except (Exception, SystemExit) as error:
                 raise self._failure("step", lane, error) from error
-            infos.append(info)
-        return self._observe(), rewards, terminated, truncated, _collected(infos)
+        infos = _of_all_lanes(terms)
+        if self._reports_success:
+            infos["success"] = solved
+        return self._observe(), rewards, terminated, truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment, even if closing one of them fails."""
@@ -95,29 +105,31 @@ class GymTaskAdapter(TaskVectorEnv):
             while self._envs:
                 stack.callback(self._envs.pop().close)
 
+    def _built(self) -> Any:
+        return self._make(**copy.deepcopy(self._env_kwargs))
+
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        named = {"split": split} if self._takes_split else {}
-        tasks = list(self._envs[0].sample_tasks(n, rng, **named))
+        tasks = list(call_sample_tasks(self.example, n, rng, split))
         if len(tasks) != n:
-            raise ValueError(f"{self._class.__name__}.sample_tasks: expected {n} tasks, got {len(tasks)}")
-        return [_wrapped(task) for task in tasks]
+            raise ValueError(f"{self._name}.sample_tasks: expected {n} tasks, got {len(tasks)}")
+        return [_wrapped(own_task(task)) for task in tasks]
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
         while len(self._envs) < self.num_envs:
-            self._envs.append(self._class(**self._env_kwargs))
+            self._envs.append(self._built())
         for lane, env in enumerate(self._envs):
             task = tasks[lane // self.rollouts_per_task]
             if not isinstance(task, UserTask):
                 raise ValueError(f"tasks: expected tasks from this family's sample_tasks, got {task!r}")
             try:
-                env.set_task(task.user_task)
+                layer_with(env, "set_task").set_task(own_task(task.user_task))
             except (Exception, SystemExit) as error:
                 raise self._failure("set_task", lane, error) from error
 
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
         for lane in lanes:
             try:
-                observation, _ = self._envs[lane].reset(seed=int(rng.integers(2**31)))
+                observation, _ = answers.of_reset(self._envs[lane].reset(seed=int(rng.integers(2**31))))
                 self._observe_lane(lane, observation)
             except (Exception, SystemExit) as error:
                 raise self._failure("reset", lane, error) from error
@@ -126,60 +138,36 @@ class GymTaskAdapter(TaskVectorEnv):
         return self._observations.copy()
 
     def _observe_lane(self, lane: int, observation: Any) -> None:
-        observation, expected = np.asarray(observation), self._observations.shape[1:]
-        if observation.shape != expected:
-            raise ValueError(
-                f"observation: expected shape {expected} of the observation space, got {observation.shape}"
-            )
-        self._observations[lane] = observation
+        self._observations[lane] = answers.observation(observation, self._observations.shape[1:])
 
-    def _check_success(self, info: Mapping[str, Any]) -> None:
-        reported = "success" in info
+    def _success(self, info: Mapping[Any, Any]) -> bool:
+        """Whether the task is solved; false where nothing is reported."""
+        solved = answers.success(info)
         if self._reports_success is None:
-            self._reports_success = reported
-        if reported != self._reports_success:
-            raise ValueError(
-                "info['success']: expected at every step or at none; report false until the task is solved"
-            )
-        if reported and not is_truth(info["success"]):
-            raise ValueError(f"info['success']: expected true or false, got {info['success']!r}")
+            self._reports_success = solved is not None
+        if self._reports_success != (solved is not None):
+            remedy = "report false until the task is solved"
+            raise answers.Refused("info['success']", "", remedy, expected="at every step or at none", got="at some")
+        return bool(solved)
 
     def _failure(self, method: str, lane: int, error: BaseException) -> TaskError:
         task, rollout = divmod(int(lane), self.rollouts_per_task)
-        where = f"{self._class.__name__}.{method}, in rollout {rollout} of its task"
-        return TaskError(f"{where}: {type(error).__name__}: {error}", task)
+        where = f"{self._name}.{method}, in rollout {rollout} of its task"
+        if isinstance(error, answers.Refused):
+            return TaskError(str(error.in_method(where)), task)
+        return TaskError(f"{where}: {described(error)}", task)
 
 
 def _wrapped(task: Any) -> UserTask:
     """A user's task with what the toolkit reports about it: its mode, and its values by name."""
-    mapping = isinstance(task, Mapping)
-    mode = task.get("mode", 0) if mapping else getattr(task, "mode", 0)
+    values = task if isinstance(task, Mapping) else {"task": task}
+    mode = task.get("mode", 0) if isinstance(task, Mapping) else getattr(task, "mode", 0)
     if not isinstance(mode, int | np.integer):
         raise ValueError(f"sample_tasks: expected a task's mode to be an integer from 0, got {mode!r}")
-    return UserTask(int(mode), task if mapping else {"task": task}, task)
+    return UserTask(int(mode), values, task)
 
 
-def _check_numbers(**values: Any) -> None:
-    """Raise TypeError for None and text, which NumPy would convert to numbers."""
-    for name, value in values.items():
-        if value is None or isinstance(value, str):
-            raise TypeError(f"{name}: expected a number, got {value!r}")
-
-
-def is_truth(value: Any) -> bool:
-    """Whether a value is true or false, or the number 1 or 0; not NaN, text or a fraction."""
-    try:
-        array = np.asarray(value)
-    except ValueError:  # lists of unequal lengths
-        return False
-    return array.size == 1 and array.item() in (False, True)
-
-
-def _collected(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Success and the reward terms that all lanes report, [M·N] each."""
-    names = set.intersection(*(set(info) for info in infos))
-    terms = sorted(name for name in names if name.startswith("reward_"))
-    collected = {name: np.array([info[name] for info in infos], np.float32) for name in terms}
-    if "success" in names:
-        collected["success"] = np.array([bool(info["success"]) for info in infos])
-    return collected
+def _of_all_lanes(terms: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """The terms that every lane reports, [M·N] each."""
+    names = set.intersection(*map(set, terms))
+    return {name: np.array([of_lane[name] for of_lane in terms], np.float32) for name in sorted(names)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +13,8 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from mmaml.errors import ConfigError
+from mmaml.envs.ownership import own_task
+from mmaml.envs.spaces import check_spaces, without_huge_bounds
 
 if __name__ != "mmaml.envs.base":  # as `envs.base` it would be another module, with other classes
     raise ImportError("the toolkit's envs.base is imported as mmaml.envs.base", name=__name__)
@@ -42,54 +43,6 @@ class TaskError(RuntimeError):
     def __init__(self, message: str, task: int) -> None:
         super().__init__(message)
         self.task = task
-
-
-def rescale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, scale: float | None) -> np.ndarray:
-    """Policy actions in [-s, s] to environment units: low + (a + s)(high - low) / (2 s).
-
-    actions: [..., A] float32, and so is the result. low, high: the bounds [A]. scale: s, or None for the
-    actions as they are. Not clipped here: stepping clips. Raises ConfigError if a bound is infinite.
-    """
-    if scale is None:
-        return actions
-    factor = ((high - low) / (2 * scale)).astype(np.float32)
-    if not np.isfinite(factor).all():
-        raise ConfigError(
-            "normalization_scale", expected="null for an environment with unbounded actions", got=str(scale)
-        )
-    return actions * factor + (low + scale * factor).astype(np.float32)
-
-
-def to_environment(actions: np.ndarray, space: gym.Space, scale: float | None) -> np.ndarray:
-    """Convert policy actions [lanes, A] to those of the environment.
-
-    Box: `rescale_actions` by the scale, [lanes, A]. Discrete: the action of each one-hot vector, integers [lanes].
-    Raises ConfigError for a scale where actions are discrete.
-    """
-    if isinstance(space, gym.spaces.Box):
-        return rescale_actions(actions, space.low, space.high, scale)
-    if scale is not None:
-        raise ConfigError(
-            "normalization_scale", expected="null for an environment with discrete actions", got=str(scale)
-        )
-    return cast(gym.spaces.Discrete, space).start + actions.argmax(1)
-
-
-def check_spaces(owner: str, observations: Any, actions: Any) -> None:
-    """Raise ConfigError unless observations are a Box of one dimension, and actions such a Box or Discrete.
-
-    owner: the class whose spaces they are.
-    """
-    box = "a Box of one dimension"
-    for kind, space, expected in (("observation", observations, box), ("action", actions, f"{box} or Discrete")):
-        is_box = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-        if not is_box and not (kind == "action" and isinstance(space, gym.spaces.Discrete)):
-            raise ConfigError(
-                "env",
-                expected=f"{owner} to have {expected} as {kind} space",
-                got=str(space),
-                remedy="convert to one within the class",
-            )
 
 
 class TaskVectorEnv(VectorEnv):
@@ -125,6 +78,7 @@ class TaskVectorEnv(VectorEnv):
         check_spaces(type(self).__name__, observation_space, action_space)
         self.num_tasks, self.rollouts_per_task = num_tasks, rollouts_per_task
         self.num_envs = num_tasks * rollouts_per_task
+        observation_space, action_space = without_huge_bounds(observation_space), without_huge_bounds(action_space)
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, self.num_envs)
         self.action_space = batch_space(action_space, self.num_envs)
@@ -176,10 +130,11 @@ class TaskVectorEnv(VectorEnv):
     def step(self, actions: np.ndarray) -> StepResult:
         """One time step of all lanes.
 
-        actions: [M·N, A] in environment units, clipped here to the bounds; integers [M·N] if they are discrete.
-        Returns new arrays: observations [M·N, O] float32, rewards [M·N] float32, terminated and truncated bool [M·N]
+        actions: [M·N, A] float32 in environment units, clipped here to the bounds; integers [M·N] if they are discrete.
+        Returns observations [M·N, O] float32, rewards [M·N] float32, terminated and truncated bool [M·N]
         (by the family itself; the horizon is the sampler's), and infos: "reward_…" float32 [M·N], the terms of the
-        reward, which sum to it; "success" bool [M·N] if the family defines success.
+        reward, which sum to it; "success" bool [M·N] if the family defines success. The arrays are new: whoever calls
+        this may keep and change them.
         """
         raise NotImplementedError
 
@@ -192,7 +147,7 @@ class TaskVectorEnv(VectorEnv):
     def _take_over(self, tasks: Sequence[Task]) -> None:
         if len(tasks) != self.num_tasks:
             raise ValueError(f"tasks: expected {self.num_tasks}, one for each task of the block, got {len(tasks)}")
-        self._set_tasks(tasks)
+        self._set_tasks(list(tasks))
         self.tasks = list(tasks)
         self._needs_reset = True
 
@@ -265,8 +220,13 @@ def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:
     return tasks
 
 
+def _of_one_lane(value: Any) -> Any:
+    """The number of the only lane; what is no array of lanes as it is."""
+    return value[0].item() if isinstance(value, np.ndarray) and value.shape == (1,) else value
+
+
 class SingleTaskEnv(gym.Env):
-    """A family as an ordinary Gymnasium environment: one lane of one task.
+    """A family as an ordinary Gymnasium environment: one lane of one task. What goes in and comes out is copied.
 
     Its task is the one last set, by `set_task` or `reset(options={"task": task})`; until one is set, a training task is
     drawn at the first reset and at every seeded one. `info["mode"]` of a reset is the mode of the task.
@@ -282,11 +242,11 @@ class SingleTaskEnv(gym.Env):
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
         """n tasks of the family, as `TaskVectorEnv.sample_tasks`."""
-        return self.family.sample_tasks(n, rng, split)
+        return [own_task(task) for task in self.family.sample_tasks(n, rng, split)]
 
     def set_task(self, task: Task) -> None:
         """Set the task of the environment. A reset must follow."""
-        self.family.set_tasks([task])
+        self.family.set_tasks([own_task(task)])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -295,12 +255,12 @@ class SingleTaskEnv(gym.Env):
         if options is not None and "task" in options:
             self.set_task(options["task"])
         observations, _ = self.family.reset(seed=seed)
-        return observations[0], {"mode": self.family.tasks[0].mode}
+        return observations[0].copy(), {"mode": self.family.tasks[0].mode}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        observations, rewards, terminated, truncated, infos = self.family.step(np.asarray(action)[None])
-        info = {name: value[0].item() for name, value in infos.items()}
-        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
+        observations, rewards, terminated, truncated, infos = self.family.step(np.array(action)[None])
+        info = {name: _of_one_lane(value) for name, value in infos.items()}
+        return observations[0].copy(), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def close(self) -> None:
         self.family.close()

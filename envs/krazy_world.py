@@ -112,7 +112,7 @@ class KrazyWorld(DiscreteFamily):
         self._board = np.full((self.num_envs, self.size + 2, self.size + 2), len(TILES), np.int8)
 
     def _check_room(self) -> None:
-        """Raise ValueError if the tiles may not fit: wherever the start is, and however near to it the others are not."""
+        """Raise ValueError if the tiles may not fit, wherever the start is."""
         nearby = 2 * self.goal_distance * (self.goal_distance + 1)
         needed = 1 + nearby + self.goals + 2 * self.transporters + sum(self.tile_counts.values())
         if needed > self.size**2:

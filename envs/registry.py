@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
+import copy
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -15,15 +14,13 @@ import gymnasium as gym
 import numpy as np
 
 from mmaml.envs.adapter import GymTaskAdapter
-from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, to_environment
+from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv
 from mmaml.envs.check.start import check_start
+from mmaml.envs.loading import Source, check_arguments, load
+from mmaml.envs.process_state import settings_kept
+from mmaml.envs.spaces import to_environment
 from mmaml.envs.spec import EnvSpec, spec_of
 from mmaml.errors import ConfigError, Interrupted, described, text_of
-from mmaml.extras import not_installed
-
-
-class UnknownEnvironment(ConfigError):
-    """A name that is neither a family's nor the place of an environment that can be used."""
 
 
 class Family(NamedTuple):
@@ -131,19 +128,34 @@ FAMILIES: dict[str, Family] = {
 
 
 def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **env_kwargs: Any) -> TaskVectorEnv:
-    """A block of M tasks with N lanes each, of a family by name or of a class at "package.module:ClassName".
+    """A block of M tasks with N lanes each, of a family by name, or of what `mmaml.envs.loading.load` finds.
 
-    The class is a `TaskVectorEnv`, or a `gymnasium.Env` with `sample_tasks` and `set_task`
-    (`mmaml.envs.adapter`). env_kwargs: arguments of the class, over those of the registry.
-    Raises UnknownEnvironment if there is no such class, ValueError for arguments it refuses: ConfigError for such as it
+    That is a `TaskVectorEnv`, or a `gymnasium.Env` with `sample_tasks` and `set_task` (`mmaml.envs.adapter`), for
+    whose objects the block has copies of env_kwargs, arguments of the class, over those of the registry. Settings of
+    the process that its code changes are put back.
+    Raises UnknownEnvironment if there is no such thing, ValueError for arguments it refuses: ConfigError for such as it
     does not have.
     """
-    family = FAMILIES.get(name) or Family(name, {})
-    cls = load_class(family.place)
-    check_arguments(name, cls, env_kwargs)
-    if issubclass(cls, TaskVectorEnv):
-        return cls(num_tasks, rollouts_per_task, **{**family.env_kwargs, **env_kwargs})
-    return GymTaskAdapter(cls, num_tasks, rollouts_per_task, **env_kwargs)
+    with settings_kept():
+        return _made(name, num_tasks, rollouts_per_task, env_kwargs)
+
+
+def _made(name: str, num_tasks: int, rollouts_per_task: int, env_kwargs: Mapping[str, Any]) -> TaskVectorEnv:
+    source, arguments = source_of(name, env_kwargs)
+    if source.is_family:
+        return source.make(num_tasks, rollouts_per_task, **arguments)
+    return GymTaskAdapter(source.make, num_tasks, rollouts_per_task, **arguments)
+
+
+def source_of(name: str, env_kwargs: Mapping[str, Any]) -> tuple[Source, dict[str, Any]]:
+    """What builds the environments of that name, and a copy of the arguments, over those of the registry.
+
+    Raises UnknownEnvironment, and ConfigError for an argument that it does not take.
+    """
+    family = FAMILIES.get(name) or _BY_ID.get(name)
+    source = load(family.place if family else name, FAMILIES)
+    check_arguments(name, source, env_kwargs)
+    return source, copy.deepcopy({**(family.env_kwargs if family else {}), **env_kwargs})
 
 
 def check_family(
@@ -154,12 +166,29 @@ def check_family(
 ) -> EnvSpec:
     """What there is to know of a family, from one lane of it, which is built and closed.
 
-    normalization_scale: by which actions are to be rescaled; "family": by the family's own. trains: examine one reset
-    and one step of it too. Raises ConfigError, of "env", "env_kwargs" or "normalization_scale", where the lane cannot
-    be built, is not as training needs it, or its actions cannot be rescaled.
+    normalization_scale: by which actions are to be rescaled; "family": by the family's own. trains: examine a little of
+    what it does too. Settings of the process that building it changes are put back, and the spec holds a warning of
+    each. Raises ConfigError, of "env", "env_kwargs" or "normalization_scale", where the lane cannot be built, is not
+    as training needs it, or its actions cannot be rescaled.
     """
+    with settings_kept() as changes:
+        family = _one_lane(name, env_kwargs)
     try:
-        family = make_family(name, 1, 1, **env_kwargs)
+        warnings = [f"{change}; it is put back: {change.setting.remedy}" for change in changes]
+        if trains:
+            check_start(name, env_kwargs, family)
+        spec = spec_of(family)
+        to_environment(np.zeros((1, 1), np.float32), spec.action_space, spec.action_scale(normalization_scale))
+    finally:
+        with suppress(Exception, SystemExit), settings_kept():  # as in a run, what closing raises concerns nobody
+            family.close()
+    return dataclasses.replace(spec, warnings=tuple(f"env: '{name}' {warning}" for warning in warnings))
+
+
+def _one_lane(name: str, env_kwargs: Mapping[str, Any]) -> TaskVectorEnv:
+    """Raises ConfigError."""
+    try:
+        return _made(name, 1, 1, env_kwargs)
     except (KeyboardInterrupt, Interrupted, ConfigError):
         raise
     except ValueError as error:  # from the arguments' own checks
@@ -169,13 +198,6 @@ def check_family(
         raise ConfigError("env_kwargs", f"'{name}' cannot be built with {dict(env_kwargs)} ({reason})") from error
     except BaseException as error:  # it, or its module, may even call sys.exit
         raise ConfigError("env", f"'{name}' cannot be loaded ({described(error)})", "fix its module") from error
-    if trains:
-        check_start(name, env_kwargs, family)
-    with suppress(Exception, SystemExit):  # as in a run, what closing raises concerns nobody
-        family.close()
-    spec = spec_of(family)
-    to_environment(np.zeros((1, 1), np.float32), spec.action_space, spec.action_scale(normalization_scale))
-    return spec
 
 
 def gym_id(name: str) -> str:
@@ -188,6 +210,9 @@ def make_single(family: str, **env_kwargs: Any) -> SingleTaskEnv:
     return SingleTaskEnv(make_family(family, **env_kwargs))
 
 
+_BY_ID = {gym_id(name): family for name, family in FAMILIES.items()}
+
+
 def register_all() -> None:
     """Register every family with `gymnasium.make`; a time limit ends an episode at the family's horizon."""
     for name, family in FAMILIES.items():
@@ -198,51 +223,6 @@ def register_all() -> None:
                 max_episode_steps=family.horizon,
                 kwargs={"family": name},
             )
-
-
-def load_class(place: str) -> type[gym.Env] | type[TaskVectorEnv]:
-    """The class at "package.module:ClassName". Raises UnknownEnvironment if it cannot be used."""
-    module_name, _, class_name = place.partition(":")
-    if not module_name or not class_name:
-        near = difflib.get_close_matches(place, FAMILIES, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"known families: {', '.join(FAMILIES)}"
-        expected = "a task family or 'package.module:ClassName'"
-        raise UnknownEnvironment("env", expected=expected, got=f"'{place}'", remedy=hint)
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # a user's module may fail in any way
-        if isinstance(error, ImportError) and (missing := not_installed(error)):
-            raise UnknownEnvironment("env", f"'{place}' cannot be loaded: {missing}") from error
-        remedy = "check the name, and that its package is installed or its folder on PYTHONPATH"
-        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "envs":
-            remedy += " (the toolkit's own families are imported as mmaml.envs)"
-        raise UnknownEnvironment("env", f"'{place}' cannot be loaded ({described(error)})", remedy) from error
-    if isinstance(cls, type) and issubclass(cls, TaskVectorEnv):
-        return cls
-    lacks = [name for name in ("sample_tasks", "set_task") if not callable(getattr(cls, name, None))]
-    if not isinstance(cls, type) or not issubclass(cls, gym.Env) or lacks:
-        reason = f"a class without {' and '.join(lacks)}" if isinstance(cls, type) and lacks else repr(cls)
-        raise UnknownEnvironment(
-            "env",
-            expected=f"at '{place}' a gymnasium.Env with sample_tasks(n, rng) and set_task(task), or a TaskVectorEnv",
-            got=reason,
-            remedy="see docs/environments.md",
-        )
-    return cls
-
-
-def check_arguments(name: str, cls: type, env_kwargs: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an argument that the constructor of `cls` does not have."""
-    parameters = inspect.signature(cls).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    accepted = [parameter.name for parameter in parameters]
-    if issubclass(cls, TaskVectorEnv):
-        accepted = [key for key in accepted if key not in ("num_tasks", "rollouts_per_task")]
-    for key in env_kwargs:
-        if key not in accepted:
-            known = f"takes {', '.join(accepted)}" if accepted else "takes no arguments"
-            raise ConfigError("env_kwargs", f"'{name}' {known}, got '{key}'")
 
 
 register_all()

@@ -14,7 +14,7 @@ from mmaml.errors import ConfigError
 class EnvSpec:
     """A task family's spaces, of one lane, and its facts, which `mmaml.envs.base.TaskVectorEnv` explains.
 
-    family: its class; that of the adapter for a user's `gymnasium.Env`.
+    family: its class; that of the adapter for a user's `gymnasium.Env`. warnings: what a run of it should report.
     """
 
     family: type[TaskVectorEnv]
@@ -24,6 +24,7 @@ class EnvSpec:
     num_modes: int
     normalization_scale: float | None
     finite_horizon: bool
+    warnings: tuple[str, ...] = ()
 
     @property
     def observation_size(self) -> int:
@@ -41,7 +42,7 @@ class EnvSpec:
         return isinstance(self.action_space, Discrete)
 
     def action_scale(self, scale: str | float | None) -> float | None:
-        """The s of `mmaml.envs.base.rescale_actions` that a configuration asks for; "family": the family's own."""
+        """The s of `mmaml.envs.spaces.rescale_actions` that a configuration asks for; "family": the family's own."""
         return self.normalization_scale if isinstance(scale, str) else scale
 
 

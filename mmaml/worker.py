@@ -19,6 +19,7 @@ from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.base import Algorithm
 from mmaml.config.keys import Config
 from mmaml.envs.base import Task, TaskVectorEnv
+from mmaml.envs.ownership import own_task
 from mmaml.envs.registry import make_family
 from mmaml.errors import RunStopped, TasksFailed
 from mmaml.fault_points import reached
@@ -152,7 +153,7 @@ class Worker:
         family = self.family
         try:
             with FromEnvironment():
-                return family.sample_tasks(n, rng, split)
+                return [own_task(task) for task in family.sample_tasks(n, rng, split)]
         except EnvironmentFailed as failed:
             error = failed.error
         text = f'sample_tasks failed for the split "{split}" ({described(error)}); fix it'
@@ -367,7 +368,7 @@ class Worker:
                 self._env = env
         try:
             with FromEnvironment():
-                env.set_tasks(tasks)
+                env.set_tasks([own_task(task) for task in tasks])
             yield env
         except Exception:
             if env is self._env:  # it may be in any state

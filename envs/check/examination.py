@@ -7,17 +7,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmaml.envs.answers import as_numbers
 from mmaml.envs.base import TaskVectorEnv
 from mmaml.envs.check import signatures
 from mmaml.envs.check.examined import Check, Examined
-from mmaml.envs.check.findings import ERROR, WARNING, Finding, error, shown
-from mmaml.envs.check.lane_values import as_numbers
+from mmaml.envs.check.findings import ERROR, WARNING, Finding, error
 from mmaml.envs.check.play_checks import PLAY_CHECKS, has_five, moments_of
 from mmaml.envs.check.playing import LANES, ended_lanes, player_of
-from mmaml.envs.check.process import Failed, UserCode, generators_kept
+from mmaml.envs.check.process import Failed, UserCode
 from mmaml.envs.check.spaces import of_attributes, of_spaces
 from mmaml.envs.check.task_checks import TASK_CHECKS
-from mmaml.envs.registry import FAMILIES, check_arguments, check_family, load_class
+from mmaml.envs.layers import attribute
+from mmaml.envs.process_state import generators_kept
+from mmaml.envs.registry import check_family, source_of
+from mmaml.envs.shown import shown
 
 FINITE, ENDLESS = "finite: no value after a truncation", "none: the value goes on after a truncation"
 
@@ -37,9 +40,9 @@ class Report(NamedTuple):
 def examine(
     name: str, env_kwargs: Mapping[str, Any] | None = None, *, steps: int = 100, tasks: int = 4, seed: int = 0
 ) -> Report:
-    """Examine a family by name, or a class at "package.module:ClassName", and find everything that is wrong with it.
+    """Examine a family by name, or what `mmaml.envs.loading.load` finds, and find everything that is wrong with it.
 
-    env_kwargs: arguments of the class. steps: how many each task is played. tasks: how many are drawn. seed: from which
+    env_kwargs: its arguments. steps: how many each task is played. tasks: how many are drawn. seed: from which
     tasks, episodes and actions follow. Nothing is raised for what a user's code does; the process is left as it was.
     """
     code, facts, given = UserCode(), {}, dict(env_kwargs or {})
@@ -55,13 +58,9 @@ def _examined(
     name: str, env_kwargs: dict[str, Any], code: UserCode, steps: int, tasks: int, seed: int
 ) -> dict[str, str]:
     """Note what is found; the facts. Raises Failed where nothing more can be seen."""
-    family = FAMILIES.get(name)
-    place = family.place if family else name
-    environment_class = code.call(f"module {place.partition(':')[0]}", load_class, place)
-    code.call(f"{environment_class.__name__}()", check_arguments, name, environment_class, env_kwargs)
-    arguments = {**(family.env_kwargs if family else {}), **env_kwargs}
-    x = Examined(player_of(environment_class, arguments, code, steps), tasks, seed)
-    code.note_signatures(*(signatures.of_family if x.is_block else signatures.of_environment)(environment_class))
+    source, arguments = code.call(f"module {name.partition(':')[0]}", source_of, name, env_kwargs)
+    x = Examined(player_of(source, arguments, code, steps), tasks, seed)
+    code.note_signatures(*(signatures.of_family(source.make) if x.is_block else signatures.of_environment(x.env)))
     if x.is_block and x.has_errors:
         return {}
     try:
@@ -84,8 +83,7 @@ def _run(check: Check, x: Examined) -> None:
 def of_object(x: Examined) -> list[Finding]:
     """Spaces and attributes of an object."""
     observations, actions = x.player.spaces(x.env)
-    read_from = x.env if x.is_block else type(x.env)
-    findings = [*of_spaces(x.name, observations, actions), *of_attributes(x.name, x.env, actions, read_from)]
+    findings = [*of_spaces(x.name, observations, actions), *of_attributes(x.name, x.env, actions)]
     return findings + (_of_block(x) if x.is_block else [])
 
 
@@ -114,8 +112,8 @@ def _facts(x: Examined) -> dict[str, str]:
         "observations": shown(observations),
         "actions": shown(actions),
         "splits": ", ".join(x.player.splits(x.env)),
-        "modes": shown(getattr(x.env, "num_modes", 1)),
-        "horizon": FINITE if getattr(x.env, "finite_horizon", False) is True else ENDLESS,
+        "modes": shown(attribute(x.env, "num_modes", 1)),
+        "horizon": FINITE if attribute(x.env, "finite_horizon", False) is True else ENDLESS,
     }
     if "tasks" in vars(x) and x.tasks:
         facts["tasks"] = f"{len(x.tasks)} drawn, the first: {shown(x.tasks[0])}"

@@ -1,15 +1,12 @@
-"""What is wrong with an environment, as values, and how user's values are shown in them."""
+"""What is wrong with an environment, as values."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from mmaml.errors import UsageError
 
 ERROR, WARNING = "error", "warning"
-MAX_SHOWN = 80  # characters of a user's value or error in a finding
 
 
 class Finding(NamedTuple):
@@ -51,24 +48,3 @@ def warning(where: str, problem: str = "", remedy: str = "", *, expected: str = 
 def of_usage_error(refused: UsageError) -> Finding:
     """What the toolkit refuses, as a finding."""
     return Finding(ERROR, refused.argument, refused.problem, refused.remedy, refused.expected, refused.got)
-
-
-def described(raised: BaseException) -> str:
-    """What a user's code raised, in a few words."""
-    text = clipped(" ".join(str(raised).split()))
-    return f"{type(raised).__name__}: {text}" if text else type(raised).__name__
-
-
-def shown(value: Any) -> str:
-    """A user's value in a few words: an array by its dtype and shape, the rest by its repr."""
-    if isinstance(value, np.ndarray) and value.ndim:
-        return f"a {value.dtype} array of shape {value.shape}"
-    try:
-        return clipped(" ".join(repr(value).split()))
-    except Exception:  # a user's __repr__ may fail in any way
-        return f"a {type(value).__name__}"
-
-
-def clipped(text: str) -> str:
-    """The text, its end left out where it is long."""
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"

@@ -9,15 +9,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from mmaml.envs.answers import SUCCESS, TERM
 from mmaml.envs.check import block_values, lane_values
 from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.examined import Check, Examined, lanes_of
 from mmaml.envs.check.findings import ERROR, Finding, error, warning
 from mmaml.envs.check.playing import LANES, Moment
 from mmaml.envs.check.process import Failed
-from mmaml.envs.check.spaces import is_flat_box
+from mmaml.envs.spaces import is_flat_box
 
 LARGE = 1e4  # a number from which on float32 loses what changes
+COPIED = "training copies it, other programs may not: return a copy"
 FINEST = 1e-13  # a relative change in float64 that is more than rounding
 
 
@@ -55,11 +57,12 @@ def entries_of_infos(x: Examined) -> list[Finding]:
     infos = [info for info in infos if isinstance(info, Mapping)]
     findings = []
     for key in {key for info in infos for key in info if isinstance(key, str)}:
-        count = sum(key in info for info in infos)
-        if count == len(infos) or not (key == "success" or key.startswith("reward_")):
+        names = SUCCESS if key in SUCCESS else (key,)
+        count = sum(any(name in info for name in names) for info in infos)
+        if count == len(infos) or not (key in SUCCESS or key.startswith(TERM)):
             continue
         where, got = f"{x.name}.step: info['{key}']", f"at {count} of {len(infos)} steps"
-        if key == "success":
+        if key in SUCCESS:
             remedy = "report false until the task is solved"
             findings.append(error(where, expected="at every step or at none", got=got, remedy=remedy))
         else:
@@ -194,17 +197,17 @@ def fresh_arrays(x: Examined) -> list[Finding]:
         for name, value in moment.results.items():
             if not later[name].flags.writeable:
                 problem = f"returns an array ({name}) that cannot be written to"
-                return [error(f"{x.name}.{moment.method}", problem, "return a copy")]
+                return [warning(f"{x.name}.{moment.method}", problem, COPIED)]
             if not same(value, later[name]):
                 problem = f"returns an array ({name}) that a later call changes"
-                return [error(f"{x.name}.{moment.method}", problem, "return a copy")]
+                return [warning(f"{x.name}.{moment.method}", problem, COPIED)]
     if not x.repeats:
         return []
     difference = first_difference(x.records[0], x.play(x.build(), x.assignments[0], scribble=True))
     if difference is None:
         return []
     problem = f"returns arrays that it goes on using: {difference} differs once they are written over"
-    return [error(x.name, problem, "return copies")]
+    return [warning(x.name, problem, COPIED)]
 
 
 def clipped_actions(x: Examined) -> list[Finding]:

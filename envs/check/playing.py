@@ -13,13 +13,16 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from mmaml.envs.adapter import GymTaskAdapter
+from mmaml.envs.answers import SUCCESS
 from mmaml.envs.base import SPLITS, TaskVectorEnv
 from mmaml.envs.check import signatures
 from mmaml.envs.check.comparison import copied, same
-from mmaml.envs.check.findings import error, shown
+from mmaml.envs.check.findings import warning
 from mmaml.envs.check.process import Failed, UserCode
-from mmaml.envs.check.spaces import INFINITE
+from mmaml.envs.layers import attribute, layer_with
+from mmaml.envs.loading import Source
+from mmaml.envs.shown import shown
+from mmaml.envs.spaces import INFINITE, within
 
 LANES = 2  # rollouts per task of a block that is examined
 RESULTS = ("observation", "reward", "terminated", "truncated")  # of a step, in their order
@@ -45,20 +48,19 @@ class Moment(NamedTuple):
             return {"output": values}
         named = dict(zip(RESULTS, values[: size - 1], strict=False))
         info = values[-1] if isinstance(values[-1], Mapping) else {}
-        read = {key: value for key, value in info.items() if key == "success" or str(key).startswith("reward_")}
+        read = {key: value for key, value in info.items() if key in SUCCESS}
         return named | ({f"info['{key}']": value for key, value in read.items()} if self.method == "step" else {})
 
 
 class Player(ABC):
-    """Builds environments of one class and plays tasks with them.
+    """Builds environments from one source and plays tasks with them.
 
-    environment_class: what is examined. env_kwargs: its arguments. code: calls it and collects what is found.
+    source: of what is examined. env_kwargs: its arguments. code: calls it and collects what is found.
     steps: how many a task is played.
     """
 
-    def __init__(self, environment_class: type, env_kwargs: Mapping[str, Any], code: UserCode, steps: int) -> None:
-        self.environment_class, self.env_kwargs = environment_class, dict(env_kwargs)
-        self.name = environment_class.__name__
+    def __init__(self, source: Source, env_kwargs: Mapping[str, Any], code: UserCode, steps: int) -> None:
+        self.source, self.env_kwargs, self.name = source, dict(env_kwargs), source.name
         self.code, self.steps = code, steps
 
     def play(self, env: Any, tasks: Sequence[Any], keys: Sequence[int], **how: Any) -> list[Moment]:
@@ -110,12 +112,12 @@ class _Watched:
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         """What the method returns. Raises Failed."""
         where = f"{self._player.name}.{method}"
-        output = self._player.code.call(where, getattr(self._env, method), *arguments, **named)
+        output = self._player.code.call(where, getattr(layer_with(self._env, method), method), *arguments, **named)
         for task, before in zip(self._tasks, self._before, strict=True):
             if not same(task, before):
                 got = f"{shown(before)} changed to {shown(task)}"
-                remedy = "copy what the environment changes, for example by copy.deepcopy(task)"
-                self._player.code.note(error(where, expected="the task left as it was given", got=got, remedy=remedy))
+                remedy = "training gives copies, other programs may not: use copy.deepcopy(task)"
+                self._player.code.note(warning(where, expected="the task left as it was given", got=got, remedy=remedy))
                 self._before = copied(self._tasks)
                 break
         return output
@@ -125,15 +127,17 @@ class LanePlayer(Player):
     """Plays objects of a `gymnasium.Env` with `sample_tasks` and `set_task`; one task at a time."""
 
     def build(self, num_tasks: int = 1) -> Any:
-        return self.code.call(f"{self.name}()", self.environment_class, **self.env_kwargs)
+        return self.code.call(f"{self.name}()", self.source.make, **copied(self.env_kwargs))
 
     def draw(self, env: Any, n: int, rng: np.random.Generator, split: str = "train") -> list[Any]:
         where = f"{self.name}.sample_tasks"
-        return list(self.code.call(where, lambda: list(signatures.call_sample_tasks(env, n, rng, split))))
+        return list(
+            self.code.call(where, lambda: list(signatures.call_sample_tasks(env, n, rng, split, examined=True)))
+        )
 
     def splits(self, env: Any) -> tuple[str, ...]:
         default = SPLITS if signatures.takes_split(env) else ("train", "test")
-        return _known(getattr(env, "splits", default))
+        return _known(attribute(env, "splits", default))
 
     def spaces(self, env: Any) -> tuple[Any, Any]:
         return getattr(env, "observation_space", None), getattr(env, "action_space", None)
@@ -166,7 +170,7 @@ class BlockPlayer(Player):
 
     def build(self, num_tasks: int) -> TaskVectorEnv:
         call = self.code.call
-        return call(f"{self.name}()", self.environment_class, num_tasks, LANES, **self.env_kwargs)
+        return call(f"{self.name}()", self.source.make, num_tasks, LANES, **copied(self.env_kwargs))
 
     def draw(self, env: Any, n: int, rng: np.random.Generator, split: str = "train") -> list[Any]:
         return list(self.code.call(f"{self.name}.sample_tasks", env.sample_tasks, n, rng, split))
@@ -199,7 +203,8 @@ class BlockPlayer(Player):
             taken = moment("step", watched.call("step", actions))
             if not same(actions, given):
                 problem = "changes the array of actions that it was given"
-                self.code.note(error(f"{self.name}.step", problem, "work on a copy of it"))
+                remedy = "training gives a copy, other programs may not: work on a copy of it"
+                self.code.note(warning(f"{self.name}.step", problem, remedy))
             yield taken
             ended = ended_lanes(taken.kept, lanes)
             if ended.any():
@@ -212,10 +217,9 @@ def _known(splits: Any) -> tuple[str, ...]:
     return tuple(split for split in listed if isinstance(split, str) and split in SPLITS)
 
 
-def player_of(environment_class: type, env_kwargs: Mapping[str, Any], code: UserCode, steps: int) -> Player:
-    """The player of a class: of a `TaskVectorEnv`, or of a `gymnasium.Env` with tasks."""
-    block = issubclass(environment_class, TaskVectorEnv) and not issubclass(environment_class, GymTaskAdapter)
-    return (BlockPlayer if block else LanePlayer)(environment_class, env_kwargs, code, steps)
+def player_of(source: Source, env_kwargs: Mapping[str, Any], code: UserCode, steps: int) -> Player:
+    """The player of a `TaskVectorEnv`, or of a `gymnasium.Env` with tasks."""
+    return (BlockPlayer if source.is_family else LanePlayer)(source, env_kwargs, code, steps)
 
 
 def drawn_action(space: Any, rng: np.random.Generator, clip: bool = True) -> Any:
@@ -232,7 +236,7 @@ def drawn_action(space: Any, rng: np.random.Generator, clip: bool = True) -> Any
     bounded = (np.abs(low) < INFINITE) & (np.abs(high) < INFINITE)
     low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
     actions = (low + high) / 2 + rng.uniform(-1.3, 1.3, space.shape) * (high - low) / 2
-    return (np.clip(actions, space.low, space.high) if clip else actions).astype(space.dtype)
+    return within(actions, space) if clip else actions.astype(space.dtype)
 
 
 def ended_lanes(output: Any, lanes: int) -> np.ndarray:

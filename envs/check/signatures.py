@@ -10,6 +10,7 @@ import numpy as np
 
 from mmaml.envs.base import TaskVectorEnv
 from mmaml.envs.check.findings import WARNING, Finding, error
+from mmaml.envs.layers import class_name, layer_with, layers
 
 # What parameters of `sample_tasks` that are no number of tasks are called, here and in other toolkits.
 RNG_NAMES = ("rng", "np_random", "random", "random_state", "generator", "random_generator")
@@ -37,14 +38,17 @@ FAMILY_METHODS = {
 
 
 def of_environment(env: Any) -> list[Finding]:
-    """Of an object, or a class, that is a `gymnasium.Env` with tasks."""
-    name = _class_of(env).__name__
-    findings = []
-    for method, arguments in (("set_task", ["task"]), ("step", ["action"])):
-        parameters = _parameters(env, method)
-        if parameters is not None and not _takes(parameters, arguments, {}):
-            findings.append(_unexpected(name, method, parameters))
-    return [*_of_sample_tasks(env, name), *_of_reset(env, name), *findings]
+    """Of an object that is a `gymnasium.Env` with tasks; of what it wraps, too."""
+    name, (*_, inner) = class_name(env), layers(env)
+    findings = [
+        *_of_sample_tasks(env, name),
+        *_of_reset(inner, name),
+        *_of_arguments(layer_with(env, "set_task"), name, "set_task", "task"),
+        *_of_arguments(inner, name, "step", "action"),
+    ]
+    if inner is not env:
+        findings += [*_of_reset(env, type(env).__name__), *_of_arguments(env, type(env).__name__, "step", "action")]
+    return findings
 
 
 def of_family(family: type[TaskVectorEnv]) -> list[Finding]:
@@ -62,35 +66,54 @@ def of_family(family: type[TaskVectorEnv]) -> list[Finding]:
 
 def takes_split(env: Any) -> bool:
     """Whether its `sample_tasks` has an argument for the split."""
-    return SPLIT in {parameter.name for parameter in _parameters(env, "sample_tasks") or []}
+    return SPLIT in {parameter.name for parameter in _parameters(layer_with(env, "sample_tasks"), "sample_tasks") or []}
 
 
-def call_sample_tasks(env: Any, n: int, rng: np.random.Generator, split: str) -> Any:
-    """What it returns, called by the names of its parameters, so that an unusual order of them does not matter."""
-    parameters = _parameters(env, "sample_tasks")
-    if parameters is None:
-        return env.sample_tasks(n, rng)
-    positional: list[Any] = []
-    named: dict[str, Any] = {}
-    counted = False
-    for parameter in parameters:
+def call_sample_tasks(env: Any, n: int, rng: np.random.Generator, split: str, *, examined: bool = False) -> Any:
+    """What it returns. What it is given goes by the names of its parameters, whatever their order.
+
+    Raises TypeError for one that does not take a number of tasks and a generator. examined: call it without the
+    generator then, to see what else is wrong.
+    """
+    owner = layer_with(env, "sample_tasks")
+    parameters = _parameters(owner, "sample_tasks")
+    arguments = ([n, rng], {}) if parameters is None else _arguments(parameters, n, rng, split)
+    if arguments is None and examined:
+        arguments = ([n], {})
+    if arguments is None:
+        raise TypeError(f"expected {EXPECTED['sample_tasks']}")
+    return owner.sample_tasks(*arguments[0], **arguments[1])
+
+
+def _arguments(
+    parameters: list[inspect.Parameter], n: int, rng: np.random.Generator, split: str
+) -> tuple[list[Any], dict[str, Any]] | None:
+    """What a `sample_tasks` with these parameters is given, by position and by name; None if it cannot be called.
+
+    n goes to the first parameter that is no generator or split. The generator goes to the one of its name; where there
+    is none, to the second that is no split and has no default.
+    """
+    own = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    values: dict[str, Any] = {}
+    for parameter in own:
         if parameter.name in RNG_NAMES:
-            value: Any = rng
+            values[parameter.name] = rng
         elif parameter.name == SPLIT:
-            value = split
-        elif not counted:
-            value, counted = n, True
-        elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
-            value = rng  # a generator by another name
-        else:
-            break
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            named[parameter.name] = value
-        elif parameter.kind is parameter.VAR_POSITIONAL:
-            positional.extend([n, rng][len(positional) :])
-        else:
-            positional.append(value)
-    return env.sample_tasks(*positional, **named)
+            values[parameter.name] = split
+    missing = [n] if values.keys() & set(RNG_NAMES) else [n, rng]
+    for parameter in own:
+        if missing and parameter.name not in values and (missing[0] is n or parameter.default is parameter.empty):
+            values[parameter.name] = missing.pop(0)
+    kinds = {parameter.kind for parameter in parameters}
+    if missing and missing[0] is rng and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        values["rng"] = missing.pop()  # for **kwargs, if any
+    positional, named = list(missing), dict(values)
+    if missing:  # for *args: what comes before it is given by position too
+        before = [p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
+        positional = [named.pop(name) for name in before if name in named] + missing
+    first = [p.name for p in own if p.kind is p.POSITIONAL_ONLY]
+    positional = [named.pop(name) for name in first if name in named] + positional
+    return (positional, named) if _takes(parameters, positional, named) else None
 
 
 def takes_seed(env: Any) -> bool:
@@ -100,15 +123,15 @@ def takes_seed(env: Any) -> bool:
 
 
 def _of_sample_tasks(env: Any, name: str) -> list[Finding]:
-    parameters = _parameters(env, "sample_tasks")
-    if parameters is None:
-        return []
-    named = {SPLIT: "train"} if takes_split(env) else {}
-    first = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:2]
-    in_order = not first[:1] or first[0] not in (*RNG_NAMES, SPLIT)
-    if _takes(parameters, ["n", "rng"], named) and in_order:
+    parameters = _parameters(layer_with(env, "sample_tasks"), "sample_tasks")
+    if parameters is None or _arguments(parameters, 1, np.random.default_rng(0), "train") is not None:
         return []
     return [_unexpected(name, "sample_tasks", parameters)]
+
+
+def _of_arguments(env: Any, name: str, method: str, argument: str) -> list[Finding]:
+    parameters = _parameters(env, method)
+    return [] if parameters is None or _takes(parameters, [argument], {}) else [_unexpected(name, method, parameters)]
 
 
 def _of_reset(env: Any, name: str) -> list[Finding]:

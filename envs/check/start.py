@@ -16,7 +16,8 @@ from mmaml.envs.base import TaskVectorEnv
 from mmaml.envs.check import block_values, lane_values, signatures
 from mmaml.envs.check.findings import ERROR, Finding
 from mmaml.envs.check.playing import drawn_action
-from mmaml.envs.check.process import generators_kept, settings_kept
+from mmaml.envs.layers import class_name, layer_with
+from mmaml.envs.process_state import generators_kept, settings_kept
 from mmaml.envs.spec import spec_of
 from mmaml.errors import ConfigError
 
@@ -46,11 +47,11 @@ def _findings(family: TaskVectorEnv) -> Iterator[Finding]:
 
 
 def _of_lane(env: Any, rng: np.random.Generator) -> Iterator[Finding]:
-    name, space = type(env).__name__, env.observation_space
+    name, space = class_name(env), env.observation_space
     yield from signatures.of_environment(env)
     try:
         tasks = list(signatures.call_sample_tasks(env, 1, rng, "train"))
-        env.set_task(tasks[0])
+        layer_with(env, "set_task").set_task(tasks[0])
         output = env.reset(seed=0)
     except (Exception, SystemExit):
         return

@@ -9,7 +9,11 @@ import numpy as np
 
 from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.examined import Check, Examined
-from mmaml.envs.check.findings import Finding, described, error, shown, warning
+from mmaml.envs.check.findings import Finding, error, warning
+from mmaml.envs.layers import attribute
+from mmaml.envs.ownership import own_task
+from mmaml.envs.shown import clipped, shown
+from mmaml.errors import described
 
 FROM_RNG = "draw from the generator that it receives, and from nothing else"
 
@@ -64,14 +68,18 @@ def kept_tasks(x: Examined) -> list[Finding]:
 
 
 def pickled_tasks(x: Examined) -> list[Finding]:
-    """Tasks are sent to other ranks."""
+    """Tasks are copied, and sent to other ranks."""
     where = f"{x.name}.sample_tasks"
     remedy = "make tasks of dicts, numbers, arrays, or objects of classes in a module"
     for task in x.tasks[:1]:
         try:
+            own_task(task)
+        except ValueError as refused:
+            return [error(where, str(refused), remedy)]
+        try:
             again = pickle.loads(pickle.dumps(task))
         except Exception as raised:  # a user's __reduce__ may fail in any way
-            return [error(where, f"returns tasks that cannot be pickled ({described(raised)})", remedy)]
+            return [error(where, f"returns tasks that cannot be pickled ({clipped(described(raised))})", remedy)]
         if not same(again, task):
             return [error(where, "returns tasks that are not the same once pickled and unpickled", remedy)]
     return []
@@ -80,7 +88,7 @@ def pickled_tasks(x: Examined) -> list[Finding]:
 def modes(x: Examined) -> list[Finding]:
     """A task's mode, where it has one, is one of `num_modes`."""
     where = f"{x.name}.sample_tasks"
-    num_modes = getattr(x.env, "num_modes", 1)
+    num_modes = attribute(x.env, "num_modes", 1)
     for task in x.tasks:
         mode = task.get("mode", 0) if isinstance(task, Mapping) else getattr(task, "mode", 0)
         if not isinstance(mode, int | np.integer):

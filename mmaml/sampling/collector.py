@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.envs.base import StepResult, Task, TaskVectorEnv, to_environment
+from mmaml.envs import block_answers
+from mmaml.envs.answers import Refused
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv
+from mmaml.envs.spaces import to_environment
 from mmaml.fault_points import reached
 from mmaml.policies.distributions import Distribution
 from mmaml.sampling import finite
@@ -55,6 +59,7 @@ def rollout(
     episode_noise [M, T, N, L]: its entry t is that of an episode which starts at t; none when None.
     scaling: of the observations that the policy sees; as they are when None.
     What follows a truncated step is kept (`Rollouts.followed`), unless the family declares a finite horizon.
+    What the environment is given, and what it returns, it may go on using and change: neither is used here.
     Raises EnvironmentFailed for what the environment raises, and where it returns other arrays than it should.
     """
     if episode_noise is None:
@@ -91,43 +96,35 @@ def rollout(
         reward = torch.from_numpy(rewards).view(tasks, lanes)
         done = torch.from_numpy(terminated | truncated).view(tasks, lanes)
         if done.any() and t < layout.length - 1:
-            observation = _reset(env, options={"reset_mask": done.flatten().numpy()})
+            observation = _reset(env, options={"reset_mask": done.flatten().numpy().copy()})
             age[done] = 0
             own_noise = torch.where(done[..., None], episode_noise[:, t + 1], own_noise)
     return record.finish(seen(observation).view(tasks, lanes, -1), env.tasks)
 
 
 def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
-    """The observations of `env.reset`."""
-    with FromEnvironment():
-        observation, _ = env.reset(**arguments)
-        _check_returned("observations", observation, _observations_of(env), np.float32)
-    return observation
+    """A copy of the observations of `env.reset`."""
+    with FromEnvironment(), _named(env, "reset"):
+        return block_answers.of_reset(env.reset(**arguments), _observations_of(env))
 
 
 def _step(env: TaskVectorEnv, actions: np.ndarray) -> StepResult:
-    """`env.step`."""
-    with FromEnvironment():
-        observation, reward, terminated, truncated, infos = env.step(actions)
-        lanes = (env.num_envs,)
-        _check_returned("observations", observation, _observations_of(env), np.float32)
-        _check_returned("rewards", reward, lanes, np.float32)
-        _check_returned("terminated", terminated, lanes, np.bool_)
-        _check_returned("truncated", truncated, lanes, np.bool_)
-        for name in ("success", "blow_up"):
-            if name in infos:
-                _check_returned(name, infos[name], lanes, np.bool_)
-    return observation, reward, terminated, truncated, infos
+    """Copies of what training reads of `env.step`."""
+    with FromEnvironment(), _named(env, "step"):
+        return block_answers.of_step(env.step(actions), _observations_of(env))
+
+
+@contextmanager
+def _named(env: TaskVectorEnv, method: str) -> Iterator[None]:
+    """Let what is refused of a method's answer name the method."""
+    try:
+        yield
+    except Refused as refused:
+        raise refused.in_method(f"{type(env).__name__}.{method}") from None
 
 
 def _observations_of(env: TaskVectorEnv) -> tuple[int, ...]:
     return (env.num_envs, *env.single_observation_space.shape)  # type: ignore[misc]
-
-
-def _check_returned(name: str, value: Any, shape: tuple[int, ...], kind: type) -> None:
-    if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != kind:
-        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)
-        raise ValueError(f"{name}: expected from the environment {kind.__name__} {list(shape)}, got {got}")
 
 
 class _Record:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from mmaml import errors
+from mmaml.envs.answers import Refused
 from mmaml.envs.base import TaskError
 from mmaml.errors import Failure, NotFinite, text_of
 from mmaml.sampling.finite import Finding
@@ -108,7 +109,7 @@ class Tracebacks:
 
 def described(error: BaseException) -> str:
     """An error of a user's environment as a short line."""
-    text = text_of(error) if isinstance(error, TaskError) else errors.described(error)
+    text = text_of(error) if isinstance(error, TaskError | Refused) else errors.described(error)
     return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 3] + "..."
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from mmaml.envs.base import check_spaces, to_environment
+from mmaml.envs.spaces import check_spaces, to_environment, within
 from mmaml.envs.spec import EnvSpec
 
 
@@ -18,7 +18,7 @@ class PolicySpaces:
     """Sizes and units of observations and actions.
 
     observation_size: O. actions: the action space of one lane. scale: s, the policy's actions in [-s, s] being the
-    range between the bounds (`mmaml.envs.base.rescale_actions`); None: they are in the environment's units already.
+    range between the bounds (`mmaml.envs.spaces.rescale_actions`); None: they are in the environment's units already.
     finite_horizon: the family's (`mmaml.envs.base.TaskVectorEnv`); True where a checkpoint does not say.
     """
 
@@ -70,7 +70,4 @@ class PolicySpaces:
 
         Box: [n, A] of its dtype. Discrete: integers [n].
         """
-        rescaled = to_environment(actions, self.actions, self.scale)
-        if isinstance(self.actions, Box):
-            rescaled = np.clip(rescaled, self.actions.low, self.actions.high)
-        return rescaled.astype(self.actions.dtype, copy=False)
+        return within(to_environment(actions, self.actions, self.scale), self.actions)

@@ -166,7 +166,7 @@ def test_a_size_of_no_buffer_is_idle(kept: str, idle: list[str]) -> None:
         ),
         (
             {"env": "tests.helpers.probes:Dials"},
-            "env: expected Dials to have a Box of one dimension or Discrete as action",
+            "env: Dials.action_space: expected a Box of numbers in one dimension, or Discrete, got Multi",
         ),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_signal_while_an_environment_loads_is_no_fault_of_its_module(
     def load(*_: Any) -> None:
         raise signal
 
-    monkeypatch.setattr("mmaml.envs.registry.make_family", load)
+    monkeypatch.setattr("mmaml.envs.registry.source_of", load)
     with pytest.raises(type(signal)):
         build_config({})
 

@@ -13,7 +13,8 @@ import pytest
 
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SPLITS, SingleTaskEnv, Task, TaskError
-from mmaml.envs.registry import UnknownEnvironment, check_family, make_family
+from mmaml.envs.loading import UnknownEnvironment
+from mmaml.envs.registry import check_family, make_family
 from mmaml.envs.spec import spec_of
 from mmaml.errors import ConfigError
 from mmaml.worker import Worker
@@ -184,8 +185,8 @@ def test_what_is_neither_success_nor_failure_is_refused(value: Any, monkeypatch:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("OldStep", "OldStep.step, in rollout 0 of its task: .* values to unpack"),
-        ("WrongShape", r"WrongShape.reset, .* observation: expected shape \(2,\) of the observation space, got \(3,\)"),
+        ("OldStep", "OldStep.step, in rollout 0 of its task: expected five values .*, got 4 values"),
+        ("WrongShape", r"WrongShape.reset, .* observation: expected shape \(2,\), as its space says, got shape \(3,\)"),
         ("LateSuccess", r"LateSuccess.step, .* info\['success'\]: expected at every step or at none"),
     ],
 )
@@ -359,11 +360,16 @@ class Broken(Walk):
 @pytest.mark.parametrize(
     ("name", "env_kwargs", "kind", "message"),
     [
-        ("Switches", {}, ValueError, "env: expected Switches to have a Box of one dimension or Discrete as action"),
-        ("Image", {}, ValueError, "env: expected Image to have a Box of one dimension as observation space"),
-        ("NoTasks", {}, UnknownEnvironment, "got a class without sample_tasks and set_task"),
+        (
+            "Switches",
+            {},
+            ValueError,
+            r"env: Switches\.action_space: expected a Box of numbers in one dimension, or Discrete",
+        ),
+        ("Image", {}, ValueError, r"env: Image\.observation_space: expected a Box of numbers in one dimension"),
+        ("NoTasks", {}, UnknownEnvironment, r"got NoTasks without sample_tasks\(n, rng\) and set_task\(task\)"),
         ("NotAnEnvironment", {}, UnknownEnvironment, "env: expected at .* a gymnasium.Env with sample_tasks"),
-        ("adapter", {}, UnknownEnvironment, "got <function adapter"),
+        ("adapter", {}, UnknownEnvironment, r"env: expected at .*:adapter' .*, got GymTaskAdapter\("),
         ("HERE", {}, UnknownEnvironment, "env: expected at"),
         ("Walk", {"pateince": 3}, ValueError, "env_kwargs: '.*:Walk' takes patience, fail, got 'pateince'"),
         ("Switches", {"fail": 3}, ValueError, "env_kwargs: '.*:Switches' takes no arguments, got 'fail'"),

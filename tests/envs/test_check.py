@@ -38,15 +38,9 @@ LANES: dict[str, list[str]] = {
         "e.sample_tasks: expected sample_tasks(n, rng) or sample_tasks(n, rng, split), got sample_tasks(num_tasks)",
         "w.sample_tasks: gives the same tasks for a different generator",
     ],
-    "KeywordRng": [
-        "e.sample_tasks: expected sample_tasks(n, rng) or sample_tasks(n, rng, split), got sample_tasks(n, *"
-    ],
-    "OtherOrder": [
-        "e.sample_tasks: expected sample_tasks(n, rng) or sample_tasks(n, rng, split), got sample_tasks(n, s"
-    ],
-    "RngFirst": [
-        "e.sample_tasks: expected sample_tasks(n, rng) or sample_tasks(n, rng, split), got sample_tasks(rng, n"
-    ],
+    "KeywordRng": [],
+    "OtherOrder": [],
+    "RngFirst": [],
     "SetTaskOfTwo": ["e.set_task: expected set_task(task), got set_task(task, mode)"],
     "StepOfNothing": ["e.step: expected step(action), got step()"],
     "NoSeed": ["e.reset: expected reset(*, seed=None, options=None), got reset()"],
@@ -55,18 +49,24 @@ LANES: dict[str, list[str]] = {
     "FourValues": [
         "e.step: expected five values (observation, reward, terminated, truncated, info), got 4 values, as in"
     ],
-    "DictObservations": ["e.observation_space: expected a Box of one dimension, got Dict("],
-    "Image": ["e.observation_space: expected a Box of one dimension, got Box(0, 255, (2, 3), uint8); flatten"],
-    "BoolObservations": ["e.observation_space: expected a Box of numbers, got bool"],
-    "ManyActions": ["e.action_space: expected a Box of one dimension or Discrete, got MultiDiscrete([2 2])"],
-    "WholeActions": ["w.action_space: expected a Box of real numbers, got int64"],
-    "AlmostUnbounded": ["e.action_space: expected bounds within ±1e30, or infinite, got 3.40282e+38"],
+    "DictObservations": ["e.observation_space: expected a Box of numbers in one dimension, got Dict("],
+    "Image": [
+        "e.observation_space: expected a Box of numbers in one dimension, got Box(0, 255, (2, 3), uint8); flatten"
+    ],
+    "BoolObservations": [
+        "e.observation_space: expected a Box of numbers in one dimension, got Box(False, True, (2,), bool); make it"
+    ],
+    "ManyActions": [
+        "e.action_space: expected a Box of numbers in one dimension, or Discrete, got MultiDiscrete([2 2])"
+    ],
+    "WholeActions": [],
+    "AlmostUnbounded": [],
     "ScaleWithoutBounds": ["e.normalization_scale: expected None for an environment with unbounded actions, got 1.0"],
     "NoSpaces": [
-        "e.observation_space: expected a Box of one dimension, got None; set it",
-        "e.action_space: expected a Box of one dimension or Discrete, got None; set it",
+        "e.observation_space: expected a Box of numbers in one dimension, got None; set it",
+        "e.action_space: expected a Box of numbers in one dimension, or Discrete, got None; set it",
     ],
-    "LateModes": ["e.num_modes: is set in __init__, but training reads the class attribute"],
+    "LateModes": [],
     "TextHorizon": ["e.finite_horizon: expected True or False, got 'no'"],
     "NoModes": ["e.num_modes: expected a whole number of at least 1, got 0"],
     "TextSplits": ["e.splits: expected some of ('train', 'test', 'ood'), in a tuple, got 'train'"],
@@ -96,19 +96,19 @@ LANES: dict[str, list[str]] = {
     "Clock": ["w: observation: entry 1 changes by 0.24 about 1.7e+09, which float32 cannot hold"],
     "NotANumber": ["e.step: observation: expected finite numbers, got nan"],
     "InfiniteReward": ["e.step: reward: expected finite numbers, got inf"],
-    "ListedReward": ["e.step: reward: expected a number, got a float64 array of shape (1,)"],
+    "ListedReward": [],
     "NoReward": ["e.step: reward: expected a number, got None"],
     "ListedEnd": ["e.step: terminated: expected true or false, got [False]"],
     "EndOfAll": ["e.step: terminated: expected true or false, got {'__all__': False}"],
     "NoCut": ["e.step: truncated: expected true or false, got None"],
     "NoInfo": ["e.step: info: expected a dict, got None"],
-    "TermOfText": ["e.step: info['reward_type']: expected a number, a term of the reward, got 'dense'"],
+    "TermOfText": ["w.step: info['reward_type']: expected a number, a term of the reward, got 'dense'"],
     "TermOfTwo": ["w.step: info['reward_pair']: expected a number, a term of the reward, got a float64 array of shape"],
     "MissingTerm": ["w.step: info['reward_…']: expected terms that sum to the reward, got 1 for "],
     "RareTerm": ["w.step: info['reward_all']: expected at every step, got at 24 of 48 steps"],
     "SuccessOfText": ["e.step: info['success']: expected true or false, got 'no'"],
     "LateSuccess": ["e.step: info['success']: expected at every step or at none, got at 3 of 48 steps"],
-    "OtherSuccess": ["w.step: info['is_success']: is not read"],
+    "OtherSuccess": [],
     "BlowUp": ["w.step: info['blow_up']: is read from a TaskVectorEnv alone"],
     "DropsSeed": ["w: gives other results for the same task, seed and actions: observation of the reset differs"],
     "GlobalNumpy": ["w.reset: draws from or seeds the global generator of np.random"],
@@ -120,8 +120,8 @@ LANES: dict[str, list[str]] = {
         "e: depends on other objects of its class that are stepped at the same time: reward of step 0 differs"
     ],
     "IgnoresTask": ["w.set_task: makes no difference in 16 steps"],
-    "PopsTask": ["e.set_task: expected the task left as it was given, got {'goal': "],
-    "MovesTask": ["e.step: expected the task left as it was given, got {'goal': array("],
+    "PopsTask": ["w.set_task: expected the task left as it was given, got {'goal': "],
+    "MovesTask": ["w.step: expected the task left as it was given, got {'goal': array("],
     "OwnRandomness": ["e.sample_tasks: gives other tasks for an equal generator; draw from"],
     "RandomObject": ["e.sample_tasks: of another object gives other tasks for an equal generator"],
     "FixedTasks": ["w.sample_tasks: gives the same tasks for a different generator"],
@@ -135,22 +135,22 @@ LANES: dict[str, list[str]] = {
     "Raises": ["e.step: raises ZeroDivisionError: as asked"],
     "Exits": ["e.reset: calls sys.exit('as asked')"],
     "Prints": ["w.step: expected nothing on the terminal, got 'a step of'"],
-    "ChangesDirectory": ["e.reset: changes the working directory (os.chdir): from "],
-    "StrictNumpy": ["e.reset: changes NumPy's treatment of floating-point errors (np.seterr)"],
+    "ChangesDirectory": ["w.reset: changes the working directory (os.chdir): from "],
+    "StrictNumpy": ["w.reset: changes NumPy's treatment of floating-point errors (np.seterr)"],
     "DoubleTorch": [
-        "e(): changes torch's default dtype (torch.set_default_dtype): from torch.float32 to torch.float64"
+        "w(): changes torch's default dtype (torch.set_default_dtype): from torch.float32 to torch.float64"
     ],
-    "NoGradients": ["e(): changes whether torch records gradients (torch.set_grad_enabled): from True to False"],
-    "ManyThreads": ["e(): changes torch's number of threads (torch.set_num_threads): from "],
-    "TakesSignal": ["e.set_task: changes what signals do (signal.signal)"],
+    "NoGradients": ["w(): changes whether torch records gradients (torch.set_grad_enabled): from True to False"],
+    "ManyThreads": ["w(): changes torch's number of threads (torch.set_num_threads): from "],
+    "TakesSignal": ["w.set_task: changes what signals do (signal.signal)"],
     "CannotClose": ["w.close: raises RuntimeError: as asked"],
     "Everything": [
         "e.sample_tasks: expected sample_tasks(n, rng) or",
         "e.reset: expected reset(*, seed=None, options=None), got reset()",
-        "e.set_task: expected the task left as it was given, got {'goal': 0.0} changed to {}",
         "e.reset: expected (observation, info), got a float32 array of shape (2,)",
         "e.step: expected five values",
         "w.sample_tasks: gives the same tasks for a different generator",
+        "w.set_task: expected the task left as it was given, got {'goal': 0.0} changed to {}",
     ],
 }
 BLOCKS: dict[str, list[str]] = {
@@ -172,20 +172,20 @@ BLOCKS: dict[str, list[str]] = {
     ],
     "BlockWithoutInfos": ["e.step: infos: expected a dict, got None"],
     "BlockOfSuccessRates": ["e.step: infos['success']: expected a bool array of shape (6,), got a float64 array"],
-    "BlockOfOneTerm": ["e.step: infos['reward_mean']: expected an array of numbers of shape (6,), got np.float32("],
+    "BlockOfOneTerm": ["w.step: infos['reward_mean']: expected an array of numbers of shape (6,), got np.float32("],
     "BlockOfMissingTerms": ["w.step: info['reward_…']: expected terms that sum to the reward, got 1 for -"],
     "BlockOfInfiniteRewards": ["e.step: reward: expected finite numbers, got -inf"],
-    "BlockOfOneArray": ["e.reset: returns an array (observation) that a later call changes"],
+    "BlockOfOneArray": ["w.reset: returns an array (observation) that a later call changes"],
     "BlockThatListens": [
-        "e: returns arrays that it goes on using: observation of step 1 differs once they are written ov"
+        "w: returns arrays that it goes on using: observation of step 1 differs once they are written ov"
     ],
-    "BlockReadOnly": ["e.reset: returns an array (observation) that cannot be written to"],
-    "BlockOfChangedActions": ["e.step: changes the array of actions that it was given"],
+    "BlockReadOnly": ["w.reset: returns an array (observation) that cannot be written to"],
+    "BlockOfChangedActions": ["w.step: changes the array of actions that it was given"],
     "BlockOfFreeActions": ["w.step: does not clip actions to their bounds: observation of "],
     "BlockOfOneGenerator": ["e: depends on the other tasks of the block: observation of the reset"],
     "BlockThatResetsAll": ['e.reset: changes lanes that are not in options["reset_mask"]'],
     "BlockOfOwnRandomness": ["w: gives other results for the same task, seed and actions: observation of the reset"],
-    "BlockOfChangedTasks": ["e.set_tasks: expected the task left as it was given, got Task("],
+    "BlockOfChangedTasks": ["w.set_tasks: expected the task left as it was given, got Task("],
     "BlockOfResets": ["e.metadata['autoreset_mode']: expected AutoresetMode.DISABLED, got AutoresetMode.NEXT_STEP"],
     "BlockWithoutBase": ["e.num_envs: expected num_tasks × rollouts_per_task, got None for 3 × 2"],
     "BlockOfFewTasks": ["e.sample_tasks: raises ValueError: BlockOfFewTasks._draw_tasks: expected 3 tasks, got 1"],
@@ -266,8 +266,8 @@ def test_the_process_is_left_as_it_was() -> None:
         ("1 / 0", "error env: 'module_of_user:Env' cannot be loaded (ZeroDivisionError: division by zero)"),
         ("import sys; sys.exit(3)", "error module module_of_user: calls sys.exit(3)"),
         ("print('hello')", "warning module module_of_user: expected nothing on the terminal, got 'hello'"),
-        ("import os; os.chdir('/')", "error module module_of_user: changes the working directory"),
-        ("import numpy; numpy.seterr(all='raise')", "error module module_of_user: changes NumPy's treatment"),
+        ("import os; os.chdir('/')", "warning module module_of_user: changes the working directory"),
+        ("import numpy; numpy.seterr(all='raise')", "warning module module_of_user: changes NumPy's treatment"),
         ("import numpy; numpy.random.seed(1)", "warning module module_of_user: draws from or seeds the global"),
     ],
 )
@@ -285,7 +285,7 @@ def test_what_a_module_does_when_imported_is_found(
 @pytest.mark.parametrize(
     ("name", "kwargs", "expected"),
     [
-        ("NoSuchFamily", {}, "error env: expected a task family or 'package.module:ClassName', got 'NoSuchFamily'"),
+        ("NoSuchFamily", {}, "error env: expected a task family, 'package.module:ClassName' or an id of Gym"),
         ("no.such:Env", {}, "error env: 'no.such:Env' cannot be loaded"),
         ("gymnasium:Env", {}, "error env: expected at 'gymnasium:Env' a gymnasium.Env with sample_tasks(n, rng) and"),
         ("MetaPointEnvMomentumModes", {"nois": 1}, "error env_kwargs: 'MetaPointEnvMomentumModes' takes centers"),
@@ -427,8 +427,8 @@ def test_the_command_prints_facts_and_says_that_it_passed(capsys: pytest.Capture
 def test_the_command_lists_everything_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"{PROBES}:Everything", "--steps", "20") == 2
     out = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("error: Everything.") for line in out) == 5
-    assert out[-1] == "failed: 5 errors, 1 warning"
+    assert sum(line.startswith("error: Everything.") for line in out) == 4
+    assert out[-1] == "failed: 4 errors, 2 warnings"
 
 
 def test_warnings_do_not_fail(capsys: pytest.CaptureFixture[str]) -> None:
@@ -475,9 +475,9 @@ def test_wrong_command_lines_are_one_line(
     [
         (probe, (LANES | BLOCKS)[probe][0][1:])
         for probe in (
-            "NoRng", "KeywordRng", "OtherOrder", "SetTaskOfTwo", "StepOfNothing", "NoSeed", "BareObservation",
-            "FourValues", "WrongShape", "Text", "ListedReward", "NoReward", "ListedEnd", "EndOfAll", "NoCut", "NoInfo",
-            "TermOfText", "SuccessOfText", "Everything",
+            "NoRng", "SetTaskOfTwo", "StepOfNothing", "NoSeed", "BareObservation",
+            "FourValues", "WrongShape", "Text", "NoReward", "ListedEnd", "EndOfAll", "NoCut", "NoInfo",
+            "SuccessOfText", "Everything",
         )
     ],
 )  # fmt: skip

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from mmaml.envs.base import Task, TaskVectorEnv, rescale_actions
+from mmaml.envs.base import Task, TaskVectorEnv
+from mmaml.envs.loading import UnknownEnvironment
 from mmaml.envs.point_mass import MomentumPointMass
-from mmaml.envs.registry import FAMILIES, UnknownEnvironment, check_family, gym_id, make_family, register_all
+from mmaml.envs.registry import FAMILIES, check_family, gym_id, make_family, register_all
+from mmaml.envs.spaces import rescale_actions
 
 IDS = [gym_id(name) for name in FAMILIES]
 
@@ -118,7 +120,7 @@ def test_registering_again_changes_nothing() -> None:
         ("no.such.package:Env", "'no.such.package:Env' cannot be loaded .*No module named .*PYTHONPATH"),
         ("mmaml.envs.point_mass:Nothing", "cannot be loaded .*has no attribute 'Nothing'"),
         ("math:pi", "got 3.14"),
-        ("gymnasium:Env", "a class without sample_tasks and set_task"),
+        ("gymnasium:Env", r"got Env without sample_tasks\(n, rng\) and set_task\(task\)"),
     ],
 )
 def test_unknown_environments_are_refused_in_a_line(name: str, message: str) -> None:
@@ -179,6 +181,8 @@ def test_rescaling_maps_the_scale_onto_the_bounds(scale: float) -> None:
 
 def test_no_scale_leaves_actions_alone_and_infinite_bounds_need_that() -> None:
     actions, bound = np.ones((3, 2), np.float32), np.full(2, np.inf, np.float32)
-    assert rescale_actions(actions, -bound, bound, None) is actions
+    unscaled = rescale_actions(actions, -bound, bound, None)
+    np.testing.assert_array_equal(unscaled, actions)
+    assert not np.shares_memory(unscaled, actions)
     with pytest.raises(ValueError, match=r"normalization_scale: expected null .* got 1.0"):
         rescale_actions(actions, -bound, bound, 1.0)
