@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from mmaml.envs.process_state import CodeSettings, running
 from mmaml.envs.spaces import check_spaces, without_huge_bounds
 
 if __name__ != "mmaml.envs.base":  # as `envs.base` it would be another module, with other classes
@@ -54,12 +56,15 @@ class TaskVectorEnv(VectorEnv):
     A family implements `step` and the four methods at the end, and sets:
     normalization_scale: the s of `rescale_actions` that its published experiments used; None for actions as they are.
     num_modes: the number of modes of its tasks. splits: those of `SPLITS` that it can draw.
+
+    code_settings: with which settings of the process its code runs, where it is a user's; None for the process's own.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
     normalization_scale: float | None = 1.0
     num_modes: int = 1
     splits: tuple[str, ...] = ("train", "test")
+    code_settings: CodeSettings | None = None
 
     def __init__(
         self,
@@ -139,6 +144,14 @@ class TaskVectorEnv(VectorEnv):
             self.closed = True
             self.close_extras(**kwargs)
 
+    def render_lanes(self, lanes: Sequence[int]) -> list[Any]:
+        """Pictures of some lanes, uint8 [height, width, 3] each; `render` returns those of all.
+
+        Raises NotImplementedError for a family that draws none.
+        """
+        pictures: Any = self.render()
+        return [pictures[lane] for lane in lanes]
+
     def _take_over(self, tasks: Sequence[Task]) -> None:
         if len(tasks) != self.num_tasks:
             raise ValueError(f"tasks: expected {self.num_tasks}, one for each task of the block, got {len(tasks)}")
@@ -209,6 +222,13 @@ def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:
         if not isinstance(task.mode, int | np.integer):
             raise ValueError(f"{owner}._draw_tasks: expected a task's mode to be an integer from 0, got {task.mode!r}")
     return tasks
+
+
+def close_quietly(family: TaskVectorEnv | None) -> None:
+    """Close a family that is done with, if there is one: what it raises then concerns nobody any more."""
+    if family is not None:
+        with suppress(Exception, SystemExit), running(family.code_settings):
+            family.close()
 
 
 class SingleTaskEnv(gym.Env):

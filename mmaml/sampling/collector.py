@@ -97,7 +97,7 @@ def rollout(
 
 def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
     """The observations of `env.reset`."""
-    with FromEnvironment():
+    with FromEnvironment(env):
         observation, _ = env.reset(**arguments)
         _check_returned("observations", observation, _observations_of(env), np.float32)
     return observation
@@ -105,7 +105,7 @@ def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
 
 def _step(env: TaskVectorEnv, actions: np.ndarray) -> StepResult:
     """`env.step`."""
-    with FromEnvironment():
+    with FromEnvironment(env):
         observation, reward, terminated, truncated, infos = env.step(actions)
         lanes = (env.num_envs,)
         _check_returned("observations", observation, _observations_of(env), np.float32)
