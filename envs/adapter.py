@@ -99,6 +99,9 @@ class GymTaskAdapter(TaskVectorEnv):
             infos["success"] = solved
         return self._observe(), rewards, terminated, truncated, infos
 
+    def render_lanes(self, lanes: Sequence[int]) -> list[Any]:
+        return [self._envs[lane].render() for lane in lanes]
+
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment, even if closing one of them fails."""
         with ExitStack() as stack:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from mmaml.envs.ownership import own_task
+from mmaml.envs.process_state import CodeSettings, running
 from mmaml.envs.spaces import check_spaces, without_huge_bounds
 
 if __name__ != "mmaml.envs.base":  # as `envs.base` it would be another module, with other classes
@@ -57,6 +59,7 @@ class TaskVectorEnv(VectorEnv):
     num_modes: the number of modes of its tasks. splits: those of `SPLITS` that it can draw.
     finite_horizon: whether a task is over once an episode is truncated, so that the value after it is 0; False: the
         task would have gone on, and the value is that of the observation which follows.
+    code_settings: with which settings of the process its code runs, where it is a user's; None for the process's own.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
@@ -64,6 +67,7 @@ class TaskVectorEnv(VectorEnv):
     num_modes: int = 1
     finite_horizon: bool = False
     splits: tuple[str, ...] = ("train", "test")
+    code_settings: CodeSettings | None = None
 
     def __init__(
         self,
@@ -144,6 +148,14 @@ class TaskVectorEnv(VectorEnv):
             self.closed = True
             self.close_extras(**kwargs)
 
+    def render_lanes(self, lanes: Sequence[int]) -> list[Any]:
+        """Pictures of some lanes, uint8 [height, width, 3] each; `render` returns those of all.
+
+        Raises NotImplementedError for a family that draws none.
+        """
+        pictures: Any = self.render()
+        return [pictures[lane] for lane in lanes]
+
     def _take_over(self, tasks: Sequence[Task]) -> None:
         if len(tasks) != self.num_tasks:
             raise ValueError(f"tasks: expected {self.num_tasks}, one for each task of the block, got {len(tasks)}")
@@ -223,6 +235,13 @@ def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:
 def _of_one_lane(value: Any) -> Any:
     """The number of the only lane; what is no array of lanes as it is."""
     return value[0].item() if isinstance(value, np.ndarray) and value.shape == (1,) else value
+
+
+def close_quietly(family: TaskVectorEnv | None) -> None:
+    """Close a family that is done with, if there is one: what it raises then concerns nobody any more."""
+    if family is not None:
+        with suppress(Exception, SystemExit), running(family.code_settings):
+            family.close()
 
 
 class SingleTaskEnv(gym.Env):

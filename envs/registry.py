@@ -14,10 +14,10 @@ import gymnasium as gym
 import numpy as np
 
 from mmaml.envs.adapter import GymTaskAdapter
-from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv
+from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, close_quietly
 from mmaml.envs.check.start import check_start
 from mmaml.envs.loading import Source, check_arguments, load
-from mmaml.envs.process_state import settings_kept
+from mmaml.envs.process_state import code_settings
 from mmaml.envs.spaces import to_environment
 from mmaml.envs.spec import EnvSpec, spec_of
 from mmaml.errors import ConfigError, Interrupted, described, text_of
@@ -136,15 +136,24 @@ def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **
     Raises UnknownEnvironment if there is no such thing, ValueError for arguments it refuses: ConfigError for such as it
     does not have.
     """
-    with settings_kept():
+    with code_settings(name).running():
         return _made(name, num_tasks, rollouts_per_task, env_kwargs)
 
 
 def _made(name: str, num_tasks: int, rollouts_per_task: int, env_kwargs: Mapping[str, Any]) -> TaskVectorEnv:
     source, arguments = source_of(name, env_kwargs)
     if source.is_family:
-        return source.make(num_tasks, rollouts_per_task, **arguments)
-    return GymTaskAdapter(source.make, num_tasks, rollouts_per_task, **arguments)
+        family: TaskVectorEnv = source.make(num_tasks, rollouts_per_task, **arguments)
+    else:
+        family = GymTaskAdapter(source.make, num_tasks, rollouts_per_task, **arguments)
+    if _registered(name) is None:
+        family.code_settings = code_settings(name)
+    return family
+
+
+def _registered(name: str) -> Family | None:
+    """The family of the toolkit that has this name, or this id of Gymnasium's."""
+    return FAMILIES.get(name) or _BY_ID.get(name)
 
 
 def source_of(name: str, env_kwargs: Mapping[str, Any]) -> tuple[Source, dict[str, Any]]:
@@ -152,10 +161,19 @@ def source_of(name: str, env_kwargs: Mapping[str, Any]) -> tuple[Source, dict[st
 
     Raises UnknownEnvironment, and ConfigError for an argument that it does not take.
     """
-    family = FAMILIES.get(name) or _BY_ID.get(name)
+    family = _registered(name)
     source = load(family.place if family else name, FAMILIES)
     check_arguments(name, source, env_kwargs)
     return source, copy.deepcopy({**(family.env_kwargs if family else {}), **env_kwargs})
+
+
+def import_environment(name: str) -> None:
+    """Import the module of an environment, before anything of it arrives from another rank.
+
+    Nothing is raised where that fails, as what needs the environment will do.
+    """
+    with suppress(Exception, SystemExit), code_settings(name).running():
+        source_of(name, {})
 
 
 def check_family(
@@ -171,18 +189,18 @@ def check_family(
     each. Raises ConfigError, of "env", "env_kwargs" or "normalization_scale", where the lane cannot be built, is not
     as training needs it, or its actions cannot be rescaled.
     """
-    with settings_kept() as changes:
+    with code_settings(name).running() as changes:
         family = _one_lane(name, env_kwargs)
     try:
-        warnings = [f"{change}; it is put back: {change.setting.remedy}" for change in changes]
+        warnings = [f"{change}; {change.remedy}" for change in changes]
         if trains:
-            check_start(name, env_kwargs, family)
+            warnings += check_start(name, env_kwargs, family)
         spec = spec_of(family)
         to_environment(np.zeros((1, 1), np.float32), spec.action_space, spec.action_scale(normalization_scale))
     finally:
-        with suppress(Exception, SystemExit), settings_kept():  # as in a run, what closing raises concerns nobody
-            family.close()
-    return dataclasses.replace(spec, warnings=tuple(f"env: '{name}' {warning}" for warning in warnings))
+        close_quietly(family)
+    lines = tuple(dict.fromkeys(f"env: '{name}' {warning}" for warning in warnings))
+    return dataclasses.replace(spec, warnings=lines, name=name)
 
 
 def _one_lane(name: str, env_kwargs: Mapping[str, Any]) -> TaskVectorEnv:

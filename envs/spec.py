@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
 
 from gymnasium.spaces import Box, Discrete
 
 from mmaml.envs.base import TaskVectorEnv
+from mmaml.envs.process_state import code_settings
 from mmaml.errors import ConfigError
 
 
@@ -15,6 +19,7 @@ class EnvSpec:
     """A task family's spaces, of one lane, and its facts, which `mmaml.envs.base.TaskVectorEnv` explains.
 
     family: its class; that of the adapter for a user's `gymnasium.Env`. warnings: what a run of it should report.
+    name: as a configuration names it.
     """
 
     family: type[TaskVectorEnv]
@@ -25,6 +30,17 @@ class EnvSpec:
     normalization_scale: float | None
     finite_horizon: bool
     warnings: tuple[str, ...] = ()
+    name: str = field(default="", compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"family": (self.family.__module__, self.family.__qualname__)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """On another rank, where the class, which may be a user's, is imported now."""
+        module, name = state["family"]
+        with code_settings(state["name"] or module).running():
+            family = attrgetter(name)(importlib.import_module(module))
+        vars(self).update(state | {"family": family})
 
     @property
     def observation_size(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, reduce
 from types import MappingProxyType
@@ -18,9 +18,10 @@ from torch import Tensor
 from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.base import Algorithm
 from mmaml.config.keys import Config
-from mmaml.envs.base import Task, TaskVectorEnv
+from mmaml.envs.base import Task, TaskVectorEnv, close_quietly
 from mmaml.envs.ownership import own_task
-from mmaml.envs.registry import make_family
+from mmaml.envs.process_state import SETTINGS, others_kept
+from mmaml.envs.registry import import_environment, make_family
 from mmaml.errors import RunStopped, TasksFailed
 from mmaml.fault_points import reached
 from mmaml.parallel.requests import partition
@@ -119,6 +120,7 @@ class Worker:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        import_environment(config.env)
         assert config.env_spec is not None  # which `build_config` has found
         self.spec = config.env_spec
         self.actions, self.action_size = distribution_over(self.spec.action_space)
@@ -152,7 +154,7 @@ class Worker:
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         family = self.family
         try:
-            with FromEnvironment():
+            with FromEnvironment(family, SETTINGS):
                 return [own_task(task) for task in family.sample_tasks(n, rng, split)]
         except EnvironmentFailed as failed:
             error = failed.error
@@ -367,9 +369,10 @@ class Worker:
                 close_quietly(self._env)
                 self._env = env
         try:
-            with FromEnvironment():
+            with FromEnvironment(env, SETTINGS):
                 env.set_tasks([own_task(task) for task in tasks])
-            yield env
+            with others_kept(env.code_settings):
+                yield env
         except Exception:
             if env is self._env:  # it may be in any state
                 self._env = None
@@ -377,10 +380,3 @@ class Worker:
             raise
         if env is not self._env:
             close_quietly(env)
-
-
-def close_quietly(env: TaskVectorEnv | None) -> None:
-    """Close an environment that is done with, if there is one: what it raises then concerns nobody any more."""
-    if env is not None:
-        with suppress(Exception, SystemExit):
-            env.close()

@@ -18,7 +18,7 @@ from mmaml.envs.check.process import Failed, UserCode
 from mmaml.envs.check.spaces import of_attributes, of_spaces
 from mmaml.envs.check.task_checks import TASK_CHECKS
 from mmaml.envs.layers import attribute
-from mmaml.envs.process_state import generators_kept
+from mmaml.envs.process_state import code_settings, generators_kept
 from mmaml.envs.registry import check_family, source_of
 from mmaml.envs.shown import shown
 
@@ -45,7 +45,7 @@ def examine(
     env_kwargs: its arguments. steps: how many each task is played. tasks: how many are drawn. seed: from which
     tasks, episodes and actions follow. Nothing is raised for what a user's code does; the process is left as it was.
     """
-    code, facts, given = UserCode(), {}, dict(env_kwargs or {})
+    code, facts, given = UserCode(code_settings(name)), {}, dict(env_kwargs or {})
     with generators_kept():
         try:
             facts = _examined(name, given, code, steps, tasks, seed)

@@ -11,7 +11,7 @@ import numpy as np
 from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.findings import ERROR, Finding, error
 from mmaml.envs.check.playing import LANES, BlockPlayer, LanePlayer, Moment, Player
-from mmaml.envs.check.process import Failed, UserCode
+from mmaml.envs.check.process import Failed
 from mmaml.envs.shown import shown
 
 
@@ -101,7 +101,7 @@ class Examined:
             if self.is_block:
                 raise
             # What it does without a task is not its fault, but the form of what it returns can be seen.
-            player = LanePlayer(self.player.source, self.player.env_kwargs, UserCode(), self.player.steps)
+            player = LanePlayer(self.player.source, self.player.env_kwargs, self.code.apart(), self.player.steps)
             return [player.play(self.env, [], self.keys([]))]
         return [self.play(self.env, tasks) for tasks in assignments]
 

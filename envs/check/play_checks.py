@@ -95,15 +95,21 @@ def float32_observations(x: Examined) -> list[Finding]:
 def repeated_plays(x: Examined) -> list[Finding]:
     """The same task, seed and actions give the same results with a new object."""
     again = x.play(x.second, x.assignments[0])
-    difference = first_difference(x.records[0], again)
+    findings = of_repetition(x.name, x.is_block, x.records[0], again)
+    x.repeats = not findings
+    return findings
+
+
+def of_repetition(name: str, is_block: bool, one: Sequence[Moment], other: Sequence[Moment]) -> list[Finding]:
+    """What says that two plays with the same task, seed and actions are not the same. name: of the class."""
+    difference = first_difference(one, other)
     if difference is None:
         return []
-    x.repeats = False
     problem = f"gives other results for the same task, seed and actions: {difference} differs"
     remedy = "draw all that is random from self.np_random, which super().reset(seed=seed) seeds"
-    if x.is_block:
+    if is_block:
         remedy = "draw all that is random from the generator of _reset_lanes, or from self.task_generators"
-    return [warning(x.name, problem, remedy)]
+    return [warning(name, problem, remedy)]
 
 
 def nothing_left(x: Examined) -> list[Finding]:

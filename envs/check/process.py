@@ -11,7 +11,7 @@ from typing import Any
 
 from mmaml.envs.check.comparison import same
 from mmaml.envs.check.findings import ERROR, Finding, error, of_usage_error, warning
-from mmaml.envs.process_state import GENERATORS, Change, read, settings_kept
+from mmaml.envs.process_state import GENERATORS, Change, CodeSettings, read
 from mmaml.envs.shown import clipped
 from mmaml.errors import UsageError, described
 
@@ -25,11 +25,19 @@ class Failed(Exception):
 
 
 class UserCode:
-    """Calls a user's code and collects findings, each once, in the order in which they are met."""
+    """Calls a user's code and collects findings, each once, in the order in which they are met.
 
-    def __init__(self) -> None:
+    settings: of the process, with which the code runs.
+    """
+
+    def __init__(self, settings: CodeSettings) -> None:
+        self._settings = settings
         self._findings: dict[tuple[str, ...], Finding] = {}
         self._misfits: dict[str, Finding] = {}
+
+    def apart(self) -> UserCode:
+        """One for the same code, whose findings are its own."""
+        return UserCode(self._settings)
 
     @property
     def findings(self) -> list[Finding]:
@@ -55,7 +63,12 @@ class UserCode:
         generators = read(GENERATORS)
         output = io.StringIO()
         try:
-            with settings_kept() as changes, redirect_stdout(output), redirect_stderr(output):
+            with (
+                warnings.catch_warnings(action="ignore"),
+                self._settings.running() as changes,
+                redirect_stdout(output),
+                redirect_stderr(output),
+            ):
                 return _called(where, function, args, kwargs)
         except Failed as failed:
             if where in self._misfits and isinstance(failed.__cause__, TypeError):
@@ -63,7 +76,7 @@ class UserCode:
             raise
         finally:
             self.note(*(_changed(where, change) for change in changes))
-            self.note(*_drawn(where, generators))
+            self.note(*drawn_globally(where, generators))
             if printed := output.getvalue().strip():
                 got = repr(clipped(printed.splitlines()[0]))
                 remedy = "remove it, since a run calls it for every lane"
@@ -72,9 +85,7 @@ class UserCode:
 
 def _called(where: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return function(*args, **kwargs)
+        return function(*args, **kwargs)
     except UsageError as refused:
         raise Failed(of_usage_error(refused)) from refused
     except SystemExit as exits:
@@ -96,10 +107,11 @@ def _trace(raised: BaseException) -> str:
 
 
 def _changed(where: str, change: Change) -> Finding:
-    return warning(where, str(change), f"it is put back: {change.setting.remedy}")
+    return warning(where, str(change), change.remedy)
 
 
-def _drawn(where: str, before: dict[str, Any]) -> list[Finding]:
+def drawn_globally(where: str, before: dict[str, Any]) -> list[Finding]:
+    """Which of the process's random generators are in another state than before, as `read(GENERATORS)` gave it."""
     remedy = (
         "draw from the argument rng" if where.endswith("sample_tasks") else "draw from self.np_random, which is seeded"
     )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mmaml.policies.distributions import Distribution
 
 from mmaml.config.algorithms import ALGORITHMS
+from mmaml.envs.process_state import code_settings
 from mmaml.errors import ConfigError, described
 
 
@@ -18,7 +19,8 @@ def algorithm_class(name: str) -> type[Algorithm]:
     """The class that a configuration's `algorithm` names; raises ConfigError where a user's is none."""
     module, _, cls = ALGORITHMS.get(name, name).partition(":")
     try:
-        found = getattr(importlib.import_module(module), cls)
+        with code_settings(module).running():
+            found = getattr(importlib.import_module(module), cls)
     except Exception as error:  # a user's module may fail in any way
         raise ConfigError("algorithm", f"'{name}' cannot be loaded ({described(error)})", "fix its module") from error
     from mmaml.algorithms.base import Algorithm

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Show what adaptation does: the policy of a run on one held-out task of each mode, before and after each step, moving.
 
-For MuJoCo families and the point mass. Writes policy.gif, policy.mp4 and policy.png, a contact sheet, into the run's
-directory, or into that of --output.
+For MuJoCo families, the point mass, and environments that draw themselves (render_mode "rgb_array"). Writes policy.gif,
+policy.mp4 and policy.png, a contact sheet, into the run's directory, or into that of --output.
 """
 EXAMPLES = """\
 examples:
@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     with closing(panels):
         times = video.frame_times(panels, arguments.every)
         check_sizes(panels, len(times))
+        panels.prepare({*times, *video.sheet_times(panels)})
         contact_sheet = video.contact_sheet(panels, title)
         frames = [video.frame(panels, time, title) for time in times]
     with writing("--output", folder):
@@ -103,20 +104,21 @@ def check_sizes(panels: Panels, frames: int) -> None:
 
 
 def make_panels(config: Config, state: dict[str, Any], steps: int, arguments: argparse.Namespace) -> Panels:
-    """The rollouts of the policy, ready to be drawn. Raises UsageError for a family that cannot be drawn."""
+    """The rollouts of the policy, ready to be drawn. Raises UsageError for an environment that cannot be drawn."""
     from mmaml.envs.mujoco.base import MujocoFamily
     from mmaml.figures.mujoco_panels import MujocoPanels
     from mmaml.figures.panels import PointMassPanels
     from mmaml.figures.recording import point_mass_trajectories, record
+    from mmaml.figures.rendered_panels import RenderedPanels
 
     assert config.env_spec is not None
     if issubclass(config.env_spec.family, MujocoFamily):
         artist = choose_artist(arguments.renderer)
         return MujocoPanels(record(config, state, steps + 1, arguments.split), arguments.width, artist)
     trajectories = point_mass_trajectories(config, state, config.rollouts_per_meta_task, steps + 1, arguments.split)
-    if trajectories is None:
-        raise UsageError("RUN", expected="a run on a MuJoCo family or the point mass", got=f"one on '{config.env}'")
-    return PointMassPanels(trajectories, arguments.width)
+    if trajectories is not None:
+        return PointMassPanels(trajectories, arguments.width)
+    return RenderedPanels(config, state, steps + 1, arguments.split, arguments.width)
 
 
 def choose_artist(renderer: str) -> Artist:

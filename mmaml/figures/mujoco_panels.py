@@ -8,11 +8,20 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmaml.envs.base import Task
 from mmaml.figures.camera import SIDE, Camera, framed, view
-from mmaml.figures.panels import GOAL, OTHER_GOALS, SMOOTH, TRAIL, Panels, return_text, vector
+from mmaml.figures.panels import (
+    GOAL,
+    NEAREST_TO_MEAN,
+    OTHER_GOALS,
+    SMOOTH,
+    TRAIL,
+    Panels,
+    describe,
+    return_text,
+    vector,
+)
 from mmaml.figures.ray_caster import Drawing, Marker
-from mmaml.figures.recording import RecordedEpisodes
+from mmaml.figures.recording import RecordedEpisodes, names_of
 from mmaml.figures.renderer import Renderer
 
 Artist = Callable[[mujoco.MjModel, int, int], Drawing | Renderer]
@@ -35,13 +44,12 @@ class MujocoPanels(Panels):
         self.width, self.height = width, 3 * width // 4
         family, tasks = episodes.family, episodes.tasks
         self.dt = family.dt
-        kind = "mode" if family.num_modes > 1 else "task"
-        self.names = [f"{kind} {task.mode if kind == 'mode' else number}" for number, task in enumerate(tasks)]
+        self.names = names_of(tasks, family.num_modes)
         self.details = [describe(task) for task in tasks]
         self.captions = [[return_text(value) for value in row] for row in episodes.returns]
         self.lengths = np.array([[len(qpos) - 1 for qpos in row] for row in episodes.qpos])
         self.ended, self.by_episode = episodes.ended, episodes.by_episode
-        self.note = "Each panel shows the episode whose return is nearest to the mean of its task."
+        self.note = NEAREST_TO_MEAN
         self._goals = [family.marker(task) for task in tasks]
         self._ways = [[root_positions(family.model, qpos) for qpos in row] for row in episodes.qpos]
         self._moves = any(np.ptp(way, axis=0).max() > 1e-6 for row in self._ways for way in row)
@@ -98,12 +106,6 @@ class MujocoPanels(Panels):
             for number in shown
             if (goal := self._goals[number]) is not None
         ]
-
-
-def describe(task: Task) -> str:
-    """The values of a task that fit on a line, as "goal −1.00"."""
-    few = {name: values for name, values in task.values.items() if np.size(values) <= 3}
-    return ", ".join(f"{name} {vector(values)}" for name, values in few.items())
 
 
 def root_positions(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:

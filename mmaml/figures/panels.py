@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mmaml.envs.base import Task
+from mmaml.envs.shown import shown
 from mmaml.figures.trajectories import Trajectories, time_colours, wall
 
 INK, GOAL, OTHER_GOALS, TRAIL = (51, 51, 51), (213, 94, 0), (200, 200, 200), (0, 114, 178)
+NEAREST_TO_MEAN = "Each panel shows the episode whose return is nearest to the mean of its task."
 SMOOTH = 3  # lines are drawn this many times larger, then shrunk
 
 
@@ -36,6 +40,9 @@ class Panels(ABC):
     by_episode: bool = False
     width: int
     height: int
+
+    def prepare(self, times: Collection[int]) -> None:  # noqa: B027  (most have nothing to prepare)
+        """Called once, before the first picture. times: all at which there will be pictures."""
 
     @abstractmethod
     def picture(self, task: int, step: int, time: int) -> Image.Image:
@@ -106,6 +113,17 @@ class PointMassPanels(Panels):
                     draw.line([*start, *end], (119, 119, 119), 2 * SMOOTH)
         _star(draw, goals[task], 9 * SMOOTH, GOAL)
         return image
+
+
+def describe(task: Task) -> str:
+    """The values of a task that fit on a line, as "goal −1.00"."""
+    few = {name: values for name, values in task.values.items() if name != "mode" and np.size(values) <= 3}
+    return ", ".join(f"{name} {_few(values)}" for name, values in few.items())
+
+
+def _few(values: Any) -> str:
+    numbers = np.asarray(values)
+    return vector(numbers) if numbers.dtype.kind in "biuf" else shown(values)
 
 
 def return_text(value: float) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,6 +17,70 @@ from mmaml.figures.trajectories import Trajectories
 from mmaml.sampling.normalisation import Scaling
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.worker import Worker
+
+
+@dataclass(frozen=True)
+class ChosenEpisodes:
+    """One episode of each of M tasks at each of K+1 stages of learning it.
+
+    Of the task's lanes, the one whose episode has the return nearest to their mean. lanes: its index in the block;
+    starts: the step of the lane at which the episode begins; lengths: its steps; returns; all [M, K+1]. horizon: steps
+    of the longest possible. by_episode: stages are the episodes of a trial, not numbers of adaptation steps.
+    """
+
+    tasks: Sequence[Task]
+    lanes: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    returns: np.ndarray
+    horizon: int
+    by_episode: bool
+
+    @property
+    def ended(self) -> np.ndarray:
+        """Whether the episode ended before the horizon, bool [M, K+1]."""
+        return self.lengths < self.horizon
+
+    def collection(self, stage: int) -> int:
+        """In which collection the episodes of a stage were sampled."""
+        return 0 if self.by_episode else stage
+
+
+def choose_episodes(worker: Worker, state: Mapping[str, Any], stages: int, split: str) -> ChosenEpisodes:
+    """Adapt to one held-out task of each mode, as an evaluation does, and choose an episode of each at every stage.
+
+    Raises UsageError for numbers that are not finite and for environments that fail.
+    """
+    parameters = worker.algorithm.spec.flatten(state["parameters"])
+    with in_a_line():
+        tasks = one_of_each_mode(worker, split)
+        scaling = worker.statistics(state).vector()
+        worker.collect(parameters, scaling, list(enumerate(tasks)), FRESH, split, stages)
+    assert worker.block is not None
+    collections, horizon = worker.block.rollouts, worker.config.max_path_length
+    by_episode = worker.algorithm.credit == "trial"
+    columns = [
+        _typical(collections[0], stage, horizon) if by_episode else _typical(collections[stage], 0, horizon)
+        for stage in range(stages)
+    ]
+    lanes, starts, lengths, returns = (np.stack(column, axis=1) for column in zip(*columns, strict=True))
+    return ChosenEpisodes(tasks, lanes, starts, lengths, returns, horizon, by_episode)
+
+
+def _typical(data: Rollouts, number: int, horizon: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For each task the episode of a lane whose return is nearest to their mean: lane, start, steps, return; [M] each.
+
+    number: which episode of its lane. horizon: steps of the longest.
+    """
+    tasks, lanes, _ = data.rewards.shape
+    episode = data.episode(number, horizon)
+    starts = (data.episode_numbers() == number).int().argmax(-1).numpy()
+    lengths = episode.mask.sum(-1).int().numpy()
+    returns = np.where(episode.mask > 0, episode.rewards.numpy(), 0).sum(-1)
+    nearest = np.abs(returns - returns.mean(1, keepdims=True)).argmin(1)
+    every = np.arange(tasks)
+    chosen = (every, nearest)
+    return every * lanes + nearest, starts[chosen], lengths[chosen], returns[chosen]
 
 
 @dataclass(frozen=True)
@@ -37,97 +101,95 @@ class RecordedEpisodes:
 
 
 def record(config: Config, state: Mapping[str, Any], stages: int, split: str) -> RecordedEpisodes:
-    """Adapt to one held-out task of each mode, as an evaluation does, and record one episode of every stage.
+    """The positions in episodes that `choose_episodes` gives.
 
-    Of the first episodes of the task's rollouts, the one whose return is nearest to their mean. Raises TypeError if the
-    family is not a MuJoCo family, and UsageError for numbers that are not finite and for environments that fail.
+    Raises TypeError if the family is not a MuJoCo family, and UsageError as `choose_episodes` does.
     """
-    worker = _RecordingWorker(config)
+    worker = RecordingWorker(config, _PositionRecorder)
     try:
         if not isinstance(worker.family, MujocoFamily):
             raise TypeError(f"env: expected a MuJoCo family, got '{config.env}'")
-        parameters = worker.algorithm.spec.flatten(state["parameters"])
-        with in_a_line():
-            tasks = one_of_each_mode(worker, split)
-            scaling = worker.statistics(state).vector()
-            worker.collect(parameters, scaling, list(enumerate(tasks)), FRESH, split, stages)
-        assert worker.block is not None
-        sampled = list(zip(worker.block.rollouts, worker.recorded, strict=True))
-        if worker.algorithm.credit == "trial":
-            shown = [_typical(*sampled[0], number, config.max_path_length) for number in range(stages)]
-        else:
-            shown = [_typical(data, positions, 0, config.max_path_length) for data, positions in sampled]
-        qpos, returns, lengths = (
-            [list(row) for row in zip(*column, strict=True)] for column in zip(*shown, strict=True)
-        )
-        ended = np.array(lengths) < config.max_path_length
-        by_episode = worker.algorithm.credit == "trial"
-        return RecordedEpisodes(worker.family, tasks, qpos, np.array(returns), ended, by_episode)
+        chosen = choose_episodes(worker, state, stages, split)
+        recorder = cast(_PositionRecorder, worker.recorder)
+        qpos = [
+            [recorder.episode(chosen.collection(stage), *where) for stage, where in enumerate(zip(*row, strict=True))]
+            for row in zip(chosen.lanes, chosen.starts, chosen.lengths, strict=True)
+        ]
+        family, tasks, by_episode = worker.family, chosen.tasks, chosen.by_episode
+        return RecordedEpisodes(family, tasks, qpos, chosen.returns, chosen.ended, by_episode)
     finally:
         worker.close()
 
 
-def _typical(
-    data: Rollouts, positions: Positions, number: int, horizon: int
-) -> tuple[list[np.ndarray], list[float], list[int]]:
-    """For each task the episode of a lane whose return is nearest to their mean: positions, return, number of steps.
+class Recorder:
+    """Wraps a family and looks at it before and after each step.
 
-    number: which episode of its lane. horizon: steps of the longest.
+    collection, time: the number of the one that is being sampled, and of its steps so far. A reset of all lanes starts
+    a new collection.
     """
-    lanes = data.rewards.shape[1]
-    episode = data.episode(number, horizon)
-    first = (data.episode_numbers() == number).int().argmax(-1).numpy()
-    lengths = episode.mask.sum(-1).int().numpy()
-    returns = np.where(episode.mask > 0, episode.rewards.numpy(), 0).sum(-1)
-    nearest = np.abs(returns - returns.mean(1, keepdims=True)).argmin(1)
-    qpos, chosen = [], []
-    for task, lane in enumerate(nearest):
-        start, end = int(first[task, lane]), int(first[task, lane] + lengths[task, lane])
-        index = task * lanes + lane
-        qpos.append(np.stack([positions.before[start][index], *(after[index] for after in positions.after[start:end])]))
-        chosen.append((float(returns[task, lane]), end - start))
-    return qpos, [value for value, _ in chosen], [length for _, length in chosen]
 
-
-class Positions(NamedTuple):
-    """Positions [M·N, nq] of a collection: before every step, and after it, where no episode has started anew yet."""
-
-    before: list[np.ndarray]
-    after: list[np.ndarray]
-
-
-class _RecordingWorker(Worker):
-    """A worker that records the positions of each collection."""
-
-    recorded: Sequence[Positions] = ()
-
-    def _sample(self, env: TaskVectorEnv, *arguments: Any) -> tuple[list[Rollouts], np.ndarray]:
-        recorder = _Recorder(cast(MujocoFamily, env))
-        self.recorded = recorder.recorded
-        return super()._sample(cast(TaskVectorEnv, recorder), *arguments)
-
-
-class _Recorder:
-    """Wraps a family and records its positions; a reset of all lanes starts a new collection."""
-
-    def __init__(self, family: MujocoFamily) -> None:
-        self._family = family
-        self.recorded: list[Positions] = []
+    def __init__(self, family: TaskVectorEnv) -> None:
+        self.family: Any = family
+        self.collection, self.time = -1, 0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._family, name)
+        return getattr(self.family, name)
 
     def reset(self, **arguments: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        result = self._family.reset(**arguments)
+        result = self.family.reset(**arguments)
         if arguments.get("options") is None:
-            self.recorded.append(Positions([], []))
+            self.collection, self.time = self.collection + 1, 0
         return result
 
     def step(self, actions: np.ndarray) -> StepResult:
-        self.recorded[-1].before.append(self._family.qpos.copy())
-        result = self._family.step(actions)
-        self.recorded[-1].after.append(self._family.qpos.copy())
+        self.before_step()
+        result = self.family.step(actions)
+        self.time += 1
+        self.after_step()
         return result
+
+    def before_step(self) -> None:
+        """Episodes may have started."""
+
+    def after_step(self) -> None:
+        """Episodes may have ended; no new one has started yet."""
+
+
+class RecordingWorker(Worker):
+    """A worker that has all that it samples recorded. recorder: the last that `wrap` has made, for a block of tasks."""
+
+    recorder: Recorder
+
+    def __init__(self, config: Config, wrap: Callable[[TaskVectorEnv], Recorder]) -> None:
+        super().__init__(config)
+        self._wrap = wrap
+
+    def _sample(self, env: TaskVectorEnv, *arguments: Any) -> tuple[list[Rollouts], np.ndarray]:
+        self.recorder = self._wrap(env)
+        return super()._sample(cast(TaskVectorEnv, self.recorder), *arguments)
+
+
+class _PositionRecorder(Recorder):
+    """Keeps the positions [M·N, nq] of each collection before and after every step."""
+
+    def __init__(self, family: TaskVectorEnv) -> None:
+        super().__init__(family)
+        self._before: list[list[np.ndarray]] = []
+        self._after: list[list[np.ndarray]] = []
+
+    def before_step(self) -> None:
+        if self.time == 0:
+            self._before.append([])
+            self._after.append([])
+        self._before[-1].append(self.family.qpos.copy())
+
+    def after_step(self) -> None:
+        self._after[-1].append(self.family.qpos.copy())
+
+    def episode(self, collection: int, lane: int, start: int, length: int) -> np.ndarray:
+        """At the start and after each of the episode's steps, [length + 1, nq]."""
+        after = self._after[collection][start : start + length]
+        return np.stack([self._before[collection][start][lane], *(positions[lane] for positions in after)])
 
 
 def point_mass_trajectories(
@@ -157,13 +219,12 @@ def point_mass_trajectories(
         scaling = Scaling.from_vector(vector)
         observed = [data.observations if scaling is None else scaling.original(data.observations) for data in rollouts]
         unbroken = [(data.mask[..., 1:] > 0) & ~data.episode_start[..., 1:] for data in rollouts]
-        label = "mode" if worker.spec.num_modes > 1 else "task"
         return Trajectories(
             positions=np.stack([values[..., :2].numpy() for values in observed], axis=1),
             connected=np.stack([flags.numpy() for flags in unbroken], axis=1),
             goals=np.stack([task.values["goal"] for task in tasks]),
             returns=statistics["return"],
-            names=[f"{label} {task.mode if label == 'mode' else number}" for number, task in enumerate(tasks)],
+            names=names_of(tasks, worker.spec.num_modes),
             gaps=np.stack([task.values["gaps"] for task in tasks]) if "gaps" in tasks[0].values else None,
             by_episode=worker.algorithm.credit == "trial",
         )
@@ -182,3 +243,8 @@ def one_of_each_mode(worker: Worker, split: str) -> Sequence[Task]:
         return tasks[:4]
     first = {task.mode: task for task in reversed(tasks)}
     return [first[mode] for mode in sorted(first)]
+
+
+def names_of(tasks: Sequence[Task], num_modes: int) -> list[str]:
+    """Tasks by their modes, or by their numbers where there is one mode."""
+    return [f"mode {task.mode}" if num_modes > 1 else f"task {number}" for number, task in enumerate(tasks)]

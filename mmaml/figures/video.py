@@ -29,6 +29,11 @@ def frame_times(panels: Panels, every: int | None, max_frames: int = 100) -> lis
     return [*range(0, last, every), last]
 
 
+def sheet_times(panels: Panels) -> list[int]:
+    """The time steps that a contact sheet shows."""
+    return [int(time) for time in np.unique(np.linspace(0, panels.lengths.max(), SHEET_TIMES).round())]
+
+
 def frame(panels: Panels, time: int, title: str) -> Image.Image:
     """All panels at a time step: one row per task, one column per number of adaptation steps."""
     tasks, collections = panels.lengths.shape
@@ -45,7 +50,7 @@ def frame(panels: Panels, time: int, title: str) -> Image.Image:
 def contact_sheet(panels: Panels, title: str) -> Image.Image:
     """One row for each task and number of adaptation steps, with pictures at several times."""
     tasks, collections = panels.lengths.shape
-    times = np.unique(np.linspace(0, panels.lengths.max(), SHEET_TIMES).round().astype(int)).tolist()
+    times = sheet_times(panels)
     heads = [f"step {time}{_seconds(panels, time)}" for time in times]
     page = _Page(panels, tasks * collections, heads, title, [panels.note])
     for row, (task, step) in enumerate(np.ndindex(tasks, collections)):

@@ -104,13 +104,13 @@ def rollout(
 
 def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
     """A copy of the observations of `env.reset`."""
-    with FromEnvironment(), _named(env, "reset"):
+    with FromEnvironment(env), _named(env, "reset"):
         return block_answers.of_reset(env.reset(**arguments), _observations_of(env))
 
 
 def _step(env: TaskVectorEnv, actions: np.ndarray) -> StepResult:
     """Copies of what training reads of `env.step`."""
-    with FromEnvironment(), _named(env, "step"):
+    with FromEnvironment(env), _named(env, "step"):
         return block_answers.of_step(env.step(actions), _observations_of(env))
 
 

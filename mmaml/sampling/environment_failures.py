@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from mmaml import errors
 from mmaml.envs.answers import Refused
-from mmaml.envs.base import TaskError
+from mmaml.envs.base import TaskError, TaskVectorEnv
+from mmaml.envs.process_state import ARITHMETIC, Entered, Setting
 from mmaml.errors import Failure, NotFinite, text_of
 from mmaml.sampling.finite import Finding
 
@@ -33,15 +34,25 @@ class FromEnvironment:
     """A context in which environments are called: what they raise becomes EnvironmentFailed.
 
     sys.exit is a failure too: an environment cannot know that the run is over. Left alone are signals, and memory that
-    ran out, which says nothing about a task.
+    ran out, which says nothing about a task. Settings of the process that they change are put back.
+
+    env: which is called; None where nobody's settings have to be looked at. settings: those that are.
     """
 
+    def __init__(self, env: TaskVectorEnv | None = None, settings: Mapping[str, Setting] = ARITHMETIC) -> None:
+        self._code = None if env is None else env.code_settings
+        self._settings = settings
+        self._entered: Entered | None = None
+
     def __enter__(self) -> None:
-        pass
+        if self._code is not None:
+            self._entered = self._code.enter(self._settings)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._code is not None and self._entered is not None:
+            self._code.leave(self._entered)
         if isinstance(error, SystemExit):
             exits = RuntimeError(f"it calls sys.exit({error.code!r})")
             exits.__cause__ = error

@@ -25,7 +25,8 @@ from mmaml.envs.check.examination import Report, examine
 from mmaml.envs.registry import FAMILIES, check_family, make_family
 from mmaml.errors import ConfigError
 from tests.helpers import faulty_envs
-from tests.helpers.support import SMALL
+from tests.helpers.support import SMALL, small_config
+from tests.helpers.support import run as run_small
 
 PROBES = "tests.helpers.faulty_envs"
 HERE = __name__
@@ -504,6 +505,78 @@ def test_what_may_pass_or_costs_only_a_task_is_left_to_the_run(probe: str, capsy
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("probe", ["Sound", "SoundBlock", "Doubles", "PopsTask", "MovesTask", "Raises", "Exits"])
+def test_results_that_repeat_are_not_warned_of(probe: str) -> None:
+    assert check_family(f"{PROBES}:{probe}", {}, trains=True).warnings == ()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_family_of_the_toolkit_is_warned_of(name: str) -> None:
+    assert check_family(name, {}, trains=True).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("env", "warning"),
+    [
+        (
+            f"{PROBES}:DropsSeed",
+            "gives other results for the same task, seed and actions: observation of the reset differs; draw all that "
+            "is random from self.np_random, which super().reset(seed=seed) seeds",
+        ),
+        (
+            f"{HERE}:RandomStart",
+            "gives other results for the same task, seed and actions: observation of the reset differs; draw all that "
+            "is random from self.np_random, which super().reset(seed=seed) seeds",
+        ),
+        (
+            f"{HERE}:RandomStep",
+            "gives other results for the same task, seed and actions: reward of step 0 differs; draw all that is "
+            "random from self.np_random, which super().reset(seed=seed) seeds",
+        ),
+        (
+            f"{PROBES}:BlockOfOwnRandomness",
+            "gives other results for the same task, seed and actions: observation of the reset differs; draw all that "
+            "is random from the generator of _reset_lanes, or from self.task_generators",
+        ),
+        (
+            f"{PROBES}:GlobalNumpy",
+            "draws from or seeds the global generator of np.random, which all lanes share; draw from self.np_random, "
+            "which is seeded",
+        ),
+        (
+            f"{PROBES}:GlobalTorch",
+            "draws from or seeds the global generator of torch, which all lanes share; draw from self.np_random, "
+            "which is seeded",
+        ),
+    ],
+)
+def test_what_would_not_be_the_same_again_is_warned_of_in_a_line(env: str, warning: str) -> None:
+    before = np.random.get_state(legacy=False), random.getstate(), torch.get_rng_state()
+    assert check_family(env, {}, trains=True).warnings == (f"env: '{env}' {warning}",)
+    assert same(before, (np.random.get_state(legacy=False), random.getstate(), torch.get_rng_state()))
+    assert check_family(env, {}).warnings == ()  # only looked at
+
+
+class RandomStart(faulty_envs.Sound):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.position = np.random.uniform()
+        return self.observe(), {}
+
+
+class RandomStep(faulty_envs.Sound):
+    def step(self, action: np.ndarray) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, reward + np.random.normal(), *rest
+
+
+def test_a_run_reports_it_once_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_small(small_config("promp", env=f"{HERE}:RandomStep", dump_path=str(tmp_path / "run")))
+    lines = (tmp_path / "run/messages.log").read_text().splitlines()
+    assert len(lines) == 1 and "gives other results for the same task, seed and actions" in lines[0]
+    assert capsys.readouterr().err.count("gives other results") == 1
+
+
 def test_the_line_at_the_start_names_a_command_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         check_family(f"{HERE}:Configured", {"text": "it's", "number": 3}, trains=True)
@@ -523,7 +596,7 @@ class Configured(faulty_envs.Sound):
         return observation, self.text, *rest
 
 
-def test_the_start_costs_one_reset_and_one_step_of_one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_costs_two_resets_and_two_steps_of_one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for method in ("sample_tasks", "set_task", "reset", "step"):
         original = getattr(faulty_envs.Sound, method)
@@ -535,7 +608,7 @@ def test_the_start_costs_one_reset_and_one_step_of_one_lane(monkeypatch: pytest.
         counted.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
         monkeypatch.setattr(faulty_envs.Sound, method, counted)
     check_family(f"{PROBES}:Sound", {}, trains=True)
-    assert calls == ["sample_tasks", "set_task", "reset", "step"]
+    assert calls == ["sample_tasks", *["set_task", "reset", "step"] * 2]
 
 
 # Comparison.

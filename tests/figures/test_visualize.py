@@ -145,7 +145,7 @@ def test_a_family_without_a_body_is_refused(
     still = tmp_path / "still"
     run(small_config("promp", env="tests.helpers.probes:Still", dump_path=str(still), n_itr=1))
     assert visualize("--restore_path", still) == 2
-    assert "RUN: expected a run on a MuJoCo family or the point mass" in capsys.readouterr().err
+    assert "RUN: expected a run on a MuJoCo family, the point mass or" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4", "png"])

@@ -90,7 +90,8 @@ def test_an_update_copes_with_tasks_that_are_missing(algorithm: str, meta_update
     assert evaluate.tasks == [1, 4]
     updated, row = worker.algorithm.update(parameters, evaluate, 0)
     assert torch.isfinite(updated).all() and not torch.equal(updated, parameters)
-    assert np.isfinite(list(row.values())).all()
+    unknown = {"MetaCosine-discount", "MetaGradient-discount"}  # in the first iteration
+    assert np.isfinite([value for name, value in row.items() if name not in unknown]).all()
 
 
 def test_the_credits_compare_the_tasks_that_are_left() -> None:

@@ -1,0 +1,175 @@
+"""Moving pictures of environments that draw themselves: what their `render` returns, at the size of a panel."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mmaml.config.keys import Config
+from mmaml.envs.base import TaskVectorEnv, close_quietly
+from mmaml.envs.process_state import running
+from mmaml.envs.registry import make_family, source_of
+from mmaml.envs.shown import shown
+from mmaml.errors import UsageError, described
+from mmaml.figures.panels import NEAREST_TO_MEAN, Panels, describe, return_text
+from mmaml.figures.recording import ChosenEpisodes, Recorder, RecordingWorker, choose_episodes, names_of
+
+MODE = "rgb_array"  # Gymnasium's name of the render mode that returns pictures
+REMEDY = f'have its __init__ take render_mode="{MODE}", and render() then return a uint8 array [height, width, 3]'
+# By task and stage: steps since the start of the episode, and the picture then, in their order.
+_Pictures = dict[tuple[int, int], list[tuple[int, Image.Image]]]
+
+
+class RenderedPanels(Panels):
+    """One episode in each panel, as the environment's own `render` draws it.
+
+    The episodes are sampled twice: to choose those that are shown, and to draw them. state: of a checkpoint. stages:
+    K+1. split: of the tasks. width: of a panel, pixels; its height follows from the environment's pictures.
+    Raises UsageError for an environment that draws no pictures, or whose episodes cannot be sampled.
+    """
+
+    def __init__(self, config: Config, state: Mapping[str, Any], stages: int, split: str, width: int) -> None:
+        self._config, picture = drawing_config(config)
+        self._state, self._stages, self._split = state, stages, split
+        with closing(RecordingWorker(self._config, Recorder)) as worker:
+            self._chosen = chosen = choose_episodes(worker, state, stages, split)
+        height, across, _ = picture.shape
+        self.width, self.height = width, max(1, round(width * height / across))
+        assert config.env_spec is not None
+        self.names = names_of(chosen.tasks, config.env_spec.num_modes)
+        self.details = [describe(task) for task in chosen.tasks]
+        self.captions = [[return_text(value) for value in row] for row in chosen.returns]
+        self.lengths, self.ended, self.by_episode = chosen.lengths, chosen.ended, chosen.by_episode
+        self.note = NEAREST_TO_MEAN
+        self._drawn: _Pictures = {}
+
+    def prepare(self, times: Collection[int]) -> None:
+        with closing(RecordingWorker(self._config, self._recorder(times))) as worker:
+            choose_episodes(worker, self._state, self._stages, self._split)
+            recorder = cast(_PictureRecorder, worker.recorder)
+        if recorder.failure:
+            raise UsageError(f"{self._config.env}: render", recorder.failure, REMEDY)
+        self._drawn = recorder.pictures
+
+    def picture(self, task: int, step: int, time: int) -> Image.Image:
+        drawn = self._drawn[task, step]
+        return drawn[bisect_right(drawn, time, key=lambda entry: entry[0]) - 1][1].copy()
+
+    def _recorder(self, times: Collection[int]) -> Any:
+        return lambda family: _PictureRecorder(family, self._chosen, times, (self.width, self.height))
+
+
+class _PictureRecorder(Recorder):
+    """Draws the chosen episodes at some of their time steps, and at their ends.
+
+    failure: why there are no more pictures; "" if there are all.
+    """
+
+    def __init__(
+        self, family: TaskVectorEnv, chosen: ChosenEpisodes, times: Collection[int], size: tuple[int, int]
+    ) -> None:
+        super().__init__(family)
+        self._chosen, self._times, self._size = chosen, frozenset(times), size
+        self._whole = family.num_tasks == len(chosen.tasks)  # not one of the parts in which failures are sought
+        self.pictures: _Pictures = {}
+        self.failure = ""
+
+    def before_step(self) -> None:
+        self._draw(starting=True)
+
+    def after_step(self) -> None:
+        self._draw(starting=False)
+
+    def _draw(self, starting: bool) -> None:
+        """Of episodes that start at this time, or of those that have started before."""
+        chosen = self._chosen
+        if not self._whole or self.failure:
+            return
+        for task, stage in np.ndindex(chosen.lanes.shape):
+            if chosen.collection(stage) != self.collection:
+                continue
+            age, length = self.time - chosen.starts[task, stage], chosen.lengths[task, stage]
+            due = age == 0 if starting else 0 < age <= length and (age in self._times or age == length)
+            if due:
+                self._add(task, stage, int(age))
+
+    def _add(self, task: int, stage: int, age: int) -> None:
+        try:
+            with running(self.family.code_settings):
+                (picture,) = self.family.render_lanes([int(self._chosen.lanes[task, stage])])
+        except (Exception, SystemExit) as error:  # a user's render may fail in any way
+            self.failure = f"raises {described(error)} at step {age} of an episode"
+            return
+        if not is_picture(picture):
+            self.failure = f"returns {shown(picture)} at step {age} of an episode"
+            return
+        self.pictures.setdefault((task, stage), []).append((age, _fitted(picture, self._size)))
+
+
+def is_picture(value: Any) -> bool:
+    """Whether it is what the render mode "rgb_array" returns."""
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and _is_rgb(value.shape)
+
+
+def _is_rgb(shape: Sequence[int]) -> bool:
+    return shape[2] == 3 and min(shape) > 0
+
+
+def _fitted(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """At the size of a panel: coarse pictures enlarged pixel by pixel."""
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    coarse = 2 * image.width <= size[0]
+    return ImageOps.pad(image, size, Image.Resampling.NEAREST if coarse else Image.Resampling.LANCZOS, "white")
+
+
+def drawing_config(config: Config) -> tuple[Config, np.ndarray]:
+    """The configuration with an environment that draws pictures, and one of them. Raises UsageError without any."""
+    problem = ""
+    for arguments in _arguments(config):
+        picture, problem = _first_picture(config.env, arguments)
+        if picture is not None:
+            return dataclasses.replace(config, env_kwargs=arguments), picture
+    expected = "a run on a MuJoCo family, the point mass or an environment that draws itself"
+    raise UsageError("RUN", expected=expected, got=f"one on '{config.env}', {problem}", remedy=REMEDY)
+
+
+def _arguments(config: Config) -> list[dict[str, Any]]:
+    """Arguments of the environment to try: with the render mode where it may take one, and as they are."""
+    given = dict(config.env_kwargs)
+    source, _ = source_of(config.env, given)
+    try:
+        parameters = None if source.takes is None else inspect.signature(source.takes).parameters
+    except (TypeError, ValueError):  # not written in Python
+        parameters = None
+    with_mode = given | {"render_mode": MODE}
+    if parameters is not None and "render_mode" in parameters:
+        return [with_mode]
+    may_take = parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return [with_mode, given] if may_take else [given]
+
+
+def _first_picture(name: str, env_kwargs: Mapping[str, Any]) -> tuple[np.ndarray | None, str]:
+    """A picture of the start of an episode, or None and why there is none."""
+    family, doing = None, f"which cannot be built with {dict(env_kwargs)}"
+    try:
+        family = make_family(name, **env_kwargs)
+        with running(family.code_settings):
+            doing = "which fails"
+            family.set_tasks(family.sample_tasks(1, np.random.default_rng(0)))
+            family.reset(seed=[0])
+            doing = "whose render() fails"
+            (picture,) = family.render_lanes([0])
+    except NotImplementedError:
+        return None, "which has no render()"
+    except (Exception, SystemExit) as error:  # a user's code may fail in any way
+        return None, f"{doing} ({described(error)})"
+    finally:
+        close_quietly(family)
+    return (picture, "") if is_picture(picture) else (None, f"whose render() returns {shown(picture)}")
