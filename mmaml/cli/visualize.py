@@ -106,18 +106,19 @@ def check_sizes(panels: Panels, frames: int) -> None:
 def make_panels(config: Config, state: dict[str, Any], steps: int, arguments: argparse.Namespace) -> Panels:
     """The rollouts of the policy, ready to be drawn. Raises UsageError for an environment that cannot be drawn."""
     from mmaml.envs.mujoco.base import MujocoFamily
+    from mmaml.envs.point_mass import PointMass
     from mmaml.figures.mujoco_panels import MujocoPanels
     from mmaml.figures.panels import PointMassPanels
-    from mmaml.figures.recording import point_mass_trajectories, record
+    from mmaml.figures.recording import point_mass_trajectories, record, sampled_stages
     from mmaml.figures.rendered_panels import RenderedPanels
 
     assert config.env_spec is not None
     if issubclass(config.env_spec.family, MujocoFamily):
         artist = choose_artist(arguments.renderer)
         return MujocoPanels(record(config, state, steps + 1, arguments.split), arguments.width, artist)
-    trajectories = point_mass_trajectories(config, state, config.rollouts_per_meta_task, steps + 1, arguments.split)
-    if trajectories is not None:
-        return PointMassPanels(trajectories, arguments.width)
+    if issubclass(config.env_spec.family, PointMass):
+        sampled = sampled_stages(config, state, config.rollouts_per_meta_task, steps + 1, arguments.split)
+        return PointMassPanels(point_mass_trajectories(sampled), arguments.width)
     return RenderedPanels(config, state, steps + 1, arguments.split, arguments.width)
 
 
