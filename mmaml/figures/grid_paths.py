@@ -110,9 +110,15 @@ def _draw_walk(axes: Axes, cells: np.ndarray) -> None:
     """cells: before each step, [L, 2]. A jump of a transporter is dotted."""
     steps = len(cells)
     colours = time_colours()
-    places = cells + DRIFT * (np.arange(steps)[:, None] / max(steps - 1, 1) - 0.5)
+    places = drifted(cells)
     for t in range(steps - 1):
         jumps = (cells[t] != cells[t + 1]).all()
         line = ":" if jumps else "-"
         axes.plot(*places[t : t + 2].T, line, color=colours(t / max(steps - 1, 1)), linewidth=1.6, zorder=3)
     axes.plot(*places[-1], "o", markersize=4.5, color=colours(1.0), markeredgecolor="white", zorder=5)
+
+
+def drifted(cells: np.ndarray) -> np.ndarray:
+    """Cells [L, 2] moved by a little that grows with time."""
+    steps = len(cells)
+    return cells + DRIFT * (np.arange(steps)[:, None] / max(steps - 1, 1) - 0.5)
