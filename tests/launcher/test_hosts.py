@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -88,6 +89,9 @@ def test_training_goes_on_without_a_host_that_is_cut_off(hosts: Hosts, tmp_path:
         hosts.cut(2)
         ended = finished(process)
     assert ended.returncode == 0, ended.stderr
+    placement = json.loads((tmp_path / "run" / "params.json").read_text())["placement"]
+    assert (placement["ranks"], placement["machines"]) == (6, 3)
+    assert "/run · 6 ranks on 3 machines · " in ended.stdout.splitlines()[0]
     told = messages(values["dump_path"])
     assert len(told) == 2
     for line in told:
