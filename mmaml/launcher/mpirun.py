@@ -26,6 +26,7 @@ from mmaml.process_settings import THREADS
 
 FAULT_TOLERANCE = "--with-ft"
 REMOTE_SHELL = "plm_ssh_agent"
+DAEMON = "PRTE_MCA_prte_launch_agent"
 HOST_OPTIONS = ("--host", "-H", "--hostfile", "-hostfile", "--machinefile", "-machinefile", "--default-hostfile")
 NOT_STARTED = 255  # Open MPI's exit code where it could start nothing on other machines
 
@@ -160,14 +161,21 @@ def for_other_machines(arguments: list[str]) -> list[str]:
 
 
 def reach_through_relay(arguments: list[str]) -> list[str]:
-    """Have the remote shell, ssh unless the user says otherwise, started by relay.py."""
-    relay = f"{sys.executable} -I -S {os.path.join(os.path.dirname(os.path.abspath(__file__)), 'relay.py')}"
+    """Have the remote shell, ssh unless the user says otherwise, started by relay.py, and daemons by shield.py."""
+    relay, shield = through("relay.py"), through("shield.py")
+    if relay is None or shield is None:
+        return arguments
+    os.environ.setdefault(DAEMON, f"{shield} prted")
     variable = f"PRTE_MCA_{REMOTE_SHELL}"
-    if relay.count(" ") == 3 and ":" not in relay:  # Open MPI splits there
-        os.environ[variable] = f"{relay} {os.environ.get(variable, 'ssh')}"
-        pairs = zip(["", *arguments], arguments, strict=False)
-        return [f"{relay} {word}" if before == REMOTE_SHELL else word for before, word in pairs]
-    return arguments
+    os.environ[variable] = f"{relay} {os.environ.get(variable, 'ssh')}"
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [f"{relay} {word}" if before == REMOTE_SHELL else word for before, word in pairs]
+
+
+def through(file: str) -> str | None:
+    """The words that start a file of this folder, for Open MPI to split; None if it would split them wrongly."""
+    words = f"{sys.executable} -I -S {os.path.join(os.path.dirname(os.path.abspath(__file__)), file)}"
+    return words if words.count(" ") == 3 and ":" not in words else None
 
 
 def rank_count(arguments: list[str], default: int) -> int:

@@ -20,7 +20,7 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 
 from mmaml.launcher.job import reap
 from mmaml.launcher.messages import say
-from mmaml.launcher.protocol import FOLDER_VARIABLE, STARTED, is_over
+from mmaml.launcher.protocol import FOLDER_VARIABLE, STARTED, STOPS, is_over
 
 # Options whose value says where a daemon connects to: "…;tcp://<address>,<address>:<port>:<netmask>,<netmask>".
 URI_PARAMETERS = ("prte_hnp_uri", "prte_parent_uri")
@@ -33,6 +33,7 @@ SECONDS_UNANSWERED = 60  # after which another machine counts as lost
 
 def main(words: list[str]) -> int:
     """Run the remote shell, whose command is `words`; its exit code if no daemon has connected when it ends, else 0."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # here and in the remote shell: the run outlives the signal
     listener = socket.create_server(("", 0))
     uris = [index + 1 for index, word in enumerate(words[:-1]) if word in URI_PARAMETERS]
     addresses = {(found[2], int(found[3])) for uri in uris if (found := ADDRESS.search(words[uri]))}
@@ -54,7 +55,7 @@ def main(words: list[str]) -> int:
         return Relay(listener, addresses.pop(), folder).run(shell)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(shell, signal.SIGTERM)
+            os.kill(shell, signal.SIGKILL)
 
 
 class Relay:
@@ -69,8 +70,8 @@ class Relay:
 
     def run(self, shell: int) -> int:
         """Pass data on until mpirun closes the connection; the exit code of this process."""
-        connected = False
-        while self._others or not connected:
+        connected, mpirun = False, os.getppid()
+        while (self._others or not connected) and os.getppid() == mpirun:
             readable, _, _ = select.select([self._listener, *self._others], [], [], SECONDS_TICK)
             for end in readable:
                 if end is self._listener:

@@ -70,8 +70,8 @@ class Supervisor:
         reports, self._remedy = self._ranks.reports(), self._ranks.remedy()
         job.remove(self._folder)
         end = self._exit_code(code, reports)
-        if self._asked is not None:
-            return 0 if end == 0 and not at_once else 128 + self._asked
+        if self._asked is not None:  # it has finished nevertheless if rank 0 has said so, not if nothing else is known
+            return 0 if exit_code(reports) == 0 and not at_once else 128 + self._asked
         if end is None:
             return self._explain(code, reports, lost)
         if hung := self._hung[: self._hung.index(0) + 1] if 0 in self._hung else self._hung:
@@ -99,6 +99,7 @@ class Supervisor:
         while lost_since is None or time.monotonic() - lost_since < SECONDS_AFTER_LOSS:
             arrived = signal.sigtimedwait({*self._signals, signal.SIGCHLD}, SECONDS_TICK)
             if (code := job.reap().get(self._mpirun)) is not None:
+                self._note_late(arrived)
                 return code, False
             if arrived is not None and self._take(signal.Signals(arrived.si_signo)):
                 return None, True
@@ -149,6 +150,12 @@ class Supervisor:
             self._asked = self._asked or number
             return True
         return False
+
+    def _note_late(self, arrived: signal.struct_siginfo | None) -> None:
+        """Take note of signals to stop that came while mpirun ended, perhaps by them."""
+        while arrived is not None and self._asked is None:
+            self._asked = STOPS.get(signal.Signals(arrived.si_signo))
+            arrived = signal.sigtimedwait(self._signals, 0)
 
     def _exit_code(self, code: int | None, reports: set[str]) -> int | None:
         """The exit code of a run that rank 0 has ended; None if it has not.

@@ -61,6 +61,13 @@ def test_a_run_that_ends_well_after_a_signal_has_ended_well(launch: Any) -> None
     assert job.end()[0] == 0
 
 
+def test_a_run_that_was_asked_to_stop_has_not_ended_well_unless_it_says_so(launch: Any) -> None:
+    """Rank 0 may have been ended by what else the signal has done, such as to a connection or to its output."""
+    job = launch("end-well", "plain-end")
+    job.signal(signal.SIGTERM)
+    assert job.end()[0] == 143
+
+
 def test_the_second_signal_ends_everything_at_once(launch: Any, tmp_path: Path) -> None:
     """Signals that follow each other closely are one, so that it is sent until it counts as the second."""
     job = launch("deaf")
