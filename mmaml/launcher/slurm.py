@@ -31,7 +31,7 @@ def reaches_others(chosen: Iterable[str]) -> bool:
     return (
         nodes.isdecimal()
         and int(nodes) > 1
-        and "SLURM_JOB_ID" in os.environ
+        and "SLURM_JOBID" in os.environ
         and shutil.which(SRUN) is not None
         and not any(name.startswith(CHOICE) for name in chosen)
     )

@@ -180,14 +180,24 @@ class Supervisor:
             say(f"error: Open MPI's mpirun was killed, and the run with it; {self._remedy}")
             return 128 - code
         if STARTED in reports:
-            cause = "rank 0, the master, was lost" if self._ulfm else "a rank was lost, and without ULFM the run"
-            say(f"error: {cause}; {self._remedy}")
+            say(f"error: {self._lost(seen=code is None)}; {self._remedy}")
         elif STARTING in reports:
             what = f"lost {named(lost)}" if lost else f"{SECONDS_TO_START:g} s went by"
             say(f"error: {what if code is None else 'the ranks ended'} before all had started; start the run again")
         elif code is not None:
             return code  # of another program
         return code or 1
+
+    def _lost(self, seen: bool) -> str:
+        """What a run that had started has lost. seen: mpirun lived on without rank 0, and had to be killed.
+
+        It ends by itself where it has lost the connection to a daemon, and kills rank 0 then: which was first cannot be
+        seen from here.
+        """
+        machine = "" if seen or self._ranks.all_here else " or a machine"
+        if not self._ulfm:
+            return f"a rank{machine} was lost, and without ULFM the run"
+        return f"rank 0, the master,{machine} was lost"
 
 
 def named(ranks: list[int]) -> str:

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -36,12 +36,13 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         yield made
 
 
-def launch(hosts: Hosts, folder: Path, *ways: str) -> Launch:
+def launch(hosts: Hosts, folder: Path, *ways: str, options: Sequence[str] = ()) -> Launch:
     keepalive = {"time": 1, "intvl": 1, "probes": 2}
-    options = [
+    parameters = [
         word for name, value in keepalive.items() for word in ("--prtemca", f"oob_tcp_keepalive_{name}", str(value))
     ]
-    launched = Launch(folder, *ways, ranks=6, options=[*options, *hosts.options(slots=2)], place=hosts.enter(0)).ready()
+    options = [*options, *parameters, *hosts.options(slots=2)]
+    launched = Launch(folder, *ways, ranks=6, options=options, place=hosts.enter(0)).ready()
     assert [facts["host"] for facts in launched.facts] == [f"node{rank // 2}" for rank in range(6)]
     return launched
 
@@ -69,6 +70,24 @@ def test_hosts_that_are_lost_do_not_end_the_run(hosts: Hosts, tmp_path: Path) ->
     assert (launched.process.returncode, output, errors) == (0, "asked\n", "")
     assert not os.path.exists(launched.facts[0]["folder"])
     assert not hosts.files(0)
+
+
+@pytest.mark.parametrize("options", [("--with-ft", "none"), ()])
+def test_a_loss_that_ends_the_run_is_not_called_the_masters(
+    hosts: Hosts, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Of a daemon, once nothing keeps the run from ending with it."""
+    launched = launch(hosts, tmp_path, options=options)
+    if not options:
+        relays = job.descendants(job.processes(), launched.process.pid, set())
+        for pid in relays:
+            if b"relay.py" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[3]:
+                os.kill(pid, signal.SIGKILL)
+    hosts.run(2, "pkill", "-KILL", "prted")
+    errors = launched.process.communicate(timeout=60)[1]
+    assert launched.process.returncode not in (0, None)
+    what = "a rank or a machine was lost, and without ULFM the run" if options else "rank 0, the master, or a machine"
+    assert errors.splitlines()[-1].startswith(f"error: {what}"), errors
 
 
 def test_the_python_of_this_environment_starts_everywhere(hosts: Hosts, tmp_path: Path) -> None:

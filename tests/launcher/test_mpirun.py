@@ -77,7 +77,7 @@ def test_in_a_slurm_job_other_machines_are_reached_by_a_step_on_each(
 ) -> None:
     """Where there are others and srun, and unless the user says otherwise."""
     (tmp_path / "srun").touch(0o755)
-    job_of_two = {"PATH": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "HOME": str(tmp_path)}
+    job_of_two = {"PATH": str(tmp_path), "SLURM_JOBID": "7", "SLURM_JOB_NUM_NODES": "2", "HOME": str(tmp_path)}
 
     def shell(arguments: list[str], variables: dict[str, str]) -> tuple[str | None, str]:
         """The starter, and the program that relay.py starts."""
