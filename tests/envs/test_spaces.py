@@ -180,7 +180,7 @@ def test_other_spaces_are_refused_by_name_with_what_to_do(kind: str, observation
 
 def test_a_box_of_bool_is_told_what_to_become() -> None:
     for observations, remedy in (
-        (True, "make it one of numbers, np.float32"),
+        (True, "use a Box of np.float32"),
         (False, "use Discrete, or a Box"),
     ):
         with pytest.raises(ConfigError, match=rf"got Box\(False, True, \(2,\), bool\); {remedy}"):
