@@ -55,7 +55,7 @@ LANES: dict[str, list[str]] = {
         "e.observation_space: expected a Box of numbers in one dimension, got Box(0, 255, (2, 3), uint8); flatten"
     ],
     "BoolObservations": [
-        "e.observation_space: expected a Box of numbers in one dimension, got Box(False, True, (2,), bool); make it"
+        "e.observation_space: expected a Box of numbers in one dimension, got Box(False, True, (2,), bool); use a Box"
     ],
     "ManyActions": [
         "e.action_space: expected a Box of numbers in one dimension, or Discrete, got MultiDiscrete([2 2])"
