@@ -31,6 +31,7 @@ class DiscreteFamily(TaskVectorEnv):
     """
 
     normalization_scale = None
+    finite_horizon = True
 
     def __init__(
         self, num_tasks: int, rollouts_per_task: int, observation_space: gym.spaces.Box, num_actions: int

@@ -38,7 +38,7 @@ from mmaml.policies.distributions import Distribution
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.policies.policy import make_policy
 from mmaml.sampling.acting import Actor, memoryless
-from mmaml.sampling.advantages import backward_sums
+from mmaml.sampling.advantages import backward_sums, values_after
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
 from mmaml.updates.adam import Adam
@@ -145,21 +145,27 @@ class Returns(NamedTuple):
 
 
 def lambda_returns(
-    rewards: np.ndarray, values: np.ndarray, done: np.ndarray, discount: float, gae_lambda: float
+    rewards: np.ndarray,
+    values: np.ndarray,
+    done: np.ndarray,
+    discount: float,
+    gae_lambda: float,
+    after: np.ndarray | float = 0.0,
 ) -> Returns:
     """G_t = r_t + γ (1 - d_t) [(1 - λ) V_{t+1} + λ G_{t+1}], G_T = V_T (Xu et al. 2018; Sutton 1988).
 
     ∂G_t/∂γ = (1 - d_t) [(1 - λ) V_{t+1} + λ G_{t+1}] + γ λ (1 - d_t) ∂G_{t+1}/∂γ
     ∂G_t/∂λ = γ (1 - d_t) (G_{t+1} - V_{t+1}) + γ λ (1 - d_t) ∂G_{t+1}/∂λ
     rewards, done [M, N, T]: the former 0 on padding. values [M, N, T+1]: V of every step and of what follows the last.
+    after [M, N, T]: V of what followed steps that are done, in place of (1 - d_t) [ ]; 0 where nothing counts any more.
     """
-    decay, goes_on = discount * gae_lambda, ~done
-    values, following = values[..., :-1], values[..., 1:]
-    deltas = rewards + discount * goes_on * following - values
+    decay, last = discount * gae_lambda, values[..., -1:]
+    values, following = values[..., :-1], np.where(done, after, values[..., 1:])
+    deltas = rewards + discount * following - values
     returns = values + backward_sums(deltas, decay, done)
-    later = np.concatenate([returns[..., 1:], following[..., -1:]], axis=-1)
-    mixed = goes_on * ((1 - gae_lambda) * following + gae_lambda * later)
-    ahead = discount * goes_on * (later - following)
+    later = np.where(done, following, np.concatenate([returns[..., 1:], last], axis=-1))
+    mixed = (1 - gae_lambda) * following + gae_lambda * later
+    ahead = discount * (later - following)
     return Returns(returns, backward_sums(mixed, decay, done), backward_sums(ahead, decay, done))
 
 
@@ -264,10 +270,15 @@ class MGRL(Algorithm):
     def values(self, state: Agent, rollouts: Rollouts) -> Tensor:
         return self.value.of_lanes(state.networks, rollouts)
 
+    def _values_after(self, value: ValueFunction, state: Agent, rollouts: Rollouts) -> Tensor | None:
+        with torch.no_grad():
+            return values_after(lambda some: value.of_lanes(state.networks, some), rollouts)
+
     def advantages(self, state: Agent, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """G - V and G of the γ and λ that sample, for who looks at them: `gradients` finds its own, of any γ and λ."""
         values, mask = self.values(state, rollouts), rollouts.mask
-        returns = _tensor(returns_of(rollouts, values, state.discounting).returns, values)
+        after = self._values_after(self.value, state, rollouts)
+        returns = _tensor(returns_of(rollouts, values, state.discounting, after).returns, values)
         return (returns - values[..., :-1]) * mask, returns * mask
 
     # Functions of the parameters.
@@ -283,7 +294,7 @@ class MGRL(Algorithm):
         agent = self.begin(meta, data.identity)
         new, weights = self.distribution(agent, data), data.flat("weights")
         log_probs, values = new.log_prob(data.flat("actions")), self.values(agent, data)
-        found = returns_of(data, values, agent.discounting)
+        found = returns_of(data, values, agent.discounting, self._values_after(self.value, agent, data))
         returns = _tensor(found.returns, values)
 
         def policy_loss(returns: Tensor, values: Tensor) -> Tensor:
@@ -299,7 +310,8 @@ class MGRL(Algorithm):
         if self.learned:
             outer_values = self.outer_value.of_lanes(agent.networks, data)
             outer = Discounting(self.config.outer_discount, self.config.outer_lambda)
-            outer_returns = _tensor(returns_of(data, outer_values, outer).returns, values)
+            after = self._values_after(self.outer_value, agent, data)
+            outer_returns = _tensor(returns_of(data, outer_values, outer, after).returns, values)
             if self.config.outer_value:
                 parts["outer_value"] = self._value_loss(outer_values, outer_returns, weights)
             scores = log_probs + self.config.vf_loss_coeff * values[..., :-1].flatten(1)
@@ -387,11 +399,17 @@ class MGRL(Algorithm):
         self.meta_optimizer.load_state_dict(state["meta_optimizer"])
 
 
-def returns_of(data: Rollouts, values: Tensor, discounting: Discounting) -> Returns:
-    """λ-returns of rollouts. values [M, N, T+1], held."""
+def returns_of(data: Rollouts, values: Tensor, discounting: Discounting, after: Tensor | None = None) -> Returns:
+    """λ-returns of rollouts. values [M, N, T+1], held; after [M, N, T]: what `values_after` says.
+
+    As in `mmaml.sampling.advantages`, γ = 1 knows no value after a truncation.
+    """
     rewards = torch.where(data.mask > 0, data.rewards, 0.0).double().cpu().numpy()
     done = (data.terminated | data.truncated).cpu().numpy()
-    return lambda_returns(rewards, values.detach().double().cpu().numpy(), done, *discounting)
+    beyond: np.ndarray | float = 0.0
+    if after is not None and discounting.discount < 1:
+        beyond = torch.where(data.terminated, 0.0, after.double()).cpu().numpy()
+    return lambda_returns(rewards, values.detach().double().cpu().numpy(), done, *discounting, beyond)
 
 
 def _tensor(values: np.ndarray, like: Tensor) -> Tensor:

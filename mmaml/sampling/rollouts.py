@@ -28,9 +28,8 @@ class Rollouts:
     episode_start, terminated, truncated, episode_end: bool [M, N, T]. truncated: the horizon or the environment's own
         limit. episode_end: the last real step of an episode, also of one that the end of its lane cut.
     final_observations [M, N, O]: what follows the last step of each lane
-    followed [n, O]: what followed each of the n `truncated` steps, in the order of task, lane and step, where its value
-        counts (`mmaml.sampling.advantages`). None where it counts for nothing, since the horizon is finite. Only
-        advantages need it: rollouts that are taken from others, or travel, have None.
+    followed [M, C, O]: the observation after each `truncated` step of a task, in the order of lane and step; zeros
+        where a task has fewer than C. None where its value counts for nothing: the family's horizon is finite.
     advantages, value_targets [M, N, T]: filled by `mmaml.sampling.advantages`
     success [M, N, T]: 1 where the family reports success, NaN where it reports none
     episode_noise [M, N, T, L]: standard normal, constant within an episode; L is the algorithm's, 0 for most
@@ -127,43 +126,40 @@ class Rollouts:
         """[o, a, r] of every step, which an encoder of the task reads: [M, N, T, O+A+1]."""
         return torch.cat([self.observations, self.actions, self.rewards.unsqueeze(-1)], dim=-1)
 
-    def steps(self, with_end: bool = False) -> Step:
-        """What the policy saw before each step, [M, N, T, …]: the tensors that `Step` held as it acted.
+    def steps(self) -> Step:
+        """What the policy saw before each step, [M, N, T, …]: the tensors that `Step` held as it acted."""
+        return Step(
+            self.observations,
+            _one_later(self.actions)[:, :, :-1],
+            _one_later(self.rewards)[:, :, :-1],
+            self.episode_start,
+            self.episode_noise,
+        )
 
-        with_end: [M, N, T+1, …], with what it would have seen after the last real step of each lane, had its episode
-        gone on; what follows that is of no meaning.
-        """
-        actions, rewards = _one_later(self.actions), _one_later(self.rewards)
-        if with_end:
-            return Step(self._observations_with_end(), actions, rewards, *self._episodes_with_end())
-        return Step(self.observations, actions[:, :, :-1], rewards[..., :-1], self.episode_start, self.episode_noise)
-
-    def _observations_with_end(self) -> Tensor:
-        """[M, N, T+1, O]: after the last real step of a lane comes what followed it."""
-        observations = torch.cat([self.observations, self.final_observations[:, :, None]], 2)
-        if self.followed is not None:
-            last = self.last_of_lane()
-            observations[_one_later(last & self.truncated)] = self.followed[last[self.truncated]]
-        return observations
-
-    def _episodes_with_end(self) -> tuple[Tensor, Tensor]:
-        """Starts and noise of episodes, [M, N, T+1, …], where the last real step of a lane ends none."""
-        last, noise = _one_later(self.last_of_lane()), self.episode_noise
-        start = torch.cat([self.episode_start, torch.zeros_like(self.episode_start[..., :1])], -1)
-        longer = torch.cat([noise, noise[:, :, -1:]], 2)
-        return start & ~last, torch.where(last[..., None], _one_later(noise), longer)
+    def what_followed(self, steps: Tensor) -> Tensor:
+        """The observations that followed some `truncated` steps, bool [M, N, T], by task, lane and step: [n, O]."""
+        assert self.followed is not None
+        number = self.truncated.flatten(1).cumsum(1).view_as(self.truncated) - 1
+        return self.followed[steps.nonzero()[:, 0], number[steps]]
 
     def going_on(self, steps: Tensor) -> Rollouts:
-        """Rollouts whose episodes go on after some `truncated` steps: at the step after comes what followed.
+        """As if episodes had gone on after some steps, truncated or last of their lane: [M, N, T+1, …].
 
-        steps: bool [M, N, T]. What comes later in the lane is of no meaning until the next episode starts.
+        What followed, and would have been seen then, is at the step after, in the place of the next episode's start or
+        of padding. What comes later is of no meaning until another episode starts. steps: bool [M, N, T].
         """
-        assert self.followed is not None
-        observations = torch.cat([self.observations, self.final_observations[:, :, None]], 2)
-        after = _one_later(steps)
-        observations[after] = self.followed[steps[self.truncated]]
-        start = self.episode_start & ~after[..., :-1]
-        return dataclasses.replace(self, observations=observations[:, :, :-1], episode_start=start)
+        after, shape = _one_later(steps), self.rewards.shape
+        fields = {
+            name: torch.cat([value, torch.zeros_like(value[:, :, :1])], 2) if value.shape[:3] == shape else value
+            for name, value in self.fields().items()
+            if name != "followed"
+        }
+        fields["observations"][:, :, -1] = self.final_observations
+        if self.followed is not None:
+            fields["observations"][_one_later(steps & self.truncated)] = self.what_followed(steps & self.truncated)
+        fields["episode_start"] &= ~after
+        fields["episode_noise"][after] = self.episode_noise[steps]
+        return Rollouts.from_fields(fields)
 
     def episode_numbers(self) -> Tensor:
         """Which episode of its lane each step belongs to, from 0 on: [M, N, T]."""
@@ -186,7 +182,7 @@ class Rollouts:
             where = index if value.dim() == 3 else index[..., None].expand(*index.shape, value.shape[3])
             return value.gather(2, where)
 
-        fields = {name: cut(value) for name, value in self.fields().items()}
+        fields = {name: cut(value) for name, value in self.fields().items() if name != "followed"}
         for name in ("episode_start", "terminated", "truncated", "episode_end"):
             fields[name] = fields[name] & inside
         mask = inside.to(self.mask.dtype)
@@ -199,9 +195,13 @@ class Rollouts:
     def lanes(self, index: slice | Sequence[int]) -> Rollouts:
         """Some lanes of every task, with the weights of their steps as they are among all lanes."""
         per_lane = {name for name, value in self.fields().items() if value.shape[1:2] == self.rewards.shape[1:2]}
-        return Rollouts.from_fields(
-            {name: value[:, index] if name in per_lane else value for name, value in self.fields().items()}
-        )
+        fields = {name: value[:, index] if name in per_lane else value for name, value in self.fields().items()}
+        if self.followed is not None:
+            number = torch.arange(self.truncated.numel()).view_as(self.truncated).to(self.truncated.device)
+            all_rows = self.what_followed(self.truncated)
+            rows = torch.searchsorted(number[self.truncated], number[:, index][fields["truncated"]])
+            fields["followed"] = by_task(fields["truncated"], all_rows[rows])
+        return Rollouts.from_fields(fields)
 
     def only_lanes(self, index: Sequence[int]) -> Rollouts:
         """Some lanes of every task, as rollouts of their own."""
@@ -216,9 +216,10 @@ class Rollouts:
         return Rollouts.from_fields({name: function(value) for name, value in self.fields().items()})
 
     def fields(self) -> dict[str, Tensor]:
-        """Every tensor by name, but for `followed`; the distribution's under names of its own."""
+        """Every tensor by name; the distribution's under names of its own."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del values["followed"]
+        if values["followed"] is None:
+            del values["followed"]
         return values | values.pop("distribution")._asdict()
 
     @staticmethod
@@ -227,6 +228,9 @@ class Rollouts:
         if len(blocks) == 1:
             return blocks[0]
         fields = [block.fields() for block in blocks]
+        if "followed" in fields[0]:
+            count = max(each["followed"].shape[1] for each in fields)
+            fields = [each | {"followed": padded(each["followed"], count)} for each in fields]
         return Rollouts.from_fields({name: torch.cat([each[name] for each in fields]) for name in fields[0]})
 
     @staticmethod
@@ -237,6 +241,23 @@ class Rollouts:
         kind = next(kind for kind in DISTRIBUTIONS if set(kind._fields) <= set(fields))
         others = {name: value for name, value in fields.items() if name not in kind._fields}
         return Rollouts(**others, distribution=kind(*(fields[name] for name in kind._fields)))  # type: ignore[arg-type]
+
+
+def by_task(truncated: Tensor, rows: Tensor) -> Tensor:
+    """What followed truncated steps, [n, O], by task, lane and step, as `Rollouts.followed` holds it: [M, C, O].
+
+    truncated: bool [M, N, T].
+    """
+    counts = truncated.flatten(1).sum(1)
+    followed = rows.new_zeros(len(counts), int(counts.max()), rows.shape[-1])
+    followed[torch.arange(followed.shape[1], device=rows.device) < counts[:, None]] = rows
+    return followed
+
+
+def padded(followed: Tensor, count: int) -> Tensor:
+    """`Rollouts.followed` with room for more, [M, count, O]."""
+    more = followed.new_zeros(len(followed), count - followed.shape[1], followed.shape[2])
+    return torch.cat([followed, more], 1)
 
 
 def _weights(mask: Tensor) -> Tensor:

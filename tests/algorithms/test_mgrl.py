@@ -15,6 +15,7 @@ from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.mgrl import MGRL, Discounting, lambda_returns, returns_of
 from mmaml.config.loading import ConfigError, idle_keys, load_config
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
+from mmaml.sampling.advantages import values_after
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.evaluate import Evaluate, Question
 from mmaml.worker import TaskBlock, Worker
@@ -391,7 +392,9 @@ def test_it_is_sampled_once_by_the_advantages_it_learns_from() -> None:
     (data,) = block.rollouts
     agent = algo.begin(algo.spec.per_task(parameters, data.tasks), data.identity)
     values = algo.values(agent, data).detach()
-    expected = torch.from_numpy(returns_of(data, values, agent.discounting).returns)
+    with torch.no_grad():
+        after = values_after(lambda some: algo.values(agent, some), data)
+    expected = torch.from_numpy(returns_of(data, values, agent.discounting, after).returns)
     assert agent.discounting == pytest.approx((0.95, 0.8), abs=1e-6)
     torch.testing.assert_close(data.value_targets.double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(data.advantages.double(), expected - values[..., :-1], rtol=1e-5, atol=1e-5)
