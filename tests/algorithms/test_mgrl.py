@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import distributions
 
+import mmaml
 from mmaml import worker as worker_module
 from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.mgrl import MGRL, Discounting, lambda_returns, returns_of
 from mmaml.config.loading import ConfigError, idle_keys, load_config
+from mmaml.errors import UsageError
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.evaluate import Evaluate, Question
@@ -424,6 +426,23 @@ def test_states_of_other_sizes_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match="expected"):
             algo.load_state_dict(state | {part: wrong})
+
+
+def test_a_trained_policy_acts_by_what_was_learned_and_does_not_adapt(tmp_path: Path) -> None:
+    config = small_config("mgrl", condition_on_returns=True, **RAGGED, dump_path=str(tmp_path / "run"))
+    state, policy = run(config), mmaml.load(tmp_path / "run")
+    algo = Worker(config).algorithm
+    assert isinstance(algo, MGRL) and policy.adapt_steps == 0
+    agent = algo.begin({name: value[None] for name, value in state["parameters"].items()}, torch.tensor([-1]))
+    observation = np.full(policy.spaces.observation_size, 0.5, np.float32)
+    mean = algo.policy.distribution(agent.networks, torch.from_numpy(observation).view(1, 1, -1))[0].view(-1)
+    action = policy.act(observation, deterministic=True)
+    np.testing.assert_allclose(action, policy.spaces.to_environment(mean[None].numpy())[0], rtol=1e-6)
+    policy.record(0.0, terminated=True)
+    with pytest.raises(UsageError, match="adapt: mgrl does not adapt to a task; leave it out"):
+        policy.adapt()
+    exported = policy.module()(torch.from_numpy(observation)[None])
+    np.testing.assert_allclose(exported[0].detach().numpy(), action, rtol=1e-5)
 
 
 # Its keys.
