@@ -12,7 +12,7 @@ remembering samples it once: a lane is a trial, several episodes of one task, ov
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -86,17 +86,11 @@ class Algorithm(ABC):
     def values_after(self, state: Any, rollouts: Rollouts) -> Tensor | None:
         """V of what followed truncated steps, [M, N, T], of no meaning elsewhere; None: they are in `values`.
 
-        By default `values` of rollouts that go on there; first after every second of a lane, since the episode after
-        begins at the step that is replaced, then after the others.
+        By default `values` of rollouts that go on there (`after_truncations`).
         """
         if rollouts.followed is None or self.credit == "trial":
             return None
-        after, second = torch.zeros_like(rollouts.rewards), rollouts.truncated.cumsum(-1) % 2 == 0
-        for some in (second, ~second):
-            steps = rollouts.truncated & some
-            if steps.any() and (values := self.values(state, rollouts.going_on(steps))) is not None:
-                after = torch.where(steps, values[..., 1:], after)
-        return after
+        return after_truncations(rollouts, lambda data: self.values(state, data))
 
     def advantages(self, state: Any, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """Â and the targets of a value function, [M, N, T] each, 0 on padding; what `rollouts` of the state hold then.
@@ -135,3 +129,17 @@ class Algorithm(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` gave. Raises ValueError where it does not fit the algorithm."""
+
+
+def after_truncations(rollouts: Rollouts, values: Callable[[Rollouts], Tensor | None]) -> Tensor:
+    """V of what followed truncated steps, [M, N, T], 0 elsewhere: of rollouts that go on there.
+
+    First after every second of a lane, since the episode after begins at the step that is replaced, then after the
+    others. values: gives V as `Algorithm.values`.
+    """
+    after, second = torch.zeros_like(rollouts.rewards), rollouts.truncated.cumsum(-1) % 2 == 0
+    for some in (second, ~second):
+        steps = rollouts.truncated & some
+        if steps.any() and (found := values(rollouts.going_on(steps))) is not None:
+            after = torch.where(steps, found[..., 1:], after)
+    return after
