@@ -222,7 +222,7 @@ def test_a_value_function_is_asked_of_what_followed_each_cut(limit: int) -> None
     assert after is not None and data.followed is not None
     for row, (task, lane, t) in enumerate(data.truncated.nonzero().tolist()):
         params = {name: value[task : task + 1] for name, value in state.params.items()}
-        expected = algorithm.value(params, data.followed[row].view(1, 1, -1), torch.full((1, 1), limit))
+        expected = algorithm.value_function(params, data.followed[row].view(1, 1, -1), torch.full((1, 1), limit))
         torch.testing.assert_close(after[task, lane, t], expected[0, 0], rtol=1e-5, atol=1e-6)
 
 
