@@ -99,10 +99,7 @@ class Master:
 
     def rollouts(self) -> list[Rollouts]:
         """All collections of the meta-batch collected last."""
-        truncations = 0
-        if not self.worker.spec.finite_horizon:
-            truncations = int(self.ranks.call("truncations", (), subset=self.task_indices)["count"].max(initial=0))
-        return by_collection(self.ranks.call("rollouts", (), subset=self.task_indices, truncations=truncations))
+        return by_collection(self.ranks.call("rollouts", (), subset=self.task_indices))
 
     def _ask(self, question: Question) -> Results:
         tasks = self.task_indices if question.tasks is None else question.tasks

@@ -30,7 +30,7 @@ from mmaml.sampling import finite
 from mmaml.sampling.collector import Lanes, rollout
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment, described, failing_tasks, traced
 from mmaml.sampling.normalisation import RunningStatistics, Scaling, moments_of_tasks
-from mmaml.sampling.rollouts import Rollouts, padded
+from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import stage_statistics, stages_of
 from mmaml.seeding import generator, integer
 from mmaml.storage.compatibility import restored_statistics
@@ -322,28 +322,17 @@ class Worker:
         assert self.block is not None
         return self.block.answer(Question(function, parameters, vector, items, lanes, arguments))
 
-    def truncations(
-        self, parameters: Tensor | None, vector: Tensor | None, items: Sequence[int]
-    ) -> dict[str, np.ndarray]:
-        """How many steps of tasks of this rank's block were truncated in each collection, [m, collections]."""
-        assert self.block is not None
-        own = [collection.select(_index(items)).truncated for collection in self.block.rollouts]
-        return {"count": torch.stack([steps.sum((1, 2)) for steps in own], 1).numpy()}
-
-    def rollouts(
-        self, parameters: Tensor | None, vector: Tensor | None, items: Sequence[int], truncations: int = 0
-    ) -> dict[str, np.ndarray]:
+    def rollouts(self, parameters: Tensor | None, vector: Tensor | None, items: Sequence[int]) -> dict[str, np.ndarray]:
         """Rollouts of tasks of this rank's block, "collection/field" -> [m, …]: for a master with a device of its own.
 
-        items: as in `evaluate`. truncations: the most that a task of any rank has, so that all arrays are of one shape.
+        items: as in `evaluate`.
         """
         assert self.block is not None
-        found = {}
-        for step, collection in enumerate(self.block.rollouts):
-            for name, value in collection.select(_index(items)).fields().items():
-                value = padded(value, truncations) if name == "followed" else value
-                found[f"{step}/{name}"] = np.ascontiguousarray(value.numpy())
-        return found
+        return {
+            f"{step}/{name}": np.ascontiguousarray(value.numpy())
+            for step, collection in enumerate(self.block.rollouts)
+            for name, value in collection.select(_index(items)).fields().items()
+        }
 
     def _noise(self, keys: Sequence[tuple[int, int, int]], purpose: str, length: int) -> Tensor:
         """The randomness of the actions, [m, T, N, A], each task's from a generator of its own."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from mmaml.config.keys import Config
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.sampling.acting import Actor
-from mmaml.sampling.advantages import advantages, values_after
+from mmaml.sampling.advantages import advantages, after_truncations
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.evaluate import Evaluate
 
@@ -92,7 +92,7 @@ class Algorithm(ABC):
         config, values = self.config, self.values(state, rollouts)
         over_trial, after = self.credit == "trial", None
         if values is not None and not over_trial:
-            after = values_after(lambda some: self.values(state, some), rollouts)
+            after = after_truncations(rollouts, lambda data: self.values(state, data))
         return advantages(
             rollouts,
             config.baseline,
@@ -103,7 +103,7 @@ class Algorithm(ABC):
             None if values is None else values.numpy(),
             rewards.numpy(),
             over_trial=over_trial,
-            after_truncations=None if after is None else after.numpy(),
+            after=None if after is None else after.numpy(),
         )
 
     def policy_params(self, state: Any) -> Params | None:

@@ -222,19 +222,13 @@ def _naming_path() -> Iterator[None]:
         raise error.renamed("FILE") from error
 
 
-def _form(rollouts: Rollouts) -> dict[str, tuple[Any, ...]]:
-    """Shape and type of each tensor, but for how many tasks, and truncated steps, there are."""
-    return {
-        name: (value.shape[2 if name == "followed" else 1 :], value.dtype) for name, value in rollouts.fields().items()
-    }
-
-
 def _stored_rollouts(stored: Any, like: Sequence[Rollouts], config: Config) -> list[Rollouts]:
     """Rollouts of the form of others. Raises UsageError."""
     try:
         collections = [Rollouts.from_fields(fields) for fields in stored]
         for ours, theirs in zip(collections, like, strict=True):
-            if _form(ours) != _form(theirs):
+            expected = {name: (value.shape[1:], value.dtype) for name, value in theirs.fields().items()}
+            if {name: (value.shape[1:], value.dtype) for name, value in ours.fields().items()} != expected:
                 raise ValueError("tensors of other shapes or types")
             if not set(ours.task_index.tolist()) <= set(range(config.meta_batch_size)):
                 raise ValueError("tasks that are not in the meta-batch")

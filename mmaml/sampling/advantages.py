@@ -123,11 +123,13 @@ def _values(
 
 def _followed(rollouts: Rollouts, task: int, cut: np.ndarray) -> np.ndarray:
     """The observations that followed a task's steps that were cut, by truncation or by the lane's end: [n, O]."""
-    own, steps = rollouts.select(slice(task, task + 1)), torch.from_numpy(cut)
-    followed = own.final_observations[0][steps.nonzero()[:, 0]]
-    truncated = own.truncated[0]
-    followed[truncated[steps]] = own.what_followed((truncated & steps)[None])
-    return followed.numpy().astype(np.float64)
+    assert rollouts.followed is not None
+    truncated = rollouts.truncated.numpy()
+    before = int(truncated[:task].sum())
+    own = rollouts.followed[before : before + int(truncated[task].sum())].numpy()
+    followed = rollouts.final_observations[task].numpy()[cut.nonzero()[0]].astype(np.float64)
+    followed[truncated[task][cut]] = own[cut[truncated[task]]]
+    return followed
 
 
 def _values_beyond(
@@ -150,24 +152,18 @@ def _values_beyond(
     return np.clip(values, lowest / (1 - discount), highest / (1 - discount))
 
 
-def values_after(values: Callable[[Rollouts], Tensor | None], rollouts: Rollouts) -> Tensor | None:
-    """V of what followed truncated steps, [M, N, T], 0 elsewhere; None where it counts for nothing, or there is no V.
+def after_truncations(rollouts: Rollouts, values: Callable[[Rollouts], Tensor | None]) -> Tensor:
+    """V of what followed truncated steps, [M, N, T], 0 elsewhere, and where it counts for nothing.
 
     values: V of every step of rollouts, and of what follows each lane, [M, N, T+1]. It is asked of rollouts that go
     on: first after every second truncation, since what followed takes the place of the next episode's start, then after
     the others.
     """
-    if rollouts.followed is None:
-        return None
     after, second = torch.zeros_like(rollouts.rewards), rollouts.truncated.cumsum(-1) % 2 == 0
-    for some in (second, ~second):
+    for some in (second, ~second) if rollouts.followed is not None else ():
         steps = rollouts.truncated & some
-        if not steps.any():
-            continue
-        going_on = values(rollouts.going_on(steps))
-        if going_on is None:
-            return None
-        after = torch.where(steps, going_on[..., 1:-1], after)
+        if steps.any() and (found := values(rollouts.going_on(steps))) is not None:
+            after = torch.where(steps, found[..., 1:-1], after)
     return after
 
 
@@ -181,13 +177,13 @@ def advantages(
     values: np.ndarray | None = None,
     rewards: np.ndarray | None = None,
     over_trial: bool = False,
-    after_truncations: np.ndarray | None = None,
+    after: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimates (Schulman et al. 2016, eq. 16): [M, N, T], float32, 0 on padding.
 
     Also the targets of a value function, V + Â before Â is normalised: TD(λ) returns. values [M, N, T+1]: V of every
-    step and of what follows the last real step of each lane, in place of the baseline's; then after_truncations, of
-    `values_after`, is V of what followed truncated steps, by default of the step after. rewards [M, N, T]: in
+    step and of what follows the last real step of each lane, in place of the baseline's; then after [M, N, T] is V of
+    what followed truncated steps (`after_truncations`), by default of the step after. rewards [M, N, T]: in
     place of those of the rollouts. over_trial: a lane's episodes are one task's trial, whose return is estimated:
     nothing ends but at the lane's last real step.
 
@@ -209,7 +205,7 @@ def advantages(
     features = BASELINES[baseline]
     if values is not None:
         values = values.astype(np.float64)
-        after = values[..., 1:] if after_truncations is None else after_truncations.astype(np.float64)
+        after = values[..., 1:] if after is None else after.astype(np.float64)
     elif features is None:
         values = np.zeros((*rewards.shape[:-1], rewards.shape[-1] + 1))
         after = np.zeros(rewards.shape)

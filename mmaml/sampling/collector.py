@@ -21,7 +21,7 @@ from mmaml.sampling import finite
 from mmaml.sampling.acting import Actor, Step
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment
 from mmaml.sampling.normalisation import Scaling
-from mmaml.sampling.rollouts import Rollouts, by_task
+from mmaml.sampling.rollouts import Rollouts
 
 
 @dataclass(frozen=True)
@@ -193,11 +193,10 @@ class _Record:
         return data
 
     def _in_order(self, truncated: Tensor) -> Tensor:
-        """`Rollouts.followed`, that of padding left out."""
+        """What followed truncated steps, [n, O], by lane and step, that of padding left out."""
         lanes, steps, observations = (torch.cat(column) for column in zip(*self.followed, strict=True))
-        index = lanes * self.layout.length + steps
-        order = index.argsort()
-        return by_task(truncated, observations[order][truncated.flatten()[index[order]]])
+        order = (lanes * self.layout.length + steps).argsort()
+        return observations[order][truncated.flatten()[(lanes * self.layout.length + steps)[order]]]
 
     def _success(self) -> Tensor:
         tasks, lanes, length = self.shape

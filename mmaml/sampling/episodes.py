@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmaml.policies.distributions import Distribution
-from mmaml.sampling.rollouts import Rollouts, by_task
+from mmaml.sampling.rollouts import Rollouts
 
 
 @dataclass
@@ -64,7 +64,7 @@ def rollouts_of(episodes: Sequence[Episode], horizon: int, finite_horizon: bool 
         truncated,
         torch.stack(finals)[None],
         torch.stack([episode.noise.expand(horizon, -1) for episode in episodes])[None].contiguous(),
-        None if finite_horizon else by_task(truncated, torch.stack(finals)[truncated.any(-1).flatten()]),
+        None if finite_horizon else torch.stack(finals)[torch.tensor([e.truncated for e in episodes])],
     )
 
 

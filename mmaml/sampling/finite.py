@@ -66,7 +66,7 @@ def check_rollouts(data: Rollouts, tasks: Sequence[Task], collection: int, names
     tasks: those of the rollouts. names: of the tensors that are examined, `SAMPLED` or `PROCESSED`. What is not
     finite in padding is set to 0, where it can do no harm.
     """
-    if all(sum_is_finite(value) for name, value in data.fields().items() if name in names):
+    if all(sum_is_finite(value) for name, value in _tensors(data).items() if name in names):
         return
     found = findings(data, names)
     if not found:
@@ -81,7 +81,7 @@ def check_rollouts(data: Rollouts, tasks: Sequence[Task], collection: int, names
 def findings(data: Rollouts, names: Collection[str] = tuple(EXAMINED)) -> list[Finding]:
     """One finding for each task and tensor with a number on a real step that is not finite, in order."""
     found = []
-    for name in data.fields().keys() & set(names):
+    for name in _tensors(data).keys() & set(names):
         values, counts, offset = _laid_out(data, name)
         for block_index, bad in enumerate(~torch.isfinite(values) & counts[..., None]):  # [N, T, E]
             if bad.any():
@@ -89,14 +89,18 @@ def findings(data: Rollouts, names: Collection[str] = tuple(EXAMINED)) -> list[F
     return sorted(found, key=lambda one: (one.block_index, one.sort_key))
 
 
+def _tensors(data: Rollouts) -> dict[str, Tensor]:
+    return data.fields() | ({} if data.followed is None else {"followed": data.followed})
+
+
 def _laid_out(data: Rollouts, name: str) -> tuple[Tensor, Tensor, int]:
     """A tensor as [M, N, T, E]; which of its steps count, bool [M, N, T]; its first step's number."""
-    values = data.fields()[name]
+    values = _tensors(data)[name]
     counts, offset = data.mask > 0, 0
     if name == "followed":  # a truncated step, which is real
-        offset, counts = 1, data.truncated
-        values = values.new_zeros(*counts.shape, values.shape[-1])
-        values[counts] = data.what_followed(counts)
+        rows, offset, counts = values, 1, data.truncated
+        values = rows.new_zeros(*counts.shape, rows.shape[-1])
+        values[counts] = rows
     elif name == "final_observations":  # it follows the last step, if the episode goes on
         values, offset = values[:, :, None], counts.shape[-1]
         counts = (counts & ~data.terminated)[..., -1:]

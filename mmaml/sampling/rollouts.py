@@ -28,8 +28,9 @@ class Rollouts:
     episode_start, terminated, truncated, episode_end: bool [M, N, T]. truncated: the horizon or the environment's own
         limit. episode_end: the last real step of an episode, also of one that the end of its lane cut.
     final_observations [M, N, O]: what follows the last step of each lane
-    followed [M, C, O]: the observation after each `truncated` step of a task, in the order of lane and step; zeros
-        where a task has fewer than C. None where its value counts for nothing: the family's horizon is finite.
+    followed [n, O]: what followed each of the n `truncated` steps, in the order of task, lane and step, where its value
+        counts (`mmaml.sampling.advantages`). None where it counts for nothing, since the horizon is finite. Only
+        advantages need it: rollouts that are taken from others, or travel, have None.
     advantages, value_targets [M, N, T]: filled by `mmaml.sampling.advantages`
     success [M, N, T]: 1 where the family reports success, NaN where it reports none
     episode_noise [M, N, T, L]: standard normal, constant within an episode; L is the algorithm's, 0 for most
@@ -136,12 +137,6 @@ class Rollouts:
             self.episode_noise,
         )
 
-    def what_followed(self, steps: Tensor) -> Tensor:
-        """The observations that followed some `truncated` steps, bool [M, N, T], by task, lane and step: [n, O]."""
-        assert self.followed is not None
-        number = self.truncated.flatten(1).cumsum(1).view_as(self.truncated) - 1
-        return self.followed[steps.nonzero()[:, 0], number[steps]]
-
     def going_on(self, steps: Tensor) -> Rollouts:
         """As if episodes had gone on after some steps, truncated or last of their lane: [M, N, T+1, …].
 
@@ -152,11 +147,10 @@ class Rollouts:
         fields = {
             name: torch.cat([value, torch.zeros_like(value[:, :, :1])], 2) if value.shape[:3] == shape else value
             for name, value in self.fields().items()
-            if name != "followed"
         }
         fields["observations"][:, :, -1] = self.final_observations
         if self.followed is not None:
-            fields["observations"][_one_later(steps & self.truncated)] = self.what_followed(steps & self.truncated)
+            fields["observations"][_one_later(steps & self.truncated)] = self.followed[steps[self.truncated]]
         fields["episode_start"] &= ~after
         fields["episode_noise"][after] = self.episode_noise[steps]
         return Rollouts.from_fields(fields)
@@ -182,7 +176,7 @@ class Rollouts:
             where = index if value.dim() == 3 else index[..., None].expand(*index.shape, value.shape[3])
             return value.gather(2, where)
 
-        fields = {name: cut(value) for name, value in self.fields().items() if name != "followed"}
+        fields = {name: cut(value) for name, value in self.fields().items()}
         for name in ("episode_start", "terminated", "truncated", "episode_end"):
             fields[name] = fields[name] & inside
         mask = inside.to(self.mask.dtype)
@@ -195,13 +189,9 @@ class Rollouts:
     def lanes(self, index: slice | Sequence[int]) -> Rollouts:
         """Some lanes of every task, with the weights of their steps as they are among all lanes."""
         per_lane = {name for name, value in self.fields().items() if value.shape[1:2] == self.rewards.shape[1:2]}
-        fields = {name: value[:, index] if name in per_lane else value for name, value in self.fields().items()}
-        if self.followed is not None:
-            number = torch.arange(self.truncated.numel()).view_as(self.truncated).to(self.truncated.device)
-            all_rows = self.what_followed(self.truncated)
-            rows = torch.searchsorted(number[self.truncated], number[:, index][fields["truncated"]])
-            fields["followed"] = by_task(fields["truncated"], all_rows[rows])
-        return Rollouts.from_fields(fields)
+        return Rollouts.from_fields(
+            {name: value[:, index] if name in per_lane else value for name, value in self.fields().items()}
+        )
 
     def only_lanes(self, index: Sequence[int]) -> Rollouts:
         """Some lanes of every task, as rollouts of their own."""
@@ -216,10 +206,9 @@ class Rollouts:
         return Rollouts.from_fields({name: function(value) for name, value in self.fields().items()})
 
     def fields(self) -> dict[str, Tensor]:
-        """Every tensor by name; the distribution's under names of its own."""
+        """Every tensor by name, but for `followed`; the distribution's under names of its own."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if values["followed"] is None:
-            del values["followed"]
+        del values["followed"]
         return values | values.pop("distribution")._asdict()
 
     @staticmethod
@@ -228,9 +217,6 @@ class Rollouts:
         if len(blocks) == 1:
             return blocks[0]
         fields = [block.fields() for block in blocks]
-        if "followed" in fields[0]:
-            count = max(each["followed"].shape[1] for each in fields)
-            fields = [each | {"followed": padded(each["followed"], count)} for each in fields]
         return Rollouts.from_fields({name: torch.cat([each[name] for each in fields]) for name in fields[0]})
 
     @staticmethod
@@ -241,23 +227,6 @@ class Rollouts:
         kind = next(kind for kind in DISTRIBUTIONS if set(kind._fields) <= set(fields))
         others = {name: value for name, value in fields.items() if name not in kind._fields}
         return Rollouts(**others, distribution=kind(*(fields[name] for name in kind._fields)))  # type: ignore[arg-type]
-
-
-def by_task(truncated: Tensor, rows: Tensor) -> Tensor:
-    """What followed truncated steps, [n, O], by task, lane and step, as `Rollouts.followed` holds it: [M, C, O].
-
-    truncated: bool [M, N, T].
-    """
-    counts = truncated.flatten(1).sum(1)
-    followed = rows.new_zeros(len(counts), int(counts.max()), rows.shape[-1])
-    followed[torch.arange(followed.shape[1], device=rows.device) < counts[:, None]] = rows
-    return followed
-
-
-def padded(followed: Tensor, count: int) -> Tensor:
-    """`Rollouts.followed` with room for more, [M, count, O]."""
-    more = followed.new_zeros(len(followed), count - followed.shape[1], followed.shape[2])
-    return torch.cat([followed, more], 1)
 
 
 def _weights(mask: Tensor) -> Tensor:

@@ -9,18 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmaml import worker as worker_module
 from mmaml.algorithms.rllib_maml import RLlibMAML
 from mmaml.envs.registry import make_family
 from mmaml.policies.distributions import Categorical, Distribution
 from mmaml.sampling.acting import Actor, Step
-from mmaml.sampling.advantages import advantages, values_after
+from mmaml.sampling.advantages import advantages, after_truncations
 from mmaml.sampling.collector import Lanes, rollout
 from mmaml.sampling.episodes import Episode, rollouts_of
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.seeding import generator
-from mmaml.updates.evaluate import Question
-from mmaml.worker import TaskBlock, Worker
+from mmaml.worker import Worker
 from tests.helpers.probes import Endless
 from tests.helpers.recurrent_bandit import MODULE, RecurrentBandit
 from tests.helpers.support import small_config
@@ -123,37 +121,15 @@ def test_the_value_is_that_of_the_observation_that_followed() -> None:
     """And not that of the next episode's first: they are kept in the order of the flags, in a block as alone."""
     limit = 3
     data = sampled(Lanes(8), limit=limit)
-    assert data.followed is not None and data.followed.shape == (TASKS, 2 * LANES, 2)
+    assert data.followed is not None and data.followed.shape == (int(data.truncated.sum()), 2)
     np.testing.assert_allclose(data.followed[..., 1], limit / 10)
     ends = data.truncated[..., -1]
     assert not ends.any()  # 8 = 3 + 3 + 2
     data = sampled(Lanes(9), limit=limit)
-    rows = data.what_followed(data.truncated & data.last_of_lane())
+    assert data.followed is not None
+    rows = data.followed[data.last_of_lane()[data.truncated]]
     assert torch.equal(rows, data.final_observations.flatten(0, 1))
     assert sampled(Lanes(8), limit=limit, finite=True).followed is None
-
-
-@pytest.mark.parametrize("stops", [0.0, 0.2])
-def test_what_followed_goes_with_its_tasks_and_lanes(stops: float) -> None:
-    """Whatever is taken from rollouts, or put together: at each truncated step lies the same observation."""
-    data = sampled(Lanes(9), limit=2, stops=stops)
-    dense = torch.zeros_like(data.observations)
-    dense[data.truncated] = data.what_followed(data.truncated)
-
-    def check(some: Rollouts, expected: Tensor) -> None:
-        assert torch.equal(some.what_followed(some.truncated), expected[some.truncated])
-        assert some.truncated.any()
-
-    check(data.select(slice(1, 2)), dense[1:])
-    check(data.select(torch.tensor([1, 0])), dense[[1, 0]])
-    check(data.lanes(slice(1, 3)), dense[:, 1:3])
-    check(data.only_lanes([2, 0]), dense[:, [2, 0]])
-    check(
-        Rollouts.concatenate([data.select(slice(1)), data.only_lanes([0, 1, 2]), data]),
-        torch.cat([dense[:1], dense, dense]),
-    )
-    check(data.to("cpu"), dense)
-    check(Rollouts.from_fields(data.fields()), dense)
 
 
 def test_observations_that_followed_are_seen_as_the_policy_sees_others() -> None:
@@ -209,7 +185,6 @@ def with_constant_value(worker: Worker, parameters: Tensor, prefix: str, value: 
     "algorithm, prefix, values",
     [
         ("rllib_maml", "value", {}),
-        ("mgrl", "value", {"meta_discount": False}),
         ("rl2", "value", {}),
         ("rl2", "value", {"episodes_per_trial": 3}),
         (f"{MODULE}:RecurrentBandit", "network.value", {}),
@@ -236,22 +211,6 @@ def test_the_right_value_function_leaves_no_advantage(
     np.testing.assert_allclose(lost.advantages[last], -GAMMA * ENDLESS, rtol=1e-5)
 
 
-@pytest.mark.parametrize("limit", [0, 1, 3])
-def test_returns_that_are_estimated_anew_go_on_too(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MGRL finds its returns from the rollouts, on any device and in chunks of lanes: the right V has no error."""
-    worker, parameters, items = worker_of("mgrl", meta_discount=False, env_kwargs={"limit": limit})
-    right = with_constant_value(worker, parameters, "value", ENDLESS)
-    worker.collect(right, None, items, 0)
-    assert worker.block is not None
-    moved = TaskBlock(worker.algorithm, [Rollouts.from_fields(data.fields()) for data in worker.block.rollouts])
-    for chunk in (40_000, 14):
-        monkeypatch.setattr(worker_module, "CPU_CHUNK_STEPS", chunk)
-        for block in (worker.block, moved):
-            found = block.answer(Question("gradients", right))
-            np.testing.assert_allclose(found["value"], 0.0, atol=1e-8)
-            np.testing.assert_allclose(found["policy"], 0.0, atol=1e-4)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_a_value_function_is_asked_of_what_followed_each_cut(limit: int) -> None:
@@ -261,11 +220,11 @@ def test_a_value_function_is_asked_of_what_followed_each_cut(limit: int) -> None
     assert isinstance(algorithm, RLlibMAML)
     data = sampled(Lanes(7), limit=limit)
     state = algorithm.begin(algorithm.spec.per_task(parameters, TASKS), data.identity)
-    after, followed = values_after(lambda some: algorithm.values(state, some), data), data.what_followed(data.truncated)
-    assert after is not None
+    after = after_truncations(data, lambda some: algorithm.values(state, some))
+    assert data.followed is not None
     for row, (task, lane, t) in enumerate(data.truncated.nonzero().tolist()):
         params = {name: value[task : task + 1] for name, value in state.params.items()}
-        expected = algorithm.value_function(params, followed[row].view(1, 1, -1), torch.full((1, 1), limit))
+        expected = algorithm.value_function(params, data.followed[row].view(1, 1, -1), torch.full((1, 1), limit))
         torch.testing.assert_close(after[task, lane, t], expected[0, 0], rtol=1e-5, atol=1e-6)
 
 
@@ -314,7 +273,7 @@ def test_recorded_episodes_go_on_from_what_was_recorded_last() -> None:
 
     episodes = [episode(True, 7.0), episode(True, None), episode(False, 9.0)]
     data = rollouts_of(episodes, 5)
-    assert data.followed is not None and data.followed.tolist() == [[[7.0], [2.0]]]
+    assert data.followed is not None and data.followed.tolist() == [[7.0], [2.0]]
     assert rollouts_of(episodes, 5, finite_horizon=True).followed is None
     data = rollouts_of([episode(True, 3.0)] * 2, 5)
     _, targets = estimated(data, "LinearTimeBaseline")
@@ -326,9 +285,8 @@ def test_nan_that_followed_a_cut_is_found_and_named() -> None:
 
     data = sampled(Lanes(8), limit=3)
     assert data.followed is not None and finite.findings(data) == []
-    data.followed[1, 1, 1] = torch.nan
-    task, lane, step = data.truncated[1:].nonzero()[1].tolist()
-    task += 1
+    data.followed[1, 1] = torch.nan
+    task, lane, step = data.truncated.nonzero()[1].tolist()
     (found,) = finite.findings(data)
     assert (found.block_index, found.lane, found.step, found.entry) == (task, lane, step + 1, 1)
     assert str(found) == f"step {step + 1} of rollout {lane}: observation[1] is nan"
