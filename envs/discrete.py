@@ -1,4 +1,4 @@
-"""What families with a few discrete actions share: checked actions, and random numbers of a step."""
+"""What families with a few discrete actions share: checked actions, random numbers of a step, what a grid is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from mmaml.envs.base import StepResult, TaskVectorEnv
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv
+
+# Tiles of grids.
+NORMAL, GOAL, TRANSPORTER, DEATH, ICE, ENERGY = TILES = range(6)
 
 
 class Outcome(NamedTuple):
@@ -65,6 +68,20 @@ class DiscreteFamily(TaskVectorEnv):
     @abstractmethod
     def _advance(self, actions: np.ndarray) -> Outcome:
         """Move all lanes by actions [M·N]. What is returned is in new arrays."""
+
+
+class GridFamily(DiscreteFamily):
+    """An agent on a board of size · size cells [x, y]."""
+
+    size: int
+
+    @abstractmethod
+    def tiles(self, task: Task) -> np.ndarray:
+        """The tile of each cell at the start of an episode, [size, size] by x and y."""
+
+    @abstractmethod
+    def cells(self, observations: np.ndarray) -> np.ndarray:
+        """The cells of the agent [..., 2] that observations [..., O] show."""
 
 
 def one_hot(indices: np.ndarray, size: int) -> np.ndarray:

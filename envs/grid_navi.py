@@ -32,13 +32,13 @@ import numpy as np
 
 from mmaml.envs.arguments import count
 from mmaml.envs.base import Task
-from mmaml.envs.discrete import DiscreteFamily, Outcome
+from mmaml.envs.discrete import GOAL, NORMAL, GridFamily, Outcome
 
 MOVES = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])
 ON_GOAL, ELSEWHERE = 1.0, -0.1
 
 
-class GridNavi(DiscreteFamily):
+class GridNavi(GridFamily):
     """size: cells on a side of the grid, at least 3."""
 
     def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, size: int = 5) -> None:
@@ -54,6 +54,14 @@ class GridNavi(DiscreteFamily):
         """The cells in which a goal can be, [goals, 2]."""
         cells = np.indices((self.size, self.size)).reshape(2, -1).T
         return cells[cells.max(1) > 1]
+
+    def tiles(self, task: Task) -> np.ndarray:
+        board = np.full((self.size, self.size), NORMAL)
+        board[tuple(np.asarray(task.values["goal"], int))] = GOAL
+        return board
+
+    def cells(self, observations: np.ndarray) -> np.ndarray:
+        return observations.round().astype(int)
 
     def _advance(self, actions: np.ndarray) -> Outcome:
         self._cell = np.clip(self._cell + MOVES[actions], 0, self.size - 1)

@@ -50,16 +50,26 @@ import numpy as np
 
 from mmaml.envs.arguments import choice, count, flag, number
 from mmaml.envs.base import Task
-from mmaml.envs.discrete import DiscreteFamily, Outcome, one_hot
+from mmaml.envs.discrete import (
+    DEATH,
+    ENERGY,
+    GOAL,
+    ICE,
+    NORMAL,
+    TILES,
+    TRANSPORTER,
+    GridFamily,
+    Outcome,
+    one_hot,
+)
 
-NORMAL, GOAL, TRANSPORTER, DEATH, ICE, ENERGY = TILES = range(6)
 DIRECTIONS = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
 AROUND = np.array([[x, y] for x in (-1, 0, 1) for y in (-1, 0, 1) if (x, y) != (0, 0)])
 VIEWS = ("local", "global")
 ENDLESS = 2**31  # moves, for an agent that needs no energy
 
 
-class KrazyWorld(DiscreteFamily):
+class KrazyWorld(GridFamily):
     """size: cells on a side. goals, transporters: how many, and how many pairs. death, ice, energy_cells: shares of the
     cells that are such tiles. energy: moves at the start, null: endless. energy_gain: see the tiles. goal_distance: see
     the tasks. view: "local" or "global". shuffle_actions, shuffle_tiles: every task has an order of its own of the
@@ -110,6 +120,13 @@ class KrazyWorld(DiscreteFamily):
         self._moves_left, self._goals_left = np.zeros(self.num_envs, int), np.zeros(self.num_envs, int)
         # A border of tiles that are none, so that cells beyond the board can be looked at.
         self._board = np.full((self.num_envs, self.size + 2, self.size + 2), len(TILES), np.int8)
+
+    def tiles(self, task: Task) -> np.ndarray:
+        return np.asarray(task.values["board"], int)
+
+    def cells(self, observations: np.ndarray) -> np.ndarray:
+        by_axis = observations[..., : 2 * self.size].reshape(*observations.shape[:-1], 2, self.size)
+        return by_axis.argmax(-1)
 
     def _check_room(self) -> None:
         """Raise ValueError if the tiles may not fit, wherever the start is."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 from mmaml.written_paths import as_written
@@ -31,6 +33,12 @@ def text_of(error: BaseException) -> str:
 def described(error: BaseException) -> str:
     """The kind of an exception and what it says, in a line."""
     return ": ".join(filter(None, (type(error).__name__, text_of(error))))
+
+
+def to_stderr(text: str) -> None:
+    """Print a line on stderr, which nobody may read any more."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class UsageError(ValueError):

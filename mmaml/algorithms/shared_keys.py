@@ -6,7 +6,7 @@ from mmaml.config.declaration import Key
 from mmaml.config.value_types import integer, number
 
 CELL_SIZE = Key(
-    "Recurrent networks",
+    "Memory",
     64,
     integer(1),
     "units of the GRU: of the policy's memory, or of the task encoder and its MLPs",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmaml.figures.curves import Curve
 
 DESCRIPTION = """\
-Draw the learning curves of runs and, for the point mass, how trajectories change with adaptation.
+Draw the learning curves of runs and, of point masses, grids, bandits and chains, how the policy learns a task.
 
 Runs that differ only in their seed become one line, their mean, with a band of one standard deviation.
 Writes learning_curves.png into the first run's directory and trajectories.png into every run's, or all of

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, NoReturn
 
 from mmaml.cli import streams
-from mmaml.errors import UsageError
+from mmaml.errors import UsageError, to_stderr
 from mmaml.extras import not_installed
 from mmaml.launcher.protocol import is_first_rank
 from mmaml.process_settings import prepare_process
@@ -73,7 +73,7 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
             code = _refused(missing)
         except KeyboardInterrupt:
             if is_first_rank():
-                print("stopped by SIGINT", file=sys.stderr)
+                to_stderr("stopped by SIGINT")
             code = 128 + signal.SIGINT
         finally:
             unread = streams.finish()
@@ -84,7 +84,7 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
 
 def _refused(error: UsageError) -> int:
     if is_first_rank():
-        print(f"error: {error}", file=sys.stderr)
+        to_stderr(f"error: {error}")
     return 2
 
 

@@ -7,6 +7,8 @@ import io
 import os
 import sys
 
+from mmaml.errors import to_stderr
+
 SIGPIPE_EXIT = 141  # what a shell reports of a program whose reader went away
 
 
@@ -47,7 +49,7 @@ def refused(error: OSError) -> int:
     _discard(1)
     if isinstance(error, BrokenPipeError):
         return SIGPIPE_EXIT
-    print(f"error: standard output: expected a place that can be written ({error.strerror})", file=sys.stderr)
+    to_stderr(f"error: standard output: expected a place that can be written ({error.strerror})")
     return 1
 
 

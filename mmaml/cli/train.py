@@ -21,7 +21,7 @@ from mmaml.config.keys import COMMON_KEYS, LEGACY, Config
 from mmaml.config.loading import ConfigError, canonical, known_keys, read_config_file
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import FLAG, Kind, integer
-from mmaml.errors import Interrupted, RunStopped, UsageError, disk_reason
+from mmaml.errors import Interrupted, RunStopped, UsageError, disk_reason, to_stderr
 from mmaml.extras import not_installed
 from mmaml.launcher import protocol
 from mmaml.parallel import launch
@@ -105,9 +105,9 @@ def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN, p
     except RunStopped:
         code = 1  # the log says why
     except Interrupted as interrupted:
+        code = protocol.ended(interrupted.exit_code)  # before anything is printed, which may fail or take long
         if not interrupted.reported:
-            print(interrupted, file=sys.stderr)
-        code = interrupted.exit_code
+            to_stderr(str(interrupted))
     return protocol.ended(code)
 
 
@@ -142,9 +142,9 @@ def _run(algorithm: str, script: Script, argv: list[str] | None, prog: str | Non
         try:
             draw_run(Path(str(config.dump_path)), config.env_spec)
         except (OSError, UsageError, ImportError) as error:  # a full disk, no matplotlib; the run itself is safe
-            print(f"warning: the run's pictures could not be drawn ({_reason(error)})", file=sys.stderr)
+            to_stderr(f"warning: the run's pictures could not be drawn ({_reason(error)})")
         except Interrupted as interrupted:  # the run itself has ended, and ended well
-            print(f"warning: the run's pictures are not drawn: {interrupted}", file=sys.stderr)
+            to_stderr(f"warning: the run's pictures are not drawn: {interrupted}")
     return 0
 
 

@@ -14,6 +14,7 @@ ALGORITHMS = {
     "cavia": "mmaml.algorithms.cavia:CAVIA",
     "maesn": "mmaml.algorithms.maesn:MAESN",
     "rl2": "mmaml.algorithms.rl2:RL2",
+    "snail": "mmaml.algorithms.snail:SNAIL",
     "varibad": "mmaml.algorithms.varibad:VariBAD",
     "mgrl": "mmaml.algorithms.mgrl:MGRL",
 }

@@ -105,13 +105,13 @@ class PointMassPanels(Panels):
         draw.line([0, size / 2, size, size / 2], (230, 230, 230), SMOOTH)
         goals = self._pixels(self.trajectories.goals)
         for other in np.delete(goals, task, axis=0):
-            _star(draw, other, 6 * SMOOTH, OTHER_GOALS)
+            star(draw, other, 6 * SMOOTH, OTHER_GOALS)
         for gap in [] if self.trajectories.gaps is None else self.trajectories.gaps[task]:
             outline = self._pixels(wall(gap))
             for start, end in zip(outline[:-1], outline[1:], strict=True):
                 if np.isfinite([start, end]).all():
                     draw.line([*start, *end], (119, 119, 119), 2 * SMOOTH)
-        _star(draw, goals[task], 9 * SMOOTH, GOAL)
+        star(draw, goals[task], 9 * SMOOTH, GOAL)
         return image
 
 
@@ -148,7 +148,8 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-def _star(draw: ImageDraw.ImageDraw, center: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:
+def star(draw: ImageDraw.ImageDraw, center: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:
+    """Draw a star about a pixel [2]."""
     angles = np.arange(10) * np.pi / 5 - np.pi / 2
     radii = np.where(np.arange(10) % 2, 0.4, 1.0) * radius
     points = center + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)

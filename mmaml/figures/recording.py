@@ -11,7 +11,6 @@ import numpy as np
 from mmaml.config.keys import Config
 from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 from mmaml.envs.mujoco.base import MujocoFamily
-from mmaml.envs.point_mass import PointMass
 from mmaml.evaluation.held_out import FRESH, in_a_line
 from mmaml.figures.trajectories import Trajectories
 from mmaml.sampling.normalisation import Scaling
@@ -192,23 +191,44 @@ class _PositionRecorder(Recorder):
         return np.stack([self._before[collection][start][lane], *(positions[lane] for positions in after)])
 
 
-def point_mass_trajectories(
+@dataclass(frozen=True)
+class SampledStages:
+    """Rollouts at each of K+1 stages of learning M held-out tasks.
+
+    family: a lane of the tasks' family. rollouts [K+1]: of each stage, [M, N, …]. observations [K+1]: of these, as the
+    family gave them, [M, N, T, O]. returns: [M, K+1]. names: of the tasks. by_episode: stages are the episodes of a
+    trial, not numbers of adaptation steps.
+    """
+
+    family: TaskVectorEnv
+    tasks: Sequence[Task]
+    rollouts: Sequence[Rollouts]
+    observations: Sequence[np.ndarray]
+    returns: np.ndarray
+    names: Sequence[str]
+    by_episode: bool
+
+    @property
+    def connected(self) -> np.ndarray:
+        """Whether an observation and the next belong to the same episode, bool [M, K+1, N, T-1]."""
+        unbroken = [(data.mask[..., 1:] > 0) & ~data.episode_start[..., 1:] for data in self.rollouts]
+        return np.stack([flags.numpy() for flags in unbroken], axis=1)
+
+
+def sampled_stages(
     config: Config,
     state: Mapping[str, Any],
     rollouts_per_task: int,
     stages: int | None = None,
     split: str = "test",
-) -> Trajectories | None:
-    """Rollouts at each stage of learning a task, on one held-out task of each mode.
+) -> SampledStages:
+    """Rollouts at each stage of learning a task, on one held-out task of each mode; on four, where there is one mode.
 
-    None if the environment is not a point mass. A family with a single mode is shown on four tasks. stages: None for
-    the number that the algorithm trains with. Raises UsageError for numbers that are not finite and for environments
-    that fail.
+    stages: None for the number that the algorithm trains with. Raises UsageError for numbers that are not finite and
+    for environments that fail.
     """
     worker = Worker(config.replace(rollouts_per_meta_task=rollouts_per_task))
     try:
-        if not issubclass(worker.spec.family, PointMass):
-            return None
         parameters = worker.algorithm.spec.flatten(state["parameters"])
         with in_a_line():
             tasks = one_of_each_mode(worker, split)
@@ -218,18 +238,31 @@ def point_mass_trajectories(
         rollouts = worker.stages_of(worker.block.rollouts, statistics["return"].shape[1])
         scaling = Scaling.from_vector(vector)
         observed = [data.observations if scaling is None else scaling.original(data.observations) for data in rollouts]
-        unbroken = [(data.mask[..., 1:] > 0) & ~data.episode_start[..., 1:] for data in rollouts]
-        return Trajectories(
-            positions=np.stack([values[..., :2].numpy() for values in observed], axis=1),
-            connected=np.stack([flags.numpy() for flags in unbroken], axis=1),
-            goals=np.stack([task.values["goal"] for task in tasks]),
+        return SampledStages(
+            family=worker.family,
+            tasks=tasks,
+            rollouts=rollouts,
+            observations=[values.numpy() for values in observed],
             returns=statistics["return"],
             names=names_of(tasks, worker.spec.num_modes),
-            gaps=np.stack([task.values["gaps"] for task in tasks]) if "gaps" in tasks[0].values else None,
             by_episode=worker.algorithm.credit == "trial",
         )
     finally:
         worker.close()
+
+
+def point_mass_trajectories(sampled: SampledStages) -> Trajectories:
+    """Those of a point mass."""
+    tasks = sampled.tasks
+    return Trajectories(
+        positions=np.stack([values[..., :2] for values in sampled.observations], axis=1),
+        connected=sampled.connected,
+        goals=np.stack([task.values["goal"] for task in tasks]),
+        returns=sampled.returns,
+        names=sampled.names,
+        gaps=np.stack([task.values["gaps"] for task in tasks]) if "gaps" in tasks[0].values else None,
+        by_episode=sampled.by_episode,
+    )
 
 
 def one_of_each_mode(worker: Worker, split: str) -> Sequence[Task]:

@@ -136,7 +136,7 @@ def drawing_config(config: Config) -> tuple[Config, np.ndarray]:
         picture, problem = _first_picture(config.env, arguments)
         if picture is not None:
             return dataclasses.replace(config, env_kwargs=arguments), picture
-    expected = "a run on a MuJoCo family, the point mass or an environment that draws itself"
+    expected = "a run on a MuJoCo family, the point mass, a grid or an environment that draws itself"
     raise UsageError("RUN", expected=expected, got=f"one on '{config.env}', {problem}", remedy=REMEDY)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of one run: its learning curves, and how adaptation changes its trajectories."""
+"""The pictures of one run: its learning curves, and how its policy learns a task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CURVES, TRAJECTORIES = "learning_curves.png", "trajectories.png"
 
 
 def draw_run(run: Path, env_spec: EnvSpec | None = None) -> None:
-    """Write the learning curves and, for point masses, the trajectories of a run into its directory.
+    """Write the learning curves and, of families that have some, the trajectories of a run into its directory.
 
     env_spec: that of the run's task family, where it is known already.
     Nothing is drawn if no iteration was logged there, as after a finished run was continued in a new directory.
@@ -32,18 +32,19 @@ def draw_run(run: Path, env_spec: EnvSpec | None = None) -> None:
 
 
 def draw_trajectories(run: Path, path: Path, rollouts_per_task: int = 20, env_spec: EnvSpec | None = None) -> None:
-    """Write the trajectories of a run, if its environment is a point mass and it has a checkpoint."""
+    """Write a picture of what the policy of a run does, if its family has one and the run a checkpoint."""
     from mmaml.evaluation.held_out import restore  # loads torch, after the curves are written
-    from mmaml.figures.recording import point_mass_trajectories
-    from mmaml.figures.trajectories import plot_trajectories
+    from mmaml.figures.family_pictures import picture_of
+    from mmaml.figures.recording import sampled_stages
 
     try:
         config, state = restore(run, env_spec)
     except CheckpointError as error:
         print(f"note: no trajectories are drawn: {error}", file=sys.stderr)
         return
-    trajectories = point_mass_trajectories(config, state, rollouts_per_task)
-    if trajectories is not None:
+    assert config.env_spec is not None
+    picture = picture_of(config.env_spec.family)
+    if picture is not None:
         title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
-        plot_trajectories(trajectories, path, title=title)
-        print(as_written(path))
+        picture(sampled_stages(config, state, rollouts_per_task), path, title)
+        print(path)

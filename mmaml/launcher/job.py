@@ -119,8 +119,13 @@ def descendants(table: dict[int, ProcessState], ancestor: int, spared: set[int])
 def kill_tree(pid: int) -> None:
     """Kill a process and everything below it."""
     for target in [pid, *descendants(processes(), pid, set())]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(target, signal.SIGKILL)
+        kill(target)
+
+
+def kill(pid: int) -> None:
+    """Kill a process, which may have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def kill_descendants(spared: set[int] | None = None) -> None:
@@ -131,8 +136,7 @@ def kill_descendants(spared: set[int] | None = None) -> None:
         if not targets:
             return
         for pid in targets:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            kill(pid)
         time.sleep(0.01)
         reap()
 

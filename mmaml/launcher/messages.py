@@ -26,6 +26,7 @@ REDUNDANT = re.compile(
 NOISE = re.compile(
     rb"\[.*\] PMIX ERROR: PMIX_ERR_UNREACH in file |\[warn\] Epoll MOD|\[.*\] plm:ssh: Warning: setpgid"
     rb"|\[.*\] PRTE ERROR: Not found in file \S*/odls_base_default_fns\.c "
+    rb"|srun: cluster configuration lacks support for cpu binding"
 )
 
 SECONDS_OF_SILENCE = 1.0  # after which nothing more is expected of a job that has ended

@@ -18,7 +18,7 @@ import sys
 # python -I leaves out the folder that holds the package. It comes last, for it may hold other packages too.
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from mmaml.launcher import job, machine
+from mmaml.launcher import job, machine, slurm
 from mmaml.launcher.messages import CONTINUE, copy_filtered, say
 from mmaml.launcher.protocol import FOLDER_VARIABLE
 from mmaml.launcher.supervisor import TAKEN, Supervisor
@@ -26,6 +26,8 @@ from mmaml.process_settings import THREADS
 
 FAULT_TOLERANCE = "--with-ft"
 REMOTE_SHELL = "plm_ssh_agent"
+DAEMON = "PRTE_MCA_prte_launch_agent"
+STARTER = "PRTE_MCA_plm"
 HOST_OPTIONS = ("--host", "-H", "--hostfile", "-hostfile", "--machinefile", "-machinefile", "--default-hostfile")
 NOT_STARTED = 255  # Open MPI's exit code where it could start nothing on other machines
 
@@ -160,14 +162,26 @@ def for_other_machines(arguments: list[str]) -> list[str]:
 
 
 def reach_through_relay(arguments: list[str]) -> list[str]:
-    """Have the remote shell, ssh unless the user says otherwise, started by relay.py."""
-    relay = f"{sys.executable} -I -S {os.path.join(os.path.dirname(os.path.abspath(__file__)), 'relay.py')}"
-    variable = f"PRTE_MCA_{REMOTE_SHELL}"
-    if relay.count(" ") == 3 and ":" not in relay:  # Open MPI splits there
-        os.environ[variable] = f"{relay} {os.environ.get(variable, 'ssh')}"
-        pairs = zip(["", *arguments], arguments, strict=False)
-        return [f"{relay} {word}" if before == REMOTE_SHELL else word for before, word in pairs]
-    return arguments
+    """Have the remote shell started by relay.py, and daemons by shield.py.
+
+    The remote shell is ssh or, in a Slurm job, srun, unless the user says otherwise.
+    """
+    relay, shield = through("relay.py"), through("shield.py")
+    if relay is None or shield is None:
+        return arguments
+    os.environ.setdefault(DAEMON, f"{shield} prted")
+    variable, shell = f"PRTE_MCA_{REMOTE_SHELL}", "ssh"
+    if slurm.reaches_others({*arguments, *os.environ, *set_in_files()}):
+        os.environ[STARTER], shell = "ssh", slurm.SRUN
+    os.environ[variable] = f"{relay} {os.environ.get(variable, shell)}"
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [f"{relay} {word}" if before == REMOTE_SHELL else word for before, word in pairs]
+
+
+def through(file: str) -> str | None:
+    """The words that start a file of this folder, for Open MPI to split; None if it would split them wrongly."""
+    words = f"{sys.executable} -I -S {os.path.join(os.path.dirname(os.path.abspath(__file__)), file)}"
+    return words if words.count(" ") == 3 and ":" not in words else None
 
 
 def rank_count(arguments: list[str], default: int) -> int:

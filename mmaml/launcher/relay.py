@@ -7,7 +7,6 @@ connection stays open. The ranks of that machine are lost then; rank 0 notices w
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import select
@@ -18,9 +17,10 @@ import sys
 # python -I leaves out the folder that holds the package. It comes last, for it may hold other packages too.
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from mmaml.launcher.job import reap
+from mmaml.launcher import slurm
+from mmaml.launcher.job import kill, reap
 from mmaml.launcher.messages import say
-from mmaml.launcher.protocol import FOLDER_VARIABLE, STARTED, is_over
+from mmaml.launcher.protocol import FOLDER_VARIABLE, STARTED, STOPS, is_over
 
 # Options whose value says where a daemon connects to: "…;tcp://<address>,<address>:<port>:<netmask>,<netmask>".
 URI_PARAMETERS = ("prte_hnp_uri", "prte_parent_uri")
@@ -32,16 +32,23 @@ SECONDS_UNANSWERED = 60  # after which another machine counts as lost
 
 
 def main(words: list[str]) -> int:
-    """Run the remote shell, whose command is `words`; its exit code if no daemon has connected when it ends, else 0."""
+    """Run the remote shell, whose command is `words`; its exit code if no daemon has connected when it ends, else 0.
+
+    "srun", a machine and a command stand for a step of this Slurm job.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # here and in the remote shell: the run outlives the signal
     listener = socket.create_server(("", 0))
     uris = [index + 1 for index, word in enumerate(words[:-1]) if word in URI_PARAMETERS]
     addresses = {(found[2], int(found[3])) for uri in uris if (found := ADDRESS.search(words[uri]))}
     folder = os.environ.get(FOLDER_VARIABLE)
     # With very many machines, daemons start other daemons, which connect to them; those are left as they are.
     if folder is None or len(addresses) != 1:
+        words = slurm.command_of_step(words) or words
         os.execvp(words[0], words)
     for uri in uris:
         words[uri] = ADDRESS.sub(rf"\1:{listener.getsockname()[1]}:", words[uri])
+    step = slurm.command_of_step(words)
+    words = step or words
     try:
         shell = os.posix_spawnp(words[0], words, os.environ)
     except OSError as error:
@@ -51,10 +58,9 @@ def main(words: list[str]) -> int:
         )
         return 127
     try:
-        return Relay(listener, addresses.pop(), folder).run(shell)
+        return Relay(listener, addresses.pop(), folder).run(shell, in_step=step is not None)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(shell, signal.SIGTERM)
+        kill(shell)
 
 
 class Relay:
@@ -67,14 +73,19 @@ class Relay:
         self._others: dict[socket.socket, socket.socket | None] = {}  # the other end; None once it is lost
         self._daemons: set[socket.socket] = set()
 
-    def run(self, shell: int) -> int:
-        """Pass data on until mpirun closes the connection; the exit code of this process."""
-        connected = False
-        while self._others or not connected:
+    def run(self, shell: int, in_step: bool) -> int:
+        """Pass data on until mpirun closes the connection; the exit code of this process.
+
+        shell: the process of the remote shell. in_step: it is srun, which is not needed once a daemon has connected.
+        """
+        connected, mpirun = False, os.getppid()
+        while (self._others or not connected) and os.getppid() == mpirun:
             readable, _, _ = select.select([self._listener, *self._others], [], [], SECONDS_TICK)
             for end in readable:
                 if end is self._listener:
                     self._connect()
+                    if in_step and not connected:
+                        slurm.leave_step(shell)
                     connected = True
                 elif end in self._others:
                     self._pass_on(end)

@@ -70,8 +70,8 @@ class Supervisor:
         reports, self._remedy = self._ranks.reports(), self._ranks.remedy()
         job.remove(self._folder)
         end = self._exit_code(code, reports)
-        if self._asked is not None:
-            return 0 if end == 0 and not at_once else 128 + self._asked
+        if self._asked is not None:  # it has finished nevertheless if rank 0 has said so, not if nothing else is known
+            return 0 if exit_code(reports) == 0 and not at_once else 128 + self._asked
         if end is None:
             return self._explain(code, reports, lost)
         if hung := self._hung[: self._hung.index(0) + 1] if 0 in self._hung else self._hung:
@@ -99,6 +99,7 @@ class Supervisor:
         while lost_since is None or time.monotonic() - lost_since < SECONDS_AFTER_LOSS:
             arrived = signal.sigtimedwait({*self._signals, signal.SIGCHLD}, SECONDS_TICK)
             if (code := job.reap().get(self._mpirun)) is not None:
+                self._note_late(arrived)
                 return code, False
             if arrived is not None and self._take(signal.Signals(arrived.si_signo)):
                 return None, True
@@ -150,6 +151,12 @@ class Supervisor:
             return True
         return False
 
+    def _note_late(self, arrived: signal.struct_siginfo | None) -> None:
+        """Take note of signals to stop that came while mpirun ended, perhaps by them."""
+        while arrived is not None and self._asked is None:
+            self._asked = STOPS.get(signal.Signals(arrived.si_signo))
+            arrived = signal.sigtimedwait(self._signals, 0)
+
     def _exit_code(self, code: int | None, reports: set[str]) -> int | None:
         """The exit code of a run that rank 0 has ended; None if it has not.
 
@@ -173,14 +180,24 @@ class Supervisor:
             say(f"error: Open MPI's mpirun was killed, and the run with it; {self._remedy}")
             return 128 - code
         if STARTED in reports:
-            cause = "rank 0, the master, was lost" if self._ulfm else "a rank was lost, and without ULFM the run"
-            say(f"error: {cause}; {self._remedy}")
+            say(f"error: {self._lost(seen=code is None)}; {self._remedy}")
         elif STARTING in reports:
             what = f"lost {named(lost)}" if lost else f"{SECONDS_TO_START:g} s went by"
             say(f"error: {what if code is None else 'the ranks ended'} before all had started; start the run again")
         elif code is not None:
             return code  # of another program
         return code or 1
+
+    def _lost(self, seen: bool) -> str:
+        """What a run that had started has lost. seen: mpirun lived on without rank 0, and had to be killed.
+
+        It ends by itself where it has lost the connection to a daemon, and kills rank 0 then: which was first cannot be
+        seen from here.
+        """
+        machine = "" if seen or self._ranks.all_here else " or a machine"
+        if not self._ulfm:
+            return f"a rank{machine} was lost, and without ULFM the run"
+        return f"rank 0, the master,{machine} was lost"
 
 
 def named(ranks: list[int]) -> str:

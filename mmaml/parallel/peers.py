@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -17,11 +16,6 @@ from mmaml.parallel.process import Process
 Result = TypeVar("Result")
 # Until the configuration says how long a rank may take to answer, and for ranks to come through their start.
 FIRST_TIMEOUT = 600.0
-
-
-def to_stderr(text: str) -> None:
-    """The report of a line where there is no log."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class Listener(Protocol):

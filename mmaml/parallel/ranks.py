@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, TasksFailed, UsageError
+from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, TasksFailed, UsageError, to_stderr
 from mmaml.launcher.protocol import ENDED, LOST, REMEDY, report
 from mmaml.parallel.link import MPI, Link, RankLost, Timeout, all_lost, join
-from mmaml.parallel.peers import FIRST_TIMEOUT, Listener, Roster, to_stderr
+from mmaml.parallel.peers import FIRST_TIMEOUT, Listener, Roster
 from mmaml.parallel.process import Process
 from mmaml.parallel.requests import (
     Answer,

@@ -26,7 +26,7 @@ class Display:
     """One plain line for each iteration, for output that goes to a file or a pipe."""
 
     def __init__(
-        self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO, placement: Placement
+        self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO, placement: Placement = ALONE
     ) -> None:
         self.stream = stream
         self.placement = placement
@@ -84,7 +84,7 @@ class LiveDisplay(Display):
     """A few lines on a terminal, redrawn after every iteration."""
 
     def __init__(
-        self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO, placement: Placement
+        self, config: Config, dump_path: Path, first_iteration: int, stream: TextIO, placement: Placement = ALONE
     ) -> None:
         codes = ("", "", "", "") if os.environ.get("NO_COLOR") else ("\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[0m")
         self._bold, self._dim, self._green, self._plain = codes

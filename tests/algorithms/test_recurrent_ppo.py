@@ -36,13 +36,14 @@ OPTIONS = {"clip_eps": 0.2, "clip": True, "mean": 0.1, "std": 0.7}
 SIZES = {"meta_batch_size": 5, "rollouts_per_meta_task": 4}
 # How far what is learned from may be from what was done: the products of SNAIL's attention have other shapes there.
 TOLERANCES = {"rl2": 0.0, "snail": 1e-5}
+MOVED = {"rl2": 0.3, "snail": 0.05}  # how far from the start parameters are: SNAIL adds up hundreds of channels
 
 
 def collected(algorithm: str, **overrides: Any) -> tuple[RecurrentPPO, TaskBlock, torch.Tensor]:
     """One meta-batch, at parameters that are not those of the start."""
     config = small_config(algorithm, **SIZES | overrides)
     worker, parameters, _ = sampled(config)
-    moved = parameters + 0.3 * torch.randn(parameters.shape, generator=torch.Generator().manual_seed(1))
+    moved = parameters + MOVED[algorithm] * torch.randn(parameters.shape, generator=torch.Generator().manual_seed(1))
     worker.collect(moved, None, list(enumerate(worker.sample_tasks(config.meta_batch_size, 0))), 0)
     assert worker.block is not None and isinstance(worker.algorithm, RecurrentPPO)
     return worker.algorithm, worker.block, moved
@@ -271,6 +272,8 @@ SURE = {"env": f"{MODULE}:Sure", "episodes_per_trial": 5, "n_itr": 15}
 LOOK = {"env": f"{MODULE}:PayToLook", "episodes_per_trial": 2, "n_itr": 25}
 PULLS = {"env": f"{MODULE}:Bandit", "episodes_per_trial": 10, "n_itr": 60, "gae_lambda": 0.3}
 RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 40}
+SNAIL = {"n_itr": 25, "learning_rate": 1e-3}
+SMALL_SNAIL = {"n_itr": 25, "filters": 16, "attention_size": 16}
 
 
 @pytest.mark.learn
@@ -282,6 +285,9 @@ RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 40}
         ("rl2", LOOK, 0.85, 0.9),
         (f"{MODULE}:CreditCutAtEpisodes", LOOK, -0.2, 0.2),
         ("rl2", RECALL, 0.9, 1.0),
+        ("snail", SURE | SNAIL, 4.4, 4.5),
+        ("snail", LOOK, 0.85, 0.9),
+        pytest.param("snail", RECALL | SMALL_SNAIL, 0.9, 1.0, marks=pytest.mark.slow),
         (f"{MODULE}:Forgetful", RECALL | {"n_itr": 10}, 0.15, 0.35),
     ],
 )
@@ -294,12 +300,19 @@ def test_it_learns_what_needs_a_memory_and_controls_do_not(
 
 
 @pytest.mark.learn
-@pytest.mark.parametrize("algorithm, low, high", [("rl2", 5.9, 6.05), (f"{MODULE}:Forgetful", 4.9, 5.82)])
+@pytest.mark.parametrize(
+    "algorithm, keys, low, high",
+    [
+        ("rl2", {}, 5.9, 6.05),
+        (f"{MODULE}:Forgetful", {}, 4.9, 5.82),
+        pytest.param("snail", {"learning_rate": 1e-3}, 5.9, 6.05, marks=pytest.mark.slow),
+    ],
+)
 def test_it_explores_a_bandit_better_than_the_last_pull_alone_allows(
-    algorithm: str, low: float, high: float, tmp_path: Path
+    algorithm: str, keys: dict[str, Any], low: float, high: float, tmp_path: Path
 ) -> None:
     """The optimum is 6.022, win-stay-lose-shift has 5.796; of pulls' probabilities, which vary less than rewards."""
-    config = small_config(algorithm, **LEARNING | PULLS, dump_path=str(tmp_path / "run"))
+    config = small_config(algorithm, **LEARNING | PULLS | keys, dump_path=str(tmp_path / "run"))
     worker = Worker(config)
     parameters = worker.algorithm.spec.flatten(run(config)["parameters"])
     tasks = worker.sample_tasks(400, 0, "test")

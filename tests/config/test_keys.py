@@ -71,6 +71,8 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "ls_backtrack_ratio": (0.3, FAR),
     "vf_loss_coeff": (0.1, VALUES),
     "entropy_coeff": (0.1, VALUES),
+    "filters": (9, {"algorithm": "snail"}),
+    "attention_size": (9, {"algorithm": "snail"}),
     "context_size": (3, {"algorithm": "cavia"}),
     "latent_size": (3, LATENTS),
     "latent_kl_penalty": (1.0, LATENTS),

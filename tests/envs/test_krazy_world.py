@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mmaml.envs.base import Task
-from mmaml.envs.krazy_world import DEATH, ENERGY, GOAL, ICE, NORMAL, TRANSPORTER, KrazyWorld
+from mmaml.envs.discrete import DEATH, ENERGY, GOAL, ICE, NORMAL, TRANSPORTER
+from mmaml.envs.krazy_world import KrazyWorld
 from tests.helpers.samples import assert_counts
 
 LETTERS = {".": NORMAL, "G": GOAL, "T": TRANSPORTER, "X": DEATH, "I": ICE, "E": ENERGY, "S": NORMAL}

@@ -17,6 +17,7 @@ from mmaml.envs.point_mass import PointMass
 from mmaml.errors import Failure, NotFinite, TasksFailed
 from mmaml.evaluation import held_out, summary
 from mmaml.figures import recording
+from mmaml.figures.family_pictures import picture_of
 from mmaml.parallel.ranks import connect
 from mmaml.trainer import train
 from mmaml.worker import Worker
@@ -203,8 +204,8 @@ def test_a_family_of_its_own_with_success_and_other_splits(tmp_path: Path, evalu
     other = _train(tmp_path / "still", env="tests.helpers.probes:Still", algorithm="promp")
     result = evaluate(restore_path=other, split="ood")
     assert result["split"] == "ood" and result["overall"]["return"][0]["success_rate"] == 1.0
-    config, state = held_out.restore(other)
-    assert recording.point_mass_trajectories(config, state, 2) is None
+    config, _ = held_out.restore(other)
+    assert config.env_spec is not None and picture_of(config.env_spec.family) is None
 
 
 @pytest.mark.parametrize(
@@ -220,8 +221,8 @@ def test_trajectories_on_one_task_a_mode(run: Path, env: str, names: list[str], 
     config = build_config(config.to_dict() | {"env": env, "algorithm": "promp"})
     worker = Worker(config)
     parameters = worker.algorithm.init(np.random.default_rng(0))
-    shown = recording.point_mass_trajectories(config, {"parameters": parameters}, 6)
-    assert shown is not None and shown.names == names
+    shown = recording.point_mass_trajectories(recording.sampled_stages(config, {"parameters": parameters}, 6))
+    assert shown.names == names
     assert shown.positions.shape == (4, 2, 6, 12, 2) and shown.connected.shape == (4, 2, 6, 11)
     assert (shown.gaps is None) == (gaps is None) and (gaps is None or shown.gaps.shape == gaps)
     assert np.abs(shown.positions[..., 0, :]).max() <= 0.2

@@ -17,6 +17,8 @@ from mmaml.config.keys import Config
 from mmaml.envs.registry import make_family
 from mmaml.evaluation import held_out
 from mmaml.figures import mujoco_panels, recording, video
+from mmaml.figures.grid_panels import GridPanels
+from mmaml.figures.grid_paths import grid_paths
 from mmaml.figures.mujoco_panels import MujocoPanels
 from mmaml.figures.panels import GOAL, Panels, PointMassPanels, return_text, vector
 from mmaml.figures.ray_caster import Drawing
@@ -88,6 +90,23 @@ def test_a_point_mass_and_other_settings(
         assert image.info["duration"] == 100 and image.info["loop"] == 0
 
 
+@pytest.mark.parametrize("env", ["GridNavi", "KrazyWorld"])
+def test_a_walk_on_a_board_moves_by_its_steps(env: str, tmp_path: Path, visualize: Callable[..., int]) -> None:
+    run(small_config("promp", env=env, dump_path=str(tmp_path / "run"), n_itr=1, max_path_length=6))
+    assert visualize("--restore_path", tmp_path / "run", "--width", 120, "--output", tmp_path / "film") == 0
+    gif = _gif(tmp_path / "film" / "policy.gif")
+    assert len(gif) == 7 and gif.shape[2] == video.LEFT + 2 * (120 + video.GAP)
+    config, state = held_out.restore(tmp_path / "run")
+    paths = grid_paths(recording.sampled_stages(config, state, config.rollouts_per_meta_task))
+    panels = GridPanels(paths, 120, 6)
+    moved = paths.cells[0][0]
+    for time in range(len(moved) - 1):
+        one, two = (np.asarray(panels.picture(0, 0, t)).astype(int) for t in (time, time + 1))
+        assert (one != two).any()
+    assert panels.picture(0, 0, 99) == panels.picture(0, 0, len(moved) - 1)
+    assert panels.ended[0, 0] == (len(moved) < 6)
+
+
 def test_other_step_sizes_change_what_follows_the_first_step(
     point: Path, tmp_path: Path, visualize: Callable[..., int]
 ) -> None:
@@ -145,7 +164,7 @@ def test_a_family_without_a_body_is_refused(
     still = tmp_path / "still"
     run(small_config("promp", env="tests.helpers.probes:Still", dump_path=str(still), n_itr=1))
     assert visualize("--restore_path", still) == 2
-    assert "RUN: expected a run on a MuJoCo family, the point mass or" in capsys.readouterr().err
+    assert "RUN: expected a run on a MuJoCo family, the point mass, a grid or" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4", "png"])

@@ -99,6 +99,9 @@ class Hosts:
     def _check(self) -> None:
         if os.geteuid() != 0:
             raise HostsRefusedError("only root may make namespaces")
+        for needed in (sys.prefix, __file__):
+            if Path(needed).is_relative_to("/tmp"):
+                raise HostsRefusedError(f"each has a /tmp of its own, and '{needed}' is in this one")
         for program in ("ip", "unshare", "nsenter", "ps"):
             if shutil.which(program) is None:
                 raise HostsRefusedError(f"there is no program {program}")

@@ -27,7 +27,7 @@ ClusterName=tests
 SlurmctldHost=node0({addresses[0]})
 SlurmUser=root
 SlurmdUser=root
-AuthInfo=cred_expire=3
+AuthInfo=cred_expire=5
 StateSaveLocation=/run/slurmctld
 SlurmdSpoolDir=/run/slurmd
 SlurmctldPidFile=/run/slurmctld.pid
@@ -135,8 +135,9 @@ class Slurm:
         words = self.run("scontrol", "--oneliner", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def state(self, number: str) -> str:
-        return self.job(number)["JobState"]
+    def wait_for(self, number: str, *states: str) -> dict[str, str]:
+        """What Slurm knows of a job once it is in one of these states."""
+        return wait_until(lambda: found if (found := self.job(number))["JobState"] in states else None)
 
     def _start(self, nodes: int) -> None:
         self._own = own = Path(tempfile.mkdtemp(prefix="slurm-", dir=self.folder))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from mmaml.config.loading import load_config
+from mmaml.launcher import job
+from mmaml.storage import checkpoint
 from tests.helpers.faults import MPIRUN, VALUES, finished, iterations, messages, result, started
 from tests.helpers.hosts import SSHD_PATH, Hosts, HostsRefusedError
 from tests.helpers.launching import Launch
@@ -34,39 +37,58 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         yield made
 
 
-def launch(hosts: Hosts, folder: Path, *ways: str) -> Launch:
+def launch(hosts: Hosts, folder: Path, *ways: str, options: Sequence[str] = ()) -> Launch:
     keepalive = {"time": 1, "intvl": 1, "probes": 2}
-    options = [
+    parameters = [
         word for name, value in keepalive.items() for word in ("--prtemca", f"oob_tcp_keepalive_{name}", str(value))
     ]
-    job = Launch(folder, *ways, ranks=6, options=[*options, *hosts.options(slots=2)], place=hosts.enter(0)).ready()
-    assert [facts["host"] for facts in job.facts] == [f"node{rank // 2}" for rank in range(6)]
-    return job
+    options = [*options, *parameters, *hosts.options(slots=2)]
+    launched = Launch(folder, *ways, ranks=6, options=options, place=hosts.enter(0)).ready()
+    assert [facts["host"] for facts in launched.facts] == [f"node{rank // 2}" for rank in range(6)]
+    return launched
 
 
 def test_a_signal_stops_ranks_everywhere_and_nothing_remains(hosts: Hosts, tmp_path: Path) -> None:
-    job = launch(hosts, tmp_path)
+    launched = launch(hosts, tmp_path)
     assert all(hosts.files(host) for host in range(3))
-    job.signal(signal.SIGTERM)
-    output, errors = job.process.communicate(timeout=60)
-    assert (job.process.returncode, output, errors) == (143, f"asked {int(signal.SIGUSR1)}\n", "")
-    assert not os.path.exists(job.facts[0]["folder"])
+    launched.signal(signal.SIGTERM)
+    output, errors = launched.process.communicate(timeout=60)
+    assert (launched.process.returncode, output, errors) == (143, f"asked {int(signal.SIGUSR1)}\n", "")
+    assert not os.path.exists(launched.facts[0]["folder"])
     wait_until(lambda: not any(hosts.processes(host) for host in (1, 2)))
     assert not any(hosts.files(host) for host in range(3))
 
 
 def test_hosts_that_are_lost_do_not_end_the_run(hosts: Hosts, tmp_path: Path) -> None:
     """One is cut off, the daemon of the other is killed."""
-    job = launch(hosts, tmp_path, "no-messages")
+    launched = launch(hosts, tmp_path, "no-messages")
     hosts.cut(1)
     hosts.run(2, "pkill", "-KILL", "prted")
     wait_until(lambda: not any(hosts.processes(host) for host in (1, 2)))  # they do not stay behind either
-    assert job.process.poll() is None
+    assert launched.process.poll() is None
     (tmp_path / "stop").touch()
-    output, errors = job.process.communicate(timeout=60)
-    assert (job.process.returncode, output, errors) == (0, "asked\n", "")
-    assert not os.path.exists(job.facts[0]["folder"])
+    output, errors = launched.process.communicate(timeout=60)
+    assert (launched.process.returncode, output, errors) == (0, "asked\n", "")
+    assert not os.path.exists(launched.facts[0]["folder"])
     assert not hosts.files(0)
+
+
+@pytest.mark.parametrize("options", [("--with-ft", "none"), ()])
+def test_a_loss_that_ends_the_run_is_not_called_the_masters(
+    hosts: Hosts, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Of a daemon, once nothing keeps the run from ending with it."""
+    launched = launch(hosts, tmp_path, options=options)
+    if not options:
+        relays = job.descendants(job.processes(), launched.process.pid, set())
+        for pid in relays:
+            if b"relay.py" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[3]:
+                os.kill(pid, signal.SIGKILL)
+    hosts.run(2, "pkill", "-KILL", "prted")
+    errors = launched.process.communicate(timeout=60)[1]
+    assert launched.process.returncode not in (0, None)
+    what = "a rank or a machine was lost, and without ULFM the run" if options else "rank 0, the master, or a machine"
+    assert errors.splitlines()[-1].startswith(f"error: {what}"), errors
 
 
 def test_the_python_of_this_environment_starts_everywhere(hosts: Hosts, tmp_path: Path) -> None:
@@ -79,6 +101,31 @@ def test_the_python_of_this_environment_starts_everywhere(hosts: Hosts, tmp_path
     assert (ended.returncode, sorted(ended.stdout.splitlines()), ended.stderr) == (0, expected, "")
 
 
+ORDERS = {"the launcher first": 1, "the ranks first": -1}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("first", ["here", "there"])
+def test_a_signal_to_every_process_everywhere_is_one(hosts: Hosts, tmp_path: Path, first: str, order: str) -> None:
+    """Among them the remote shell and what it has started; as Slurm does when it cancels a job or requeues it."""
+    values = VALUES | {"n_itr": 4000, "save_steps": 4000, "dump_path": str(tmp_path / "run")}
+    values |= {"max_path_length": 100, "rollouts_per_meta_task": 20}  # for the signals to arrive within an iteration
+    variables = ["-x", "PYTHONPATH", "-x", "FAULTS"]
+    with started(values, 6, *variables, *hosts.options(slots=2), place=hosts.enter(0)) as process:
+        wait_until(lambda: iterations(values["dump_path"]) >= 2)
+        here = [process.pid, *job.descendants(job.processes(), process.pid, set())][:: ORDERS[order]]
+        commands = [["kill", "-TERM", *map(str, here)]]
+        commands += [hosts.enter(host) + ["kill", "-TERM", "--", "-1"] for host in (1, 2)]
+        for command in commands[:: 1 if first == "here" else -1]:
+            subprocess.run(command, check=True)
+        ended = finished(process)
+    assert ended.returncode == 143, ended.stderr
+    done = iterations(values["dump_path"])
+    told = messages(values["dump_path"])
+    assert len(told) == 1 and f"stopped by SIGTERM (after {done} iterations;" in told[0], told
+    assert checkpoint.load(values["dump_path"])["iteration"] == done
+
+
 def test_training_goes_on_without_a_host_that_is_cut_off(hosts: Hosts, tmp_path: Path) -> None:
     """Its ranks answer no more, and cannot be killed from here."""
     values = VALUES | {"n_itr": 40, "save_steps": 40, "rank_timeout": 4.0, "dump_path": str(tmp_path / "run")}
@@ -88,6 +135,9 @@ def test_training_goes_on_without_a_host_that_is_cut_off(hosts: Hosts, tmp_path:
         hosts.cut(2)
         ended = finished(process)
     assert ended.returncode == 0, ended.stderr
+    placement = json.loads((tmp_path / "run" / "params.json").read_text())["placement"]
+    assert (placement["ranks"], placement["machines"]) == (6, 3)
+    assert "/run · 6 ranks on 3 machines · " in ended.stdout.splitlines()[0]
     told = messages(values["dump_path"])
     assert len(told) == 2
     for line in told:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmaml.launcher import job, local_ranks, machine, messages, mpirun, protocol
+from mmaml.launcher import job, local_ranks, machine, messages, mpirun, protocol, slurm
 
 PROGRAM = Path(sys.executable).with_name("mpirun")
 RULE = messages.RULE + b"\n"
@@ -70,6 +70,32 @@ def test_variables_that_decide_on_bits_and_on_programs_are_given_to_other_machin
     arguments = ["-x", "MKL_CBWR=COMPATIBLE", "-x", "OMP_X", "python"]
     assert mpirun.for_other_machines(arguments) == ["-x", "OPENBLAS_CORETYPE", "-x", "PATH"]
     assert mpirun.for_other_machines(["-x", "PATH=/bin", *arguments]) == ["-x", "OPENBLAS_CORETYPE"]
+
+
+def test_in_a_slurm_job_other_machines_are_reached_by_a_step_on_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are others and srun, and unless the user says otherwise."""
+    (tmp_path / "srun").touch(0o755)
+    job_of_two = {"PATH": str(tmp_path), "SLURM_JOBID": "7", "SLURM_JOB_NUM_NODES": "2", "HOME": str(tmp_path)}
+
+    def shell(arguments: list[str], variables: dict[str, str]) -> tuple[str | None, str]:
+        """The starter, and the program that relay.py starts."""
+        monkeypatch.setattr(os, "environ", variables)
+        mpirun.reach_through_relay(arguments)
+        return variables.get("PRTE_MCA_plm"), variables["PRTE_MCA_plm_ssh_agent"].split()[-1]
+
+    assert shell(["python"], job_of_two.copy()) == ("ssh", "srun")
+    for changed in ({"SLURM_JOB_NUM_NODES": "1"}, {"PATH": "/"}, {"PRTE_MCA_plm_slurm_args": "--mem=0"}):
+        assert shell(["python"], job_of_two | changed) == (None, "ssh")
+    assert shell(["--prtemca", "plm", "ssh", "python"], job_of_two.copy()) == (None, "ssh")
+    assert shell(["python"], job_of_two | {"PRTE_MCA_plm_ssh_agent": "blaunch"})[1] == "blaunch"
+
+    monkeypatch.setattr(os, "environ", job_of_two | {"SLURM_CPUS_PER_TASK": "4"})
+    command = slurm.command_of_step(["srun", "node2", "cd", "/x;", "prted", "--name", '"a b"'])
+    assert command is not None and command[-4:] == ["--nodelist=node2", "sh", "-c", 'cd /x; prted --name "a b"']
+    assert "SLURM_CPUS_PER_TASK" not in os.environ
+    assert slurm.command_of_step(["ssh", "node2", "prted"]) is None
 
 
 def test_of_several_exit_codes_the_largest_counts() -> None:

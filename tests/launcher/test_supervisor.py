@@ -17,6 +17,7 @@ import pytest
 
 from mmaml.launcher import job as job_files
 from tests.helpers.launching import PROGRAM, SECONDS, Launch, parent
+from tests.helpers.scripts import job_script
 from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.ranks
@@ -59,6 +60,13 @@ def test_a_run_that_ends_well_after_a_signal_has_ended_well(launch: Any) -> None
     job = launch("end-well")
     job.signal(signal.SIGTERM)
     assert job.end()[0] == 0
+
+
+def test_a_run_that_was_asked_to_stop_has_not_ended_well_unless_it_says_so(launch: Any) -> None:
+    """Rank 0 may have been ended by what else the signal has done, such as to a connection or to its output."""
+    job = launch("end-well", "plain-end")
+    job.signal(signal.SIGTERM)
+    assert job.end()[0] == 143
 
 
 def test_the_second_signal_ends_everything_at_once(launch: Any, tmp_path: Path) -> None:
@@ -316,10 +324,9 @@ def test_what_killed_jobs_left_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
     os.close(locks[0])
 
 
-def test_the_example_for_slurm_is_queued_again_when_it_is_stopped(tmp_path: Path) -> None:
-    """With a run that stops when asked to, and one that ends; `scontrol` only notes what it is given."""
-    text = (Path(__file__).parents[2] / "docs" / "mpi.md").read_text()
-    script = text.split("```bash\n")[1].split("```")[0]
+def test_the_example_for_slurm_is_queued_again_when_its_time_is_over(tmp_path: Path) -> None:
+    """Not when it is cancelled, and not when it has ended; `scontrol` only notes what it is given."""
+    script = job_script()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").touch()
     programs = {
@@ -330,13 +337,16 @@ def test_the_example_for_slurm_is_queued_again_when_it_is_stopped(tmp_path: Path
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    for seconds, code, queued in ((60, 143, True), (0, 0, False)):
+    for sent, code, queued in ((signal.SIGUSR1, 143, True), (signal.SIGTERM, 143, False), (None, 0, False)):
         process = subprocess.Popen(
-            ["bash", "-c", script.replace("mpirun python", f"mpirun {seconds}")], cwd=tmp_path, env=environment
+            ["bash", "-c", script.replace("mpirun python", f"mpirun {0 if sent is None else 60}")],
+            cwd=tmp_path,
+            env=environment,
         )
-        if seconds:
+        if sent is not None:
             wait_until((tmp_path / "ready").exists)
-            process.terminate()
+            process.send_signal(sent)
         assert process.wait(SECONDS) == code
         assert (tmp_path / "queued").exists() == queued
-        (tmp_path / "queued").unlink(missing_ok=True)
+        for name in ("queued", "ready"):
+            (tmp_path / name).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import torch
 from mmaml.cli import train
 from mmaml.config.loading import load_config
 from mmaml.errors import Interrupted
-from mmaml.launcher.protocol import MEANING
+from mmaml.launcher.protocol import FOLDER_VARIABLE, MEANING
 from mmaml.parallel.shutdown import Shutdown
 from mmaml.storage import checkpoint
 from tests.helpers.faults import (
@@ -202,6 +202,25 @@ def test_what_is_asked_is_done_though_nobody_reads_what_is_said(
         with pytest.raises(Interrupted) as raised:
             asked.check()
         assert raised.value.exit_code == code
+
+
+@pytest.mark.parametrize("when", ["before the first iteration", "later"])
+def test_the_exit_code_is_reported_though_nobody_reads_what_is_printed(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a launcher is gone before its ranks."""
+    values = LONG | {"dump_path": str(tmp_path / "run"), "parallel": False}
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    faults = [fault("SIGTERM", "half written", file="params.json")] if when != "later" else []
+    with started(values, 0, faults={0: faults}) as process:
+        assert process.stderr is not None and process.stdout is not None
+        process.stderr.close()
+        process.stdout.close()
+        if when == "later":
+            wait_until(lambda: iterations(values["dump_path"]) >= 2)
+            process.terminate()
+        assert process.wait(GUARD) == 143
+    assert (tmp_path / "ended.143").exists() and not (tmp_path / "ended.1").exists()
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:

@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 from mmaml.errors import UsageError
+from mmaml.meta_batch import placement as placement_of
+from mmaml.parallel.placement import Placement
 from mmaml.reporting.display import Display, LiveDisplay, make_display
 from mmaml.reporting.run_logger import RunLogger
 from mmaml.storage import params_file
@@ -195,6 +197,41 @@ def test_plain_lines_where_no_terminal_is(tmp_path: Path) -> None:
         assert part in first
     assert "held-out" not in first and last.endswith("held-out -7.000 → 0.250") and "0:00 left" in last
     assert finished.startswith("finished in 0:03")
+
+
+PLACEMENTS = {
+    Placement(): "1 rank on 1 machine · meta-gradient on the ranks",
+    Placement(8, 1, "ranks", "cpu"): "8 ranks on 1 machine · meta-gradient on the ranks",
+    Placement(8, 2, "master", "cpu"): "8 ranks on 2 machines · meta-gradient on the master (cpu)",
+    Placement(2, 1, "master", "cuda:1"): "2 ranks on 1 machine · meta-gradient on the master (cuda:1)",
+}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_first_line_and_params_say_where_a_run_computes(tmp_path: Path, placement: Placement) -> None:
+    for kind in (Display, LiveDisplay):
+        stream = io.StringIO()
+        kind(_config(), Path("out/run"), 0, stream, placement)
+        assert re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]|\r", "", stream.getvalue()).splitlines()[0] == (
+            f"mmaml on MetaPointEnvMomentumModes → out/run · {PLACEMENTS[placement]}"
+        )
+    RunLogger(_config(), tmp_path, None, io.StringIO(), placement).close()
+    record = json.loads((tmp_path / "params.json").read_text())
+    assert record["placement"] == placement._asdict()
+    assert params_file.read_params(tmp_path) == json.loads(json.dumps(_config().to_dict()))  # which names no placement
+
+
+def test_where_the_meta_gradient_is_computed() -> None:
+    roster = SimpleNamespace(machines=3)
+    ranks: Any = SimpleNamespace(size=5, roster=roster)
+    for key, device, expected in (
+        ("auto", "cpu", "ranks"),
+        ("auto", "cuda", "master"),
+        ("ranks", "cpu", "ranks"),
+        ("master", "cpu", "master"),
+    ):
+        config: Any = SimpleNamespace(meta_gradient=key)
+        assert placement_of(config, ranks, device) == Placement(5, 3, expected, device)
 
 
 def test_a_finished_run_that_is_continued_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Which picture shows how a policy learns a task of which family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mmaml.envs.bandit import Bandit
+from mmaml.envs.base import TaskVectorEnv
+from mmaml.envs.discounting_chain import DiscountingChain
+from mmaml.envs.discrete import GridFamily
+from mmaml.envs.point_mass import PointMass
+from mmaml.figures.bandit_pulls import bandit_pulls, plot_bandit_pulls
+from mmaml.figures.chain_choices import chain_choices, plot_chain_choices
+from mmaml.figures.grid_paths import grid_paths, plot_grid_paths
+from mmaml.figures.recording import SampledStages, point_mass_trajectories
+from mmaml.figures.trajectories import plot_trajectories
+
+# Draws what was sampled into a file, under a title.
+Picture = Callable[[SampledStages, Path, str], None]
+
+
+def _trajectories(sampled: SampledStages, path: Path, title: str) -> None:
+    plot_trajectories(point_mass_trajectories(sampled), path, title=title)
+
+
+def _walks(sampled: SampledStages, path: Path, title: str) -> None:
+    plot_grid_paths(grid_paths(sampled), path, title=title)
+
+
+def _pulls(sampled: SampledStages, path: Path, title: str) -> None:
+    plot_bandit_pulls(bandit_pulls(sampled), path, title=title)
+
+
+def _choices(sampled: SampledStages, path: Path, title: str) -> None:
+    plot_chain_choices(chain_choices(sampled), path, title=title)
+
+
+PICTURES: dict[type, Picture] = {
+    PointMass: _trajectories,
+    GridFamily: _walks,
+    Bandit: _pulls,
+    DiscountingChain: _choices,
+}
+
+
+def picture_of(family: type[TaskVectorEnv]) -> Picture | None:
+    """The picture of a family by its class, or None if it has none."""
+    return next((picture for kind, picture in PICTURES.items() if issubclass(family, kind)), None)

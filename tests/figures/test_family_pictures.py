@@ -1,0 +1,123 @@
+"""Pictures of what a policy does in bandits, grids and chains: that they show what was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from mmaml.config.keys import Config
+from mmaml.envs.registry import FAMILIES, make_family
+from mmaml.figures.bandit_pulls import BanditPulls, bandit_pulls
+from mmaml.figures.chain_choices import chain_choices
+from mmaml.figures.family_pictures import picture_of
+from mmaml.figures.grid_paths import GridPaths, grid_paths, plot_grid_paths
+from mmaml.figures.recording import SampledStages, sampled_stages
+from mmaml.worker import Worker
+from tests.helpers.recurrent_bandit import MODULE
+from tests.helpers.support import small_config
+
+RECURRENT = f"{MODULE}:RecurrentBandit"
+DISCRETE = ["BernoulliBandit", "GaussianBandit", "GridNavi", "KrazyWorld", "DiscountingChain"]
+DRAWN = [*DISCRETE, "SparsePointRobot"]
+
+
+def config_of(env: str, episodes: int, **overrides: Any) -> Config:
+    """Of an algorithm with trials of some episodes, or where that is 0, of one that adapts by gradients."""
+    values: dict[str, Any] = {"env": env, "max_path_length": min(FAMILIES[env].horizon, 20)}
+    if episodes:
+        values |= {"episodes_per_trial": episodes, "init_inner_kl_penalty": 0.0}
+    return small_config(RECURRENT if episodes else "promp", **values | overrides)
+
+
+def sampled(env: str, episodes: int, rollouts: int = 3, **overrides: Any) -> SampledStages:
+    config = config_of(env, episodes, **overrides)
+    algorithm = Worker(config).algorithm
+    return sampled_stages(config, {"parameters": algorithm.init(np.random.default_rng(0))}, rollouts)
+
+
+@pytest.mark.parametrize("episodes", [0, 3])
+def test_a_walk_is_that_of_the_first_rollout(episodes: int) -> None:
+    shown = sampled("GridNavi", episodes)
+    paths = grid_paths(shown)
+    assert paths.by_episode == (episodes > 0) and paths.returns.shape == (4, episodes or 2)
+    for (task, stage), returned in np.ndenumerate(paths.returns):
+        cells, goal = paths.cells[task][stage], shown.tasks[task].values["goal"]
+        assert cells.shape == (15, 2) and not cells[0].any()
+        assert (np.abs(np.diff(cells, axis=0)).sum(1) <= 1).all()
+        on_goal = (cells[1:] == goal).all(1).sum()  # where the last step led is not known
+        assert returned == pytest.approx(1.1 * on_goal - 1.5, abs=1e-5) or returned == pytest.approx(
+            1.1 * (on_goal + 1) - 1.5, abs=1e-5
+        )
+    assert (np.argwhere(paths.tiles == 1)[:, 1:] == [task.values["goal"] for task in shown.tasks]).all()
+
+
+def test_a_walk_ends_with_its_episode() -> None:
+    shown = sampled("KrazyWorld", 2, env_kwargs={"energy": 5, "energy_cells": 0})
+    paths = grid_paths(shown)
+    starts = [task.values["start"] for task in shown.tasks]
+    for task in range(4):
+        for stage in range(2):
+            cells = paths.cells[task][stage]
+            assert 1 <= len(cells) <= 5 and (cells[0] == starts[task]).all()
+    assert (paths.tiles == [task.values["board"] for task in shown.tasks]).all()
+
+
+def test_pulls_are_counted_by_arm_and_regret_is_what_is_lost_by_them() -> None:
+    pulls = bandit_pulls(sampled("BernoulliBandit", 6, rollouts=50))
+    assert pulls.shares.shape == (4, 6, 5) and pulls.by_episode
+    np.testing.assert_allclose(pulls.shares.sum(2), 1, rtol=1e-6)
+    np.testing.assert_allclose(pulls.shares * 50, (pulls.shares * 50).round(), atol=1e-5)
+    adapted = bandit_pulls(sampled("BernoulliBandit", 0, rollouts=50))
+    assert adapted.shares.shape == (4, 2, 5) and not adapted.by_episode
+    means = np.array([[0.2, 0.5, 0.9]])
+    shares = np.array([[[1.0, 0, 0], [0, 1, 0], [0, 0.5, 0.5]]])
+    by_hand = BanditPulls(shares, means, ["task 0"], by_episode=True)
+    np.testing.assert_allclose(by_hand.regret, [[0.7, 1.1, 1.3]])
+    np.testing.assert_allclose(by_hand.random_regret, [[11 / 30, 22 / 30, 33 / 30]])
+    np.testing.assert_allclose(BanditPulls(shares, means, ["task 0"], False).regret, [[0.7, 0.4, 0.2]])
+
+
+def test_choices_are_the_first_actions_of_episodes() -> None:
+    shown = sampled("DiscountingChain", 0, max_path_length=25, env_kwargs={"length": 10, "reward_steps": [1, 10]})
+    choices = chain_choices(shown)
+    assert choices.shares.shape == (2, 2, 2) and choices.bonus.tolist() == [0, 1] and choices.steps.tolist() == [1, 10]
+    np.testing.assert_allclose(choices.shares.sum(2), 1, rtol=1e-6)
+    for stage, observations in enumerate(shown.observations):
+        chains = observations[..., 0][observations[..., 1] == np.float32(0.1)].reshape(2, -1)  # a step after each start
+        np.testing.assert_allclose((chains == 1).mean(1), choices.shares[:, stage, 1], atol=1e-6)
+        assert chains.shape == (2, 9)  # three rollouts of three episodes
+        assert shown.rollouts[stage].episode_start.sum((1, 2)).tolist() == [9, 9]
+
+
+@pytest.mark.parametrize(("env", "episodes"), [*((env, 0) for env in DRAWN), *((env, 2) for env in DISCRETE)])
+def test_every_picture_is_drawn(env: str, episodes: int, tmp_path: Path) -> None:
+    shown = sampled(env, episodes)
+    draw = picture_of(type(shown.family))
+    assert draw is not None
+    draw(shown, tmp_path / "picture.png", "title")
+    pixels = imread(tmp_path / "picture.png")
+    assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.01
+
+
+def test_beliefs_colour_the_cells(tmp_path: Path) -> None:
+    tiles, cells = np.zeros((1, 5, 5), int), [[np.array([[0, 0], [1, 0]])]]
+    beliefs = np.zeros((1, 1, 5, 5))
+    plain = GridPaths(tiles, cells, np.zeros((1, 1)), ["task 0"], beliefs=None)
+    beliefs[0, 0, 3:] = 0.1
+    believing = GridPaths(tiles, cells, np.zeros((1, 1)), ["task 0"], beliefs=beliefs)
+    pictures = []
+    for name, paths in (("plain", plain), ("believing", believing)):
+        plot_grid_paths(paths, tmp_path / f"{name}.png")
+        pictures.append(imread(tmp_path / f"{name}.png")[..., :3])
+    changed = np.abs(pictures[0] - pictures[1]).max(-1) > 0.1
+    columns = np.flatnonzero(changed.any(0)) / changed.shape[1]
+    assert 0.2 < changed.mean() < 0.5 and columns.min() > 0.5  # two of five columns, on the right
+
+
+def test_a_family_may_have_no_picture() -> None:
+    assert picture_of(type(make_family("TabularMDP"))) is None
+    assert picture_of(type(make_family("CartPoleMassEnv"))) is None
