@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mmaml.config.keys import Config
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.sampling.acting import Actor
-from mmaml.sampling.advantages import advantages
+from mmaml.sampling.advantages import advantages, after_truncations
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.evaluate import Evaluate
 
@@ -79,24 +78,9 @@ class Algorithm(ABC):
     def values(self, state: Any, rollouts: Rollouts) -> Tensor | None:
         """V of every step and of what follows each lane's last real one, [M, N, T+1]; None: the baseline's.
 
-        Of a policy with a memory: of all that `Rollouts.steps` gives with the end.
+        The latter may be anything where `rollouts.followed` is None: it counts for nothing.
         """
         return None
-
-    def values_after(self, state: Any, rollouts: Rollouts) -> Tensor | None:
-        """V of what followed truncated steps, [M, N, T], of no meaning elsewhere; None: they are in `values`.
-
-        By default `values` of rollouts that go on there; first after every second of a lane, since the episode after
-        begins at the step that is replaced, then after the others.
-        """
-        if rollouts.followed is None or self.credit == "trial":
-            return None
-        after, second = torch.zeros_like(rollouts.rewards), rollouts.truncated.cumsum(-1) % 2 == 0
-        for some in (second, ~second):
-            steps = rollouts.truncated & some
-            if steps.any() and (values := self.values(state, rollouts.going_on(steps))) is not None:
-                after = torch.where(steps, values[..., 1:], after)
-        return after
 
     def advantages(self, state: Any, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """Â and the targets of a value function, [M, N, T] each, 0 on padding; what `rollouts` of the state hold then.
@@ -106,7 +90,9 @@ class Algorithm(ABC):
         group "Advantages" that it does not read (`Declaration.without`).
         """
         config, values = self.config, self.values(state, rollouts)
-        after = None if values is None else self.values_after(state, rollouts)
+        over_trial, after = self.credit == "trial", None
+        if values is not None and not over_trial:
+            after = after_truncations(rollouts, lambda data: self.values(state, data))
         return advantages(
             rollouts,
             config.baseline,
@@ -116,8 +102,8 @@ class Algorithm(ABC):
             config.positive_adv,
             None if values is None else values.numpy(),
             rewards.numpy(),
-            over_trial=self.credit == "trial",
-            values_after=None if after is None else after.numpy(),
+            over_trial=over_trial,
+            after=None if after is None else after.numpy(),
         )
 
     def policy_params(self, state: Any) -> Params | None:

@@ -1,6 +1,6 @@
 """MGRL: actor-critic that learns the γ and λ of its own returns by gradient (Xu, van Hasselt, Silver 2018).
 
-    G_t = r_t + γ (1 - d_t) [(1 - λ) V_{t+1} + λ G_{t+1}]                             η = (γ, λ), `lambda_returns`
+    G_t = r_t + γ [(1 - λ) V_{t+1} + λ G_{t+1}]                                       η = (γ, λ), `lambda_returns`
     θ' = θ - α ∘ g(τ, θ, η),   g = ∇( -mean[ (G - V) log π ] + ½ c_V mean[ (V - G)² ] - c_H mean[ H(π) ] )
     L'(τ', θ') = -mean[ (G' - V') log π_θ' ],   G' and V' of fixed γ', λ'
     dL'/dη = ∇L'(τ', θ') · z,   z ← μ z - α ∘ ∂g/∂η,   ∂g/∂η = ∇( -mean[ ∂G/∂η (log π + c_V V) ] )
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ from mmaml.policies.distributions import Distribution
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.policies.policy import make_policy
 from mmaml.sampling.acting import Actor, memoryless
-from mmaml.sampling.advantages import backward_sums
+from mmaml.sampling.advantages import after_truncations, backward_sums
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
 from mmaml.updates.adam import Adam
@@ -145,21 +146,26 @@ class Returns(NamedTuple):
 
 
 def lambda_returns(
-    rewards: np.ndarray, values: np.ndarray, done: np.ndarray, discount: float, gae_lambda: float
+    rewards: np.ndarray,
+    values: np.ndarray,
+    done: np.ndarray,
+    after: np.ndarray,
+    discount: float,
+    gae_lambda: float,
 ) -> Returns:
-    """G_t = r_t + γ (1 - d_t) [(1 - λ) V_{t+1} + λ G_{t+1}], G_T = V_T (Xu et al. 2018; Sutton 1988).
+    """G_t = r_t + γ [(1 - λ) V_{t+1} + λ G_{t+1}], G_T = V_T; at the end of an episode r_t + γ V^after_t.
 
-    ∂G_t/∂γ = (1 - d_t) [(1 - λ) V_{t+1} + λ G_{t+1}] + γ λ (1 - d_t) ∂G_{t+1}/∂γ
-    ∂G_t/∂λ = γ (1 - d_t) (G_{t+1} - V_{t+1}) + γ λ (1 - d_t) ∂G_{t+1}/∂λ
-    rewards, done [M, N, T]: the former 0 on padding. values [M, N, T+1]: V of every step and of what follows the last.
+    ∂G_t/∂γ = (1 - λ) V_{t+1} + λ G_{t+1} + γ λ ∂G_{t+1}/∂γ; at the end of an episode V^after_t
+    ∂G_t/∂λ = γ (G_{t+1} - V_{t+1}) + γ λ ∂G_{t+1}/∂λ; there 0
+    rewards, done [M, N, T]: 0 on padding, and where episodes end. values [M, N, T+1]: V of every step and of what
+    follows the last. after [M, N, T]: what counts after the end of an episode, 0 after a termination.
     """
-    decay, goes_on = discount * gae_lambda, ~done
-    values, following = values[..., :-1], values[..., 1:]
-    deltas = rewards + discount * goes_on * following - values
+    decay = discount * gae_lambda
+    values, following = values[..., :-1], np.where(done, after, values[..., 1:])
+    deltas = rewards + discount * following - values
     returns = values + backward_sums(deltas, decay, done)
-    later = np.concatenate([returns[..., 1:], following[..., -1:]], axis=-1)
-    mixed = goes_on * ((1 - gae_lambda) * following + gae_lambda * later)
-    ahead = discount * goes_on * (later - following)
+    later = np.where(done, after, np.concatenate([returns[..., 1:], following[..., -1:]], axis=-1))
+    mixed, ahead = (1 - gae_lambda) * following + gae_lambda * later, discount * (later - following)
     return Returns(returns, backward_sums(mixed, decay, done), backward_sums(ahead, decay, done))
 
 
@@ -265,10 +271,21 @@ class MGRL(Algorithm):
         return self.value.of_lanes(state.networks, rollouts)
 
     def advantages(self, state: Agent, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """G - V and G of the γ and λ that sample, for who looks at them: `gradients` finds its own, of any γ and λ."""
-        values, mask = self.values(state, rollouts), rollouts.mask
-        returns = _tensor(returns_of(rollouts, values, state.discounting).returns, values)
-        return (returns - values[..., :-1]) * mask, returns * mask
+        """V and V' of what followed truncated steps, which is known here alone, in place of Â and targets.
+
+        0 where nothing counts there. `gradients` finds its returns itself.
+        """
+        none = torch.zeros_like(rollouts.rewards)
+        if rollouts.followed is None:
+            return none, none
+        after = [
+            after_truncations(rollouts, partial(value.of_lanes, state.networks)) if discount < 1 else none
+            for value, discount in (
+                (self.value, state.discounting.discount),
+                (self.outer_value, self.config.outer_discount),
+            )
+        ]
+        return after[0] * rollouts.mask, after[1] * rollouts.mask
 
     # Functions of the parameters.
 
@@ -283,7 +300,7 @@ class MGRL(Algorithm):
         agent = self.begin(meta, data.identity)
         new, weights = self.distribution(agent, data), data.flat("weights")
         log_probs, values = new.log_prob(data.flat("actions")), self.values(agent, data)
-        found = returns_of(data, values, agent.discounting)
+        found = returns_of(data, values, data.advantages, agent.discounting)
         returns = _tensor(found.returns, values)
 
         def policy_loss(returns: Tensor, values: Tensor) -> Tensor:
@@ -299,7 +316,7 @@ class MGRL(Algorithm):
         if self.learned:
             outer_values = self.outer_value.of_lanes(agent.networks, data)
             outer = Discounting(self.config.outer_discount, self.config.outer_lambda)
-            outer_returns = _tensor(returns_of(data, outer_values, outer).returns, values)
+            outer_returns = _tensor(returns_of(data, outer_values, data.value_targets, outer).returns, values)
             if self.config.outer_value:
                 parts["outer_value"] = self._value_loss(outer_values, outer_returns, weights)
             scores = log_probs + self.config.vf_loss_coeff * values[..., :-1].flatten(1)
@@ -387,11 +404,12 @@ class MGRL(Algorithm):
         self.meta_optimizer.load_state_dict(state["meta_optimizer"])
 
 
-def returns_of(data: Rollouts, values: Tensor, discounting: Discounting) -> Returns:
-    """λ-returns of rollouts. values [M, N, T+1], held."""
+def returns_of(data: Rollouts, values: Tensor, after: Tensor, discounting: Discounting) -> Returns:
+    """λ-returns of rollouts. values [M, N, T+1], held; after [M, N, T], as in `lambda_returns`."""
     rewards = torch.where(data.mask > 0, data.rewards, 0.0).double().cpu().numpy()
     done = (data.terminated | data.truncated).cpu().numpy()
-    return lambda_returns(rewards, values.detach().double().cpu().numpy(), done, *discounting)
+    held, ends = (value.detach().double().cpu().numpy() for value in (values, after))
+    return lambda_returns(rewards, held, done, ends, *discounting)
 
 
 def _tensor(values: np.ndarray, like: Tensor) -> Tensor:

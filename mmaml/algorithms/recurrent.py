@@ -81,7 +81,10 @@ class TrialPPO(Algorithm):
         """π and V at every step of the trials: over [M, N·T, A], and [M, N·T]; differentiable in what PPO trains."""
 
     def values(self, state: Params, rollouts: Rollouts) -> Tensor:
-        """V of every step, and 0 after the trial, [M, N, T+1]."""
+        """V of every step and of what follows the trial, [M, N, T+1]; 0 for the latter where it counts for nothing."""
+        if rollouts.followed is not None:
+            longer = rollouts.going_on(rollouts.last_of_lane())
+            return self.outputs(state, longer)[1].view(longer.rewards.shape)
         values = self.outputs(state, rollouts)[1].view(rollouts.rewards.shape)
         return torch.cat([values, torch.zeros_like(values[..., :1])], -1)
 

@@ -73,7 +73,7 @@ def build_config(values: Mapping[str, Any], trains: bool = True, env_spec: EnvSp
         raise ConfigError("learn_std", expected="true for discrete actions, which have no log-std", got="false")
     if trains:
         _check_splits(config, spec)
-        memory_check.check(memory_check.training(config, spec.action_size))
+        memory_check.check(memory_check.training(config, spec))
     return dataclasses.replace(config, env_spec=spec)
 
 

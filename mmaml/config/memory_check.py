@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmaml.config.keys import Config
 from mmaml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mmaml.envs.spec import EnvSpec
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 ROLLOUT_KEYS = (
@@ -20,17 +23,21 @@ ROLLOUT_KEYS = (
     "num_inner_grad_steps",
 )
 GIB = 1 << 30
-# Bytes of a task as an object, and numbers of a step beside its action: both fewer than any family has.
+# Bytes of a task as an object, fewer than any family has; numbers of a step beside its observation and action.
 TASK_BYTES = 300
 STEP_NUMBERS = 8
 
 
 class Need(NamedTuple):
-    """Bytes that something takes at the least, on all hosts together. what: in words. keys: what to lower."""
+    """Bytes that something takes at the least, on all hosts together. what: in words. keys: what to lower.
+
+    otherwise: what can be done instead.
+    """
 
     bytes: int
     what: str
     keys: Sequence[str]
+    otherwise: str = ""
 
 
 def check(needs: Iterable[Need]) -> None:
@@ -41,7 +48,7 @@ def check(needs: Iterable[Need]) -> None:
             raise ConfigError(
                 ", ".join(need.keys),
                 f"needs at least {need.bytes / GIB:.3g} GiB ({need.what}), but {there / GIB:.3g} GiB are available",
-                f"lower {'one of them' if need.keys[1:] else 'it'}",
+                f"lower {'one of them' if need.keys[1:] else 'it'}{need.otherwise}",
             )
 
 
@@ -69,33 +76,48 @@ def _announced(variable: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
 
 
-def training(config: Config, action_size: int) -> list[Need]:
-    """What a run holds at a time. action_size: A, entries of an action."""
-    found = [rollouts(config, config.meta_batch_size, config.stages, action_size, ROLLOUT_KEYS)]
+def training(config: Config, spec: EnvSpec) -> list[Need]:
+    """What a run holds at a time. spec: of its task family."""
+    found = [rollouts(config, config.meta_batch_size, config.stages, spec, ROLLOUT_KEYS)]
     if config.eval_interval:
         keys = ("eval_num_tasks", *ROLLOUT_KEYS[1:])
-        found.append(rollouts(config, config.eval_num_tasks, config.stages, action_size, keys))
+        found.append(rollouts(config, config.eval_num_tasks, config.stages, spec, keys))
     if config.te_save_path is not None and config.declaration.embeds:
-        found.append(rollouts(config, config.num_embeddings, 1, action_size, ("num_embeddings", *ROLLOUT_KEYS[1:4])))
+        found.append(rollouts(config, config.num_embeddings, 1, spec, ("num_embeddings", *ROLLOUT_KEYS[1:4])))
     if config.num_train_tasks is not None:
         count = config.num_train_tasks
         found.append(Need(count * TASK_BYTES, f"{_short(count)} training tasks", ("num_train_tasks",)))
-    return [*found, _weights(config), *_kept(config)]
+    return [*found, *_baseline(config, spec), _weights(config, spec), *_kept(config)]
 
 
-def rollouts(config: Config, tasks: int, stages: int, action_size: int, keys: Sequence[str]) -> Need:
+def rollouts(config: Config, tasks: int, stages: int, spec: EnvSpec, keys: Sequence[str]) -> Need:
     """Some tasks and their rollouts in all stages: collections, or episodes of a trial. keys: what sets how many."""
     counts = (tasks, config.rollouts_per_meta_task, config.max_path_length, stages)
     words = ("tasks", "rollouts each", "time steps", "collections" if config.episodes_per_trial == 1 else "episodes")
-    numbers = STEP_NUMBERS + 3 * action_size  # the action, and the mean and log-std that it was drawn from
+    numbers = STEP_NUMBERS + spec.observation_size + 2 * spec.action_size  # an action, and what distributed it
     size = tasks * TASK_BYTES + 4 * numbers * counts[0] * counts[1] * counts[2] * counts[3]
     return Need(size, " × ".join(f"{_short(n)} {word}" for n, word in zip(counts, words, strict=True)), keys)
 
 
-def _weights(config: Config) -> Need:
+def _baseline(config: Config, spec: EnvSpec) -> list[Need]:
+    """The fit of a linear baseline (`mmaml.sampling.advantages`), which every rank makes of one task at a time.
+
+    The features of all steps, those of the steps that are fitted, and the system of equations, twice; in float64.
+    """
+    features = {"LinearFeatureBaseline": 2 * spec.observation_size + 4, "LinearTimeBaseline": 4}.get(config.baseline, 0)
+    if config.declaration.is_idle("baseline") or not features:
+        return []
+    steps = config.rollouts_per_meta_task * config.lane_length
+    ranks = min(max(_announced("OMPI_COMM_WORLD_SIZE"), 1), config.meta_batch_size)
+    size = 8 * ranks * (2 * steps * features + 2 * min(steps, features) ** 2)
+    what = f"{config.baseline} of {_short(steps)} steps × {features} features, on {ranks} rank{'s' * (ranks > 1)}"
+    return [Need(size, what, ROLLOUT_KEYS[1:4], ', or take another "baseline"')]
+
+
+def _weights(config: Config, spec: EnvSpec) -> Need:
     """Parameters, their gradient and Adam's two moments."""
-    sizes = config.hidden_sizes
-    count = sizes[0] + sum(before * after for before, after in pairwise(sizes))
+    sizes = () if config.declaration.is_idle("hidden_sizes") else (spec.observation_size, *config.hidden_sizes)
+    count = sum(before * after for before, after in pairwise(sizes))
     more = config.declaration.weights
     count += sum(weights(config) for weights in more.values())
     return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", ["hidden_sizes", *more])

@@ -54,7 +54,7 @@ def check_split(config: Config, split: str) -> None:
 def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequence[str]) -> None:
     """Raise UsageError, naming the keys, if the rollouts of an evaluation, N of each task, cannot fit into memory."""
     assert config.env_spec is not None
-    memory_check.check([memory_check.rollouts(config, num_tasks, adapt_steps + 1, config.env_spec.action_size, keys)])
+    memory_check.check([memory_check.rollouts(config, num_tasks, adapt_steps + 1, config.env_spec, keys)])
 
 
 @contextmanager

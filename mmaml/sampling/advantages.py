@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmaml.sampling.rollouts import Rollouts
 
@@ -41,19 +42,29 @@ BASELINES: dict[str, Features | None] = {
 def fit_ridge(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Coefficients w that minimise ‖X w - y‖² + λ‖w‖². X: [n, F], y: [n].
 
-    λ starts at 1e-5 and grows tenfold, up to five times, while the solution is not finite; then w = 0.
+    w = (XᵀX + λI)⁻¹ Xᵀy, or with fewer steps than features the same from a smaller system, Xᵀ(XXᵀ + λI)⁻¹ y (Saunders,
+    Gammerman, Vovk 1998). λ starts at 1e-5 and grows tenfold, up to five times, while the solution is not finite; then
+    w = 0.
     """
-    gram, moments = features.T @ features, features.T @ targets
+    steps, size = features.shape
+    if steps < size:
+        gram, right = features @ features.T, targets
+    else:
+        gram, right = features.T @ features, features.T @ targets
     ridge = RIDGE
     for _ in range(RIDGE_ATTEMPTS):
+        regularised = gram.copy()
+        np.einsum("ii->i", regularised)[:] += ridge
         try:
-            solution = np.linalg.solve(gram + ridge * np.eye(len(gram)), moments)
+            solution = np.linalg.solve(regularised, right)
         except np.linalg.LinAlgError:
             solution = np.full(len(gram), np.nan)
+        if steps < size:
+            solution = features.T @ solution
         if np.isfinite(solution).all():
             return solution
         ridge *= RIDGE_GROWTH
-    return np.zeros(len(gram))
+    return np.zeros(size)
 
 
 def backward_sums(values: np.ndarray, discount: float, done: np.ndarray) -> np.ndarray:
@@ -100,7 +111,9 @@ def _values(
         own = _Episodes(*(value[task] for value in episodes))
         o = np.concatenate([observations[task], final[task][:, None]], axis=1).astype(np.float64)
         if own.cut.any():
-            after[task][own.cut] = _values_after(o[:, :-1], _followed(rollouts, task, own.cut), own, features, discount)
+            after[task][own.cut] = _values_beyond(
+                o[:, :-1], _followed(rollouts, task, own.cut), own, features, discount
+            )
         x = features(o, times[task])
         returns = backward_sums(own.rewards + discount * after[task], discount, own.done)
         coefficients = fit_ridge(x[:, :-1][own.used], returns[own.used])
@@ -119,7 +132,7 @@ def _followed(rollouts: Rollouts, task: int, cut: np.ndarray) -> np.ndarray:
     return followed
 
 
-def _values_after(
+def _values_beyond(
     observations: np.ndarray, followed: np.ndarray, episodes: _Episodes, features: Features, discount: float
 ) -> np.ndarray:
     """Values of what followed n steps of a task that were cut, [n]. observations: [N, T, O]. followed: [n, O].
@@ -139,6 +152,21 @@ def _values_after(
     return np.clip(values, lowest / (1 - discount), highest / (1 - discount))
 
 
+def after_truncations(rollouts: Rollouts, values: Callable[[Rollouts], Tensor | None]) -> Tensor:
+    """V of what followed truncated steps, [M, N, T], 0 elsewhere, and where it counts for nothing.
+
+    values: V of every step of rollouts, and of what follows each lane, [M, N, T+1]. It is asked of rollouts that go
+    on: first after every second truncation, since what followed takes the place of the next episode's start, then after
+    the others.
+    """
+    after, second = torch.zeros_like(rollouts.rewards), rollouts.truncated.cumsum(-1) % 2 == 0
+    for some in (second, ~second) if rollouts.followed is not None else ():
+        steps = rollouts.truncated & some
+        if steps.any() and (found := values(rollouts.going_on(steps))) is not None:
+            after = torch.where(steps, found[..., 1:-1], after)
+    return after
+
+
 def advantages(
     rollouts: Rollouts,
     baseline: str,
@@ -149,13 +177,13 @@ def advantages(
     values: np.ndarray | None = None,
     rewards: np.ndarray | None = None,
     over_trial: bool = False,
-    values_after: np.ndarray | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    after: np.ndarray | None = None,
+) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimates (Schulman et al. 2016, eq. 16): [M, N, T], float32, 0 on padding.
 
     Also the targets of a value function, V + Â before Â is normalised: TD(λ) returns. values [M, N, T+1]: V of every
-    step and of what follows the last real step of each lane, in place of the baseline's; then values_after [M, N, T] is
-    V of what followed truncated steps (`Algorithm.values_after`), by default of the step after. rewards [M, N, T]: in
+    step and of what follows the last real step of each lane, in place of the baseline's; then after [M, N, T] is V of
+    what followed truncated steps (`after_truncations`), by default of the step after. rewards [M, N, T]: in
     place of those of the rollouts. over_trial: a lane's episodes are one task's trial, whose return is estimated:
     nothing ends but at the lane's last real step.
 
@@ -177,7 +205,7 @@ def advantages(
     features = BASELINES[baseline]
     if values is not None:
         values = values.astype(np.float64)
-        after = values[..., 1:] if values_after is None else values_after.astype(np.float64)
+        after = values[..., 1:] if after is None else after.astype(np.float64)
     elif features is None:
         values = np.zeros((*rewards.shape[:-1], rewards.shape[-1] + 1))
         after = np.zeros(rewards.shape)

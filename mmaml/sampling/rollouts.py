@@ -127,43 +127,33 @@ class Rollouts:
         """[o, a, r] of every step, which an encoder of the task reads: [M, N, T, O+A+1]."""
         return torch.cat([self.observations, self.actions, self.rewards.unsqueeze(-1)], dim=-1)
 
-    def steps(self, with_end: bool = False) -> Step:
-        """What the policy saw before each step, [M, N, T, …]: the tensors that `Step` held as it acted.
-
-        with_end: [M, N, T+1, …], with what it would have seen after the last real step of each lane, had its episode
-        gone on; what follows that is of no meaning.
-        """
-        actions, rewards = _one_later(self.actions), _one_later(self.rewards)
-        if with_end:
-            return Step(self._observations_with_end(), actions, rewards, *self._episodes_with_end())
-        return Step(self.observations, actions[:, :, :-1], rewards[..., :-1], self.episode_start, self.episode_noise)
-
-    def _observations_with_end(self) -> Tensor:
-        """[M, N, T+1, O]: after the last real step of a lane comes what followed it."""
-        observations = torch.cat([self.observations, self.final_observations[:, :, None]], 2)
-        if self.followed is not None:
-            last = self.last_of_lane()
-            observations[_one_later(last & self.truncated)] = self.followed[last[self.truncated]]
-        return observations
-
-    def _episodes_with_end(self) -> tuple[Tensor, Tensor]:
-        """Starts and noise of episodes, [M, N, T+1, …], where the last real step of a lane ends none."""
-        last, noise = _one_later(self.last_of_lane()), self.episode_noise
-        start = torch.cat([self.episode_start, torch.zeros_like(self.episode_start[..., :1])], -1)
-        longer = torch.cat([noise, noise[:, :, -1:]], 2)
-        return start & ~last, torch.where(last[..., None], _one_later(noise), longer)
+    def steps(self) -> Step:
+        """What the policy saw before each step, [M, N, T, …]: the tensors that `Step` held as it acted."""
+        return Step(
+            self.observations,
+            _one_later(self.actions)[:, :, :-1],
+            _one_later(self.rewards)[:, :, :-1],
+            self.episode_start,
+            self.episode_noise,
+        )
 
     def going_on(self, steps: Tensor) -> Rollouts:
-        """Rollouts whose episodes go on after some `truncated` steps: at the step after comes what followed.
+        """As if episodes had gone on after some steps, truncated or last of their lane: [M, N, T+1, …].
 
-        steps: bool [M, N, T]. What comes later in the lane is of no meaning until the next episode starts.
+        What followed, and would have been seen then, is at the step after, in the place of the next episode's start or
+        of padding. What comes later is of no meaning until another episode starts. steps: bool [M, N, T].
         """
-        assert self.followed is not None
-        observations = torch.cat([self.observations, self.final_observations[:, :, None]], 2)
-        after = _one_later(steps)
-        observations[after] = self.followed[steps[self.truncated]]
-        start = self.episode_start & ~after[..., :-1]
-        return dataclasses.replace(self, observations=observations[:, :, :-1], episode_start=start)
+        after, shape = _one_later(steps), self.rewards.shape
+        fields = {
+            name: torch.cat([value, torch.zeros_like(value[:, :, :1])], 2) if value.shape[:3] == shape else value
+            for name, value in self.fields().items()
+        }
+        fields["observations"][:, :, -1] = self.final_observations
+        if self.followed is not None:
+            fields["observations"][_one_later(steps & self.truncated)] = self.followed[steps[self.truncated]]
+        fields["episode_start"] &= ~after
+        fields["episode_noise"][after] = self.episode_noise[steps]
+        return Rollouts.from_fields(fields)
 
     def episode_numbers(self) -> Tensor:
         """Which episode of its lane each step belongs to, from 0 on: [M, N, T]."""

@@ -10,16 +10,18 @@ import pytest
 import torch
 from torch import distributions
 
+import mmaml
 from mmaml import worker as worker_module
 from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.mgrl import MGRL, Discounting, lambda_returns, returns_of
 from mmaml.config.loading import ConfigError, idle_keys, load_config
+from mmaml.errors import UsageError
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.evaluate import Evaluate, Question
 from mmaml.worker import TaskBlock, Worker
 from tests.helpers.now_or_later import DELAY, INDIFFERENT, LATE_REWARD, LATER
-from tests.helpers.support import assert_same_states, progress, run, sampled, small_config
+from tests.helpers.support import assert_same_states, progress, run, small_config
 from tests.helpers.synthetic import ragged_rollouts
 
 LEARNS_BOTH = {"meta_lambda": True, "discount": 0.95, "gae_lambda": 0.8}
@@ -36,6 +38,8 @@ def setting(actions: type[Distribution] = Gaussian, **overrides: Any) -> tuple[M
     params = {name: value.double() for name, value in algo.init(np.random.default_rng(0)).items()}
     params = {name: v + 0.1 * torch.randn(v.shape, generator=g, dtype=v.dtype) for name, v in params.items()}
     data = ragged_rollouts(action_size=3, actions=actions, collect=overrides.get("collect", "lanes"))
+    ends = data.terminated | data.truncated
+    data.advantages, data.value_targets = (torch.where(ends, v, 0.0) for v in (data.advantages, data.value_targets))
     return algo, algo.spec.flatten(params), data
 
 
@@ -60,13 +64,15 @@ def test_returns_and_their_derivatives_are_those_of_the_recursion_by_autograd(
     data = ragged_rollouts()
     values = torch.randn(*data.rewards.shape[:2], data.rewards.shape[2] + 1, dtype=torch.float64)
     done = data.terminated | data.truncated
+    after = torch.where(done, torch.randn(done.shape, dtype=torch.float64).relu(), 0.0)
     assert done.any() and not done[..., -1].all()
     eta = torch.tensor([discount, gae_lambda], dtype=torch.float64, requires_grad=True)
-    ours = lambda_returns(data.rewards.numpy(), values.numpy(), done.numpy(), discount, gae_lambda)
+    arrays = (data.rewards.numpy(), values.numpy(), done.numpy(), after.numpy())
+    ours = lambda_returns(*arrays, discount, gae_lambda)
     later, steps = values[..., -1], []
     for t in range(data.rewards.shape[2] - 1, -1, -1):
         mixed = (1 - eta[1]) * values[..., t + 1] + eta[1] * later
-        later = data.rewards[..., t] + eta[0] * ~done[..., t] * mixed
+        later = data.rewards[..., t] + eta[0] * torch.where(done[..., t], after[..., t], mixed)
         steps.append(later)
     returns = torch.stack(steps[::-1], -1)
     np.testing.assert_allclose(ours.returns, returns.detach().numpy(), atol=1e-12)
@@ -91,7 +97,7 @@ def test_the_gradient_is_that_of_advantage_actor_critic(actions: type[Distributi
         policy = distributions.Normal(out, meta["policy.log_std"].exp().expand_as(out))
         log_probs, entropy = policy.log_prob(data.flat("actions")).sum(-1), policy.entropy().sum(-1)
     values = algo.values(agent, data)
-    returns = torch.from_numpy(returns_of(data, values, agent.discounting).returns).flatten(1)
+    returns = torch.from_numpy(returns_of(data, values, data.advantages, agent.discounting).returns).flatten(1)
     v = values[..., :-1].flatten(1)
     real = data.flat("mask") > 0
     losses = [
@@ -136,7 +142,7 @@ def test_the_outer_gradient_is_that_of_the_fixed_returns_in_the_policy_alone() -
     meta = algo.spec.per_task(flat, data.tasks)
     agent = algo.begin(meta, data.identity)
     values = algo.outer_value.of_lanes(meta, data).detach()
-    returns = returns_of(data, values, Discounting(0.97, 0.9)).returns
+    returns = returns_of(data, values, data.value_targets, Discounting(0.97, 0.9)).returns
     advantages = (torch.from_numpy(returns) - values[..., :-1]).flatten(1)
     log_probs = algo.distribution(agent, data).log_prob(data.flat("actions"))
     expected = algo.spec.gradient_per_task(-(log_probs * advantages * data.flat("weights")).sum(), meta)
@@ -383,18 +389,35 @@ def test_chunks_of_lanes_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_allclose(value, whole[name], rtol=1e-10, atol=1e-12)
 
 
-def test_it_is_sampled_once_by_the_advantages_it_learns_from() -> None:
-    worker, parameters, statistics = sampled(small_config("mgrl", **RAGGED, **LEARNS_BOTH))
-    algo, block = worker.algorithm, worker.block
-    assert isinstance(algo, MGRL) and block is not None
-    assert algo.collections == len(block.rollouts) == 1 and statistics["return"].shape[1] == 1
-    (data,) = block.rollouts
-    agent = algo.begin(algo.spec.per_task(parameters, data.tasks), data.identity)
-    values = algo.values(agent, data).detach()
-    expected = torch.from_numpy(returns_of(data, values, agent.discounting).returns)
-    assert agent.discounting == pytest.approx((0.95, 0.8), abs=1e-6)
-    torch.testing.assert_close(data.value_targets.double(), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(data.advantages.double(), expected - values[..., :-1], rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("outer_discount", [0.8, 1.0])
+def test_the_value_of_what_followed_counts_after_a_truncation(outer_discount: float) -> None:
+    """1 a step without end, episodes of 3 steps: with V = 5, a return of 1 + γ + γ² + 5 γ³; not so where γ' = 1."""
+    sizes = {"meta_batch_size": 2, "rollouts_per_meta_task": 2, "hidden_sizes": [4], "max_path_length": 7}
+    values = {"discount": 0.9, "discount_range": [0.5, 1.0], "gae_lambda": 1.0, "outer_discount": outer_discount}
+    config = small_config("mgrl", env="tests.helpers.probes:Endless", env_kwargs={"limit": 3}, **sizes | values)
+    worker = Worker(config)
+    algo = worker.algorithm
+    assert isinstance(algo, MGRL) and algo.collections == 1
+    params = algo.init(np.random.default_rng(0))
+    for name in ("value", "outer_value"):
+        params[f"{name}.1.weight"] *= 0
+        params[f"{name}.1.bias"] += 5 if name == "value" else 4
+    flat = algo.spec.flatten(params)
+    statistics = worker.collect(flat, None, list(enumerate(worker.sample_tasks(2, 0))), 0)
+    assert worker.block is not None and statistics["return"].shape == (2, 1)
+    (data,) = worker.block.rollouts
+    assert data.truncated.nonzero()[:, 2].tolist() == [2, 5] * 4  # of the lanes, two of each task
+    agent = algo.begin(algo.spec.per_task(flat, 2), data.identity)
+    expected = [sum(0.9**k for k in range(n)) + 5 * 0.9**n for n in (3, 2, 1)]
+    found = returns_of(data, algo.values(agent, data), data.advantages, agent.discounting)
+    np.testing.assert_allclose(found.returns[..., :3], np.broadcast_to(expected, (2, 2, 3)), rtol=1e-5)
+    by_discount = [1 + 2 * 0.9 + 15 * 0.9**2, 1 + 10 * 0.9, 5.0]
+    np.testing.assert_allclose(found.by_discount[..., :3], np.broadcast_to(by_discount, (2, 2, 3)), rtol=1e-5)
+    outer = returns_of(data, algo.values(agent, data), data.value_targets, Discounting(outer_discount, 1.0)).returns
+    end = 4 * 0.8 if outer_discount < 1 else 0.0
+    np.testing.assert_allclose(outer[..., 2], 1 + end, rtol=1e-5)
+    parts = worker.block.answer(Question("gradients", flat))
+    assert all(np.isfinite(part).all() for part in parts.values())
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -424,6 +447,23 @@ def test_states_of_other_sizes_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match="expected"):
             algo.load_state_dict(state | {part: wrong})
+
+
+def test_a_trained_policy_acts_by_what_was_learned_and_does_not_adapt(tmp_path: Path) -> None:
+    config = small_config("mgrl", condition_on_returns=True, **RAGGED, dump_path=str(tmp_path / "run"))
+    state, policy = run(config), mmaml.load(tmp_path / "run")
+    algo = Worker(config).algorithm
+    assert isinstance(algo, MGRL) and policy.adapt_steps == 0
+    agent = algo.begin({name: value[None] for name, value in state["parameters"].items()}, torch.tensor([-1]))
+    observation = np.full(policy.spaces.observation_size, 0.5, np.float32)
+    mean = algo.policy.distribution(agent.networks, torch.from_numpy(observation).view(1, 1, -1))[0].view(-1)
+    action = policy.act(observation, deterministic=True)
+    np.testing.assert_allclose(action, policy.spaces.to_environment(mean[None].numpy())[0], rtol=1e-6)
+    policy.record(0.0, terminated=True)
+    with pytest.raises(UsageError, match="adapt: mgrl does not adapt to a task; leave it out"):
+        policy.adapt()
+    exported = policy.module()(torch.from_numpy(observation)[None])
+    np.testing.assert_allclose(exported[0].detach().numpy(), action, rtol=1e-5)
 
 
 # Its keys.

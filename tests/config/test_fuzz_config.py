@@ -246,7 +246,9 @@ def test_a_run_that_cannot_fit_into_memory_is_refused(monkeypatch: pytest.Monkey
 def test_what_fits_depends_on_the_memory_of_all_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_JOB_NUM_NODES"):
         monkeypatch.delenv(name, raising=False)
-    need = max(need.bytes for need in memory_check.training(build_config({}), action_size=2))
+    config = build_config({})
+    assert config.env_spec is not None
+    need = max(need.bytes for need in memory_check.training(config, config.env_spec))
     monkeypatch.setattr(memory_check, "CGROUP_LIMITS", (tmp_path / "no such file", tmp_path / "limit"))
     (tmp_path / "limit").write_text(f"{need}\n")
     build_config({})
@@ -265,5 +267,33 @@ def test_the_least_estimate_of_memory_is_below_what_a_run_takes() -> None:
     worker, _, _ = sampled(small_config("promp"))
     assert worker.block is not None
     held = sum(value.nbytes for data in worker.block.rollouts for value in data.fields().values())
-    need = memory_check.rollouts(worker.config, 4, 2, 2, memory_check.ROLLOUT_KEYS).bytes - 4 * memory_check.TASK_BYTES
-    assert held / 3 < need <= held
+    need = memory_check.rollouts(worker.config, 4, 2, worker.spec, memory_check.ROLLOUT_KEYS).bytes
+    assert 0.8 * held < need - 4 * memory_check.TASK_BYTES <= held
+
+
+WIDE = {"env": "tests.helpers.probes:Wide", "meta_batch_size": 2, "env_kwargs": {"size": 21_168}}
+
+
+def test_wide_observations_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the rollouts, in the weights, and in the fit of a linear baseline on every rank."""
+    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(memory_check, "CGROUP_LIMITS", (tmp_path / "limit",))
+
+    def refused(gib: float, **values: Any) -> str:
+        (tmp_path / "limit").write_text(f"{int(gib * memory_check.GIB)}\n")
+        return refusal(ConfigError, lambda: build_config({**WIDE, **values}))
+
+    assert "2 tasks × 20 rollouts each × 100 time steps × 2 coll" in refused(0.5)
+    text = refused(1.0)  # 2 tasks take 0.63 GiB; 2 × 2,000 × 42,340 and 2 × 2,000² numbers of 8 bytes take 1.32
+    assert "needs at least 1.32 GiB (LinearFeatureBaseline of 2000 steps × 42340 features, on 1 rank)" in text
+    assert text.startswith("rollouts_per_meta_task, max_path_length, episodes_per_trial: ")
+    assert text.endswith('; lower one of them, or take another "baseline"')
+    assert build_config({**WIDE, "baseline": "LinearTimeBaseline"})
+    assert build_config({**WIDE, "algorithm": "rllib_maml"}), "which has no such baseline"
+    (tmp_path / "limit").write_text(f"{2 * memory_check.GIB}\n")
+    assert build_config(WIDE)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "4")
+    assert "needs at least 2.64 GiB" in refused(2.0), "of two ranks, as there are two tasks"
+    small = {"meta_batch_size": 1, "rollouts_per_meta_task": 2, "max_path_length": 2, "hidden_sizes": [10_000]}
+    assert "weights with gradients and moments" in refused(1.0, **small)

@@ -55,6 +55,18 @@ class TargetAction(TaskVectorEnv):
         return np.ones((self.num_envs, 1), np.float32)
 
 
+class Wide(TargetAction):
+    """Observations of `size` ones."""
+
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, size: int = 1) -> None:
+        super().__init__(num_tasks, rollouts_per_task)
+        box = gym.spaces.Box(-1, 1, (size,), np.float32)
+        TaskVectorEnv.__init__(self, num_tasks, rollouts_per_task, box, self.single_action_space)
+
+    def _observe(self) -> np.ndarray:
+        return np.ones((self.num_envs, *self.single_observation_space.shape), np.float32)  # type: ignore[misc]
+
+
 class DelayedTarget(TargetAction):
     """Episodes of two steps: the second is rewarded for the first's action, -(a - g)²; observations 1, then 0."""
 

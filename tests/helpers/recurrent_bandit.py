@@ -137,9 +137,9 @@ class RecurrentBandit(Algorithm):
 
         return act
 
-    def states(self, meta: Params, data: Rollouts, with_end: bool = False) -> Tensor:
-        """The GRU's states after each step of the trials, [T, M, N, C]; with_end: and after what follows, [T+1, …]."""
-        x = self.inputs(data.steps(with_end)).permute(2, 0, 1, 3)
+    def states(self, meta: Params, data: Rollouts) -> Tensor:
+        """The GRU's states after each step of the trials, [T, M, N, C]."""
+        x = self.inputs(data.steps()).permute(2, 0, 1, 3)
         if self.remembers:
             return gru_states(meta, GRU, x)
         return torch.cat([gru_states(meta, GRU, step[None]) for step in x])
@@ -150,8 +150,8 @@ class RecurrentBandit(Algorithm):
         return Categorical(self.head(meta, flat)), self.value(meta, flat).squeeze(-1)
 
     def values(self, state: Params, rollouts: Rollouts) -> Tensor:
-        states = self.states(state, rollouts, with_end=True).permute(1, 2, 0, 3)
-        return self.value(state, states.flatten(1, 2)).view(states.shape[:-1])
+        longer = rollouts.going_on(rollouts.last_of_lane())
+        return self.outputs(state, longer)[1].view(longer.rewards.shape)
 
     def advantages(self, state: Params, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """By V, over the trial; normalised over the meta-batch, later (`moments`)."""

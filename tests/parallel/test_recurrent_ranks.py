@@ -1,4 +1,4 @@
-"""An algorithm that remembers, on several ranks: the same bits as on one, whichever ranks are lost."""
+"""Algorithms without inner steps, on several ranks: the same bits as on one, whichever ranks are lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.support import run as train_here
 
 pytestmark = pytest.mark.ranks
 
-# Tasks in blocks of unequal length; all that outlives an iteration: two optimisers, the buffer, running statistics.
+# Tasks in blocks of unequal length; all that outlives an iteration: optimisers, buffer, trace, running statistics.
 VALUES: dict[str, Any] = SMALL | {
     "meta_batch_size": 5,
     "rollouts_per_meta_task": 4,
@@ -34,6 +34,15 @@ VALUES: dict[str, Any] = SMALL | {
 RUNS: dict[str, dict[str, Any]] = {
     "proof": {"algorithm": f"{MODULE}:RecurrentBandit", "env": f"{MODULE}:WaitingBandit"},
     **{name: {"algorithm": name, "env": "tests.helpers.probes:RandomLengths"} for name in REMEMBERING},
+    "mgrl": {
+        "algorithm": "mgrl",
+        "env": "tests.helpers.probes:RandomLengths",
+        "episodes_per_trial": 1,
+        "max_path_length": 7,
+        "meta_lambda": True,
+        "gae_lambda": 0.9,
+        "trace_decay": 0.5,
+    },
 }
 LOST = {1: [faults.fault("SIGKILL", "evaluation", 3)], 2: [faults.fault("crash", "time step", 20)]}
 

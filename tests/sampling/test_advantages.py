@@ -90,6 +90,34 @@ def test_normalised_advantages_have_mean_0_and_deviation_1_over_real_steps(colle
         assert not normal[task][~real].any() and not positive[task][~real].any()
 
 
+@pytest.mark.parametrize("steps, size", [(5, 4), (4, 4), (3, 4), (1, 40), (30, 100), (30, 31)])
+@pytest.mark.parametrize("kind", ["any", "collinear", "equal steps", "large"])
+def test_the_ridge_fit_is_the_least_of_its_sum_of_squares(steps: int, size: int, kind: str) -> None:
+    """By least squares of [X; √λ I] w = [y; 0], with more steps than features and with fewer."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((steps, size)), rng.standard_normal(steps)
+    if kind == "collinear":
+        x[:, -1], x[:, 0] = 1.0, 2 * x[:, 1] + 1.0
+    elif kind == "equal steps":
+        x[-1] = x[0]
+    elif kind == "large":
+        x[:, 0] *= 1e3
+    augmented = np.concatenate([x, np.sqrt(1e-5) * np.eye(size)])
+    expected = np.linalg.lstsq(augmented, np.concatenate([y, np.zeros(size)]), rcond=None)[0]
+    found = fit_ridge(x, y)
+    np.testing.assert_allclose(x @ found, x @ expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fit_of_wide_features_takes_no_square_of_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved = []
+    solve = np.linalg.solve
+    monkeypatch.setattr(np.linalg, "solve", lambda a, b: solved.append(a.shape) or solve(a, b))
+    for steps, size in ((3, 4), (4, 4), (5, 4), (6, 1000)):
+        fit_ridge(np.ones((steps, size)), np.ones(steps))
+    assert solved == [(3, 3), (4, 4), (4, 4), (6, 6)]
+
+
 def test_ridge_solves_its_normal_equations_and_survives_what_has_no_solution() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((50, 4)), rng.standard_normal(50)
@@ -97,7 +125,9 @@ def test_ridge_solves_its_normal_equations_and_survives_what_has_no_solution() -
     np.testing.assert_allclose(x.T @ (y - x @ w), 1e-5 * w, atol=1e-10)
     collinear = np.concatenate([x, x[:, :1], np.ones((50, 1)), np.ones((50, 1))], axis=1)
     assert np.isfinite(fit_ridge(collinear, y)).all()
-    assert not fit_ridge(np.full((5, 3), np.nan), np.ones(5)).any()
+    for shape in ((5, 3), (3, 5)):
+        found = fit_ridge(np.full(shape, np.nan), np.ones(shape[0]))
+        assert found.shape == shape[1:] and not found.any()
 
 
 def test_statistics_are_over_whole_episodes() -> None:

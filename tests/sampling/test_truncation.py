@@ -13,7 +13,7 @@ from mmaml.algorithms.rllib_maml import RLlibMAML
 from mmaml.envs.registry import make_family
 from mmaml.policies.distributions import Categorical, Distribution
 from mmaml.sampling.acting import Actor, Step
-from mmaml.sampling.advantages import advantages
+from mmaml.sampling.advantages import advantages, after_truncations
 from mmaml.sampling.collector import Lanes, rollout
 from mmaml.sampling.episodes import Episode, rollouts_of
 from mmaml.sampling.rollouts import Rollouts
@@ -122,14 +122,14 @@ def test_the_value_is_that_of_the_observation_that_followed() -> None:
     limit = 3
     data = sampled(Lanes(8), limit=limit)
     assert data.followed is not None and data.followed.shape == (int(data.truncated.sum()), 2)
-    np.testing.assert_allclose(data.followed[:, 1], limit / 10)
+    np.testing.assert_allclose(data.followed[..., 1], limit / 10)
     ends = data.truncated[..., -1]
     assert not ends.any()  # 8 = 3 + 3 + 2
     data = sampled(Lanes(9), limit=limit)
-    rows = data.followed[data.truncated.nonzero()[:, 2] == 8]  # type: ignore[index]
+    assert data.followed is not None
+    rows = data.followed[data.last_of_lane()[data.truncated]]
     assert torch.equal(rows, data.final_observations.flatten(0, 1))
     assert sampled(Lanes(8), limit=limit, finite=True).followed is None
-    assert data.select(slice(1)).followed is None
 
 
 def test_observations_that_followed_are_seen_as_the_policy_sees_others() -> None:
@@ -140,7 +140,7 @@ def test_observations_that_followed_are_seen_as_the_policy_sees_others() -> None
     scaling = Scaling(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.5]), 1.0)
     data = rollout(env, acting_at_random, Lanes(4), torch.rand(1, 4, 2, 2), [1], None, scaling=scaling)
     assert data.followed is not None
-    np.testing.assert_allclose(data.followed[:, 1], (0.2 - 1) / 0.5, rtol=1e-6)
+    np.testing.assert_allclose(data.followed[..., 1], (0.2 - 1) / 0.5, rtol=1e-6)
 
 
 def test_a_task_is_valued_alone_as_in_a_block() -> None:
@@ -185,6 +185,8 @@ def with_constant_value(worker: Worker, parameters: Tensor, prefix: str, value: 
     "algorithm, prefix, values",
     [
         ("rllib_maml", "value", {}),
+        ("rl2", "value", {}),
+        ("rl2", "value", {"episodes_per_trial": 3}),
         (f"{MODULE}:RecurrentBandit", "network.value", {}),
         (f"{MODULE}:RecurrentBandit", "network.value", {"episodes_per_trial": 3}),
     ],
@@ -218,8 +220,8 @@ def test_a_value_function_is_asked_of_what_followed_each_cut(limit: int) -> None
     assert isinstance(algorithm, RLlibMAML)
     data = sampled(Lanes(7), limit=limit)
     state = algorithm.begin(algorithm.spec.per_task(parameters, TASKS), data.identity)
-    after = algorithm.values_after(state, data)
-    assert after is not None and data.followed is not None
+    after = after_truncations(data, lambda some: algorithm.values(state, some))
+    assert data.followed is not None
     for row, (task, lane, t) in enumerate(data.truncated.nonzero().tolist()):
         params = {name: value[task : task + 1] for name, value in state.params.items()}
         expected = algorithm.value_function(params, data.followed[row].view(1, 1, -1), torch.full((1, 1), limit))
@@ -252,7 +254,7 @@ def test_a_memory_goes_on_after_a_trial_that_padding_follows() -> None:
         sampled(Lanes(5, padded=True), actor=worker.algorithm.actor(meta), **how) for how in ({"limit": 3}, {})
     )
     assert cut.mask.sum(-1).eq(3).all()
-    ours, theirs = cut.steps(with_end=True), whole.steps()
+    ours, theirs = cut.going_on(cut.last_of_lane()).steps(), whole.steps()
     for name in ("observation", "previous_action", "previous_reward", "episode_start", "episode_noise"):
         assert torch.equal(getattr(ours, name)[:, :, :4], getattr(theirs, name)[:, :, :4]), name
     values = (worker.algorithm.values(meta, data)[..., :4] for data in (cut, whole))
