@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmaml.envs.base import TaskVectorEnv
+from mmaml.envs.base import WRITE_IT, TaskVectorEnv
 from mmaml.envs.check.findings import WARNING, Finding, error
 from mmaml.envs.layers import class_name, layer_with, layers
 
@@ -56,7 +56,7 @@ def of_family(family: type[TaskVectorEnv]) -> list[Finding]:
     name, findings = family.__name__, []
     for method, caller in REQUIRED_BY.items():
         if all(getattr(family, one) is getattr(TaskVectorEnv, one) for one in (method, caller)):
-            findings.append(error(f"{name}.{method}", "is missing", "write it as mmaml.envs.base.TaskVectorEnv says"))
+            findings.append(error(f"{name}.{method}", "is missing", WRITE_IT))
     for method, (expected, *arguments) in FAMILY_METHODS.items():
         parameters = _parameters(family, method)
         if parameters is not None and not _takes(parameters, arguments, {}):
