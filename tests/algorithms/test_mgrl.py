@@ -227,6 +227,17 @@ def test_the_trace_decays_and_its_meta_gradient_is_a_step_of_adam() -> None:
     torch.testing.assert_close(again[size:] - flat[size:], 0.1 * signs, rtol=1e-3, atol=0)
 
 
+def test_what_is_learned_keeps_where_it_can_still_change() -> None:
+    """Whatever the step size; but from where it starts it is not thrown back."""
+    for discount, most in ((0.95, 8.0), (0.9999999, 13.8)):
+        algo, flat, data = setting(meta_lambda=False, meta_learning_rate=1e30, discount=discount)
+        flat[-1] = torch.logit(torch.tensor((discount - 0.9) / 0.1).double())
+        for iteration in range(3):
+            flat, row = algo.update(flat, answers(algo, data), iteration)
+        assert abs(float(flat[-1])) == pytest.approx(most, abs=0.1)
+        assert 0.9 < row["Discount"] < 1
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("outer_value", [True, False])
 def test_without_steps_of_its_returns_it_is_the_plain_algorithm_to_the_bit(
