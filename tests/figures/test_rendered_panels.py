@@ -42,7 +42,7 @@ class Drawn(gym.Env):
         self.render_mode = render_mode
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-        return [{"mode": k % 2, "limit": 1.0 + k % 2, "kind": "near"} for k in range(n)]
+        return [{"mode": k % 2, "limit": 0.3 + k % 2, "kind": "near"} for k in range(n)]
 
     def set_task(self, task: dict[str, Any]) -> None:
         self.limit = task["limit"]
@@ -90,7 +90,7 @@ class Block(TaskVectorEnv):
         return tuple(picture_of(float(x), int(t), limit) for (x, t), limit in zip(self.state, self.limit, strict=True))
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        return [Task(k % 2, {"limit": 1.0 + k % 2}) for k in range(n)]
+        return [Task(k % 2, {"limit": 0.3 + k % 2}) for k in range(n)]
 
     def _set_tasks(self, tasks: Any) -> None:
         self.limit = self._per_lane(tasks, "limit", ())
@@ -138,7 +138,7 @@ def test_the_pictures_are_those_of_the_episodes_of_an_evaluation(env: str) -> No
             assert panels.ended[task, stage] == (length < 9)
             positions = episode.observations[task, lane, :length, 0].tolist()
             for time, position in enumerate(positions):
-                expected = picture_of(position, time, 1.0 + task)[0, 0]
+                expected = picture_of(position, time, 0.3 + task)[0, 0]
                 np.testing.assert_array_equal(colour(panels.picture(task, stage, time)), expected)
             for time in (length, length + 1, 100):  # the end, though no next observation of it was kept
                 assert colour(panels.picture(task, stage, time))[0] == 10 * length
