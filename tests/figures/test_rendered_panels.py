@@ -289,7 +289,7 @@ class Coarse(Drawn):
 )
 def test_the_render_mode_is_given_where_it_may_be(env: str, env_kwargs: dict[str, Any]) -> None:
     panels, _ = panels_of(config_of(env, env_kwargs=env_kwargs))
-    assert colour(panels.picture(0, 0, 0))[2] == 50
+    assert colour(panels.picture(0, 0, 0))[2] == 15
 
 
 def test_coarse_pictures_are_enlarged_pixel_by_pixel() -> None:
