@@ -15,8 +15,8 @@ import torch
 
 from mmaml.config.loading import load_config
 from mmaml.storage import checkpoint
-from tests.helpers.faults import PROGRAM, ROOT, VALUES, iterations, messages, result
-from tests.helpers.hosts import HostsRefusedError
+from tests.helpers.faults import MPIRUN, PROGRAM, ROOT, VALUES, iterations, messages, result
+from tests.helpers.hosts import SSHD_PATH, HostsRefusedError
 from tests.helpers.scripts import SCRIPT, job_script
 from tests.helpers.slurm import Slurm
 from tests.helpers.support import run as train_here
@@ -87,9 +87,13 @@ class Job:
         assert all(torch.equal(saved["parameters"][name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("nodes", [ONE, THREE], ids=["one node", "three nodes"])
-def test_a_cancelled_job_saves_its_run_and_stays_cancelled(cluster: Slurm, nodes: list[str]) -> None:
-    job = Job(cluster, nodes, ENDLESS)
+@pytest.mark.parametrize(
+    ("nodes", "mpirun"),
+    [(ONE, "mpirun"), (THREE, "mpirun"), (THREE, "mpirun --prtemca plm ssh")],
+    ids=["one node", "three nodes", "three nodes, OpenSSH"],
+)
+def test_a_cancelled_job_saves_its_run_and_stays_cancelled(cluster: Slurm, nodes: list[str], mpirun: str) -> None:
+    job = Job(cluster, nodes, ENDLESS, mpirun)
     job.wait_for_iterations(2)
     cluster.run("scancel", job.number)
     facts = job.wait_for("CANCELLED")
@@ -148,6 +152,17 @@ def test_a_job_goes_on_without_what_it_loses_elsewhere(cluster: Slurm, what: str
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "0"), job.output
     assert len(messages(job.dump_path)) == (1 if what == "a rank" else 2)
     job.check_bits()
+
+
+def test_openssh_starts_the_python_of_this_environment(cluster: Slurm) -> None:
+    """Its server gives commands a PATH of its own."""
+    script = "import os, sys; print(os.uname().nodename, sys.executable)"
+    hosts = ",".join(f"node{host}:1" for host in (1, 2, 3))
+    command = [*cluster.hosts.enter(1), MPIRUN, "--host", hosts, "python", "-c", script]
+    variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{SSHD_PATH}"}
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True)
+    expected = [f"node{host} {sys.executable}" for host in (1, 2, 3)]
+    assert (ended.returncode, sorted(ended.stdout.splitlines()), ended.stderr) == (0, expected, "")
 
 
 def test_srun_starts_ranks_by_itself_without_a_box_of_messages(cluster: Slurm) -> None:
