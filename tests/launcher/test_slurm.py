@@ -89,7 +89,7 @@ class Job:
 
 @pytest.mark.parametrize(
     ("nodes", "mpirun"),
-    [(ONE, "mpirun"), (THREE, "mpirun"), (THREE, "mpirun --prtemca plm ssh")],
+    [(ONE, "mpirun"), (THREE, "mpirun"), (THREE, "mpirun --prtemca plm ssh -x PYTHONPATH -x FAULTS")],
     ids=["one node", "three nodes", "three nodes, OpenSSH"],
 )
 def test_a_cancelled_job_saves_its_run_and_stays_cancelled(cluster: Slurm, nodes: list[str], mpirun: str) -> None:
