@@ -24,7 +24,8 @@ HEAD = """\
 <!-- Written by scripts/document_configuration.py from mmaml/config/keys.py and the DECLARATION of each
      algorithm in mmaml/algorithms: edit these, then run the script. -->
 
-A run is configured by a JSON object: the file of `mmaml train CONFIG`, or of a run script's `--config_file`, on which
+A run is configured by a JSON object, or a YAML file (`.yml`, `.yaml`) of the same keys: the file of `mmaml train
+CONFIG`, or of a run script's `--config_file`, on which
 `--overrides`, then the keys given as `--key=value` or `key=value`, then the flags `--algorithm`, `--dump_path`,
 `--restore_path`, `--te_save_path`, `--log_grad_norm` and `--resume` (`resume`: `"auto"`) are laid
 ([how they are written](runs.md#keys-on-the-command-line)). What none of them sets has the default below. A whole number
