@@ -131,6 +131,11 @@ def _enter(directory: str) -> None:
         os.chdir(directory)
 
 
+def _write_locale(value: str) -> None:
+    with suppress(locale.Error):  # of a C library that does not read what it writes
+        locale.setlocale(locale.LC_ALL, value)
+
+
 class _Entries(tuple[Any, ...]):
     """Entries of a list of the process, equal to another if all that are here are there: more do no harm."""
 
@@ -234,7 +239,7 @@ SETTINGS = {
     "locale": Setting(
         "the locale (locale.setlocale)",
         lambda: locale.setlocale(locale.LC_ALL),
-        lambda value: locale.setlocale(locale.LC_ALL, value),
+        _write_locale,
     ),
     "import_path": Setting(
         "where Python imports from (entries removed from sys.path)",
