@@ -31,6 +31,7 @@ from tests.helpers.support import run as run_small
 PROBES = "tests.helpers.faulty_envs"
 HERE = __name__
 PLAYS = {"steps": 16, "tasks": 3}
+OBSERVED = "expected a float32 or float64 array of shape (6, 2)"
 
 # By probe: how the lines of its findings begin, "e" for an error and "w" for a warning, its name left out.
 LANES: dict[str, list[str]] = {
@@ -94,7 +95,19 @@ LANES: dict[str, list[str]] = {
         "w.reset: observation: expected entry 0 from -100 to 100, as its space says, got ",
         "w.step: observation: expected entry 0 from -100 to 100, as its space says, got ",
     ],
-    "Clock": ["w: observation: entry 1 changes by 0.24 about 1.7e+09, which float32 cannot hold"],
+    "Clock": [
+        "w: observation: entry 1 changes by 0.24 about 1.7e+09, which float32 cannot hold; set "
+        '"normalize_observations": true, or subtract a constant'
+    ],
+    "CoarseClock": [
+        "w: observation: entry 1 is 1.7e+09 in float32, whose numbers are 128 apart there; return float64 and set "
+        '"normalize_observations": true, or subtract a constant'
+    ],
+    "Pixels": [
+        "w: observation: is of whole numbers from 0 to 255, which saturate a network; set "
+        '"normalize_observations": true, or rescale them within the class'
+    ],
+    "Millimetres": ["w: observation: entry 0 is as large as 200"],
     "NotANumber": ["e.step: observation: expected finite numbers, got nan"],
     "InfiniteReward": ["e.step: reward: expected finite numbers, got inf"],
     "ListedReward": [],
@@ -156,13 +169,14 @@ LANES: dict[str, list[str]] = {
 }
 BLOCKS: dict[str, list[str]] = {
     "SoundBlock": [],
-    "BlockOfDoubles": [
-        "e.reset: observations: expected a float32 array of shape (6, 2), got a float64 array of shape (6, 2)",
-        "e.step: observations: expected a float32 array of shape (6, 2), got a float64 array of shape (6, 2)",
+    "BlockOfDoubles": [],
+    "BlockOfHalves": [
+        f"e.reset: observations: {OBSERVED}, got a float16 array of shape (6, 2)",
+        f"e.step: observations: {OBSERVED}, got a float16 array of shape (6, 2)",
     ],
     "BlockOfOneShape": [
-        "e.reset: observations: expected a float32 array of shape (6, 2), got a float32 array of shape (6, 1)",
-        "e.step: observations: expected a float32 array of shape (6, 2), got a float32 array of shape (6, 1)",
+        f"e.reset: observations: {OBSERVED}, got a float32 array of shape (6, 1)",
+        f"e.step: observations: {OBSERVED}, got a float32 array of shape (6, 1)",
     ],
     "BlockOfDoubleRewards": [
         "e.step: rewards: expected a float32 array of shape (6,), got a float64 array of shape (6,"
@@ -491,12 +505,12 @@ def test_a_run_is_refused_for_the_first_of_the_faults_that_are_cheap_to_find(pro
     assert str(caught.value).endswith(f"; `mmaml check-env {name}` lists all that is wrong")
 
 
-@pytest.mark.parametrize("probe", ["BlockOfDoubles", "BlockOfDoubleRewards", "BlockOfFourValues", "BlockWithoutInfos"])
+@pytest.mark.parametrize("probe", ["BlockOfHalves", "BlockOfDoubleRewards", "BlockOfFourValues", "BlockWithoutInfos"])
 def test_a_family_of_arrays_is_refused_too(probe: str) -> None:
     method, _, problem = BLOCKS[probe][0][1:].partition(": ")
     with pytest.raises(ConfigError) as caught:
         build_config(SMALL | {"env": f"{PROBES}:{probe}"})
-    assert str(caught.value).startswith(f"env: {probe}{method}: {problem.split(', got')[0].replace('6', '1')}")
+    assert str(caught.value).startswith(f"env: {probe}{method}: {problem.split(', got')[0].replace('(6', '(1')}")
 
 
 @pytest.mark.parametrize("probe", ["Raises", "Exits", "NotANumber", "Prints", "Doubles", "CannotClose", "DropsSeed"])
@@ -512,7 +526,31 @@ def test_results_that_repeat_are_not_warned_of(probe: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_family_of_the_toolkit_is_warned_of(name: str) -> None:
-    assert check_family(name, {}, trains=True).warnings == ()
+    spec = check_family(name, {}, trains=True)
+    assert spec.warnings == spec.unless_normalised == ()
+
+
+@pytest.mark.parametrize(
+    ("probe", "always", "unless_normalised"),
+    [
+        ("Sound", "", ""),
+        ("Clock", "", "entry 1 changes by 0.02 about 1.7e+09, which float32 cannot hold"),
+        ("CoarseClock", "entry 1 is 1.7e+09 in float32, whose numbers are 128 apart there", ""),
+        ("Pixels", "", "is of whole numbers from 0 to 255, which saturate a network"),
+        ("Millimetres", "", "entry 0 is as large as 2000, which saturates a network"),
+    ],
+)
+def test_a_run_warns_once_of_observations_that_a_network_cannot_use(
+    probe: str, always: str, unless_normalised: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a line with the remedy, which silences it, but for what was lost before it came."""
+    env = {"env": f"{PROBES}:{probe}", "n_itr": 1}
+    for name, normalises, expected in (("plain", False, always or unless_normalised), ("normalised", True, always)):
+        run_small(small_config("maml", **env, normalize_observations=normalises, dump_path=str(tmp_path / name)))
+        warned = [line for line in capsys.readouterr().err.splitlines() if "observation" in line]
+        begins = f"warning: env: '{PROBES}:{probe}' observation: {expected}"
+        assert [line[: len(begins)] for line in warned] == ([begins] if expected else [])
+        assert all('"normalize_observations": true' in line for line in warned)
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,37 @@ class Clock(Sound):
         return np.array([self.position, 1.7e9 + 0.02 * self.age])
 
 
+class CoarseClock(Clock):
+    """The same in float32, whose numbers are 128 apart there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = BOX(-np.inf, np.inf, (2,), np.float32)
+
+    def observe(self) -> Any:
+        return super().observe().astype(np.float32)
+
+
+class Pixels(Sound):
+    """Pixels of 8 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = BOX(0, 255, (2,), np.uint8)
+
+    def observe(self) -> Any:
+        return np.array([100 + 50 * np.tanh(self.position), self.age % 256], np.uint8)
+
+
+class Millimetres(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = BOX(-np.inf, np.inf, (2,), np.float32)
+
+    def observe(self) -> Any:
+        return np.array([2000 + self.position, self.age], np.float32)
+
+
 class NotANumber(Sound):
     def observe(self) -> Any:
         return np.array([np.nan if self.age > 3 else 0, self.age], np.float32)
@@ -625,6 +656,11 @@ class BlockSteps(SoundBlock):
 class BlockOfDoubles(SoundBlock):
     def _observe(self) -> np.ndarray:
         return self.state.astype(np.float64)
+
+
+class BlockOfHalves(SoundBlock):
+    def _observe(self) -> np.ndarray:
+        return self.state.astype(np.float16)
 
 
 class BlockOfOneShape(SoundBlock):
