@@ -17,6 +17,8 @@ RETURNED = "return value"
 STEP = "(observation, reward, terminated, truncated, info)"
 NEW_API = "return what Gymnasium's API says, which differs from old Gym's"
 TERM = "reward_"
+TRUTHS = (bool, np.bool_)
+NUMBERS = (float, int, np.floating, np.integer, np.bool_)
 SUCCESS = ("success", "is_success")  # the first that an info has is read
 
 
@@ -64,8 +66,6 @@ def observation(value: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 def reward(value: Any) -> float:
     """A real number, or an array or list that holds one."""
-    if type(value) is float:
-        return value
     number = one_number(value)
     if number is None:
         raise Refused("reward", "", "return float(reward)", expected="a number", got=shown(value))
@@ -74,8 +74,8 @@ def reward(value: Any) -> float:
 
 def truth(name: str, value: Any) -> bool:
     """True or false, as a bool, as 1 or 0, or as an array of one of these; no list, no dict, nothing else."""
-    if type(value) is bool:
-        return value
+    if isinstance(value, TRUTHS):
+        return bool(value)
     number = None if isinstance(value, list | tuple) else one_number(value)
     if number not in (0.0, 1.0):
         raise Refused(name, "", "return a bool", expected="true or false", got=shown(value))
@@ -110,6 +110,11 @@ def success(info: Mapping[Any, Any]) -> bool | None:
 
 def one_number(value: Any) -> float | None:
     """It as a real number, where it is one or an array or list that holds one; else None."""
+    if isinstance(value, NUMBERS):
+        try:
+            return float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            return None
     array = as_numbers(value)
     return float(array.item()) if array is not None and array.size == 1 else None
 

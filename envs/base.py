@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ if __name__ != "mmaml.envs.base":  # as `envs.base` it would be another module, 
     raise ImportError("the toolkit's envs.base is imported as mmaml.envs.base", name=__name__)
 
 SPLITS = ("train", "test", "ood")
+WRITE_IT = "write it as mmaml.envs.base.TaskVectorEnv says"
 # What a step of a block returns: observations, rewards, terminated, truncated, infos.
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -47,7 +48,7 @@ class TaskError(RuntimeError):
         self.task = task
 
 
-class TaskVectorEnv(VectorEnv):
+class TaskVectorEnv(VectorEnv, ABC):
     """The M·N lanes of a family's M tasks, as a Gymnasium vector environment. Lane i belongs to task i // N.
 
     Lanes are never reset automatically (`AutoresetMode.DISABLED`): `reset(options={"reset_mask": mask})` starts new
@@ -141,7 +142,7 @@ class TaskVectorEnv(VectorEnv):
         reward, which sum to it; "success" bool [M·N] if the family defines success. The arrays are new: whoever calls
         this may keep and change them.
         """
-        raise NotImplementedError
+        raise self._not_written("step")
 
     def close(self, **kwargs: Any) -> None:
         """Close once, even if that raises: before version 1.3, Gymnasium tries again when the object is deleted."""
@@ -203,21 +204,26 @@ class TaskVectorEnv(VectorEnv):
             entries.append(entry)
         return np.stack(entries)
 
-    @abstractmethod
+    # Not abstract: a family that writes `sample_tasks`, `set_tasks` or `reset` itself does without some of these.
+
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         """Draw n tasks, from a generator that no other split uses."""
+        raise self._not_written("_draw_tasks")
 
-    @abstractmethod
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
         """Use the values of M tasks from now on."""
+        raise self._not_written("_set_tasks")
 
-    @abstractmethod
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
         """Start episodes in some lanes of one task. lanes: their indices in the block, ascending."""
+        raise self._not_written("_reset_lanes")
 
-    @abstractmethod
     def _observe(self) -> np.ndarray:
         """The observations of all lanes in a new array, [M·N, O] float32 or float64."""
+        raise self._not_written("_observe")
+
+    def _not_written(self, method: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__}.{method}: is missing; {WRITE_IT}")
 
 
 def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:

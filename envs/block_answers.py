@@ -71,9 +71,9 @@ def mapping(infos: Any) -> Mapping[Any, Any]:
 
 def read_infos(infos: Mapping[Any, Any], lanes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The infos of a step that training reads, bool [M·N] each: "success", or else "is_success", and "blow_up"."""
-    read = {}
-    names = {"success": next((name for name in SUCCESS if name in infos), None), BLOW_UP: BLOW_UP}
-    for ours, name in names.items():
-        if name in infos:
+    read: dict[str, np.ndarray] = {}
+    for name in (*SUCCESS, BLOW_UP):
+        ours = "success" if name in SUCCESS else name
+        if name in infos and ours not in read:
             read[ours] = array(f"infos['{name}']", infos[name], lanes, np.bool_)
     return read

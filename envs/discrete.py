@@ -83,6 +83,10 @@ class GridFamily(DiscreteFamily):
     def cells(self, observations: np.ndarray) -> np.ndarray:
         """The cells of the agent [..., 2] that observations [..., O] show."""
 
+    def cell_observations(self) -> np.ndarray | None:
+        """What is observed in each cell, [size, size, O] by x and y; None where that is not all that is observed."""
+        return None
+
 
 def one_hot(indices: np.ndarray, size: int) -> np.ndarray:
     """Indices [L] below `size` as unit vectors, [L, size] float32."""

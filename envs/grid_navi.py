@@ -63,6 +63,9 @@ class GridNavi(GridFamily):
     def cells(self, observations: np.ndarray) -> np.ndarray:
         return observations.round().astype(int)
 
+    def cell_observations(self) -> np.ndarray:
+        return np.moveaxis(np.indices((self.size, self.size)), 0, -1).astype(np.float32)
+
     def _advance(self, actions: np.ndarray) -> Outcome:
         self._cell = np.clip(self._cell + MOVES[actions], 0, self.size - 1)
         reached = (self._cell == self._goal).all(1)

@@ -48,7 +48,7 @@ def load(text: str, families: Collection[str] = ()) -> Source:
     if not module_name or not name:
         if text in gym.registry:
             return _registered(text)
-        near = difflib.get_close_matches(text, families, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(text, [*families, *gym.registry], n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known families: {', '.join(families)}"
         expected = "a task family, 'package.module:ClassName' or an id of Gymnasium's registry"
         raise UnknownEnvironment("env", expected=expected, got=f"'{text}'", remedy=hint)

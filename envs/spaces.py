@@ -41,7 +41,7 @@ def _remedy(kind: str, space: Any) -> str:
     if space is None:
         return "set it in __init__"
     if isinstance(space, gym.spaces.Box) and space.dtype == bool:
-        return "make it one of numbers, np.float32" if kind == "observation" else "use Discrete, or a Box of np.float32"
+        return "use a Box of np.float32" if kind == "observation" else "use Discrete, or a Box of np.float32"
     if kind == "observation":
         return "flatten observations, within the class or by gymnasium.wrappers.FlattenObservation"
     return "convert to one of them within the class"

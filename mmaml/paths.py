@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from pathlib import PurePath
 
@@ -39,20 +40,27 @@ def absolute(path: str, written: str | None = None) -> str:
 
 def expanded(path: str, argument: str) -> str:
     """A path with ~, ~user, $NAME and ${NAME} replaced. Raises UsageError as `located` does."""
-    home = os.path.expanduser(path)
-    if path.startswith("~") and home == path:
-        name = path.partition("/")[0]
-        problem = f"there is no user '{name[1:]}'" if name[1:] else "there is no home directory, since HOME is not set"
-        raise UsageError(argument, f"'{path}': {problem}", "write the path without ~")
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2] or ""
         if name == "HOME" and not os.environ.get(name):
-            return os.path.expanduser("~")
+            return _home("~", path, argument)
         if not os.environ.get(name):  # an empty one would lead to the root
-            raise UsageError(
-                argument, f"the variable {name} in '{path}' is not set", "set it, or write the path without it"
-            )
+            problem = f"the variable {name} in '{path}' is not set"
+            raise UsageError(argument, problem, "set it, or write the path without it")
         return os.environ[name]
 
-    return _VARIABLE.sub(value, home)
+    name, slash, rest = path.partition("/")
+    start = _home(name, path, argument).rstrip("/") if name.startswith("~") else name
+    return _VARIABLE.sub(value, f"{start}{slash}{rest}") or "/"
+
+
+def _home(name: str, path: str, argument: str) -> str:
+    """The home that "~" or "~user" stands for at the start of `path`; that of the system where HOME is not set."""
+    if name == "~" and os.environ.get("HOME"):
+        return os.environ["HOME"]
+    try:
+        return (pwd.getpwnam(name[1:]) if name[1:] else pwd.getpwuid(os.getuid())).pw_dir
+    except KeyError as error:
+        who = f"user '{name[1:]}'" if name[1:] else "home directory, for HOME is not set and the user has no name"
+        raise UsageError(argument, f"'{path}': there is no {who}", "write the path without it") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmaml.envs.base import TaskVectorEnv
+from mmaml.envs.base import WRITE_IT, TaskVectorEnv
 from mmaml.envs.check.findings import WARNING, Finding, error
 from mmaml.envs.layers import class_name, layer_with, layers
 
@@ -56,7 +56,7 @@ def of_family(family: type[TaskVectorEnv]) -> list[Finding]:
     name, findings = family.__name__, []
     for method, caller in REQUIRED_BY.items():
         if all(getattr(family, one) is getattr(TaskVectorEnv, one) for one in (method, caller)):
-            findings.append(error(f"{name}.{method}", "is missing", "write it as mmaml.envs.base.TaskVectorEnv says"))
+            findings.append(error(f"{name}.{method}", "is missing", WRITE_IT))
     for method, (expected, *arguments) in FAMILY_METHODS.items():
         parameters = _parameters(family, method)
         if parameters is not None and not _takes(parameters, arguments, {}):
@@ -91,7 +91,7 @@ def _arguments(
     """What a `sample_tasks` with these parameters is given, by position and by name; None if it cannot be called.
 
     n goes to the first parameter that is no generator or split. The generator goes to the one of its name; where there
-    is none, to the second that is no split and has no default.
+    is none, to the second that is no split, has no default and can be given by position.
     """
     own = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     values: dict[str, Any] = {}
@@ -102,7 +102,8 @@ def _arguments(
             values[parameter.name] = split
     missing = [n] if values.keys() & set(RNG_NAMES) else [n, rng]
     for parameter in own:
-        if missing and parameter.name not in values and (missing[0] is n or parameter.default is parameter.empty):
+        may_be_rng = parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
+        if missing and parameter.name not in values and (missing[0] is n or may_be_rng):
             values[parameter.name] = missing.pop(0)
     kinds = {parameter.kind for parameter in parameters}
     if missing and missing[0] is rng and inspect.Parameter.VAR_POSITIONAL not in kinds:

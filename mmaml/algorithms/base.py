@@ -110,6 +110,13 @@ class Algorithm(ABC):
         """Parameters of the MLP policy that acts in this state, to be exported; None for a policy that has a memory."""
         return None
 
+    def expected_rewards(self, parameters: Tensor, trials: Rollouts, observations: Tensor) -> Tensor | None:
+        """What rewards are expected where an action leads to `observations` [k, O], for pictures: [M, N, T+1, k].
+
+        After 0 … T steps of each lane of `trials`. None for an algorithm that holds no such belief.
+        """
+        return None
+
     @abstractmethod
     def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
         """New meta-parameters [P] from one meta-batch, and what to log of the update."""

@@ -135,6 +135,8 @@ DECLARATION = Declaration(
 )
 DISCOUNT, LAMBDA = "discount", "lambda"
 RETURNS = "returns."
+# How far u is learned to go from 0, where the derivative in it is 1/3000: beyond, Adam's ε stops it for good.
+MAX_U = 8.0
 
 
 class Returns(NamedTuple):
@@ -235,7 +237,7 @@ class MGRL(Algorithm):
 
     def learned_value(self, name: str, u: float) -> tuple[float, float]:
         """γ or λ of its meta-parameter, and its derivative in it."""
-        (low, high), share = self.bounds(name), 1 / (1 + math.exp(-u))
+        (low, high), share = self.bounds(name), (1 + math.tanh(u / 2)) / 2  # logistic, without overflow
         return low + (high - low) * share, (high - low) * share * (1 - share)
 
     def discounting(self, meta: Params) -> Discounting:
@@ -370,7 +372,8 @@ class MGRL(Algorithm):
             gradient[index] = -gain * self.learned_value(name, float(u[index]))[1]
             row[f"MetaGradient-{name}"] = gain
             row[f"MetaCosine-{name}"] = gain / max(float(q.norm() * z.norm()), 1e-300)
-        return self.meta_optimizer.step(u, gradient), row
+        most = u.abs().clamp(min=MAX_U)
+        return self.meta_optimizer.step(u, gradient).clamp(-most, most), row
 
     def _learned_row(self) -> dict[str, float]:
         return {f"Meta{what}-{name}": math.nan for name in self.learned for what in ("Gradient", "Cosine")}

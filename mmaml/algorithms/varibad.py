@@ -88,6 +88,7 @@ READ = {
     "transition": ("observations", "actions", "next_observations"),
 }
 Trials = dict[str, Tensor]
+SAMPLES = 64  # latent vectors that stand for a belief in pictures
 
 
 class VariBAD(TrialPPO):
@@ -143,6 +144,11 @@ class VariBAD(TrialPPO):
             x = twice(self.inputs(data.steps())).permute(2, 0, 1, 3).contiguous()
             return self.encoder.beliefs(params, self.encoder.states(params, x[1:]))[:, :, : data.rewards.shape[1]]
 
+    def beliefs_of(self, params: Params, trials: Trials) -> Tensor:
+        """b_0 … b_T of whole trials [M, N, T, …]: [T+1, M, N, 2L]; differentiable."""
+        x = twice(encoder_inputs(trials)).permute(2, 0, 1, 3).contiguous()
+        return self.encoder.beliefs(params, self.encoder.states(params, x))[:, :, : trials["rewards"].shape[1]]
+
     # Functions of the parameters.
 
     def outputs(self, params: Params, data: Rollouts) -> tuple[Distribution, Tensor]:
@@ -156,8 +162,7 @@ class VariBAD(TrialPPO):
         """[μ, log σ²] after the trial, mean over a task's lanes: [M, 2L]."""
         with torch.no_grad():
             meta = self.spec.per_task(parameters, rollouts[0].tasks)
-            x = encoder_inputs(transitions(rollouts[0])).permute(2, 0, 1, 3).contiguous()
-            last = self.encoder.beliefs(meta, self.encoder.states(meta, x)[-1:])[0]
+            last = self.beliefs_of(meta, transitions(rollouts[0]))[-1]
             return {"embedding": torch.stack([task.mean(0) for task in last])}
 
     def negative_elbo(self, params: Params, trials: Trials, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -168,9 +173,8 @@ class VariBAD(TrialPPO):
         """
         config = self.config
         count, length = trials["rewards"].shape
-        x = encoder_inputs(trials).transpose(0, 1)[:, None].contiguous()
-        states = self.encoder.states(params, x)
-        beliefs = self.encoder.beliefs(params, states)[:, 0].transpose(0, 1)  # [B, T+1, 2L]
+        one_task = {name: value[None] for name, value in trials.items()}
+        beliefs = self.beliefs_of(params, one_task)[:, 0].transpose(0, 1)  # [B, T+1, 2L]
         before = torch.cat([torch.zeros_like(beliefs[:, :1]), beliefs[:, :-1]], 1)
         lived = torch.cat([torch.ones(count, 1), trials["mask"]], 1)  # b_t after a step of padding is none
         kl = (kl_of_beliefs(beliefs, before) * lived).sum(1)
@@ -199,17 +203,20 @@ class VariBAD(TrialPPO):
             return (rewards - predicted).square()
         return torch.nn.functional.softplus(predicted) - (rewards > 0) * predicted
 
-    def expected_rewards(self, parameters: Tensor, belief: Tensor, data: Tensor, samples: int = 64) -> Tensor:
-        """What rewards are expected under beliefs [n, 2L] of steps `data` [k, …] (`decoded_from`): [n, k].
-
-        Means over `samples` latent vectors, the same ones each time. "bernoulli": chances that a reward is positive.
-        """
+    def expected_rewards(self, parameters: Tensor, trials: Rollouts, observations: Tensor) -> Tensor | None:
+        """Means over latent vectors that the beliefs hold likely; "bernoulli": chances that a reward is positive."""
+        if self.config.decoder_reads != "next_observation":
+            return None
         with torch.no_grad():
-            params = {name: value[None] for name, value in self.spec.unflatten(parameters).items()}
-            size = (len(belief), samples, self.config.belief_size)
-            noise = torch.from_numpy(np.random.default_rng(0).standard_normal(size, np.float32))
-            found = self.decoder(params, draw(belief[:, None], noise), data.expand(len(belief), *data.shape))
-            return (found if self.config.reward_likelihood == "gaussian" else found.sigmoid()).mean(1)
+            meta = self.spec.per_task(parameters, trials.tasks)
+            beliefs = self.beliefs_of(meta, transitions(trials)).permute(1, 2, 0, 3)  # [M, N, T+1, 2L]
+            flat = beliefs.reshape(-1, 1, beliefs.shape[-1])
+            noise = np.random.default_rng(0).standard_normal((1, SAMPLES, self.config.belief_size), np.float32)
+            one = {name: value[:1] for name, value in meta.items()}
+            read = observations.expand(len(flat), *observations.shape)
+            found = self.decoder(one, draw(flat, torch.from_numpy(noise)), read)
+            found = found if self.config.reward_likelihood == "gaussian" else found.sigmoid()
+            return found.mean(1).view(*beliefs.shape[:3], -1)
 
     # On the master.
 

@@ -34,8 +34,8 @@ class GridPaths:
 
     tiles: of each cell at the start of an episode, [M, S, S] by x and y. cells[m][k]: where the agent was before each
     of the L steps of the first episode, [L, 2]. returns: of the episodes shown, [M, K+1]. names: of the tasks.
-    by_episode: stages are the episodes of a trial, not numbers of adaptation steps. beliefs: how likely the policy
-    thinks that the goal is in a cell, at the end of the episode, [M, K+1, S, S]; None: it is not known.
+    by_episode: stages are the episodes of a trial, not numbers of adaptation steps. beliefs: what reward the policy
+    expects in a cell, as it believes at the end of the episode, [M, K+1, S, S]; None: it holds no belief.
     """
 
     tiles: np.ndarray
@@ -46,8 +46,8 @@ class GridPaths:
     beliefs: np.ndarray | None = None
 
 
-def grid_paths(sampled: SampledStages, beliefs: np.ndarray | None = None) -> GridPaths:
-    """The walks of the first rollout of every task. beliefs: as in `GridPaths`."""
+def grid_paths(sampled: SampledStages) -> GridPaths:
+    """The walks of the first rollout of every task."""
     family = cast(GridFamily, sampled.family)
     episodes = [data.episode(0, data.rewards.shape[-1]) for data in sampled.rollouts]
     lengths = [data.mask[:, 0].sum(-1).int().tolist() for data in episodes]
@@ -61,14 +61,22 @@ def grid_paths(sampled: SampledStages, beliefs: np.ndarray | None = None) -> Gri
     ]
     returns = [np.where(data.mask[:, 0] > 0, data.rewards[:, 0], 0).sum(-1) for data in episodes]
     tiles = np.stack([family.tiles(task) for task in sampled.tasks])
-    return GridPaths(tiles, cells, np.stack(returns, axis=1), sampled.names, sampled.by_episode, beliefs)
+    return GridPaths(tiles, cells, np.stack(returns, axis=1), sampled.names, sampled.by_episode, _beliefs(sampled))
+
+
+def _beliefs(sampled: SampledStages) -> np.ndarray | None:
+    observations = cast(GridFamily, sampled.family).cell_observations()
+    if observations is None:
+        return None
+    expected = sampled.expected_rewards(observations.reshape(-1, observations.shape[-1]))
+    return None if expected is None else expected.reshape(*expected.shape[:2], *observations.shape[:2])
 
 
 def plot_grid_paths(paths: GridPaths, path: Path, *, title: str = "") -> None:
     """Draw a PNG with a column for each task and a row for each stage: the board, and on it the walk.
 
-    Lines darken with time, and a dot is where the last step began. Blue cells: the darker, the likelier is the goal
-    there, as far as the policy believes.
+    Lines darken with time, and a dot is where the last step began. Blue cells: the darker, the higher is the reward
+    that the policy expects there.
     """
     tasks, stages = paths.returns.shape
     with page(path, 2.3 * tasks + 0.6, 2.5 * stages + 0.5, stages, tasks) as (figure, panels):
@@ -94,7 +102,7 @@ def _draw_board(axes: Axes, tiles: np.ndarray, belief: np.ndarray | None) -> Non
         colour, letter = TILE_STYLES.get(int(tiles[x, y]), ("white", ""))
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="#DDDDDD", linewidth=0.6))
         if belief is not None:
-            shade = float(belief[x, y] / max(belief.max(), 1e-12))
+            shade = float((belief[x, y] - belief.min()) / max(np.ptp(belief), 1e-12))
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="#3E9BD6", alpha=0.6 * shade, linewidth=0))
         pale = "white" if tiles[x, y] == DEATH else "#888888"
         axes.text(x, y, letter, ha="center", va="center", fontsize=42 / max(size, 5), color=pale)

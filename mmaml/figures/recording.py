@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from mmaml.config.keys import Config
 from mmaml.envs.base import StepResult, Task, TaskVectorEnv
@@ -197,7 +198,8 @@ class SampledStages:
 
     family: a lane of the tasks' family. rollouts [K+1]: of each stage, [M, N, …]. observations [K+1]: of these, as the
     family gave them, [M, N, T, O]. returns: [M, K+1]. names: of the tasks. by_episode: stages are the episodes of a
-    trial, not numbers of adaptation steps.
+    trial, not numbers of adaptation steps. expected_rewards: for observations [k, O], what the policy believes at the
+    end of each stage's episode, in the first lane, to be rewarded where an action leads to them, [M, K+1, k]; or None.
     """
 
     family: TaskVectorEnv
@@ -207,6 +209,7 @@ class SampledStages:
     returns: np.ndarray
     names: Sequence[str]
     by_episode: bool
+    expected_rewards: Callable[[np.ndarray], np.ndarray | None]
 
     @property
     def connected(self) -> np.ndarray:
@@ -235,9 +238,22 @@ def sampled_stages(
             vector = worker.statistics(state).vector()
             statistics = worker.collect(parameters, vector, list(enumerate(tasks)), FRESH, split, stages)
         assert worker.block is not None
+        trials = worker.block.rollouts[0]
         rollouts = worker.stages_of(worker.block.rollouts, statistics["return"].shape[1])
         scaling = Scaling.from_vector(vector)
         observed = [data.observations if scaling is None else scaling.original(data.observations) for data in rollouts]
+
+        def expected_rewards(observations: np.ndarray) -> np.ndarray | None:
+            seen = torch.from_numpy(observations.astype(np.float32))
+            seen = seen if scaling is None else scaling.normalised(seen)
+            found = worker.algorithm.expected_rewards(parameters, trials, seen)
+            if found is None:
+                return None
+            inside = (trials.episode_numbers()[:, 0, None] <= torch.arange(len(rollouts))[:, None]) & trials.mask[
+                :, :1
+            ].bool()
+            return found[torch.arange(len(tasks))[:, None], 0, inside.sum(-1)].numpy()
+
         return SampledStages(
             family=worker.family,
             tasks=tasks,
@@ -246,6 +262,7 @@ def sampled_stages(
             returns=statistics["return"],
             names=names_of(tasks, worker.spec.num_modes),
             by_episode=worker.algorithm.credit == "trial",
+            expected_rewards=expected_rewards,
         )
     finally:
         worker.close()

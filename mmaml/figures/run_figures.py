@@ -47,4 +47,4 @@ def draw_trajectories(run: Path, path: Path, rollouts_per_task: int = 20, env_sp
     if picture is not None:
         title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
         picture(sampled_stages(config, state, rollouts_per_task), path, title)
-        print(path)
+        print(as_written(path))

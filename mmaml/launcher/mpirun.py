@@ -169,9 +169,11 @@ def reach_through_relay(arguments: list[str]) -> list[str]:
     relay, shield = through("relay.py"), through("shield.py")
     if relay is None or shield is None:
         return arguments
-    os.environ.setdefault(DAEMON, f"{shield} prted")
+    chosen = {*arguments, *os.environ, *set_in_files()}
+    if DAEMON not in chosen:
+        os.environ[DAEMON] = f"{shield} prted"
     variable, shell = f"PRTE_MCA_{REMOTE_SHELL}", "ssh"
-    if slurm.reaches_others({*arguments, *os.environ, *set_in_files()}):
+    if slurm.reaches_others(chosen):
         os.environ[STARTER], shell = "ssh", slurm.SRUN
     os.environ[variable] = f"{relay} {os.environ.get(variable, shell)}"
     pairs = zip(["", *arguments], arguments, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -31,6 +32,7 @@ SECONDS_BETWEEN_CHECKS = 1.0
 # How long a rank is waited for when others have taken all the time: long enough for what it has sent to arrive.
 MOMENT = 1.0
 PROCESS_ENDED = "its process ended"
+SECURITY, NATIVE = "PMIX_SECURITY_MODE", "native"
 
 
 class RankLost(Exception):
@@ -55,9 +57,19 @@ def join() -> None:
     is_open_mpi = MPI.Get_library_version().startswith("Open MPI")
     if MPI.Is_initialized() or announced_ranks() is None or (is_open_mpi and not meets_others()):
         return
+    choose_security()
     MPI.Init_thread()
     if MPI.COMM_WORLD.Get_rank() == 0:
         report(STARTED)
+
+
+def choose_security() -> None:
+    """Of the ways in which a launcher lets a process prove whose it is, choose the one that every PMIx has.
+
+    Slurm's srun offers "munge,native". Open MPI's wheel lacks the former, and would say so in two boxes a rank.
+    """
+    if NATIVE in os.environ.get(SECURITY, "").split(","):
+        os.environ[SECURITY] = NATIVE
 
 
 @atexit.register

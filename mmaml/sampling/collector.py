@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,23 +110,22 @@ def rollout(
 
 def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
     """A copy of the observations of `env.reset`."""
-    with FromEnvironment(env), _named(env, "reset"):
-        return block_answers.of_reset(env.reset(**arguments), _observations_of(env))
+    with FromEnvironment(env):
+        output = env.reset(**arguments)
+        try:
+            return block_answers.of_reset(output, _observations_of(env))
+        except Refused as refused:
+            raise refused.in_method(f"{type(env).__name__}.reset") from None
 
 
 def _step(env: TaskVectorEnv, actions: np.ndarray) -> StepResult:
     """Copies of what training reads of `env.step`."""
-    with FromEnvironment(env), _named(env, "step"):
-        return block_answers.of_step(env.step(actions), _observations_of(env))
-
-
-@contextmanager
-def _named(env: TaskVectorEnv, method: str) -> Iterator[None]:
-    """Let what is refused of a method's answer name the method."""
-    try:
-        yield
-    except Refused as refused:
-        raise refused.in_method(f"{type(env).__name__}.{method}") from None
+    with FromEnvironment(env):
+        output = env.step(actions)
+        try:
+            return block_answers.of_step(output, _observations_of(env))
+        except Refused as refused:
+            raise refused.in_method(f"{type(env).__name__}.step") from None
 
 
 def _observations_of(env: TaskVectorEnv) -> tuple[int, ...]:

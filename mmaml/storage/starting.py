@@ -68,7 +68,7 @@ def settled(values: Values, original: Config | None, data: Path, script: str = "
 
 def default_dump_path(config: Config, data: Path, script: str = "") -> Path:
     """A directory <data>/<script>/<env>-<time> that does not exist; without a script <data>/<algorithm>/…"""
-    environment, algorithm = (text.rpartition(":")[2] for text in (config.env, config.algorithm))
+    environment, algorithm = (text.rpartition(":")[2].replace("/", "-") for text in (config.env, config.algorithm))
     name = f"{environment}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = data / (script or algorithm)
     names = chain([name], (f"{name}-{n}" for n in count(2)))

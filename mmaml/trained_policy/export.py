@@ -3,6 +3,7 @@
     o -> (o - mean) / std, clipped, where the run normalised observations
     [o, ε = 0] -> MLP -> u,   a = low + (u + exp(log_std) noise + s) (high - low) / (2 s), clipped to [low, high]
     discrete:   a = start + argmax(u + noise)
+    a Box of whole numbers:   a as of a Box, rounded
 
 With noise 0 that is the mean of the policy's distribution, or its most probable action. Standard normal noise, or for
 discrete actions standard Gumbel noise, samples from it.
@@ -18,6 +19,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor, nn
 
+from mmaml.envs.spaces import is_whole
 from mmaml.extras import not_installed
 from mmaml.policies.params import Params
 from mmaml.policies.policy import MIN_LOG_STD
@@ -33,7 +35,7 @@ class Network(NamedTuple):
     scaling: of the observations; None where they are read as they are. weights [I, H], biases [H]: of each layer.
     nonlinearity: "tanh" or "relu", of the hidden ones. std [A]: of the action; None where actions are discrete, the
     first of which is `start`. factor, offset, low, high [A]: from the policy's units to the environment's, and the
-    bounds there.
+    bounds there. whole: whether actions are rounded to whole numbers.
     """
 
     scaling: Scaling | None
@@ -46,6 +48,7 @@ class Network(NamedTuple):
     offset: Tensor
     low: Tensor
     high: Tensor
+    whole: bool
 
 
 def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str, scaling: Scaling | None) -> Network:
@@ -63,7 +66,7 @@ def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str, scaling:
     size = len(biases[-1])
     if isinstance(spaces.actions, Discrete):
         ones, free = torch.ones(size), torch.full((size,), torch.inf)
-        plain = (None, int(spaces.actions.start), ones, 0 * ones, -free, free)
+        plain = (None, int(spaces.actions.start), ones, 0 * ones, -free, free, False)
         return Network(scaling, weights, biases, nonlinearity, *plain)
     std = params["policy.log_std"].detach()[0, 0].clamp(min=MIN_LOG_STD).exp()
     low, high = (torch.from_numpy(np.asarray(bound, np.float32)) for bound in (spaces.actions.low, spaces.actions.high))
@@ -71,7 +74,8 @@ def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str, scaling:
     if spaces.scale is not None:
         factor = (high - low) / (2 * spaces.scale)
         offset = low + spaces.scale * factor
-    return Network(scaling, weights, biases, nonlinearity, std, 0, factor, offset, low, high)
+    bounds = (factor, offset, low, high)
+    return Network(scaling, weights, biases, nonlinearity, std, 0, *bounds, is_whole(spaces.actions))
 
 
 class Normalisation(nn.Module):
@@ -99,13 +103,15 @@ class BoxPolicy(nn.Module):
             nn.Buffer(network.offset),
         )
         self.low, self.high = nn.Buffer(network.low), nn.Buffer(network.high)
+        self.whole = network.whole
 
     def forward(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
         """Observations [n, O] and noise [n, A], none for the mean, to actions [n, A]."""
         action = self.network(observation)
         if noise is not None:
             action = action + self.std * noise
-        return torch.minimum(torch.maximum(action * self.factor + self.offset, self.low), self.high)
+        action = torch.minimum(torch.maximum(action * self.factor + self.offset, self.low), self.high)
+        return torch.round(action) if self.whole else action
 
 
 class DiscretePolicy(nn.Module):
@@ -185,6 +191,7 @@ def onnx_file(network: Network, noise: bool) -> bytes:
         x = apply("Add", x, constant("offset", network.offset.numpy()))
         x = apply("Max", x, constant("low", network.low.numpy()))
         x = apply("Min", x, constant("high", network.high.numpy()))
+        x = apply("Round", x) if network.whole else x
     nodes.append(helper.make_node("Identity", [x], ["action"]))
 
     sizes = {"observation": len(network.weights[0])} | ({"noise": len(network.biases[-1])} if noise else {})

@@ -227,6 +227,17 @@ def test_the_trace_decays_and_its_meta_gradient_is_a_step_of_adam() -> None:
     torch.testing.assert_close(again[size:] - flat[size:], 0.1 * signs, rtol=1e-3, atol=0)
 
 
+def test_what_is_learned_keeps_where_it_can_still_change() -> None:
+    """Whatever the step size; but from where it starts it is not thrown back."""
+    for discount, most in ((0.95, 8.0), (0.9999999, 13.8)):
+        algo, flat, data = setting(meta_lambda=False, meta_learning_rate=1e30, discount=discount)
+        flat[-1] = torch.logit(torch.tensor((discount - 0.9) / 0.1).double())
+        for iteration in range(3):
+            flat, row = algo.update(flat, answers(algo, data), iteration)
+        assert abs(float(flat[-1])) == pytest.approx(most, abs=0.1)
+        assert 0.9 < row["Discount"] < 1
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("outer_value", [True, False])
 def test_without_steps_of_its_returns_it_is_the_plain_algorithm_to_the_bit(
@@ -265,14 +276,15 @@ def choices(p_of_lanes: list[float], later: list[bool]) -> Rollouts:
     start = torch.zeros_like(done)
     start[..., 0] = True
     zeros = torch.zeros(1, lanes, length, 1, dtype=torch.float64)
+    under_way = (~start)[..., None].double()  # what is observed: 0 at the start, then 1
     data = Rollouts.recorded(
-        zeros, actions, rewards, Categorical(0 * actions), mask, start, done, done & False, zeros[:, :, 0], zeros
+        under_way, actions, rewards, Categorical(0 * actions), mask, start, done, done & False, zeros[:, :, 0], zeros
     )
     data.weights = weights
     return data
 
 
-def chooser(discount: float, outer_discount: float) -> tuple[MGRL, torch.Tensor]:
+def chooser(discount: float, outer_discount: float, **overrides: Any) -> tuple[MGRL, torch.Tensor]:
     """An agent whose only parameters that get a gradient are the two biases of its logits, at θ = 0 and V = 0.
 
     Both move by α/2, so that θ, their difference, moves by α = 0.5.
@@ -280,7 +292,7 @@ def chooser(discount: float, outer_discount: float) -> tuple[MGRL, torch.Tensor]
     values = {"hidden_sizes": [1], "optimizer": "sgd", "learning_rate": 0.25, "vf_loss_coeff": 0.0}
     values |= {"discount": discount, "gae_lambda": 1.0, "discount_range": [0.0, 1.0]}
     values |= {"outer_discount": outer_discount, "outer_value": False}
-    algo = make_algorithm(load_config(None, values, "mgrl"), 1, 2, Categorical)
+    algo = make_algorithm(load_config(None, values | overrides, "mgrl"), 1, 2, Categorical)
     assert isinstance(algo, MGRL)
     params = algo.init(np.random.default_rng(0))
     flat = algo.spec.flatten(
@@ -318,6 +330,32 @@ def test_the_meta_gradient_of_now_or_later_is_the_exact_one(discount: float, out
     assert row["MetaGradient-discount"] == pytest.approx(expected, rel=1e-9)
     if (discount, outer_discount) == (0.9, 1.0):
         assert row["MetaGradient-discount"] == pytest.approx(0.205005, abs=5e-7)
+
+
+@pytest.mark.parametrize("outer_value", [True, False])
+def test_an_outer_value_of_the_learned_discount_favours_myopia(outer_value: bool) -> None:
+    """Where the outer return goes on with V after a step, λ' = 0, and V is what γ = 0.8 makes of the late reward.
+
+    Of 2 it leaves 0.82, less than now gives; a value of its own, for γ' = 1, is 2 (Bonnet, Midgley, Laterre 2022).
+    """
+    algo, flat = chooser(0.8, 1.0, outer_value=outer_value, outer_lambda=0.0)
+    params = algo.spec.unflatten(flat)
+    for name, value in (("value", 0.8 ** (DELAY - 1) * LATE_REWARD), ("outer_value", LATE_REWARD)):
+        if f"{name}.0.weight" in params:
+            params[f"{name}.0.weight"][0] = 100.0  # tanh is 0 at the start, and then 1
+            params[f"{name}.1.weight"][0] = value
+    flat = algo.spec.flatten(params)
+    both = choices([0.5, 0.5], [False, True])
+    moved, _ = algo.update(flat, answers(algo, both, both), 0)
+    p, gain = 0.5, 0.5 * 0.25 * DELAY * 0.8 ** (DELAY - 1) * LATE_REWARD
+    _, row = algo.update(moved, answers(algo, both), 1)
+    logits = torch.tensor([0.0, logit(algo, moved)]).double()
+    chance = logits.softmax(0)[1].item()
+    after = LATE_REWARD if outer_value else 0.8 ** (DELAY - 1) * LATE_REWARD
+    # Of the two lanes, by half each: A' = 1 now, and V' later.
+    expected = gain * p * (after * (1 - chance) - chance)
+    assert row["MetaGradient-discount"] == pytest.approx(expected, rel=1e-6)
+    assert (row["MetaGradient-discount"] > 0) is outer_value
 
 
 def test_a_sampled_meta_gradient_of_now_or_later_is_right_in_the_mean() -> None:

@@ -18,7 +18,6 @@ from mmaml.updates.evaluate import Question
 from mmaml.worker import TaskBlock, Worker
 from tests.helpers.memory_probes import MODULE
 from tests.helpers.support import (
-    REMEMBERING,
     assert_same_states,
     held_out_returns,
     progress,
@@ -27,10 +26,16 @@ from tests.helpers.support import (
     small_config,
 )
 
+ALGORITHMS = ["rl2", "snail"]
 PROBES = "tests.helpers.probes:"
 # Of unlike lengths, continuous actions; of one step, discrete actions.
 RAGGED: dict[str, Any] = {"env": PROBES + "RandomLengths", "max_path_length": 6, "episodes_per_trial": 3}
-BANDIT: dict[str, Any] = {"env": f"{MODULE}:Bandit", "max_path_length": 1, "episodes_per_trial": 9}
+BANDIT: dict[str, Any] = {
+    "env": "BernoulliBandit",
+    "env_kwargs": {"arms": 2},
+    "max_path_length": 1,
+    "episodes_per_trial": 9,
+}
 FAMILIES = {"ragged": RAGGED, "padded": RAGGED | {"collect": "episodes"}, "bandit": BANDIT}
 OPTIONS = {"clip_eps": 0.2, "clip": True, "mean": 0.1, "std": 0.7}
 SIZES = {"meta_batch_size": 5, "rollouts_per_meta_task": 4}
@@ -59,7 +64,7 @@ def in_double(data: Rollouts) -> Rollouts:
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 7])
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("algorithm", REMEMBERING)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_first_ratio_is_one(algorithm: str, family: str, lanes: int) -> None:
     algo, block, parameters = collected(algorithm, **FAMILIES[family] | {"rollouts_per_meta_task": lanes})
     (data,) = block.rollouts
@@ -74,7 +79,7 @@ def test_the_first_ratio_is_one(algorithm: str, family: str, lanes: int) -> None
         np.testing.assert_allclose(results["outer_kl"], 0, atol=1e-7)
 
 
-@pytest.mark.parametrize("algorithm", REMEMBERING)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_acting_step_by_step_is_unrolling(algorithm: str) -> None:
     algo, block, parameters = collected(algorithm, **RAGGED)
     (data,) = block.rollouts
@@ -86,7 +91,7 @@ def test_acting_step_by_step_is_unrolling(algorithm: str) -> None:
         assert float((found - features).abs().max().detach()) <= TOLERANCES[algorithm]
 
 
-@pytest.mark.parametrize("algorithm", REMEMBERING)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_lanes_that_began_at_different_times_act_together(algorithm: str) -> None:
     """As they do in a loop of a user's own, who joins what the lanes carry."""
     algo, block, parameters = collected(algorithm, **RAGGED)
@@ -111,7 +116,7 @@ def test_lanes_that_began_at_different_times_act_together(algorithm: str) -> Non
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", REMEMBERING)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_lane_that_is_longer_than_in_training_acts_as_it_is_learned_from(algorithm: str) -> None:
     algo, block, parameters = collected(algorithm, **RAGGED)
     meta = algo.spec.per_task(parameters, 5)
@@ -157,7 +162,7 @@ def test_advantages_are_normalised_over_the_meta_batch() -> None:
 
 
 @pytest.mark.parametrize("family", ["padded", "bandit"])
-@pytest.mark.parametrize("algorithm", REMEMBERING)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_gradient_agrees_with_finite_differences(algorithm: str, family: str) -> None:
     sizes = {"cell_size": 3} if algorithm == "rl2" else {"filters": 3, "attention_size": 3}
     algo, block, parameters = collected(algorithm, **FAMILIES[family] | sizes | {"entropy_coeff": 0.1})
@@ -171,7 +176,7 @@ def test_the_gradient_agrees_with_finite_differences(algorithm: str, family: str
         assert float(gradient[index]) == pytest.approx(float(above - below) / 2e-6, rel=1e-4, abs=1e-7)
 
 
-@pytest.mark.parametrize("algorithm", REMEMBERING)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_loss_is_that_of_its_parts(algorithm: str) -> None:
     keys = {"vf_loss_coeff": 0.3, "entropy_coeff": 0.2}
     algo, block, parameters = collected(algorithm, **FAMILIES["padded"] | keys)
@@ -192,7 +197,7 @@ def test_the_loss_is_that_of_its_parts(algorithm: str) -> None:
         assert found["loss"][task] == pytest.approx(float(expected), rel=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", REMEMBERING)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_padding_and_other_tasks_change_nothing(algorithm: str) -> None:
     """To the bit."""
     _, block, parameters = collected(algorithm, **FAMILIES["padded"])
@@ -215,7 +220,7 @@ def test_padding_and_other_tasks_change_nothing(algorithm: str) -> None:
                 np.testing.assert_array_equal(value[0], whole[name][task])
 
 
-@pytest.mark.parametrize("algorithm", REMEMBERING)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_chunks_of_lanes_add_up_to_the_whole(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the memory of back-propagation through a trial is bounded, whatever the number of lanes."""
     _, block, parameters = collected(algorithm, **RAGGED | {"rollouts_per_meta_task": 7})
@@ -229,7 +234,7 @@ def test_chunks_of_lanes_add_up_to_the_whole(algorithm: str, monkeypatch: pytest
 # Runs.
 
 
-@pytest.mark.parametrize("algorithm", REMEMBERING)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_run_that_goes_on_is_the_run_that_did_not_stop(algorithm: str, tmp_path: Path) -> None:
     values = RAGGED | {"normalize_observations": True, "normalize_rewards": True, "num_minibatches": 2}
 
@@ -243,7 +248,7 @@ def test_a_run_that_goes_on_is_the_run_that_did_not_stop(algorithm: str, tmp_pat
     assert {"Loss-value", "Loss-entropy", "ClipFraction", "Step_2-AverageReturn"} <= {*progress(parts)[-1]}
 
 
-@pytest.mark.parametrize("algorithm", REMEMBERING)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_keys_without_meaning_are_noticed_or_refused(algorithm: str) -> None:
     given = {"inner_lr": 0.2, "baseline": "ZeroBaseline", "hidden_sizes": [9], "use_betas": True, "first_order": True}
     given |= {"normalize_adv": False, "max_grad_norm": 0.5, "vf_loss_coeff": 0.1, "init_inner_kl_penalty": 0.1}
@@ -270,7 +275,7 @@ LEARNING: dict[str, Any] = {
 }
 SURE = {"env": f"{MODULE}:Sure", "episodes_per_trial": 5, "n_itr": 15}
 LOOK = {"env": f"{MODULE}:PayToLook", "episodes_per_trial": 2, "n_itr": 25}
-PULLS = {"env": f"{MODULE}:Bandit", "episodes_per_trial": 10, "n_itr": 60, "gae_lambda": 0.3}
+PULLS = BANDIT | {"episodes_per_trial": 10, "n_itr": 60, "gae_lambda": 0.3}
 RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 40}
 SNAIL = {"n_itr": 25, "learning_rate": 1e-3}
 SMALL_SNAIL = {"n_itr": 25, "filters": 16, "attention_size": 16}
@@ -318,7 +323,7 @@ def test_it_explores_a_bandit_better_than_the_last_pull_alone_allows(
     tasks = worker.sample_tasks(400, 0, "test")
     worker.collect(parameters, None, list(enumerate(tasks)), 0, "test")
     assert worker.block is not None
-    probabilities = torch.tensor(np.stack([task.values["probabilities"] for task in tasks]))
+    probabilities = torch.tensor(np.stack([task.values["means"] for task in tasks]))
     pulled = (worker.block.rollouts[0].actions * probabilities[:, None, None]).sum(-1)
     regret = (probabilities.amax(-1)[:, None] - pulled.mean(1)).sum(-1).mean()
     assert low <= 10 * 2 / 3 - float(regret) <= high

@@ -13,6 +13,8 @@ from torch.distributions import Normal, kl_divergence
 from mmaml.algorithms import varibad
 from mmaml.algorithms.varibad import VariBAD, drawn, encoder_inputs, transitions
 from mmaml.errors import ConfigError
+from mmaml.figures.grid_paths import grid_paths
+from mmaml.figures.recording import sampled_stages
 from mmaml.policies.belief import draw, kl_of_beliefs
 from mmaml.updates.evaluate import Question
 from mmaml.worker import TaskBlock
@@ -20,7 +22,7 @@ from tests.helpers.memory_probes import MODULE
 from tests.helpers.support import assert_same_states, held_out_returns, progress, run, sampled, small_config
 
 TRIALS: dict[str, Any] = {
-    "env": f"{MODULE}:Bandit",
+    "env": "BernoulliBandit",
     "meta_batch_size": 3,
     "rollouts_per_meta_task": 4,
     "max_path_length": 1,
@@ -63,10 +65,10 @@ def elbo(algo: VariBAD, flat: torch.Tensor, trials: dict[str, torch.Tensor], see
 # Beliefs.
 
 
-@pytest.mark.parametrize("env, length", [("Bandit", 1), ("Recall", 3)])
+@pytest.mark.parametrize("env, length", [("BernoulliBandit", 1), (f"{MODULE}:Recall", 3)])
 def test_the_policy_learns_from_the_beliefs_that_it_acted_on(env: str, length: int) -> None:
     """To the bit, whether encoded step by step or as a trial."""
-    algo, block, parameters = collected(env=f"{MODULE}:{env}", max_path_length=length)
+    algo, block, parameters = collected(env=env, max_path_length=length)
     (data,) = block.rollouts
     meta = algo.spec.per_task(parameters, data.tasks)
     steps, beliefs, carried = data.steps(), algo.beliefs(meta, data), None
@@ -105,6 +107,38 @@ def test_embeddings_are_the_beliefs_after_the_trial() -> None:
     np.testing.assert_array_equal(alone[0], embedded[1])
     block.rollouts[0].rewards[..., -1] += 1  # the last reward counts too
     assert (block.answer(Question("embed", parameters))["embedding"] != embedded).any()
+
+
+def test_the_rewards_that_a_belief_expects_are_means_over_its_latent_vectors() -> None:
+    algo, block, parameters = collected(env="GridNavi", max_path_length=3, decoder_reads="next_observation")
+    (data,) = block.rollouts
+    cells = torch.tensor([[0.0, 0.0], [2.0, 4.0], [3.0, 1.0]])
+    expected = algo.expected_rewards(parameters, data, cells)
+    assert expected is not None and expected.shape == (3, 4, 5 * 3 + 1, 3)
+    meta = algo.spec.per_task(parameters, 3)
+    acted_on = algo.beliefs(meta, data)
+    belief = acted_on[7, 1, 2].expand(20000, -1)
+    noise = torch.randn(20000, 2, generator=torch.Generator().manual_seed(0))
+    one = {name: value[1:2] for name, value in meta.items()}
+    with torch.no_grad():
+        decoded = algo.decoder(one, draw(belief, noise)[None], cells[None])[0]
+    torch.testing.assert_close(
+        expected[1, 2, 7], decoded.mean(0), rtol=0, atol=float(3 * decoded.std(0).max() / 64**0.5)
+    )
+    assert torch.equal(expected[:, :, 0], expected[:1, :1, 0].expand(3, 4, 3))  # before the first step
+    assert algo.expected_rewards(parameters, data, cells + 1) is not None
+    algo.config = algo.config.replace(decoder_reads="transition")
+    assert algo.expected_rewards(parameters, data, cells) is None
+
+
+def test_the_walks_on_a_grid_show_the_beliefs_at_the_ends_of_episodes(tmp_path: Path) -> None:
+    config = config_of(env="GridNavi", max_path_length=3, decoder_reads="next_observation", n_itr=1)
+    state = run(config.replace(dump_path=str(tmp_path / "run")))
+    paths = grid_paths(sampled_stages(config, state, 4))
+    assert paths.beliefs is not None and paths.beliefs.shape == (4, 5, 5, 5) and paths.by_episode
+    assert (paths.beliefs.std((0, 1)) > 0).any()
+    other = config_of(env="GridNavi", max_path_length=3, n_itr=1)
+    assert grid_paths(sampled_stages(other, run(other.replace(dump_path=str(tmp_path / "other"))), 4)).beliefs is None
 
 
 # The ELBO.
@@ -297,7 +331,7 @@ def test_the_embeddings_of_a_run_are_of_whole_trials(tmp_path: Path) -> None:
         )
     )
     embedded = np.load(tmp_path / "embeddings.npz")
-    assert embedded["embedding"].shape == (6, 4) and embedded["probabilities"].shape == (6, 2)
+    assert embedded["embedding"].shape == (6, 4) and embedded["means"].shape == (6, 5)
     assert len(np.unique(embedded["embedding"][:, 0])) == 6
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 
 import mmaml
 from tests.helpers.policies import episode, trained
@@ -94,6 +95,7 @@ def test_the_module_acts_as_the_policy(tmp_path: Path, algorithm: str, env: str)
         ("mmaml", {}),
         ("cavia", {"hidden_nonlinearity": "relu", "normalization_scale": 0.5}),
         ("maml", {"env": "CartPoleMassEnv"}),
+        ("maml", {"env": "tests.helpers.user_environments:WholeNumbers"}),
     ],
 )
 @pytest.mark.parametrize("way", ["torchscript", pytest.param("onnx", marks=needs_onnx)])
@@ -116,7 +118,7 @@ def test_exported_policies_act_alike_without_this_package(
     program = ONNX if way == "onnx" else TORCHSCRIPT
     found = elsewhere(program, tmp_path, plain, observation=observation)
     expected = policy.act(observation, deterministic=True)
-    assert found.dtype == expected.dtype
+    assert found.dtype == (np.int64 if isinstance(policy.spaces.actions, Discrete) else np.float32)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     found = elsewhere(program, tmp_path, noisy, observation=observation, noise=noise)
     np.testing.assert_allclose(found, drawn, rtol=1e-4, atol=1e-5)

@@ -284,7 +284,7 @@ def test_wide_observations_are_counted(tmp_path: Path, monkeypatch: pytest.Monke
         return refusal(ConfigError, lambda: build_config({**WIDE, **values}))
 
     assert "2 tasks × 20 rollouts each × 100 time steps × 2 coll" in refused(0.5)
-    text = refused(1.0)  # 2 tasks take 0.63 GiB; 2 × 2,000 × 42,340 and 2 × 2,000² numbers of 8 bytes take 1.32
+    text = refused(1.0)  # 2 tasks take 0.63 GiB; 2 x 2,000 x 42,340 and 2 x 2,000² numbers of 8 bytes take 1.32
     assert "needs at least 1.32 GiB (LinearFeatureBaseline of 2000 steps × 42340 features, on 1 rank)" in text
     assert text.startswith("rollouts_per_meta_task, max_path_length, episodes_per_trial: ")
     assert text.endswith('; lower one of them, or take another "baseline"')

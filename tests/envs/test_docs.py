@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import sys
@@ -15,12 +16,16 @@ import numpy as np
 import pytest
 
 from mmaml.cli import main
-from mmaml.config.loading import load_config, read_config_file
+from mmaml.config.loading import build_config, load_config, read_config_file
 from mmaml.config.shipped import shipped_configs
+from mmaml.envs import block_answers
 from mmaml.envs.adapter import GymTaskAdapter
+from mmaml.envs.answers import Refused
 from mmaml.envs.registry import FAMILIES, check_family, gym_id, make_family
+from mmaml.errors import ConfigError
 from tests.helpers.support import SMALL, run
 
+PARTS = ("observation", "reward", "terminated", "truncated", "info")
 DOC = (Path(__file__).parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
 
 
@@ -91,6 +96,52 @@ def test_the_check_prints_what_is_shown(modules: Path, capsys: pytest.CaptureFix
     del sys.modules["hold_speed"]
     assert main.main(["check-env", "hold_speed:HoldSpeed"]) == 2
     assert capsys.readouterr().out == failed
+
+
+def refusals() -> list[tuple[str, str, str]]:
+    """(what, value, line) of the table of what is refused."""
+    rows = re.findall(r"^\| (\S+) \| `(.*)` \| `(Reach\..*)` \|$", DOC, flags=re.MULTILINE)
+    return [(what.strip("`"), value, line) for what, value, line in rows]
+
+
+@pytest.mark.parametrize(("what", "value", "line"), refusals())
+def test_what_is_refused_is_refused_with_the_line_shown(what: str, value: str, line: str, modules: Path) -> None:
+    reach = importlib.import_module("reach").Reach
+    returned = eval(value, {"np": np, "gym": gym})
+
+    class Reach(reach):  # type: ignore[misc, valid-type]
+        def reset(self, **arguments: Any) -> Any:
+            return returned if what == "reset" else super().reset(**arguments)
+
+        def step(self, action: Any) -> Any:
+            values = list(super().step(action))
+            if what in PARTS:
+                values[PARTS.index(what)] = returned
+            return returned if what == "step" else tuple(values)
+
+    if what.endswith("space"):
+        setattr(Reach, what, returned)
+    sys.modules["reach"].Changed = Reach  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError) as refused:
+        build_config(SMALL | {"env": "reach:Changed"})
+    assert (
+        str(refused.value).removesuffix("; `mmaml check-env reach:Changed` lists all that is wrong") == f"env: {line}"
+    )
+
+
+def test_every_part_of_an_answer_has_a_line_in_the_table() -> None:
+    assert {what for what, _, _ in refusals()} == {"reset", "step", *PARTS, "observation_space", "action_space"}
+
+
+def test_a_familys_arrays_are_refused_with_the_line_shown(modules: Path) -> None:
+    (line,) = re.findall(r"`(HoldSpeedFamily\.step: .*?)`", DOC)
+    family = make_family("hold_speed_family:HoldSpeedFamily", 20, 20)
+    family.reset(seed=0)
+    output = list(family.step(np.zeros((400, 1), np.float32)))
+    output[1] = output[1].astype(np.float64)
+    with pytest.raises(Refused) as refused:
+        block_answers.of_step(output, (400, 1))
+    assert str(refused.value.in_method("HoldSpeedFamily.step")) == line
 
 
 def test_the_single_environment_runs_as_shown() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
@@ -14,8 +12,9 @@ import pytest
 from mmaml.envs.base import Task
 from mmaml.envs.mujoco.base import compiled, load_spec
 from mmaml.envs.mujoco.dynamics import BASES, multiplied
-from mmaml.envs.mujoco.locomotion import Runner, UprightRunner
+from mmaml.envs.mujoco.locomotion import Runner
 from mmaml.envs.registry import make_family
+from tests.helpers.mujoco import given
 
 RUNNERS = ("HalfCheetahRandDirecEnv", "Walker2DRandDirecEnv", "HopperRandParamsEnv")
 DYNAMICS = ("Walker2DRandParamsEnv", "HopperRandParamsEnv")
@@ -25,44 +24,6 @@ def runner(name: str, tasks: int = 1, rollouts: int = 1, **arguments: Any) -> Ru
     family = make_family(name, tasks, rollouts, **arguments)
     assert isinstance(family, Runner)
     return family
-
-
-def given(family: Runner, *goals: float) -> Runner:
-    """The family with these goals, one a task, and its episodes begun."""
-    family.set_tasks([Task(0, {"goal": goal}) for goal in goals])
-    family.reset(seed=0)
-    return family
-
-
-@pytest.mark.parametrize(
-    ("name", "env_id", "env_arguments"),
-    [
-        ("HalfCheetahRandDirecEnv", "HalfCheetah-v5", {"ctrl_cost_weight": 0.05}),
-        ("Walker2DRandDirecEnv", "Walker2d-v5", {"frame_skip": 8}),
-        ("HopperRandParamsEnv", "Hopper-v5", {}),
-    ],
-)
-def test_running_forwards_is_gymnasiums_environment(
-    name: str, env_id: str, env_arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # MuJoCo's warnings of gymnasium's models go to a file
-    env: Any = gym.make(env_id, **env_arguments).unwrapped
-    family = given(runner(name, dynamics_range=0), 1)
-    env.reset(seed=0)
-    family.qpos[0], family.qvel[0] = env.data.qpos, env.data.qvel
-    env.action_space.seed(1)
-    fell = False
-    for _ in range(60):
-        action = env.action_space.sample()
-        expected, _, fell, _, expected_info = env.step(action)
-        observations, _, terminated, _, infos = family.step(action[None])
-        np.testing.assert_allclose(observations[0], expected, rtol=1e-5, atol=1e-5)
-        assert infos["reward_run"][0] == pytest.approx(expected_info["reward_forward"], rel=1e-5, abs=1e-5)
-        assert infos["reward_control"][0] == pytest.approx(expected_info["reward_ctrl"], rel=1e-5)
-        assert terminated[0] == fell
-        if fell:
-            break
-    assert fell == isinstance(family, UprightRunner)
 
 
 @pytest.mark.parametrize("name", RUNNERS)
@@ -91,16 +52,7 @@ def test_time_steps_are_those_of_the_published_environments() -> None:
     assert runner(names[0], frame_skip=1).dt == pytest.approx(0.01)
 
 
-def test_goals_are_uniform_in_the_intervals_of_their_modes() -> None:
-    family = runner("HalfCheetahTargetLocationEnv")
-    tasks = family.sample_tasks(2000, np.random.default_rng(0))
-    goals, modes = (
-        np.array(values) for values in zip(*[(task.values["goal"], task.mode) for task in tasks], strict=True)
-    )
-    np.testing.assert_array_equal(modes, (goals > 0).astype(int))
-    assert abs(modes.mean() - 0.5) < 0.05
-    assert abs(goals).min() > 1 and abs(goals).max() < 5
-    np.testing.assert_allclose(np.quantile(abs(goals), [0.25, 0.5, 0.75]), [2, 3, 4], atol=0.15)
+def test_modes_are_dealt_where_asked() -> None:
     dealt = runner("HalfCheetahRandDirecEnv", deal="round_robin").sample_tasks(4, np.random.default_rng(0))
     assert [(task.mode, task.values["goal"]) for task in dealt] == [(0, -1), (1, 1)] * 2
 
@@ -112,17 +64,9 @@ def test_a_location_is_marked_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", RUNNERS)
-def test_episodes_begin_near_rest(name: str) -> None:
-    family = given(runner(name, 1, 2000, dynamics_range=0), 1)
-    positions, velocities = family.qpos - family.model.qpos0, family.qvel
-    noise = 0.1 if name.startswith("HalfCheetah") else 0.005
-    for values in (positions, velocities) if noise == 0.005 else (positions,):
-        assert abs(values).max() <= noise
-        np.testing.assert_allclose(values.std(0), noise / np.sqrt(3), rtol=0.06)
-    if noise == 0.1:
-        np.testing.assert_allclose(velocities.std(0), 0.1, rtol=0.08)
-    observations, _ = family.reset(seed=0)
-    np.testing.assert_array_equal(observations, np.hstack([family.qpos[:, 1:], family.qvel]).astype(np.float32))
+def test_all_but_x_is_observed(name: str) -> None:
+    family = given(runner(name, 1, 20, dynamics_range=0), 1)
+    np.testing.assert_array_equal(family._observe(), np.hstack([family.qpos[:, 1:], family.qvel]).astype(np.float32))
 
 
 @pytest.mark.parametrize(

@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
 from mmaml.envs.mujoco.base import MujocoFamily
 from mmaml.envs.registry import FAMILIES, make_family
-from tests.helpers.mujoco import actions, put
+from tests.helpers.mujoco import actions, beside_gymnasium, given, put
 
 # MuJoCo's own reset of a lane is over before the next physics step.
 ONE_PHYSICS_STEP = [(name, {"frame_skip": 1}) for name in ("HalfCheetahRandDirecEnv", "HumanoidRandDirecEnv")]
 NAMES = [name for name, family in FAMILIES.items() if family.place.startswith("mmaml.envs.mujoco.")]
 
-# A family on an unmodified model: its arguments, gymnasium's environment of that model, its arguments, tolerance.
-GYMNASIUM: dict[str, tuple[dict[str, Any], str, dict[str, Any], float]] = {
-    "HalfCheetahRandDirecEnv": ({}, "HalfCheetah-v5", {}, 1e-6),
-    "Walker2DRandDirecEnv": ({}, "Walker2d-v5", {"frame_skip": 8}, 1e-6),
-    "HopperRandParamsEnv": ({"dynamics_range": 0}, "Hopper-v5", {}, 1e-6),
-    "AntRandDirecEnv": ({}, "Ant-v5", {}, 1e-6),
-    "HumanoidRandDirecEnv": ({}, "Humanoid-v5", {}, 1e-4),
-    "SwimmerRandVelEnv": ({}, "Swimmer-v5", {}, 1e-6),
+
+class Beside(NamedTuple):
+    """A family on an unmodified model, beside gymnasium's environment of that model.
+
+    goal: of the task. run: what "reward_run" is, from gymnasium's info; None where observations, rewards and ends are
+    others. tolerance: of the state.
+    """
+
+    env_kwargs: dict[str, Any]
+    env_id: str
+    env_arguments: dict[str, Any]
+    goal: Any = None
+    run: Callable[[dict[str, Any]], float] | None = None
+    tolerance: float = 1e-6
+
+
+def forward(info: dict[str, Any]) -> float:
+    return info["reward_forward"]
+
+
+def speed(info: dict[str, Any]) -> float:
+    return -abs(info["x_velocity"])
+
+
+GYMNASIUM = {
+    "HalfCheetahRandDirecEnv": Beside({}, "HalfCheetah-v5", {"ctrl_cost_weight": 0.05}, 1, forward),
+    "Walker2DRandDirecEnv": Beside({}, "Walker2d-v5", {"frame_skip": 8}, 1, forward),
+    "HopperRandParamsEnv": Beside({"dynamics_range": 0}, "Hopper-v5", {}, 1, forward),
+    "SwimmerRandVelEnv": Beside({}, "Swimmer-v5", {}, 0, speed),
+    "AntRandDirecEnv": Beside({}, "Ant-v5", {}, [1, 0]),
+    "HumanoidRandDirecEnv": Beside({}, "Humanoid-v5", {}, [1, 0], tolerance=1e-4),
 }
 
 
@@ -71,22 +94,26 @@ def test_a_task_does_not_depend_on_the_rest_of_its_block(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GYMNASIUM)
-def test_the_physics_is_gymnasiums(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments, env_id, env_arguments, tolerance = GYMNASIUM[name]
+def test_the_physics_is_gymnasiums_and_what_is_seen_and_rewarded_where_that_is_the_same(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env_kwargs, env_id, env_arguments, goal, run, tolerance = GYMNASIUM[name]
     monkeypatch.chdir(tmp_path)  # MuJoCo's warnings of gymnasium's models go to a file
-    env: Any = gym.make(env_id, **env_arguments).unwrapped
-    family = make_family(name, 1, 1, **arguments)
+    family = make_family(name, 1, 1, **env_kwargs)
     assert isinstance(family, MujocoFamily)
-    env.reset(seed=0)
-    family.reset(seed=0)
-    family.qpos[0], family.qvel[0] = env.data.qpos, env.data.qvel
-    env.action_space.seed(0)
-    for _ in range(40):
-        action = env.action_space.sample().astype(np.float32)
-        env.step(action)
-        family.step(action[None])
+    fell = False
+    for env, expected, found in beside_gymnasium(given(family, goal), env_id, 60, **env_arguments):
+        observation, _, ends, _, info = expected
+        observations, _, terminated, _, infos = found
         np.testing.assert_allclose(family.qpos[0], env.data.qpos, rtol=0, atol=tolerance)
         np.testing.assert_allclose(family.qvel[0], env.data.qvel, rtol=0, atol=tolerance)
+        if run is not None:
+            np.testing.assert_allclose(observations[0], observation, rtol=1e-5, atol=1e-5)
+            assert infos["reward_run"][0] == pytest.approx(run(info), rel=1e-5, abs=1e-5)
+            assert infos["reward_control"][0] == pytest.approx(info["reward_ctrl"], rel=1e-5)
+            assert terminated[0] == ends
+        fell |= ends
+    assert run is None or fell == name.startswith(("Walker", "Hopper"))
 
 
 @pytest.mark.parametrize("name", NAMES)

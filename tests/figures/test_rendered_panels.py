@@ -25,6 +25,7 @@ from tests.helpers.support import run, small_config
 
 HERE = __name__
 HEIGHT, WIDTH = 40, 80
+LIMITS = (0.25, 2.0)  # episodes of the second task rarely end
 
 
 class Drawn(gym.Env):
@@ -42,7 +43,7 @@ class Drawn(gym.Env):
         self.render_mode = render_mode
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-        return [{"mode": k % 2, "limit": 1.0 + k % 2, "kind": "near"} for k in range(n)]
+        return [{"mode": k % 2, "limit": LIMITS[k % 2], "kind": "near"} for k in range(n)]
 
     def set_task(self, task: dict[str, Any]) -> None:
         self.limit = task["limit"]
@@ -68,7 +69,7 @@ class Drawn(gym.Env):
 
 def picture_of(position: float, steps: int, limit: float) -> np.ndarray:
     """The picture of a state."""
-    colour = [10 * steps, np.clip(120 + 20 * position, 0, 255), 50 * limit]
+    colour = [10 * steps, np.clip(120 + 20 * position, 0, 255), 100 * limit]
     return np.full((HEIGHT, WIDTH, 3), colour, float).astype(np.uint8)
 
 
@@ -90,7 +91,7 @@ class Block(TaskVectorEnv):
         return tuple(picture_of(float(x), int(t), limit) for (x, t), limit in zip(self.state, self.limit, strict=True))
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        return [Task(k % 2, {"limit": 1.0 + k % 2}) for k in range(n)]
+        return [Task(k % 2, {"limit": LIMITS[k % 2]}) for k in range(n)]
 
     def _set_tasks(self, tasks: Any) -> None:
         self.limit = self._per_lane(tasks, "limit", ())
@@ -138,7 +139,7 @@ def test_the_pictures_are_those_of_the_episodes_of_an_evaluation(env: str) -> No
             assert panels.ended[task, stage] == (length < 9)
             positions = episode.observations[task, lane, :length, 0].tolist()
             for time, position in enumerate(positions):
-                expected = picture_of(position, time, 1.0 + task)[0, 0]
+                expected = picture_of(position, time, LIMITS[task])[0, 0]
                 np.testing.assert_array_equal(colour(panels.picture(task, stage, time)), expected)
             for time in (length, length + 1, 100):  # the end, though no next observation of it was kept
                 assert colour(panels.picture(task, stage, time))[0] == 10 * length
@@ -246,7 +247,8 @@ def test_an_environment_without_pictures_is_refused_in_a_line(
     assert visualize.main([str(tmp_path / "run")]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
-    assert err.startswith("error: RUN: expected a run on a MuJoCo family, the point mass or an environment that draws")
+    expected = "a run on a MuJoCo family, the point mass, a grid or an environment that draws itself"
+    assert err.startswith(f"error: RUN: expected {expected}")
     assert f"got one on '{HERE}:{env}', {problem}; have its __init__ take render_mode=\"rgb_array\"" in err
 
 
@@ -288,7 +290,7 @@ class Coarse(Drawn):
 )
 def test_the_render_mode_is_given_where_it_may_be(env: str, env_kwargs: dict[str, Any]) -> None:
     panels, _ = panels_of(config_of(env, env_kwargs=env_kwargs))
-    assert colour(panels.picture(0, 0, 0))[2] == 50
+    assert colour(panels.picture(0, 0, 0))[2] == 25
 
 
 def test_coarse_pictures_are_enlarged_pixel_by_pixel() -> None:

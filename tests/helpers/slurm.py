@@ -73,7 +73,7 @@ LogLevel ERROR
 SET_UP = """
 mount -t tmpfs run /run
 mkdir /run/munge /run/sshd /run/slurmctld /run/slurmd
-mount --bind {folder}/slurm.conf {slurm_conf}
+mount --bind {folder}/slurm {slurm}
 mount --bind {folder}/hosts /etc/hosts
 mount --bind {folder}/ssh_config /etc/ssh/ssh_config
 """
@@ -87,6 +87,8 @@ class Slurm:
         for program in PROGRAMS:
             if shutil.which(program, path=f"{os.defpath}:/usr/sbin:/sbin") is None:
                 raise HostsRefusedError(f"there is no program {program}; apt-get install {PACKAGES}")
+        if not SLURM_FOLDER.is_dir():
+            raise HostsRefusedError(f"Slurm has no folder {SLURM_FOLDER}, where Debian's expects its configuration")
         self.folder = folder
         self.hosts = Hosts(folder, 1 + nodes)
         self._daemons: list[subprocess.Popen[bytes]] = []
@@ -146,7 +148,8 @@ class Slurm:
         conf = SLURM_CONF.format(addresses=self.hosts.addresses, logs=own)
         for name in names[1:]:
             conf += f"NodeName={name} NodeAddr={hosts[name]} CPUs={CPUS} State=UNKNOWN\n"
-        (own / "slurm.conf").write_text(conf + PARTITIONS)
+        (own / "slurm").mkdir()
+        (own / "slurm" / "slurm.conf").write_text(conf + PARTITIONS)
         (own / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{hosts[name]} {name}\n" for name in names))
         (own / "munge.key").write_bytes(os.urandom(1024))
         (own / "munge.key").chmod(0o400)
@@ -154,10 +157,7 @@ class Slurm:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(own / name)], check=True)
         (own / "ssh_config").write_text(SSH_CONFIG.format(keys=own))
         (own / "sshd_config").write_text(SSHD_CONFIG.format(keys=own))
-        SLURM_FOLDER.mkdir(exist_ok=True)
-        slurm_conf = SLURM_FOLDER / "slurm.conf"
-        slurm_conf.touch()
-        set_up = SET_UP.format(folder=own, slurm_conf=slurm_conf)
+        set_up = SET_UP.format(folder=own, slurm=SLURM_FOLDER)
         munged = [f"--{name}={own}/munge{{host}}.{name}" for name in ("log-file", "seed-file")]
         for host in range(1 + nodes):
             self.hosts.run(host, "sh", "-ec", set_up)

@@ -73,6 +73,14 @@ class Unbounded(Walk):
         return list(rng.normal(size=n))
 
 
+class WholeNumbers(Walk):
+    """Actions that are whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gym.spaces.Box(np.array([-2, 0]), np.array([2, 9]), dtype=np.int64)
+
+
 class Returns(gym.Env):
     """At every step of task 3 it returns `returns`."""
 

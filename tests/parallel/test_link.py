@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from types import SimpleNamespace
 from typing import Any
@@ -114,3 +115,15 @@ def test_a_process_is_known_by_its_start_too() -> None:
         assert same.kill() == f"process {program.pid}, sleeping, killed"
         assert program.wait() == -9
         assert same.has_ended()
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"), [("munge,native", "native"), ("native", "native"), ("munge", "munge"), (None, None)]
+)
+def test_of_what_a_launcher_offers_the_security_that_every_pmix_has_is_chosen(
+    offered: str | None, chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {} if offered is None else {link.SECURITY: offered}
+    monkeypatch.setattr(os, "environ", variables)
+    link.choose_security()
+    assert variables.get(link.SECURITY) == chosen

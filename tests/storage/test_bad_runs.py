@@ -16,8 +16,10 @@ import torch
 from mmaml import trainer
 from mmaml.algorithms.promp import ProMP
 from mmaml.cli import train
+from mmaml.envs.point_mass import PointMass
 from mmaml.errors import NotFinite, RunStopped
 from mmaml.evaluation.held_out import FRESH
+from mmaml.figures.family_pictures import PICTURES
 from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import Ranks, WorkerError
 from mmaml.reporting.run_logger import RunLogger
@@ -231,7 +233,7 @@ def test_pictures_that_cannot_be_drawn_fail_no_run_that_has_finished(
         return collect(self, parameters, vector, items, iteration, *more, **options)
 
     if cause == "bad numbers":
-        monkeypatch.setattr("mmaml.figures.recording.PointMass", GoesWrong)  # to be drawn
+        monkeypatch.setitem(PICTURES, GoesWrong, PICTURES[PointMass])  # so that it is drawn
         monkeypatch.setattr(Worker, "collect", fail)
     values = {key: value for key, value in config.to_dict().items() if value is not None}
     assert train.run("promp", ["--overrides", json.dumps(values)]) == 0

@@ -1,0 +1,189 @@
+"""The start of a run refuses what is cheap to find, and warns of results that do not repeat."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmaml.cli import main
+from mmaml.config.loading import build_config
+from mmaml.envs.check.comparison import same
+from mmaml.envs.registry import FAMILIES, check_family
+from mmaml.errors import ConfigError
+from tests.helpers.faulty_envs import PROBES, Sound, place
+from tests.helpers.support import SMALL, small_config
+from tests.helpers.support import run as run_small
+
+HERE = __name__
+
+
+@pytest.mark.parametrize(
+    ("probe", "problem"),
+    [
+        (probe, PROBES[probe].found[0][1:])
+        for probe in (
+            "NoRng", "SetTaskOfTwo", "StepOfNothing", "NoSeed", "BareObservation",
+            "FourValues", "WrongShape", "Text", "NoReward", "ListedEnd", "EndOfAll", "NoCut", "NoInfo",
+            "SuccessOfText", "Everything",
+        )
+    ],
+)  # fmt: skip
+def test_a_run_is_refused_for_the_first_of_the_faults_that_are_cheap_to_find(probe: str, problem: str) -> None:
+    name = place(probe)
+    with pytest.raises(ConfigError) as caught:
+        build_config(SMALL | {"env": name})
+    assert caught.value.argument == "env"
+    assert str(caught.value).startswith(f"env: {probe}{problem}")
+    assert str(caught.value).endswith(f"; `mmaml check-env {name}` lists all that is wrong")
+
+
+@pytest.mark.parametrize("probe", ["BlockOfHalves", "BlockOfDoubleRewards", "BlockOfFourValues", "BlockWithoutInfos"])
+def test_a_family_of_arrays_is_refused_too(probe: str) -> None:
+    method, _, problem = PROBES[probe].found[0][1:].partition(": ")
+    with pytest.raises(ConfigError) as caught:
+        build_config(SMALL | {"env": place(probe)})
+    assert str(caught.value).startswith(f"env: {probe}{method}: {problem.split(', got')[0].replace('(6', '(1')}")
+
+
+@pytest.mark.parametrize("probe", ["Raises", "Exits", "NotANumber", "Prints", "Doubles", "CannotClose", "DropsSeed"])
+def test_what_may_pass_or_costs_only_a_task_is_left_to_the_run(probe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    check_family(place(probe), {}, trains=True)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("probe", ["Sound", "SoundBlock", "Doubles", "PopsTask", "MovesTask", "Raises", "Exits"])
+def test_results_that_repeat_are_not_warned_of(probe: str) -> None:
+    assert check_family(place(probe), {}, trains=True).warnings == ()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_family_of_the_toolkit_is_warned_of(name: str) -> None:
+    spec = check_family(name, {}, trains=True)
+    assert spec.warnings == spec.unless_normalised == ()
+
+
+@pytest.mark.parametrize(
+    ("probe", "always", "unless_normalised"),
+    [
+        ("Sound", "", ""),
+        ("Clock", "", "entry 1 changes by 0.02 about 1.7e+09, which float32 cannot hold"),
+        ("CoarseClock", "entry 1 is 1.7e+09 in float32, whose numbers are 128 apart there", ""),
+        ("Pixels", "", "is of whole numbers from 0 to 255, which saturate a network"),
+        ("Millimetres", "", "entry 0 is as large as 2000, which saturates a network"),
+    ],
+)
+def test_a_run_warns_once_of_observations_that_a_network_cannot_use(
+    probe: str, always: str, unless_normalised: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a line with the remedy, which silences it, but for what was lost before it came."""
+    for name, normalises, expected in (("plain", False, always or unless_normalised), ("normalised", True, always)):
+        env = {"env": place(probe), "n_itr": 1, "dump_path": str(tmp_path / name)}
+        run_small(small_config("maml", **env, normalize_observations=normalises))
+        warned = [line for line in capsys.readouterr().err.splitlines() if "observation" in line]
+        begins = f"warning: env: '{place(probe)}' observation: {expected}"
+        assert [line[: len(begins)] for line in warned] == ([begins] if expected else [])
+        assert all('"normalize_observations": true' in line for line in warned)
+
+
+@pytest.mark.parametrize(
+    ("env", "warning"),
+    [
+        (
+            place("DropsSeed"),
+            "gives other results for the same task, seed and actions: observation of the reset differs; draw all that "
+            "is random from self.np_random, which super().reset(seed=seed) seeds",
+        ),
+        (
+            f"{HERE}:RandomStart",
+            "gives other results for the same task, seed and actions: observation of the reset differs; draw all that "
+            "is random from self.np_random, which super().reset(seed=seed) seeds",
+        ),
+        (
+            f"{HERE}:RandomStep",
+            "gives other results for the same task, seed and actions: reward of step 0 differs; draw all that is "
+            "random from self.np_random, which super().reset(seed=seed) seeds",
+        ),
+        (
+            place("BlockOfOwnRandomness"),
+            "gives other results for the same task, seed and actions: observation of the reset differs; draw all that "
+            "is random from the generator of _reset_lanes, or from self.task_generators",
+        ),
+        (
+            place("GlobalNumpy"),
+            "draws from or seeds the global generator of np.random, which all lanes share; draw from self.np_random, "
+            "which is seeded",
+        ),
+        (
+            place("GlobalTorch"),
+            "draws from or seeds the global generator of torch, which all lanes share; draw from self.np_random, "
+            "which is seeded",
+        ),
+    ],
+)
+def test_what_would_not_be_the_same_again_is_warned_of_in_a_line(env: str, warning: str) -> None:
+    before = np.random.get_state(legacy=False), random.getstate(), torch.get_rng_state()
+    assert check_family(env, {}, trains=True).warnings == (f"env: '{env}' {warning}",)
+    assert same(before, (np.random.get_state(legacy=False), random.getstate(), torch.get_rng_state()))
+    assert check_family(env, {}).warnings == ()  # only looked at
+
+
+class RandomStart(Sound):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.position = np.random.uniform()
+        return self.observe(), {}
+
+
+class RandomStep(Sound):
+    def step(self, action: np.ndarray) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, reward + np.random.normal(), *rest
+
+
+def test_a_run_reports_it_once_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_small(small_config("promp", env=f"{HERE}:RandomStep", dump_path=str(tmp_path / "run")))
+    lines = (tmp_path / "run/messages.log").read_text().splitlines()
+    assert len(lines) == 1 and "gives other results for the same task, seed and actions" in lines[0]
+    assert capsys.readouterr().err.count("gives other results") == 1
+
+
+def test_the_line_at_the_start_names_a_command_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_family(f"{HERE}:Configured", {"text": "it's", "number": 3}, trains=True)
+    command = re.search("`(.*)`", str(caught.value))
+    assert command is not None
+    assert main.main(shlex.split(command[1])[1:]) == 2
+    assert 'error: Configured.step: reward: expected a number, got "it\'s"' in capsys.readouterr().out
+
+
+class Configured(Sound):
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__()
+        self.text = text
+
+    def step(self, action: np.ndarray) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, self.text, *rest
+
+
+def test_the_start_costs_two_resets_and_two_steps_of_one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for method in ("sample_tasks", "set_task", "reset", "step"):
+        original = getattr(Sound, method)
+
+        def counted(self: Any, *arguments: Any, method: str = method, original: Any = original, **named: Any) -> Any:
+            calls.append(method)
+            return original(self, *arguments, **named)
+
+        counted.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+        monkeypatch.setattr(Sound, method, counted)
+    check_family(place("Sound"), {}, trains=True)
+    assert calls == ["sample_tasks", *["set_task", "reset", "step"] * 2]
