@@ -141,7 +141,10 @@ class GymTaskAdapter(TaskVectorEnv):
         return self._observations.copy()
 
     def _observe_lane(self, lane: int, observation: Any) -> None:
-        self._observations[lane] = answers.observation(observation, self._observations.shape[1:])
+        taken = answers.observation(observation, self._observations.shape[1:])
+        if self._observations.dtype == np.float32 and not np.can_cast(taken.dtype, np.float32):
+            self._observations = self._observations.astype(np.float64)  # nothing is lost before they are normalised
+        self._observations[lane] = taken
 
     def _success(self, info: Mapping[Any, Any]) -> bool:
         """Whether the task is solved; false where nothing is reported."""

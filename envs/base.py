@@ -118,7 +118,8 @@ class TaskVectorEnv(VectorEnv, ABC):
         seed: one integer per task, which determines all later random numbers of the task; or a single one, from which
         each task's is derived; None: the generators continue. A block whose tasks were never set draws training tasks
         at its first reset and at every seeded one.
-        Returns the observations of all lanes, [M·N, O] float32. Raises ValueError for a seed or mask of another
+        Returns the observations of all lanes, [M·N, O] float32, or float64 where they change by less than float32 can
+        hold, which is of use where they are normalised. Raises ValueError for a seed or mask of another
         length, ResetNeeded for a mask before the first reset of all lanes.
         """
         if seed is not None:
@@ -136,7 +137,7 @@ class TaskVectorEnv(VectorEnv, ABC):
         """One time step of all lanes.
 
         actions: [M·N, A] float32 in environment units, clipped here to the bounds; integers [M·N] if they are discrete.
-        Returns observations [M·N, O] float32, rewards [M·N] float32, terminated and truncated bool [M·N]
+        Returns observations [M·N, O] as `reset`, rewards [M·N] float32, terminated and truncated bool [M·N]
         (by the family itself; the horizon is the sampler's), and infos: "reward_…" float32 [M·N], the terms of the
         reward, which sum to it; "success" bool [M·N] if the family defines success. The arrays are new: whoever calls
         this may keep and change them.
@@ -218,7 +219,7 @@ class TaskVectorEnv(VectorEnv, ABC):
         raise self._not_written("_reset_lanes")
 
     def _observe(self) -> np.ndarray:
-        """The observations of all lanes in a new array, [M·N, O] float32."""
+        """The observations of all lanes in a new array, [M·N, O] float32 or float64."""
         raise self._not_written("_observe")
 
     def _not_written(self, method: str) -> NotImplementedError:

@@ -16,12 +16,13 @@ from mmaml.envs.base import StepResult
 from mmaml.envs.shown import shown
 
 BLOW_UP = "blow_up"
+OBSERVED = (np.float32, np.float64)  # the latter for what changes less than float32 can hold
 
 
 def of_reset(output: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The observations that `reset` returned, float32 [M·N, O]."""
+    """The observations that `reset` returned, float32 or float64 [M·N, O]."""
     observations, _ = parts_of_reset(output)
-    return array("observations", observations, shape, np.float32)
+    return array("observations", observations, shape, *OBSERVED)
 
 
 def of_step(output: Any, shape: tuple[int, ...]) -> StepResult:
@@ -29,7 +30,7 @@ def of_step(output: Any, shape: tuple[int, ...]) -> StepResult:
     observations, rewards, terminated, truncated, infos = parts_of_step(output)
     lanes = shape[:1]
     return (
-        array("observations", observations, shape, np.float32),
+        array("observations", observations, shape, *OBSERVED),
         array("rewards", rewards, lanes, np.float32),
         array("terminated", terminated, lanes, np.bool_),
         array("truncated", truncated, lanes, np.bool_),
@@ -52,10 +53,11 @@ def parts_of_step(output: Any) -> tuple[Any, Any, Any, Any, Any]:
     return tuple(output)  # type: ignore[return-value]
 
 
-def array(name: str, value: Any, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """A copy of an array of this shape and dtype, in the order of C."""
-    if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != dtype:
-        expected, remedy = f"a {np.dtype(dtype)} array of shape {shape}", "convert it within the class"
+def array(name: str, value: Any, shape: tuple[int, ...], *dtypes: type) -> np.ndarray:
+    """A copy of an array of this shape and one of these dtypes, in the order of C."""
+    if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype not in dtypes:
+        names = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
+        expected, remedy = f"a {names} array of shape {shape}", "convert it within the class"
         raise Refused(name, "", remedy, expected=expected, got=shown(value))
     return np.array(value, order="C")
 

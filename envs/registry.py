@@ -15,7 +15,7 @@ import numpy as np
 
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, close_quietly
-from mmaml.envs.check.start import check_start
+from mmaml.envs.check.start import Warned, check_start
 from mmaml.envs.loading import Source, check_arguments, load
 from mmaml.envs.process_state import code_settings
 from mmaml.envs.spaces import to_environment
@@ -193,15 +193,16 @@ def check_family(
     with code_settings(name).running() as changes:
         family = _one_lane(name, env_kwargs)
     try:
-        warnings = [f"{change}; {change.remedy}" for change in changes]
+        warned = Warned([f"{change}; {change.remedy}" for change in changes], [])
         if trains:
-            warnings += check_start(name, env_kwargs, family)
+            found = check_start(name, env_kwargs, family)
+            warned = Warned(warned.always + found.always, found.unless_normalised)
         spec = spec_of(family)
         to_environment(np.zeros((1, 1), np.float32), spec.action_space, spec.action_scale(normalization_scale))
     finally:
         close_quietly(family)
-    lines = tuple(dict.fromkeys(f"env: '{name}' {warning}" for warning in warnings))
-    return dataclasses.replace(spec, warnings=lines, name=name)
+    lines = [tuple(dict.fromkeys(f"env: '{name}' {warning}" for warning in some)) for some in warned]
+    return dataclasses.replace(spec, warnings=lines[0], unless_normalised=lines[1], name=name)
 
 
 def _one_lane(name: str, env_kwargs: Mapping[str, Any]) -> TaskVectorEnv:

@@ -18,8 +18,8 @@ from mmaml.errors import ConfigError
 class EnvSpec:
     """A task family's spaces, of one lane, and its facts, which `mmaml.envs.base.TaskVectorEnv` explains.
 
-    family: its class; that of the adapter for a user's `gymnasium.Env`. warnings: what a run of it should report.
-    name: as a configuration names it.
+    family: its class; that of the adapter for a user's `gymnasium.Env`. warnings: what a run of it should report;
+    unless_normalised: and one that does not normalise observations. name: as a configuration names it.
     """
 
     family: type[TaskVectorEnv]
@@ -30,6 +30,7 @@ class EnvSpec:
     normalization_scale: float | None
     finite_horizon: bool
     warnings: tuple[str, ...] = ()
+    unless_normalised: tuple[str, ...] = ()
     name: str = field(default="", compare=False)
 
     def __getstate__(self) -> dict[str, Any]:

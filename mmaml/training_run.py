@@ -77,7 +77,8 @@ class Run:
         # The iteration of the newest checkpoint, if it is of this run.
         self._saved = self.iteration if state is not None and self._is_newest(self.iteration) else None
         self._tracebacks = Tracebacks()
-        for warning in worker.spec.warnings:
+        unless_normalised = () if config.normalize_observations else worker.spec.unless_normalised
+        for warning in (*worker.spec.warnings, *unless_normalised):
             self.warn(f"warning: {warning}")
         self.master = Master(config, ranks, worker, self, state, device)
         self.state = self._state()

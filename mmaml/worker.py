@@ -29,7 +29,7 @@ from mmaml.policies.distributions import distribution_over
 from mmaml.sampling import finite
 from mmaml.sampling.collector import Lanes, rollout
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment, described, failing_tasks, traced
-from mmaml.sampling.normalisation import RunningStatistics, Scaling, moments_of_tasks
+from mmaml.sampling.normalisation import ObservedMoments, RunningStatistics, Scaling, moments_of_returns
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import stage_statistics, stages_of
 from mmaml.seeding import generator, integer
@@ -103,6 +103,17 @@ class _Session(NamedTuple):
     iteration: int
     purpose: str
     stages: int
+
+
+class Sampled(NamedTuple):
+    """All collections of some tasks. seconds [3]: spent on rolling out, advantages and adapting.
+
+    observed: what was observed, with a scaling.
+    """
+
+    rollouts: list[Rollouts]
+    seconds: np.ndarray
+    observed: ObservedMoments | None
 
 
 def _index(indices: Sequence[int]) -> slice | Tensor:
@@ -187,18 +198,19 @@ class Worker:
         sampled or adapted.
         Returns statistics of the whole episodes [m, stages] (return, return_std, return_min, return_max, episodes,
         success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank spent on rolling out,
-        advantages and adapting; with a scaling, `moments_of_tasks` too. The rollouts stay here for `evaluate`.
+        advantages and adapting; with a scaling, what `RunningStatistics.update` takes too. The rollouts stay here for
+        `evaluate`.
         """
         reached("sampling", iteration=iteration, purpose=purpose)
         extends = extend and self._collected == (iteration, purpose)
         held = self.block = self.block if extends else None
         session = _Session(Scaling.from_vector(scaling), iteration, purpose, stages or self.config.stages)
 
-        def sample(items: Sequence[tuple[int, Task]], lasting: bool = False) -> tuple[list[Rollouts], np.ndarray]:
+        def sample(items: Sequence[tuple[int, Task]], lasting: bool = False) -> Sampled:
             with self._environment([task for _, task in items], lasting) as env:
                 return self._sample(env, parameters, items, session)
 
-        def attempt() -> tuple[list[Rollouts], np.ndarray] | EnvironmentFailed:
+        def attempt() -> Sampled | EnvironmentFailed:
             try:
                 return sample(items, lasting=held is None)
             except EnvironmentFailed as error:
@@ -213,15 +225,15 @@ class Worker:
                 raise sampled.error
             passing = described(failed.error)
             print(f"warning: an environment failed ({passing}), but not when sampled again", file=sys.stderr)
-        rollouts, seconds = sampled
+        rollouts, seconds, observed = sampled
         blocks = [rollouts] if held is None else [held.rollouts, rollouts]
         every = [Rollouts.concatenate(parts) for parts in zip(*blocks, strict=True)]
         self.block, self._collected = TaskBlock(self.algorithm, every), (iteration, purpose)
         shown = self.stages_of(rollouts, session.stages)
         found = stage_statistics(rollouts, shown, [task for _, task in items], seconds)
-        if session.scaling is None:
+        if observed is None:
             return found
-        return found | moments_of_tasks(rollouts, session.scaling, self.config.discount, self._over_trial)
+        return found | observed.found() | moments_of_returns(rollouts, self.config.discount, self._over_trial)
 
     @property
     def _over_trial(self) -> bool:
@@ -240,9 +252,10 @@ class Worker:
 
     def _sample(
         self, env: TaskVectorEnv, parameters: Tensor, items: Sequence[tuple[int, Task]], session: _Session
-    ) -> tuple[list[Rollouts], np.ndarray]:
-        """All collections of some tasks, and the seconds [3] spent on rolling out, advantages and adapting."""
+    ) -> Sampled:
         indices, tasks = zip(*items, strict=True)
+        lanes, size = self.config.rollouts_per_meta_task, self.spec.observation_size
+        observed = None if session.scaling is None else ObservedMoments(len(tasks), lanes, size)
         collections = 1 if self._over_trial else session.stages
         seconds = np.zeros(3)
         with torch.no_grad():
@@ -254,7 +267,7 @@ class Worker:
         rollouts: list[Rollouts] = []
         for step in range(collections):
             clock = time.perf_counter()
-            data = self._roll_out(env, state, items, step, session)
+            data = self._roll_out(env, state, items, step, session, observed)
             self.check_finite(data, tasks, step, finite.SAMPLED)
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
@@ -269,7 +282,7 @@ class Worker:
                 state = self.algorithm.adapt(meta, state, rollouts)
                 finite.check_adapted(getattr(state, "params", {}), indices, tasks, step)
             seconds[2] += time.perf_counter() - clock
-        return rollouts, seconds
+        return Sampled(rollouts, seconds, observed)
 
     def check_finite(self, data: Rollouts, tasks: Sequence[Task], collection: int, names: Collection[str]) -> None:
         """Raise NotFinite if a real step of a collection has NaN or infinity in one of the tensors of these names."""
@@ -277,7 +290,13 @@ class Worker:
 
     @torch.no_grad()
     def _roll_out(
-        self, env: TaskVectorEnv, state: Any, items: Sequence[tuple[int, Task]], collection: int, session: _Session
+        self,
+        env: TaskVectorEnv,
+        state: Any,
+        items: Sequence[tuple[int, Task]],
+        collection: int,
+        session: _Session,
+        observed: ObservedMoments | None,
     ) -> Rollouts:
         """One collection of some tasks, without advantages."""
         config, (indices, tasks) = self.config, zip(*items, strict=True)
@@ -294,6 +313,7 @@ class Worker:
                 self.spec.action_scale(config.normalization_scale),
                 self._episode_noise(keys, session.purpose, layout.length),
                 session.scaling,
+                observed,
             )
         except EnvironmentFailed as error:
             if error.given is not None:

@@ -24,13 +24,19 @@ HEAD = """\
 <!-- Written by scripts/document_configuration.py from mmaml/config/keys.py and the DECLARATION of each
      algorithm in mmaml/algorithms: edit these, then run the script. -->
 
-A run is configured by a JSON object, or a YAML file (`.yml`, `.yaml`) of the same keys: the file of `mmaml train
-CONFIG`, or of a run script's `--config_file`, on which
-`--overrides`, then the keys given as `--key=value` or `key=value`, then the flags `--algorithm`, `--dump_path`,
-`--restore_path`, `--te_save_path`, `--log_grad_norm` and `--resume` (`resume`: `"auto"`) are laid
-([how they are written](runs.md#keys-on-the-command-line)). What none of them sets has the default below. A whole number
-may be written as `2.0` or `1e3`; paths may begin with `~` and hold variables ([paths](runs.md#paths)). A file may start
-from another one, by its path from the file's own folder, or by its name if it comes with the package:
+The configuration of a run is a JSON object, or a YAML file (`.yml`, `.yaml`) of the same keys. Its keys come from five
+places, of which a later one overrides an earlier one:
+
+1. the defaults in the tables below;
+2. the file: the argument of `mmaml train CONFIG`, or `--config_file` of a run script;
+3. `--overrides '{"key": value}'`;
+4. keys written as `--key=value` or `key=value` ([how](runs.md#keys-on-the-command-line));
+5. the flags `--algorithm`, `--dump_path`, `--restore_path`, `--te_save_path`, `--log_grad_norm` and `--resume`, which
+   stands for `"resume": "auto"`.
+
+A whole number may be written as `2.0` or `1e3`; paths may begin with `~` and hold variables ([paths](runs.md#paths)). A
+file may build on another one, which it names by `"extends"`: by a path from the file's own folder, or by the name of a
+configuration that comes with the package. Its own keys override those of the other.
 
 ```json
 {
@@ -39,14 +45,16 @@ from another one, by its path from the file's own folder, or by its name if it c
 }
 ```
 
-Unknown keys, wrong types and values out of range are refused before anything starts. A key that has no effect
-under the algorithm that runs is accepted with a notice, so that one file serves several algorithms. An algorithm of
-your own may have further keys, which its file declares. M tasks, N rollouts per task, T time steps and K inner steps
-are the letters used throughout the code.
-
-↻ marks the keys that may change when a run continues with `--restore_path`. Without `--dump_path` it continues in
-its own directory, or in a new one from a checkpoint kept away from it, with the configuration it was started with;
-other keys given then must agree with it.
+- An unknown key, a wrong type or a value out of range stops the program before anything is done.
+- A key that has no effect under the chosen algorithm is reported and ignored, so that one file serves several
+  algorithms.
+- An algorithm of your own may have more keys, which its file declares.
+- A whole number may be written as `2.0` or `1e3`. A path may begin with `~` and hold variables
+  ([paths](runs.md#paths)).
+- Letters: M tasks, N rollouts of each task, T time steps, K inner steps. The code uses the same.
+- ↻ marks the keys that may change when a run is continued with `--restore_path`. All other keys must have the values
+  with which the run was started; those that are not given keep them. Without `--dump_path` the run continues in its own
+  directory, or in a new one if the checkpoint is kept outside of it.
 """
 
 

@@ -22,7 +22,7 @@ def of_reset(name: str, shape: tuple[int, int], output: Any) -> list[Finding]:
     except Refused as refused:
         return [of_usage_error(refused.in_method(where))]
     return [
-        *findings_of(where, block_answers.array, "observations", observations, shape, np.float32),
+        *findings_of(where, block_answers.array, "observations", observations, shape, *block_answers.OBSERVED),
         *findings_of(where, block_answers.mapping, infos),
     ]
 
@@ -35,7 +35,7 @@ def of_step(name: str, shape: tuple[int, int], output: Any) -> list[Finding]:
     except Refused as refused:
         return [of_usage_error(refused.in_method(where))]
     findings = [
-        *findings_of(where, block_answers.array, "observations", observations, shape, np.float32),
+        *findings_of(where, block_answers.array, "observations", observations, shape, *block_answers.OBSERVED),
         *findings_of(where, block_answers.array, "rewards", rewards, lanes, np.float32),
         *findings_of(where, block_answers.array, "terminated", terminated, lanes, np.bool_),
         *findings_of(where, block_answers.array, "truncated", truncated, lanes, np.bool_),

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from mmaml.envs.answers import SUCCESS, TERM
-from mmaml.envs.check import block_values, lane_values
+from mmaml.envs.check import block_values, lane_values, scale
 from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.examined import Check, Examined, lanes_of
 from mmaml.envs.check.findings import ERROR, Finding, error, warning
@@ -75,21 +75,13 @@ def has_five(output: Any) -> bool:
     return isinstance(output, tuple | list) and len(output) == 5
 
 
-def float32_observations(x: Examined) -> list[Finding]:
-    """Observations are float32 in training: a large number that changes a little does not change there."""
-    observations = [moment.results.get("observation") for moment in x.records[0]]
-    arrays = [o for o in observations if isinstance(o, np.ndarray) and o.dtype.kind in "iuf"]
-    if len(arrays) < 2 or len({array.shape for array in arrays}) > 1 or arrays[0].dtype == np.float32:
+def observed_numbers(x: Examined) -> list[Finding]:
+    """What float32 cannot hold of observations, and what is too large for a network."""
+    space, _ = x.player.spaces(x.env)
+    if not is_flat_box(space):
         return []
-    values = np.array(arrays, np.float64).reshape(len(arrays), -1)
-    largest, change = np.abs(values).max(0), np.ptp(values, axis=0)
-    steps = np.spacing(largest.astype(np.float32)).astype(np.float64)
-    lost = np.flatnonzero((largest > LARGE) & (change > FINEST * largest) & (change < 8 * steps))
-    if not len(lost):
-        return []
-    entry = lost[0]
-    problem = f"entry {entry} changes by {change[entry]:g} about {largest[entry]:g}, which float32 cannot hold"
-    return [warning(f"{x.name}: observation", problem, "subtract a constant, or rescale it")]
+    arguments = f"{x.name}: observation", space, [moment.results.get("observation") for moment in x.records[0]]
+    return scale.beyond_float32(*arguments) or scale.unless_normalised(*arguments)
 
 
 def repeated_plays(x: Examined) -> list[Finding]:
@@ -246,7 +238,7 @@ def partial_resets(x: Examined) -> list[Finding]:
 PLAY_CHECKS: tuple[Check, ...] = (
     forms,
     entries_of_infos,
-    float32_observations,
+    observed_numbers,
     repeated_plays,
     nothing_left,
     separate_objects,

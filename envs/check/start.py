@@ -13,7 +13,7 @@ import numpy as np
 
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import TaskVectorEnv
-from mmaml.envs.check import block_values, lane_values, signatures
+from mmaml.envs.check import block_values, lane_values, scale, signatures
 from mmaml.envs.check.comparison import copied
 from mmaml.envs.check.findings import ERROR, Finding
 from mmaml.envs.check.play_checks import of_repetition
@@ -25,8 +25,15 @@ from mmaml.envs.spec import spec_of
 from mmaml.errors import ConfigError
 
 
-def check_start(name: str, env_kwargs: Mapping[str, Any], family: TaskVectorEnv) -> list[str]:
-    """What a run should warn of, in words that follow a name; ConfigError for what sampling cannot take.
+class Warned(NamedTuple):
+    """What a run should warn of, in words that follow a name: always, and unless it normalises observations."""
+
+    always: list[str]
+    unless_normalised: list[str]
+
+
+def check_start(name: str, env_kwargs: Mapping[str, Any], family: TaskVectorEnv) -> Warned:
+    """What a run should warn of; ConfigError for what sampling cannot take.
 
     family: one lane of the family `name`, built with env_kwargs; it is set a task, reset and stepped once, twice with
     the same task, seed and action. What it raises is left to sampling, which tries again and names the task. The
@@ -34,13 +41,14 @@ def check_start(name: str, env_kwargs: Mapping[str, Any], family: TaskVectorEnv)
     """
     silent = io.StringIO()
     with generators_kept(), running(family.code_settings) as changes, redirect_stdout(silent), redirect_stderr(silent):
-        wrong, differing = _examined(family)
+        wrong, found, of_scale = _examined(family)
     if wrong is not None:
         command = ["mmaml", "check-env", name]
         if env_kwargs:
             command += ["--env_kwargs", json.dumps(env_kwargs, default=repr)]
         raise ConfigError("env", str(wrong), f"`{shlex.join(command)}` lists all that is wrong")
-    return [f"{finding.problem}; {finding.remedy}" for finding in differing] + [f"{c}; {c.remedy}" for c in changes]
+    always = [_in_words(finding) for finding in found] + [f"{c}; {c.remedy}" for c in changes]
+    return Warned(always, [_in_words(finding) for finding in of_scale])
 
 
 class _Lane(NamedTuple):
@@ -51,26 +59,31 @@ class _Lane(NamedTuple):
     of_step: Callable[[Any], list[Finding]]
 
 
-def _examined(family: TaskVectorEnv) -> tuple[Finding | None, list[Finding]]:
-    """The first error, and where there is none, what says that results would not be the same again."""
+def _examined(family: TaskVectorEnv) -> tuple[Finding | None, list[Finding], list[Finding]]:
+    """The first error; where there is none, what says that results would not be the same again, or that float32 is too
+    coarse; and what does unless observations are normalised.
+    """
     if isinstance(family, GymTaskAdapter):
         errors = [finding for finding in signatures.of_environment(family.example) if finding.level == ERROR]
         if errors:
-            return errors[0], []
+            return errors[0], [], []
     lane = _lane_of(family)
     if lane is None:
-        return None, []
+        return None, [], []
     generators = read(GENERATORS)
     played = _played(lane)
     for moment in played:
         for finding in (lane.of_reset if moment.method == "reset" else lane.of_step)(moment.kept):
             if finding.level == ERROR:
-                return finding, []
+                return finding, [], []
     shared = drawn_globally("", generators)
     again = _played(lane)
     is_block = not isinstance(family, GymTaskAdapter)
     differing = of_repetition("", is_block, played, again) if len(played) == len(again) else []
-    return None, (differing or shared)[:1]
+    observed = "observation", family.single_observation_space, [moment.results.get("observation") for moment in played]
+    too_coarse = scale.beyond_float32(*observed)
+    of_scale = [] if too_coarse else scale.unless_normalised(*observed)
+    return None, [*(differing or shared)[:1], *too_coarse], of_scale
 
 
 def _played(lane: _Lane) -> list[Moment]:
@@ -121,6 +134,11 @@ def _lane_of_block(family: TaskVectorEnv, tasks: list[Any], actions: np.ndarray)
         lambda output: block_values.of_reset(name, shape, output),
         lambda output: block_values.of_step(name, shape, output),
     )
+
+
+def _in_words(finding: Finding) -> str:
+    where = f"{finding.where}: " if finding.where else ""
+    return f"{where}{finding.problem}; {finding.remedy}"
 
 
 def _moment(method: str, output: Any) -> Moment:

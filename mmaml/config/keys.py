@@ -119,7 +119,7 @@ class Config:
         False,
         FLAG,
         "scale observations to mean 0 and standard deviation 1 by running statistics, which are constant within an "
-        "iteration",
+        "iteration, and clip them to ±10; computed in float64 from what the environment returns",
     )
     normalize_rewards: bool = _key(
         "Sampling",

@@ -16,7 +16,7 @@ from mmaml.evaluation.held_out import FRESH, in_a_line
 from mmaml.figures.trajectories import Trajectories
 from mmaml.sampling.normalisation import Scaling
 from mmaml.sampling.rollouts import Rollouts
-from mmaml.worker import Worker
+from mmaml.worker import Sampled, Worker
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class RecordingWorker(Worker):
         super().__init__(config)
         self._wrap = wrap
 
-    def _sample(self, env: TaskVectorEnv, *arguments: Any) -> tuple[list[Rollouts], np.ndarray]:
+    def _sample(self, env: TaskVectorEnv, *arguments: Any) -> Sampled:
         self.recorder = self._wrap(env)
         return super()._sample(cast(TaskVectorEnv, self.recorder), *arguments)
 

@@ -157,7 +157,7 @@ class _GRUStates(Function):
 
 
 def _all_steps_of_a_task(x: Tensor, size: int) -> Tensor:
-    """Room for [T, M, N, size], in which the steps of a task lie together, as `_by_task` wants them. x: [T, M, N, F]."""
+    """Room for [T, M, N, size], in which the steps of a task lie together, as `_by_task` wants. x: [T, M, N, F]."""
     steps, tasks, lanes = x.shape[:3]
     return x.new_empty(tasks, steps, lanes, size).transpose(0, 1)
 

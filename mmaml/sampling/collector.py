@@ -19,7 +19,7 @@ from mmaml.policies.distributions import Distribution
 from mmaml.sampling import finite
 from mmaml.sampling.acting import Actor, Step
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment
-from mmaml.sampling.normalisation import Scaling
+from mmaml.sampling.normalisation import ObservedMoments, Scaling
 from mmaml.sampling.rollouts import Rollouts
 
 
@@ -50,13 +50,15 @@ def rollout(
     normalization_scale: float | None,
     episode_noise: Tensor | None = None,
     scaling: Scaling | None = None,
+    observed: ObservedMoments | None = None,
 ) -> Rollouts:
     """N lanes of T steps of every task that `env` holds.
 
     actor: the policy of all tasks at once. noise [M, T, N, A]: the randomness of the actions, of which
     task m reads noise[m] alone. seeds: one a task, for resets and whatever else the environment draws.
     episode_noise [M, T, N, L]: its entry t is that of an episode which starts at t; none when None.
-    scaling: of the observations that the policy sees; as they are when None.
+    scaling: of the observations that the policy sees; as they are when None. observed: takes the moments of those that
+    are not normalised yet.
     What follows a truncated step is kept (`Rollouts.followed`), unless the family declares a finite horizon.
     What the environment is given, and what it returns, it may go on using and change: neither is used here.
     Raises EnvironmentFailed for what the environment raises, and where it returns other arrays than it should.
@@ -69,13 +71,18 @@ def rollout(
 
     def seen(observation: np.ndarray) -> Tensor:
         values = torch.from_numpy(observation)
-        return values if scaling is None else scaling.normalised(values)
+        return values.float() if scaling is None else scaling.normalised(values)
 
     carried: Any = None
     action, reward = torch.zeros(tasks, lanes, noise.shape[-1]), torch.zeros(tasks, lanes)
     done, own_noise = torch.ones(tasks, lanes, dtype=torch.bool), episode_noise[:, 0]
     observation = _reset(env, seed=list(seeds))
+    begun = torch.zeros(tasks, lanes, dtype=torch.long)  # episodes of the lane
     for t in range(layout.length):
+        begun += done
+        if observed is not None:
+            real = torch.full_like(done, True) if not layout.padded else begun <= layout.episodes
+            observed.add(observation.reshape(tasks, lanes, -1), real.numpy())
         step = Step(seen(observation).view(tasks, lanes, -1), action, reward, done, own_noise)
         distribution, carried = actor(step, carried)
         action = distribution.sample(noise[:, t])

@@ -1,7 +1,8 @@
 """Running statistics of observations and rewards, by which a run normalises them.
 
 They are constant while an iteration samples, so that no task depends on another: `Scaling` holds their values, which
-are sent with the parameters. The master adds the moments of an iteration's tasks afterwards, in task order.
+are sent with the parameters. The master adds the moments of an iteration's tasks afterwards, in task order. All is
+computed in float64 from what the environment returned; what is normalised becomes float32.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from mmaml.sampling.advantages import backward_sums
 from mmaml.sampling.rollouts import Rollouts
 
 MIN_VARIANCE = 1e-6  # added to each variance: entries that hardly vary are not blown up
+MAX_NORMALISED = 10.0  # to which normalised observations are clipped: also before anything is known of their scale
+PARTS = 3  # float32 numbers that hold a mean: of a clock, say, of which one would lose all that changes
+CHUNK = 65_536  # numbers of each task whose moments are taken together
 OBSERVATIONS, RETURNS = "observations", "returns"
+PARTS_OF_MOMENTS = ("count", "mean", "squares")
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """(observation - mean) / std is seen, mean and std [O]; reward / reward_scale is learned from."""
+    """(observation - mean) / std is seen, mean and std [O], float64; reward / reward_scale is learned from."""
 
     mean: Tensor
     std: Tensor
@@ -31,19 +36,28 @@ class Scaling:
 
     @staticmethod
     def from_vector(vector: Tensor | None) -> Scaling | None:
-        """Of [mean, std, reward_scale], [2·O + 1]; None of None, where nothing is normalised."""
+        """Of what `vector` gave; None of None, where nothing is normalised."""
         if vector is None:
             return None
-        size = len(vector) // 2
-        return Scaling(vector[:size], vector[size:-1], float(vector[-1]))
+        *parts, std = vector[:-1].double().view(PARTS + 1, -1)
+        return Scaling(sum(parts, start=torch.zeros_like(std)), std, float(vector[-1]))
+
+    def vector(self) -> Tensor:
+        """As it travels, float32 [4·O + 1]: the mean as a sum of three, the standard deviation, reward_scale."""
+        parts, left = [], self.mean.double()
+        for _ in range(PARTS):
+            parts.append(left.float())
+            left = left - parts[-1].double()
+        return torch.cat([*parts, self.std.float(), torch.tensor([self.reward_scale], dtype=torch.float32)])
 
     def normalised(self, observations: Tensor) -> Tensor:
-        """Observations [..., O] as the policy sees them."""
-        return (observations - self.mean) / self.std
+        """Observations [..., O], float32 or float64, as the policy sees them, float32; what is infinite stays so."""
+        values = (observations.double() - self.mean) / self.std
+        return torch.where(values.isinf(), values, values.clamp(-MAX_NORMALISED, MAX_NORMALISED)).float()
 
     def original(self, observations: Tensor) -> Tensor:
-        """Normalised observations [..., O] as they were, up to rounding."""
-        return observations * self.std + self.mean
+        """Normalised observations [..., O] as they were, float32, up to rounding and clipping."""
+        return (observations.double() * self.std + self.mean).float()
 
 
 class Moments:
@@ -98,13 +112,13 @@ class RunningStatistics:
         of_observations, of_returns = self.moments.get(OBSERVATIONS), self.moments.get(RETURNS)
         mean = np.zeros(self.size) if of_observations is None else of_observations.mean
         std = np.ones(self.size) if of_observations is None else of_observations.std
-        scale = np.ones(1) if of_returns is None else of_returns.std
-        return torch.from_numpy(np.concatenate([mean, std, scale]).astype(np.float32))
+        scale = 1.0 if of_returns is None else float(of_returns.std[0])
+        return Scaling(torch.from_numpy(mean), torch.from_numpy(std), scale).vector()
 
     def update(self, sampled: Mapping[str, np.ndarray]) -> None:
-        """Add what an iteration sampled: the entries of `moments_of_tasks`, each of M tasks in their order."""
+        """Add what an iteration sampled of M tasks, in order: `ObservedMoments.found` and `moments_of_returns`."""
         for name, moments in self.moments.items():
-            batches = (sampled[f"{name}_{part}"] for part in ("count", "mean", "squares"))
+            batches = (sampled[f"{name}_{part}"] for part in PARTS_OF_MOMENTS)
             for count, mean, squares in zip(*batches, strict=True):
                 moments.add(float(count), mean, squares)
 
@@ -120,25 +134,60 @@ class RunningStatistics:
             moments.load_state_dict(state[name])
 
 
-def moments_of_tasks(
-    collections: Sequence[Rollouts], scaling: Scaling, discount: float, over_trial: bool
-) -> dict[str, np.ndarray]:
-    """Moments of the real steps of each task, over all collections, float64: count [M], mean and squares [M, S].
+class ObservedMoments:
+    """Moments of the observations of M tasks, N lanes each, taken as they come: before they are normalised.
 
-    "observations_…": as they were before they were normalised. "returns_…": of the discounted sum of the rewards so
-    far, of the episode, or of the lane if `over_trial` (Engstrom et al. 2020, §3, on reward scaling).
+    A task's are computed from its own observations alone, in chunks that do not depend on the others: the same bits on
+    any rank.
     """
-    found: dict[str, list[np.ndarray]] = {}
+
+    def __init__(self, tasks: int, lanes: int, observation_size: int) -> None:
+        self._moments = [Moments(observation_size) for _ in range(tasks)]
+        self._chunk = max(1, CHUNK // (lanes * observation_size))
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, observations: np.ndarray, real: np.ndarray) -> None:
+        """Those of one step, [M, N, O], which are kept. real: which of them count, bool [M, N]."""
+        self._waiting.append((observations, real))
+        if len(self._waiting) == self._chunk:
+            self._merge()
+
+    def found(self) -> dict[str, np.ndarray]:
+        """As `RunningStatistics.update` takes them: "observations_…", count [M], mean and squares [M, O]."""
+        self._merge()
+        return {
+            f"{OBSERVATIONS}_{part}": np.stack([np.asarray(getattr(own, part), np.float64) for own in self._moments])
+            for part in PARTS_OF_MOMENTS
+        }
+
+    def _merge(self) -> None:
+        if not self._waiting:
+            return
+        observations, real = (np.stack(column, axis=1) for column in zip(*self._waiting, strict=True))
+        for own, values, counts in zip(self._moments, observations, real, strict=True):
+            own.add(*moments_of(values[counts]))
+        self._waiting.clear()
+
+
+def moments_of(values: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """How many vectors [n, S] there are, their mean and their sum of squared deviations, float64 [S]."""
+    values = values.astype(np.float64)
+    mean = values.mean(0) if len(values) else np.zeros(values.shape[1])
+    return float(len(values)), mean, ((values - mean) ** 2).sum(0)
+
+
+def moments_of_returns(collections: Sequence[Rollouts], discount: float, over_trial: bool) -> dict[str, np.ndarray]:
+    """Moments of the returns so far of the real steps of each task, over all collections, float64.
+
+    "returns_…", count [M], mean and squares [M, 1]: of the discounted sum of the rewards so far, of the episode, or of
+    the lane if `over_trial` (Engstrom et al. 2020, §3, on reward scaling).
+    """
+    found: dict[str, list[np.ndarray]] = {f"{RETURNS}_{part}": [] for part in PARTS_OF_MOMENTS}
     for task in range(collections[0].tasks):
         own = [data.select(slice(task, task + 1)) for data in collections]
-        real = [data.mask[0].numpy() > 0 for data in own]
-        seen = [scaling.original(data.observations[0]).numpy()[steps] for data, steps in zip(own, real, strict=True)]
-        sums = [_sums_so_far(data, discount, over_trial)[steps] for data, steps in zip(own, real, strict=True)]
-        for name, parts in ((OBSERVATIONS, seen), (RETURNS, sums)):
-            values = np.concatenate(parts).astype(np.float64).reshape(sum(map(len, parts)), -1)
-            mean = values.mean(0)
-            for part, value in (("count", len(values)), ("mean", mean), ("squares", ((values - mean) ** 2).sum(0))):
-                found.setdefault(f"{name}_{part}", []).append(np.asarray(value, np.float64))
+        sums = [_sums_so_far(data, discount, over_trial)[data.mask[0].numpy() > 0] for data in own]
+        for values, moment in zip(found.values(), moments_of(np.concatenate(sums)[:, None]), strict=True):
+            values.append(np.asarray(moment, np.float64))
     return {name: np.stack(values) for name, values in found.items()}
 
 

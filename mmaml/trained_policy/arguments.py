@@ -13,9 +13,12 @@ from mmaml.errors import UsageError
 
 
 def checked_observations(observation: ArrayLike, size: int, n: int | None = None) -> tuple[Tensor, bool]:
-    """[n, O], and whether one was given as [O]. size: O. n: how many; any number when None. Raises UsageError."""
+    """[n, O], float64, and whether one was given as [O]. size: O. n: how many; any number when None.
+
+    Raises UsageError, also for what float32 cannot hold.
+    """
     try:
-        array = np.array(observation, np.float32)  # a copy: environments write on in theirs
+        array = np.array(observation, np.float64)  # a copy: environments write on in theirs
     except (TypeError, ValueError) as error:
         raise UsageError("observation", expected=f"numbers [{size}] or [n, {size}]", got=str(error)) from error
     single = array.ndim == 1
@@ -23,7 +26,8 @@ def checked_observations(observation: ArrayLike, size: int, n: int | None = None
     if array.ndim != 2 or array.shape[1] != size or len(array) != (n or len(array)) or not len(array):
         got = list(array.shape[1:] if single else array.shape)
         raise UsageError("observation", expected=f"shape [{size}], or [{n or 'n'}, {size}]", got=f"{got}")
-    _check_finite("observation", array)
+    with np.errstate(over="ignore"):
+        _check_finite("observation", array.astype(np.float32))
     return torch.from_numpy(array), single
 
 

@@ -1,5 +1,6 @@
 """A policy as a network of its own, for a machine without this package: TorchScript and ONNX.
 
+    o -> (o - mean) / std, clipped, where the run normalised observations
     [o, ε = 0] -> MLP -> u,   a = low + (u + exp(log_std) noise + s) (high - low) / (2 s), clipped to [low, high]
     discrete:   a = start + argmax(u + noise)
     a Box of whole numbers:   a as of a Box, rounded
@@ -22,7 +23,7 @@ from mmaml.envs.spaces import is_whole
 from mmaml.extras import not_installed
 from mmaml.policies.params import Params
 from mmaml.policies.policy import MIN_LOG_STD
-from mmaml.sampling.normalisation import Scaling
+from mmaml.sampling.normalisation import MAX_NORMALISED, Scaling
 from mmaml.sampling.policy_spaces import PolicySpaces
 
 OPSET = 17  # of ONNX: understood by every runtime since 2022
@@ -31,11 +32,13 @@ OPSET = 17  # of ONNX: understood by every runtime since 2022
 class Network(NamedTuple):
     """A policy of one task as plain arrays, float32.
 
-    weights [I, H], biases [H]: of each layer. nonlinearity: "tanh" or "relu", of the hidden ones. std [A]: of the
-    action; None where actions are discrete, the first of which is `start`. factor, offset, low, high [A]: from the
-    policy's units to the environment's, and the bounds there. whole: whether actions are rounded to whole numbers.
+    scaling: of the observations; None where they are read as they are. weights [I, H], biases [H]: of each layer.
+    nonlinearity: "tanh" or "relu", of the hidden ones. std [A]: of the action; None where actions are discrete, the
+    first of which is `start`. factor, offset, low, high [A]: from the policy's units to the environment's, and the
+    bounds there. whole: whether actions are rounded to whole numbers.
     """
 
+    scaling: Scaling | None
     weights: Sequence[Tensor]
     biases: Sequence[Tensor]
     nonlinearity: str
@@ -51,8 +54,7 @@ class Network(NamedTuple):
 def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str, scaling: Scaling | None) -> Network:
     """The network of a policy's parameters, of M = 1 task, in the units of its environment.
 
-    scaling: of the observations that the parameters are for; it becomes a change of the first layer.
-
+    scaling: of the observations that the parameters are for.
     Inputs behind the observation, numbers that an episode draws, are left at 0, their mean.
     """
     weights: list[Tensor] = []
@@ -61,21 +63,31 @@ def network_of(params: Params, spaces: PolicySpaces, nonlinearity: str, scaling:
         biases.append(params[f"policy.{len(weights)}.bias"][0, 0].detach().clone())
         weights.append(params[f"policy.{len(weights)}.weight"][0].detach().clone())
     weights[0] = weights[0][: spaces.observation_size]
-    if scaling is not None:
-        weights[0] = weights[0] / scaling.std[:, None]
-        biases[0] = biases[0] - scaling.mean @ weights[0]
     size = len(biases[-1])
     if isinstance(spaces.actions, Discrete):
         ones, free = torch.ones(size), torch.full((size,), torch.inf)
         plain = (None, int(spaces.actions.start), ones, 0 * ones, -free, free, False)
-        return Network(weights, biases, nonlinearity, *plain)
+        return Network(scaling, weights, biases, nonlinearity, *plain)
     std = params["policy.log_std"].detach()[0, 0].clamp(min=MIN_LOG_STD).exp()
     low, high = (torch.from_numpy(np.asarray(bound, np.float32)) for bound in (spaces.actions.low, spaces.actions.high))
     factor, offset = torch.ones(size), torch.zeros(size)
     if spaces.scale is not None:
         factor = (high - low) / (2 * spaces.scale)
         offset = low + spaces.scale * factor
-    return Network(weights, biases, nonlinearity, std, 0, factor, offset, low, high, is_whole(spaces.actions))
+    bounds = (factor, offset, low, high)
+    return Network(scaling, weights, biases, nonlinearity, std, 0, *bounds, is_whole(spaces.actions))
+
+
+class Normalisation(nn.Module):
+    """Observations [n, O] of any floating dtype, normalised, as float32."""
+
+    def __init__(self, scaling: Scaling) -> None:
+        super().__init__()
+        self.mean, self.std = nn.Buffer(scaling.mean), nn.Buffer(scaling.std)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """In float64 up to the result (`mmaml.sampling.normalisation.Scaling.normalised`)."""
+        return ((observation.double() - self.mean) / self.std).clamp(-MAX_NORMALISED, MAX_NORMALISED).float()
 
 
 class BoxPolicy(nn.Module):
@@ -124,7 +136,7 @@ def module_of(network: Network) -> nn.Module:
 
 
 def _layers(network: Network) -> nn.Sequential:
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = [] if network.scaling is None else [Normalisation(network.scaling)]
     for weight, bias in zip(network.weights, network.biases, strict=True):
         layer = nn.Linear(*weight.shape)
         with torch.no_grad():
@@ -158,6 +170,12 @@ def onnx_file(network: Network, noise: bool) -> bytes:
         return output
 
     x = "observation"
+    if network.scaling is not None:
+        x = apply("Cast", x, to=TensorProto.DOUBLE)
+        x = apply("Sub", x, constant("mean", network.scaling.mean.numpy()))
+        x = apply("Div", x, constant("deviation", network.scaling.std.numpy()))
+        x = apply("Cast", x, to=TensorProto.FLOAT)
+        x = apply("Clip", x, *(constant(f"clip_{sign}", np.float32(sign * MAX_NORMALISED)) for sign in (-1, 1)))
     depth = len(network.weights)
     for layer, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
         x = apply("Gemm", x, constant(f"weight_{layer}", weight.numpy()), constant(f"bias_{layer}", bias.numpy()))

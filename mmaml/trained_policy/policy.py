@@ -197,7 +197,7 @@ class TrainedPolicy:
 
     def _seen(self, observations: Tensor) -> Tensor:
         """Observations as the policy sees them."""
-        return observations if self._scaling is None else self._scaling.normalised(observations)
+        return observations.float() if self._scaling is None else self._scaling.normalised(observations)
 
     # Adapting.
 

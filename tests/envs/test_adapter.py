@@ -52,15 +52,15 @@ def test_lanes_are_the_users_environments_stepped_by_hand() -> None:
     for lane, env in enumerate(family._envs):
         alone.append(Walk())
         alone[lane].set_task({"limit": [1.2, 2.5][lane // 3]})
-        np.testing.assert_array_equal(alone[lane].reset(seed=env.seeds[-1])[0].astype(np.float32), observations[lane])
+        np.testing.assert_array_equal(alone[lane].reset(seed=env.seeds[-1])[0], observations[lane])
     rng, ended, cut = np.random.default_rng(3), 0, 0
     for _ in range(30):
         actions = rng.normal(scale=1.0, size=(6, 2)).astype(np.float32)
         observations, rewards, terminated, truncated, infos = family.step(actions)
-        assert observations.dtype == rewards.dtype == np.float32
+        assert observations.dtype == np.float64 and rewards.dtype == np.float32  # of the former, all that it is
         for lane, env in enumerate(alone):
             state, reward, ends, is_cut, info = env.step(np.clip(actions[lane], [-1, 0], [1, 3]))
-            np.testing.assert_array_equal(observations[lane], state.astype(np.float32))
+            np.testing.assert_array_equal(observations[lane], state)
             assert (rewards[lane], terminated[lane], truncated[lane]) == (np.float32(reward), ends, is_cut)
             assert infos["reward_rest"][lane] == np.float32(info["reward_rest"])
         assert set(infos) == {"reward_drift", "reward_rest"}

@@ -237,8 +237,8 @@ def test_arrays_of_a_family_are_copied_and_its_other_infos_left_alone() -> None:
     [
         (
             0,
-            np.zeros((2, 2)),
-            "observations: expected a float32 array of shape (2, 2), got a float64 array of shape (2",
+            np.zeros((2, 2), np.float16),
+            "observations: expected a float32 or float64 array of shape (2, 2), got a float16 array of shape (2",
         ),
         (
             1,

@@ -242,7 +242,7 @@ class GoesWrong(TargetAction):
         self._age += 1
         observations: Any = self._observe()
         if len(wrong) and self.fault in ("shape", "type", "nothing"):
-            observations = {"shape": observations[:, :0], "type": observations.astype(np.float64)}.get(self.fault)
+            observations = {"shape": observations[:, :0], "type": observations.astype(np.float16)}.get(self.fault)
         return observations, reward, self._age >= self.length, never, {}
 
     def _wrong_lanes(self) -> np.ndarray:

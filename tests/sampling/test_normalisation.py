@@ -5,33 +5,54 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from mmaml.sampling.normalisation import MIN_VARIANCE, Moments, RunningStatistics, Scaling, moments_of_tasks
+from mmaml.config.algorithms import ALGORITHMS
+from mmaml.sampling import normalisation
+from mmaml.sampling.normalisation import (
+    MAX_NORMALISED,
+    MIN_VARIANCE,
+    Moments,
+    ObservedMoments,
+    RunningStatistics,
+    Scaling,
+    moments_of_returns,
+)
+from mmaml.sampling.rollouts import Rollouts
 from mmaml.worker import Worker
 from tests.helpers.support import assert_same_states, new_worker, run, small_config
 from tests.helpers.synthetic import ragged_rollouts
 
-PLAIN = Scaling(torch.zeros(3), torch.ones(3), 1.0)
 BOTH = {"normalize_observations": True, "normalize_rewards": True}
 
 
+def observed(collections: list[Rollouts]) -> dict[str, np.ndarray]:
+    """What is found of their observations, step by step."""
+    tasks, lanes, length, size = collections[0].observations.shape
+    moments = ObservedMoments(tasks, lanes, size)
+    for data in collections:
+        for t in range(length):
+            moments.add(data.observations[:, :, t].numpy(), (data.mask > 0)[..., t].numpy())
+    return moments.found()
+
+
+@pytest.mark.parametrize("chunk", [1, 30, 10_000])
 @pytest.mark.parametrize("collect", ["lanes", "episodes"])
-def test_merged_moments_are_those_of_all_real_steps(collect: str) -> None:
+def test_merged_moments_are_those_of_all_real_steps(collect: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Junk on padding counts for nothing, nor does the order of batches but for rounding."""
+    monkeypatch.setattr(normalisation, "CHUNK", chunk)
     collections = [ragged_rollouts(collect=collect, seed=seed) for seed in range(2)]
     statistics = RunningStatistics(observations=True, rewards=False, observation_size=3)
-    statistics.update(moments_of_tasks(collections, PLAIN, 0.9, over_trial=False))
+    statistics.update(observed(collections))
     seen = torch.cat([data.observations[data.mask > 0] for data in collections]).numpy()
-    vector = statistics.vector()
-    assert vector is not None
-    scaling = Scaling.from_vector(vector)
+    scaling = Scaling.from_vector(statistics.vector())
     assert scaling is not None and scaling.reward_scale == 1
-    np.testing.assert_allclose(scaling.mean, seen.mean(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(scaling.mean, seen.mean(0), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(scaling.std, np.sqrt(seen.var(0) + MIN_VARIANCE), rtol=1e-6)
-    normalised = scaling.normalised(torch.from_numpy(seen).float())
+    normalised = scaling.normalised(torch.from_numpy(seen))
     torch.testing.assert_close(normalised.mean(0), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(normalised.std(0, correction=0), torch.ones(3), rtol=1e-4, atol=0)
     torch.testing.assert_close(scaling.original(normalised).double(), torch.from_numpy(seen), rtol=1e-5, atol=1e-5)
@@ -40,7 +61,7 @@ def test_merged_moments_are_those_of_all_real_steps(collect: str) -> None:
 @pytest.mark.parametrize("over_trial", [False, True])
 def test_returns_so_far_are_of_the_episode_or_of_the_lane(over_trial: bool) -> None:
     data = ragged_rollouts(tasks=2, collect="episodes", horizon=6)
-    found = moments_of_tasks([data], PLAIN, 0.5, over_trial)
+    found = moments_of_returns([data], 0.5, over_trial)
     for task in range(2):
         sums = []
         for lane in range(4):
@@ -58,16 +79,17 @@ def test_returns_so_far_are_of_the_episode_or_of_the_lane(over_trial: bool) -> N
 
 def test_a_tasks_moments_do_not_depend_on_the_others() -> None:
     data = ragged_rollouts(tasks=3, dtype=torch.float32)
-    together = moments_of_tasks([data], PLAIN, 0.9, False)
+    together = observed([data]) | moments_of_returns([data], 0.9, False)
     for task in range(3):
-        alone = moments_of_tasks([data.select(slice(task, task + 1))], PLAIN, 0.9, False)
+        own = [data.select(slice(task, task + 1))]
+        alone = observed(own) | moments_of_returns(own, 0.9, False)
         for name, value in alone.items():
             np.testing.assert_array_equal(value[0], together[name][task])
 
 
 def test_nothing_is_scaled_before_anything_was_seen() -> None:
     vector = RunningStatistics(observations=True, rewards=True, observation_size=2).vector()
-    assert vector is not None and vector.tolist() == [0, 0, 1, 1, 1]
+    assert vector is not None and vector.tolist() == [0, 0] * 3 + [1, 1, 1]
     assert RunningStatistics(observations=False, rewards=False, observation_size=2).vector() is None
     moments = Moments(2)
     moments.add(0.0, np.full(2, np.nan), np.full(2, np.nan))
@@ -78,7 +100,7 @@ def test_the_policy_sees_scaled_observations_and_learns_from_scaled_rewards() ->
     """The environment is another one to the policy alone: with the scaling undone, the same is sampled."""
     worker, parameters, items = new_worker("rllib_maml")
     size = worker.spec.observation_size
-    scaling = torch.cat([torch.zeros(size), torch.ones(size), torch.tensor([4.0])])
+    scaling = Scaling(torch.zeros(size), torch.ones(size), 4.0).vector()
     worker.collect(parameters, None, items, 0, stages=1)
     assert worker.block is not None
     plain = worker.block.rollouts[0]
@@ -87,7 +109,7 @@ def test_the_policy_sees_scaled_observations_and_learns_from_scaled_rewards() ->
     assert torch.equal(scaled.rewards, plain.rewards) and torch.equal(scaled.observations, plain.observations)
     assert not torch.equal(scaled.value_targets, plain.value_targets)
     assert found["observations_count"].tolist() == [plain.mask[0].numel()] * len(items)
-    scaling[:size], scaling[size : 2 * size] = 0.5, 2.0
+    scaling = Scaling(torch.full((size,), 0.5), torch.full((size,), 2.0), 4.0).vector()
     worker.collect(parameters, scaling, items, 0, stages=1)
     first = worker.block.rollouts[0].observations[:, :, 0]
     torch.testing.assert_close(first, (plain.observations[:, :, 0] - 0.5) / 2)
@@ -113,3 +135,95 @@ def test_an_update_that_is_skipped_leaves_the_statistics(tmp_path: Path) -> None
     state = run(small_config("promp", dump_path=str(tmp_path / "run"), **BOTH, **bad))
     assert state["counts"]["BadUpdates"] == 2 and state["statistics"]["observations"]["count"] == 0
     assert Worker(small_config("promp", **BOTH, **bad)).statistics(state).vector() is not None
+
+
+# Observations of another scale.
+
+CLOCK = 1.7e9
+
+
+class OtherScales(gym.Env):
+    """Observations: a clock, seconds since 1970; and of an image of 8 bits, a bright pixel and one that is black.
+
+    The clock begins at the task's time and advances by 0.02 s a step; the bright pixel loses 1 a step, from 200 on.
+    Reward: 1e6 times the action. wide: as numbers that hold the clock, else as float32 numbers do.
+    """
+
+    def __init__(self, wide: bool = True) -> None:
+        dtype: Any = np.float64 if wide else np.float32
+        self.observation_space = gym.spaces.Box(0, 1e10, (3,), dtype)
+        self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.dtype = dtype
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> list[int]:
+        return list(range(n))
+
+    def set_task(self, task: int) -> None:
+        self.start = CLOCK + task
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.step_count = 0
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        self.step_count += 1
+        return self._observe(), 1e6 * float(action[0]), False, False, {}
+
+    def _observe(self) -> np.ndarray:
+        return np.array([self.start + 0.02 * self.step_count, 200 - self.step_count, 0], self.dtype)
+
+
+def seen_by(algorithm: str, **overrides: Any) -> tuple[Worker, RunningStatistics, list[Any]]:
+    """A worker with the statistics of a first collection of 5 tasks, 3 lanes and 7 steps each."""
+    env = {"env": f"{__name__}:OtherScales", **BOTH}
+    worker, parameters, items = new_worker(algorithm, **env, **overrides)
+    statistics = worker.statistics()
+    statistics.update(worker.collect(parameters, statistics.vector(), items, 0))
+    worker.collect(parameters, statistics.vector(), items, 1)
+    return worker, statistics, items
+
+
+@pytest.mark.parametrize("algorithm", ["promp", "rl2", "mgrl", "varibad", "snail"])
+def test_a_clock_and_an_image_are_normalised_before_they_become_float32(algorithm: str) -> None:
+    """Their exact mean and standard deviation over the tasks and steps of the first collection."""
+    worker, statistics, items = seen_by(algorithm)
+    assert worker.block is not None
+    times = 0.02 * np.arange(7)
+    clock = np.array([CLOCK + task.values["task"] + times for _, task in items])
+    pixel = np.tile(200 - np.arange(7.0), (len(items), 1))
+    moments = statistics.moments["observations"]
+    np.testing.assert_allclose(moments.mean, [clock.mean(), pixel.mean(), 0], rtol=1e-14)
+    np.testing.assert_allclose(moments.std, np.sqrt([clock.var() + 1e-6, pixel.var() + 1e-6, 1e-6]), rtol=1e-8)
+    seen = worker.block.rollouts[0].observations.numpy()
+    assert seen.dtype == np.float32 and (seen == seen[:, :1]).all()
+    for index, exact in enumerate((clock, pixel)):
+        expected = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-6)
+        np.testing.assert_allclose(seen[:, 0, :, index], expected, rtol=1e-6, atol=1e-6)
+    assert not seen[..., 2].any()
+    assert len(np.unique(seen[0, 0, :, 0])) == 7
+
+
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "maesn"])
+def test_every_algorithm_normalises_both(algorithm: str, tmp_path: Path) -> None:
+    """An iteration without statistics and one with them: all that is learned stays finite and in its range."""
+    env = {"env": f"{__name__}:OtherScales", **BOTH}
+    state = run(small_config(algorithm, **env, n_itr=2, dump_path=str(tmp_path / "run")))
+    assert state["counts"]["BadUpdates"] == 0
+    assert max(float(value.abs().max()) for value in state["parameters"].values()) < 10
+    returns = state["statistics"]["returns"]
+    assert "normalize_rewards" in small_config(algorithm).declaration.without or returns["count"] > 0
+
+
+def test_nothing_is_lost_of_a_mean_that_travels() -> None:
+    for value in (CLOCK + 0.123456, -np.pi, 0.0, 1e-3, 123456789.123456):
+        mean = torch.tensor([value, 1.0], dtype=torch.float64)
+        vector = Scaling(mean, torch.ones(2), 2.0).vector()
+        found = Scaling.from_vector(vector)
+        assert vector.dtype == torch.float32 and found is not None and found.reward_scale == 2
+        assert torch.equal(found.mean, mean)
+
+
+def test_what_lies_far_out_is_clipped_and_what_is_not_finite_is_not_hidden() -> None:
+    scaling = Scaling(torch.zeros(1), torch.ones(1), 1.0)
+    found = scaling.normalised(torch.tensor([[1e9], [-50.0], [3.0], [torch.inf], [torch.nan]]))
+    assert found[:4, 0].tolist() == [MAX_NORMALISED, -MAX_NORMALISED, 3.0, torch.inf] and found[4].isnan()

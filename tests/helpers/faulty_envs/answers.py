@@ -82,7 +82,10 @@ class Outside(Sound):
 class Clock(Sound):
     """Seconds since 1970, in steps of 0.02 s."""
 
-    found = ("w: observation: entry 1 changes by 0.24 about 1.7e+09, which float32 cannot hold",)
+    found: tuple[str, ...] = (
+        "w: observation: entry 1 changes by 0.24 about 1.7e+09, which float32 cannot hold; set "
+        '"normalize_observations": true, or subtract a constant',
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +93,49 @@ class Clock(Sound):
 
     def observe(self) -> Any:
         return np.array([self.position, 1.7e9 + 0.02 * self.age])
+
+
+class CoarseClock(Clock):
+    """The same in float32, whose numbers are 128 apart there."""
+
+    found = (
+        "w: observation: entry 1 is 1.7e+09 in float32, whose numbers are 128 apart there; return float64 and set "
+        '"normalize_observations": true, or subtract a constant',
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = BOX(-np.inf, np.inf, (2,), np.float32)
+
+    def observe(self) -> Any:
+        return super().observe().astype(np.float32)
+
+
+class Pixels(Sound):
+    """Pixels of 8 bits."""
+
+    found = (
+        "w: observation: is of whole numbers from 0 to 255, which saturate a network; set "
+        '"normalize_observations": true, or rescale them within the class',
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = BOX(0, 255, (2,), np.uint8)
+
+    def observe(self) -> Any:
+        return np.array([100 + 50 * np.tanh(self.position), self.age % 256], np.uint8)
+
+
+class Millimetres(Sound):
+    found = ("w: observation: entry 0 is as large as 200",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = BOX(-np.inf, np.inf, (2,), np.float32)
+
+    def observe(self) -> Any:
+        return np.array([2000 + self.position, self.age], np.float32)
 
 
 class NotANumber(Sound):

@@ -11,22 +11,25 @@ import numpy as np
 from mmaml.envs.base import Task, TaskVectorEnv
 from tests.helpers.faulty_envs.sound import BOX, BlockSteps, SoundBlock
 
+OBSERVATIONS = "observations: expected a float32 or float64 array of shape (6, 2)"
+
 
 class BlockOfDoubles(SoundBlock):
-    found = (
-        "e.reset: observations: expected a float32 array of shape (6, 2), got a float64 array of shape (6, 2)",
-        "e.step: observations: expected a float32 array of shape (6, 2), got a float64 array of shape (6, 2)",
-    )
+    found = ()
 
     def _observe(self) -> np.ndarray:
         return self.state.astype(np.float64)
 
 
+class BlockOfHalves(SoundBlock):
+    found = tuple(f"e.{method}: {OBSERVATIONS}, got a float16 array of shape (6, 2)" for method in ("reset", "step"))
+
+    def _observe(self) -> np.ndarray:
+        return self.state.astype(np.float16)
+
+
 class BlockOfOneShape(SoundBlock):
-    found = (
-        "e.reset: observations: expected a float32 array of shape (6, 2), got a float32 array of shape (6, 1)",
-        "e.step: observations: expected a float32 array of shape (6, 2), got a float32 array of shape (6, 1)",
-    )
+    found = tuple(f"e.{method}: {OBSERVATIONS}, got a float32 array of shape (6, 1)" for method in ("reset", "step"))
 
     def _observe(self) -> np.ndarray:
         return self.state[:, :1].copy()
