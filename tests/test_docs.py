@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmaml.cli import maml_run, train
+from mmaml.cli import maml_run, named_run, train
 from mmaml.cli.main import COMMANDS, LISTS
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
@@ -132,7 +132,9 @@ def accepted(line: str) -> Any:
             script = Path(word).stem
             if script == "maml_run":
                 return train.parse(arguments, script=maml_run.SCRIPT)
-            if script.startswith(("mumo_run_", "pro-mp_run_")) or script.endswith("_run"):
+            if script.endswith("_run"):
+                return train.parse(arguments, script=named_run.script())
+            if script.startswith(("mumo_run_", "pro-mp_run_")):
                 return train.parse(arguments)
             return importlib.import_module(f"mmaml.cli.{script.removesuffix('_policy')}").parse(arguments)
         if Path(word).name == "mmaml" and arguments and not arguments[0].startswith("--"):

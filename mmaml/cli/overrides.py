@@ -111,7 +111,7 @@ def split_keys(words: Sequence[str], flags: Mapping[str, int]) -> tuple[list[str
                 arguments.append(word)
             else:
                 keys[assigned[1]] = assigned[2]
-        elif not word.startswith("--"):
+        elif not word.startswith("--") and flag not in flags:
             flagged.append(word)
         elif (own := _own(flag, bool(equals), following, flags)) is not None:
             end = index + (0 if equals else _count(words[index:], flags[own]))

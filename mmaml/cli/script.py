@@ -33,14 +33,9 @@ class Parser(argparse.ArgumentParser):
             self.error(error.message, error.argument_name)
 
     def flags(self) -> dict[str, int]:
-        """The flags that begin with "--", and how many words follow each, `MANY` for all up to the next flag."""
+        """All flags, and how many words follow each, `MANY` for all up to the next flag."""
         words: dict[int | str | None, int] = {0: 0, None: 1}
-        return {
-            name: words.get(action.nargs, MANY)
-            for action in self._actions
-            for name in action.option_strings
-            if name.startswith("--")
-        }
+        return {name: words.get(action.nargs, MANY) for action in self._actions for name in action.option_strings}
 
     def error(self, message: str, argument: str | None = None) -> NoReturn:
         raise UsageError(argument or "command line", message, "--help lists the arguments")

@@ -52,8 +52,8 @@ class Flag:
 class Script:
     """What a run script, or the command `mmaml train`, has of its own.
 
-    flags: by name, such as "--fast-lr". synonyms: further names of flags that every script has. config_file: the
-    configuration of a new run unless one is given. description, epilog: the beginning and the end of --help.
+    flags: by name, such as "--fast-lr". synonyms: further names of these, and of flags that every script has.
+    config_file: the configuration of a new run unless one is given. description, epilog: how --help begins and ends.
     command: the words before the arguments; a new run is then named by its algorithm, not by the script.
     needs_config: whether a new run has to be given a configuration.
     """
@@ -70,8 +70,8 @@ class Script:
 PLAIN = Script()
 COMMAND = Script(
     description="""\
-Meta-train a policy. CONFIG is a JSON file, or the name of a configuration that comes with the package (`mmaml configs`
-lists them). Starts itself under mpirun with one rank per physical core; run under mpirun, it uses those ranks.
+Meta-train a policy. CONFIG is a JSON or YAML file, or the name of a configuration that comes with the package (`mmaml
+configs` lists them). Starts itself under mpirun with one rank per physical core; run under mpirun, it uses those ranks.
 """,
     epilog="""\
 examples:
@@ -172,7 +172,7 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
         "config",
         nargs="?",
         metavar="CONFIG",
-        help=f"a JSON file, or the name of a shipped configuration{start}",
+        help=f"a JSON or YAML file, or the name of a shipped configuration{start}",
     )
     add("--config_file", metavar="CONFIG", help="another way to give CONFIG")
     add("--algorithm", metavar="NAME", help="what trains (default: as the configuration says)")
@@ -194,9 +194,9 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
     for name, flag in script.flags.items():
         text = f"{flag.key}: {flag.text or COMMON_KEYS[flag.key].text}".replace("%", "%%")
         if _kind(flag) is FLAG:
-            parser.add_argument(name, action="store_true", default=None, help=text)
+            add(name, action="store_true", default=None, help=text)
         else:
-            parser.add_argument(name, type=partial(_value, _kind(flag)), metavar="X", help=text)
+            add(name, type=partial(_value, _kind(flag)), metavar="X", help=text)
     parser.set_defaults(ranks_flag=ranks, flags=parser.flags())
     words, keys = split_keys(argv, parser.flags())
     options = parser.parse_args(words)
@@ -211,7 +211,7 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
     ):
         raise UsageError(
             "CONFIG",
-            expected="a JSON file or the name of a configuration",
+            expected="a JSON or YAML file, or the name of a configuration",
             got="nothing",
             remedy="`mmaml configs` lists those that come with the package",
         )

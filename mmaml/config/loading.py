@@ -21,8 +21,10 @@ from mmaml.config.algorithms import DEFAULT_ALGORITHM
 from mmaml.config.declaration import Key
 from mmaml.config.declaration_file import declaration_of
 from mmaml.config.keys import ALIASES, COMMON_KEYS, LEGACY, Config, built_in_keys
+from mmaml.config.other_names import IGNORED, with_our_names
 from mmaml.config.shipped import shipped_configs
 from mmaml.config.value_types import LARGEST, PATH, clipped, shown
+from mmaml.config.yaml_text import parse_yaml
 from mmaml.errors import ConfigError, UsageError
 from mmaml.paths import absolute, expanded, located
 
@@ -44,6 +46,7 @@ __all__ = [
     "with_absolute_paths",
 ]
 EXTENDS = "extends"
+YAML_SUFFIXES = (".yml", ".yaml")
 MAX_BYTES = 1_000_000  # of a file: those that exist have a few hundred
 
 
@@ -85,7 +88,7 @@ def known_keys(algorithm: Any) -> dict[str, Key]:
     check_value("algorithm", algorithm)
     declaration = declaration_of(algorithm)
     _check_declared(algorithm, declaration.keys)
-    return built_in_keys() | COMMON_KEYS | dict(declaration.keys)
+    return IGNORED | built_in_keys() | COMMON_KEYS | dict(declaration.keys)
 
 
 def read_config(values: Mapping[str, Any]) -> Config:
@@ -152,7 +155,7 @@ def _check_declared(algorithm: str, keys: Mapping[str, Key]) -> None:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Keys and values of a JSON file, laid over those of the file that it "extends".
+    """Keys and values of a JSON or YAML file, laid over those of the file that it "extends".
 
     That is a path from the file's own folder, or the name of a configuration that comes with the package. Raises
     ConfigError.
@@ -160,7 +163,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     seen: set[str] = set()
     while True:
-        layer = parse_object(_read_text(path), f"config_file '{path}'")
+        layer = _read_layer(path)
         seen.add(os.path.realpath(path))
         parent = layer.pop(EXTENDS, None)
         values = layer | values
@@ -175,6 +178,16 @@ def read_config_file(path: Path) -> dict[str, Any]:
         path = configs[parent] if parent in configs and not os.path.exists(beside) else beside
         if os.path.realpath(path) in seen:
             raise ConfigError(EXTENDS, f"'{path}' extends itself", "have the files extend each other in no circle")
+
+
+def _read_layer(path: Path) -> dict[str, Any]:
+    """Keys and values of one file. A YAML file may have those of another program (`mmaml.config.other_names`)."""
+    text, source = _read_text(path), f"config_file '{path}'"
+    if path.suffix not in YAML_SUFFIXES:
+        return parse_object(text, source)
+    values = parse_yaml(text, source)
+    known = known_keys(values.get("algorithm", DEFAULT_ALGORITHM))
+    return canonical(with_our_names(values, {*known, *ALIASES, EXTENDS}, source), source)
 
 
 def _read_text(path: Path) -> str:

@@ -392,6 +392,18 @@ def test_the_discount_goes_where_the_outer_objective_says(outer_discount: float,
     assert bool(chances[LATER] > 0.6) is rises
 
 
+@pytest.mark.learn
+def test_it_learns_the_known_continuous_action(tmp_path: Path) -> None:
+    sizes = {"meta_batch_size": 8, "rollouts_per_meta_task": 10, "hidden_sizes": [8], "max_path_length": 4}
+    values = {"env": "tests.helpers.probes:TargetAction", "learning_rate": 0.01, "learn_std": False, "n_itr": 60}
+    config = small_config("mgrl", **sizes | values, save_steps=1000, dump_path=str(tmp_path / "run"))
+    state, algo = run(config), Worker(config).algorithm
+    assert isinstance(algo, MGRL)
+    agent = algo.begin({name: value[None] for name, value in state["parameters"].items()}, torch.tensor([-1]))
+    action = algo.policy.distribution(agent.networks, torch.ones(1, 1, 1))[0].item()
+    assert action == pytest.approx(0.7, abs=0.15)
+
+
 # What it keeps to.
 
 

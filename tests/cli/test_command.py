@@ -190,7 +190,7 @@ def test_a_shipped_configuration_is_named_or_a_path_is_given() -> None:
 
 
 def test_a_new_run_needs_a_configuration(refused: Printed) -> None:
-    assert "CONFIG: expected a JSON file or the name of a configuration, got nothing" in refused("train")
+    assert "CONFIG: expected a JSON or YAML file, or the name of a configuration, got nothing" in refused("train")
     assert "did you mean 'navigation_2d'?" in refused("train", "navigation2d")
     assert "--config_file: is another way to give CONFIG" in refused("train", "a.json", "--config_file", "b.json")
     assert "cannot read 'a.json'" in refused("train", "a.json")

@@ -89,7 +89,7 @@ class Job:
 
 @pytest.mark.parametrize(
     ("nodes", "mpirun"),
-    [(ONE, "mpirun"), (THREE, "mpirun"), (THREE, "mpirun --prtemca plm ssh")],
+    [(ONE, "mpirun"), (THREE, "mpirun"), (THREE, "mpirun --prtemca plm ssh -x PYTHONPATH -x FAULTS")],
     ids=["one node", "three nodes", "three nodes, OpenSSH"],
 )
 def test_a_cancelled_job_saves_its_run_and_stays_cancelled(cluster: Slurm, nodes: list[str], mpirun: str) -> None:
@@ -122,8 +122,9 @@ def test_a_job_that_is_queued_again_goes_on_with_the_same_bits(cluster: Slurm, n
 def test_the_time_limit_gives_its_signal(cluster: Slurm) -> None:
     """Slurm gives it up to a minute early, so that the run may be stopped in its start."""
     job = Job(cluster, ["--time=2", "--signal=B:USR1@60", *ONE], ENDLESS)
-    assert job.wait_for("PENDING")["Restarts"] == "1", job.output
+    wait_until(lambda: job.has_failed() or cluster.job(job.number)["Restarts"] == "1")
     cluster.run("scancel", job.number)
+    job.wait_for("CANCELLED")
 
 
 def test_a_preempted_job_saves_its_run_and_goes_on_afterwards(cluster: Slurm) -> None:

@@ -1,0 +1,25 @@
+"""The flags of run scripts that take the command line of RobvanGastel/meta-rl-algorithms: --name and -c."""
+
+from __future__ import annotations
+
+from mmaml.cli.train import Flag, Script
+from mmaml.config.shipped import shipped_configs
+from mmaml.config.value_types import TEXT
+from mmaml.storage.starting import Values
+
+FOLDER = "runs"  # of runs that have a name
+
+
+def _directory(name: str, before: Values) -> Values:
+    return {"dump_path": f"{FOLDER}/{name}"}
+
+
+def script(config: str | None = None) -> Script:
+    """What such a script adds. config: the name of the configuration of a new run that is given none."""
+    return Script(
+        flags={"--name": Flag("dump_path", TEXT, _directory, f"of the run, whose directory is {FOLDER}/NAME")},
+        synonyms={"--name": ("-n",), "--config_file": ("-c", "--config")},
+        config_file=None if config is None else shipped_configs()[config],
+        description="Meta-train. CONFIG is a JSON or YAML file, which may have the keys of meta-rl-algorithms.\n"
+        "Without mpirun, starts itself under mpirun with one rank per physical core.",
+    )

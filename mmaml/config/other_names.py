@@ -1,0 +1,64 @@
+"""Keys of the YAML files of RobvanGastel/meta-rl-algorithms, and ours: sections there, flat names here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mmaml.config.declaration import Key
+from mmaml.config.keys import LEGACY
+from mmaml.config.value_types import SIZES, Kind, choice, clipped, integer
+from mmaml.errors import ConfigError
+
+# By section, "" for keys outside of all.
+NAMES: dict[str, dict[str, str]] = {
+    "": {
+        "device_id": "device",
+        "episodes": "episodes_per_trial",
+        "meta_epochs": "n_itr",
+        "epochs": "n_itr",
+        "max_episode_steps": "max_path_length",
+        "update_epochs": "num_promp_steps",
+        "gamma": "discount",
+        "inner_steps": "num_inner_grad_steps",
+        "outer_lr": "meta_learning_rate",
+    },
+    "actor_critic": {"rnn_size": "cell_size", "actor_hidden_sizes": "hidden_sizes"},
+    "ppo": {"lr": "learning_rate", "clip_ratio": "clip_eps", "value_coeff": "vf_loss_coeff"},
+    "a2c": {"lr": "learning_rate", "value_coeff": "vf_loss_coeff"},
+}
+
+
+def _without_effect(kind: Kind) -> Key:
+    return Key(LEGACY, None, kind, "accepted in other programs' files; has no effect")
+
+
+# What has no counterpart here: it is checked, noticed, and left out.
+IGNORED: dict[str, Key] = {
+    "log_every_n": _without_effect(integer(1)),
+    "update_every_n": _without_effect(integer(1)),
+    "num_steps": _without_effect(integer(1)),
+    "rnn_type": _without_effect(choice("gru")),
+    "obs_enc_dim": _without_effect(integer(1)),
+    "critic_hidden_sizes": _without_effect(SIZES),
+}
+
+
+def with_our_names(values: Mapping[str, Any], known: Collection[str], source: str) -> dict[str, Any]:
+    """Keys and values without sections, under our names. known: keys that mean what they say.
+
+    Raises ConfigError for an unknown key of a section, and for a key that is given under several names.
+    """
+    found: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    for name, value in values.items():
+        is_section = name in NAMES and name not in known and isinstance(value, Mapping)
+        for key, item in value.items() if is_section else [(name, value)]:
+            names = NAMES[name if is_section else ""]
+            ours, shown = key if key in known else names.get(key, key), f"{name}.{key}" if is_section else key
+            if is_section and ours not in known:
+                raise ConfigError(clipped(shown), "unknown key", "see docs/configuration.md for the keys")
+            if ours in found:
+                raise ConfigError(source, f"'{given[ours]}' and '{clipped(shown)}' are one key", "keep one")
+            found[ours], given[ours] = item, shown
+    return found
