@@ -28,7 +28,7 @@ The configuration of a run is a JSON object, or a YAML file (`.yml`, `.yaml`) of
 places, of which a later one overrides an earlier one:
 
 1. the defaults in the tables below;
-2. the file: the argument of `mmaml train CONFIG`, or `--config_file` of a run script;
+2. the file, JSON or YAML (`.yml`, `.yaml`): the argument of `mmaml train CONFIG`, or `--config_file` of a run script;
 3. `--overrides '{"key": value}'`;
 4. keys written as `--key=value` or `key=value` ([how](runs.md#keys-on-the-command-line));
 5. the flags `--algorithm`, `--dump_path`, `--restore_path`, `--te_save_path`, `--log_grad_norm` and `--resume`, which
