@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ class Setting(NamedTuple):
     """Something that belongs to the whole process.
 
     name: in a message. read: its value, None where it cannot be known. write: set it. remedy: for a user's code that
-    changes it. is_kept: whether that code, and no other, goes on with its own value.
+    changes it. is_kept: whether that code, and no other, goes on with its own value. standard: the value in a new
+    process; None where that differs.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Setting(NamedTuple):
     write: Callable[[Any], Any]
     remedy: str = LEAVE_IT
     is_kept: bool = True
+    standard: Any = None
 
 
 class Change(NamedTuple):
@@ -59,18 +61,18 @@ def _torch() -> Any:
 
 
 def _of_torch(
-    name: str, default: Any, read: Callable[[Any], Any], write: Callable[[Any, Any], Any], remedy: str = LEAVE_IT
+    name: str, standard: Any, read: Callable[[Any], Any], write: Callable[[Any, Any], Any], remedy: str = LEAVE_IT
 ) -> Setting:
-    """A setting of torch. default: its value when torch is imported. read, write: get the module."""
+    """A setting of torch. standard: its value when torch is imported. read, write: get the module."""
 
     def value() -> Any:
         torch = _torch()
         try:
-            return read(torch) if torch else default
+            return read(torch) if torch else standard
         except RuntimeError:  # an older and a newer name of one setting were both used
             return None
 
-    return Setting(name, value, lambda value: write(_torch(), value), remedy)
+    return Setting(name, value, lambda value: write(_torch(), value), remedy, standard=standard)
 
 
 def _torch_threads() -> int | None:
@@ -129,6 +131,11 @@ def _enter(directory: str) -> None:
         os.chdir(directory)
 
 
+def _write_locale(value: str) -> None:
+    with suppress(locale.Error):  # of a C library that does not read what it writes
+        locale.setlocale(locale.LC_ALL, value)
+
+
 class _Entries(tuple[Any, ...]):
     """Entries of a list of the process, equal to another if all that are here are there: more do no harm."""
 
@@ -163,6 +170,7 @@ ARITHMETIC = {
         np.geterr,
         lambda value: np.seterr(**value),
         "use `with np.errstate(…):` instead",
+        standard={"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"},
     ),
     "torch_dtype": _of_torch(
         "torch's default dtype (torch.set_default_dtype)",
@@ -207,6 +215,7 @@ ARITHMETIC = {
         _flushes,
         _write_flushing,
         is_kept=False,
+        standard=False,
     ),
 }
 # The others: looked at before and after all that is called once.
@@ -230,7 +239,7 @@ SETTINGS = {
     "locale": Setting(
         "the locale (locale.setlocale)",
         lambda: locale.setlocale(locale.LC_ALL),
-        lambda value: locale.setlocale(locale.LC_ALL, value),
+        _write_locale,
     ),
     "import_path": Setting(
         "where Python imports from (entries removed from sys.path)",
@@ -277,6 +286,17 @@ class CodeSettings:
         finally:
             changes += self.leave(entered)
 
+    @contextmanager
+    def given(self, values: Mapping[str, Any]) -> Iterator[None]:
+        """While the body lasts, the code runs with these values, too, where it has none of its own."""
+        new = {name: value for name, value in values.items() if SETTINGS[name].is_kept and name not in self._own}
+        self._own |= new
+        try:
+            yield
+        finally:
+            for name in new:
+                self._own.pop(name, None)
+
     def enter(self, settings: Mapping[str, Setting]) -> Entered:
         """Before the user's code. What `leave` needs."""
         if not self._own:
@@ -308,6 +328,23 @@ class CodeSettings:
             if ours != now:
                 setting.write(ours)
         return changes
+
+
+@contextmanager
+def standard_settings(*codes: CodeSettings) -> Iterator[None]:
+    """The body computes as it would in a new process, whatever the program around it has set.
+
+    codes: of that program, which go on with what it has set.
+    """
+    before = {name: setting.read() for name, setting in SETTINGS.items() if setting.standard is not None}
+    theirs = {name: value for name, value in before.items() if value not in (None, SETTINGS[name].standard)}
+    with ExitStack() as stack:
+        for code in codes:
+            stack.enter_context(code.given(theirs))
+        for name, value in theirs.items():
+            SETTINGS[name].write(SETTINGS[name].standard)
+            stack.callback(SETTINGS[name].write, value)
+        yield
 
 
 def _values(settings: Mapping[str, Setting]) -> list[Any]:

@@ -168,12 +168,13 @@ def source_of(name: str, env_kwargs: Mapping[str, Any]) -> tuple[Source, dict[st
 
 
 def import_environment(name: str) -> None:
-    """Import the module of an environment, before anything of it arrives from another rank.
+    """Import the module of a user's environment, before anything of it arrives from another rank.
 
     Nothing is raised where that fails, as what needs the environment will do.
     """
-    with suppress(Exception, SystemExit), code_settings(name).running():
-        source_of(name, {})
+    if _registered(name) is None:
+        with suppress(Exception, SystemExit), code_settings(name).running():
+            source_of(name, {})
 
 
 def check_family(

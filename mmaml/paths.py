@@ -51,8 +51,9 @@ def expanded(path: str, argument: str) -> str:
         return os.environ[name]
 
     name, slash, rest = path.partition("/")
-    start = _home(name, path, argument).rstrip("/") if name.startswith("~") else name
-    return _VARIABLE.sub(value, f"{start}{slash}{rest}") or "/"
+    if name.startswith("~"):
+        name = _home(name, path, argument).rstrip("/") or ("" if slash else "/")
+    return _VARIABLE.sub(value, f"{name}{slash}{rest}")
 
 
 def _home(name: str, path: str, argument: str) -> str:

@@ -30,7 +30,7 @@ from mmaml.written_paths import as_written
 def train(
     config: Config,
     ranks: Ranks,
-    on_iteration: Callable[[Row], None] | None = None,
+    on_iteration: Callable[[Row], object] | None = None,
     stream: TextIO | None = None,
 ) -> None:
     """Meta-train by `config` on all `ranks`, writing into `config.dump_path`.

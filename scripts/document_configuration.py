@@ -24,7 +24,7 @@ HEAD = """\
 <!-- Written by scripts/document_configuration.py from mmaml/config/keys.py and the DECLARATION of each
      algorithm in mmaml/algorithms: edit these, then run the script. -->
 
-The configuration of a run is a set of keys and values, written as a JSON object or as YAML. The keys come from five
+The configuration of a run is a JSON object, or a YAML file (`.yml`, `.yaml`) of the same keys. Its keys come from five
 places, of which a later one overrides an earlier one:
 
 1. the defaults in the tables below;
@@ -34,8 +34,9 @@ places, of which a later one overrides an earlier one:
 5. the flags `--algorithm`, `--dump_path`, `--restore_path`, `--te_save_path`, `--log_grad_norm` and `--resume`, which
    stands for `"resume": "auto"`.
 
-A file may build on another one, which it names by `"extends"`: by a path from the file's own folder, or by the name of
-a configuration that comes with the package. Its own keys override those of the other.
+A whole number may be written as `2.0` or `1e3`; paths may begin with `~` and hold variables ([paths](runs.md#paths)). A
+file may build on another one, which it names by `"extends"`: by a path from the file's own folder, or by the name of a
+configuration that comes with the package. Its own keys override those of the other.
 
 ```json
 {

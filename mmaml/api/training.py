@@ -144,27 +144,35 @@ def configured(values: Mapping[str, Any]) -> Config:
 
 def _train_here(config: Config, values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Config:
     """Train in this process; the configuration, whose directory is another one if somebody took it meanwhile."""
+    from mmaml.envs.process_state import CodeSettings, code_settings, standard_settings
     from mmaml.parallel.shutdown import shutdown
     from mmaml.process_settings import prepared_process
 
+    host = CodeSettings()
+
+    def report(row: Row) -> None:
+        for callback in callbacks:
+            with host.running():
+                callback(plain_row(row))
+
     try:
-        with prepared_process(), shutdown.heeded_by_guest():
-            return _train_alone(config, values, callbacks, show)
+        with (
+            prepared_process(),
+            standard_settings(host, code_settings(config.env), code_settings(config.algorithm)),
+            shutdown.heeded_by_guest(),
+        ):
+            return _train_alone(config, values, report, show)
     except Interrupted as interrupted:
         # To whatever handles the signal in this program: for SIGINT, as a rule, by KeyboardInterrupt.
         signal.raise_signal(interrupted.exit_code - 128)
         raise
 
 
-def _train_alone(config: Config, values: Mapping[str, Any], callbacks: Sequence[Callback], show: bool) -> Config:
+def _train_alone(config: Config, values: Mapping[str, Any], report: Callback, show: bool) -> Config:
     """The only rank's part."""
     from mmaml.parallel.ranks import connect
     from mmaml.storage.run_lock import RunLock
     from mmaml.trainer import train as train_on
-
-    def report(row: Row) -> None:
-        for callback in callbacks:
-            callback(plain_row(row))
 
     with ExitStack() as stack:
         stream = None if show else stack.enter_context(open(os.devnull, "w", encoding="utf-8"))

@@ -114,7 +114,7 @@ def split_keys(words: Sequence[str], flags: Mapping[str, int]) -> tuple[list[str
         elif not word.startswith("--") and flag not in flags:
             flagged.append(word)
         elif (own := _own(flag, bool(equals), following, flags)) is not None:
-            end = index + (0 if equals else _count(words[index:], flags[own]))
+            end = index + (0 if equals else _count(words[index:], flags[own], flags))
             flagged += [word, *words[index:end]]
             index = end
         else:
@@ -126,11 +126,11 @@ def split_keys(words: Sequence[str], flags: Mapping[str, int]) -> tuple[list[str
     return [*arguments, *flagged], keys
 
 
-def _count(words: Sequence[str], wanted: int) -> int:
+def _count(words: Sequence[str], wanted: int, flags: Collection[str]) -> int:
     """How many of the words after a flag are its values."""
     if wanted != MANY:
         return wanted
-    return next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
+    return next((n for n, word in enumerate(words) if word.startswith("--") or word in flags), len(words))
 
 
 def _own(flag: str, has_value: bool, following: Sequence[str], flags: Mapping[str, int]) -> str | None:

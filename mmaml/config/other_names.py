@@ -27,6 +27,8 @@ NAMES: dict[str, dict[str, str]] = {
     "ppo": {"lr": "learning_rate", "clip_ratio": "clip_eps", "value_coeff": "vf_loss_coeff"},
     "a2c": {"lr": "learning_rate", "value_coeff": "vf_loss_coeff"},
 }
+# Outside of all sections, in a file that has the section "a2c".
+BESIDE_A2C = {"inner_lr": "learning_rate"}
 
 
 def _without_effect(kind: Kind) -> Key:
@@ -41,6 +43,7 @@ IGNORED: dict[str, Key] = {
     "rnn_type": _without_effect(choice("gru")),
     "obs_enc_dim": _without_effect(integer(1)),
     "critic_hidden_sizes": _without_effect(SIZES),
+    "hidden_size": _without_effect(integer(1)),
 }
 
 
@@ -49,13 +52,15 @@ def with_our_names(values: Mapping[str, Any], known: Collection[str], source: st
 
     Raises ConfigError for an unknown key of a section, and for a key that is given under several names.
     """
+    beside = BESIDE_A2C if isinstance(values.get("a2c"), Mapping) else {}
     found: dict[str, Any] = {}
     given: dict[str, str] = {}
     for name, value in values.items():
         is_section = name in NAMES and name not in known and isinstance(value, Mapping)
         for key, item in value.items() if is_section else [(name, value)]:
-            names = NAMES[name if is_section else ""]
-            ours, shown = key if key in known else names.get(key, key), f"{name}.{key}" if is_section else key
+            names = NAMES[name] if is_section else NAMES[""] | beside
+            means_itself = key in known and (is_section or key not in beside)
+            ours, shown = key if means_itself else names.get(key, key), f"{name}.{key}" if is_section else key
             if is_section and ours not in known:
                 raise ConfigError(clipped(shown), "unknown key", "see docs/configuration.md for the keys")
             if ours in found:

@@ -251,7 +251,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, unit: float, smooth: int)
 
 
 def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Curves in the order of their final returns, the highest first; then what the line styles mean."""
+    """Curves in the order of their final returns, the highest first; then what the line styles mean, where two are."""
     from matplotlib.lines import Line2D
 
     final = [_last_return(curve) for curve in curves]
@@ -265,8 +265,9 @@ def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
     entries.append(Line2D([], [], linewidth=0, label=" "))
     stages = {curve.stage for curve in curves}
     last, first, held_out = (", or ".join(words[stage] for stage in STAGES if stage in stages) for words in WORDS)
-    entries.append(Line2D([], [], color=grey, linewidth=2.0, label=last))
-    entries.append(Line2D([], [], color=grey, linewidth=1.4, linestyle=(0, (4, 2)), label=first))
+    if any(curve.returns.shape[2] > 1 for curve in curves):
+        entries.append(Line2D([], [], color=grey, linewidth=2.0, label=last))
+        entries.append(Line2D([], [], color=grey, linewidth=1.4, linestyle=(0, (4, 2)), label=first))
     if any(curve.held_out is not None for curve in curves):
         entries.append(Line2D([], [], color=grey, marker="o", linewidth=0, label=held_out))
     axes.legend(handles=entries, loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=1.8, fontsize=10)

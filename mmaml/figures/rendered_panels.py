@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from mmaml.config.keys import Config
 from mmaml.envs.base import TaskVectorEnv, close_quietly
 from mmaml.envs.process_state import running
-from mmaml.envs.registry import make_family, source_of
+from mmaml.envs.registry import FAMILIES, make_family, source_of
 from mmaml.envs.shown import shown
 from mmaml.errors import UsageError, described
 from mmaml.figures.panels import NEAREST_TO_MEAN, Panels, describe, return_text
@@ -137,7 +137,8 @@ def drawing_config(config: Config) -> tuple[Config, np.ndarray]:
         if picture is not None:
             return dataclasses.replace(config, env_kwargs=arguments), picture
     expected = "a run on a MuJoCo family, the point mass, a grid or an environment that draws itself"
-    raise UsageError("RUN", expected=expected, got=f"one on '{config.env}', {problem}", remedy=REMEDY)
+    remedy = "" if config.env in FAMILIES else REMEDY
+    raise UsageError("RUN", expected=expected, got=f"one on '{config.env}', {problem}", remedy=remedy)
 
 
 def _arguments(config: Config) -> list[dict[str, Any]]:

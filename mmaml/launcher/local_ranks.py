@@ -17,7 +17,7 @@ SECONDS_TO_START = 600.0  # all of them, after the first one here: a loss on ano
 class LocalRanks:
     """The children of Open MPI's `mpirun` that it started as ranks, reporting in `folder`.
 
-    all_here: no rank is on another machine.
+    elsewhere: whether some are known to be on other machines.
     """
 
     def __init__(self, mpirun: int, folder: str) -> None:
@@ -26,7 +26,8 @@ class LocalRanks:
         self._limit = time.monotonic() + SECONDS_TO_APPEAR
         self._found: dict[int, tuple[int, int]] = {}  # rank → process id, when it started
         self._here = 0  # how many there should be on this machine
-        self.all_here = False
+        self._all_here = False  # none is on another machine
+        self.elsewhere = False
         self._starting_since: float | None = None
 
     def find(self) -> None:
@@ -42,12 +43,12 @@ class LocalRanks:
         with contextlib.suppress(KeyError):  # not a rank, or one that has not started its program yet
             rank, self._here, size = (int(values[f"OMPI_COMM_WORLD_{name}"]) for name in ("RANK", "LOCAL_SIZE", "SIZE"))
             self._found[rank] = (pid, started)
-            self.all_here = self._here == size
+            self._all_here, self.elsewhere = self._here == size, self._here < size
 
     def lost(self) -> list[int]:
         """The ranks whose processes have ended, or that have not appeared though they should be here."""
         living = self.living()
-        return [rank for rank in (range(self._here) if self.all_here else self._found) if rank not in living]
+        return [rank for rank in (range(self._here) if self._all_here else self._found) if rank not in living]
 
     def living(self) -> dict[int, int]:
         """The ranks whose processes live here: rank → process id."""

@@ -194,7 +194,7 @@ class Supervisor:
         It ends by itself where it has lost the connection to a daemon, and kills rank 0 then: which was first cannot be
         seen from here.
         """
-        machine = "" if seen or self._ranks.all_here else " or a machine"
+        machine = " or a machine" if self._ranks.elsewhere and not seen else ""
         if not self._ulfm:
             return f"a rank{machine} was lost, and without ULFM the run"
         return f"rank 0, the master,{machine} was lost"

@@ -99,14 +99,12 @@ def _step(x: Tensor, h: Tensor, weights: Sequence[Tensor], g: Tensor, q: Tensor,
     return torch.sub(h, n, out=after).mul_(z).add_(n)
 
 
-def _step_back(
-    dh: Tensor, h: Tensor, g: Tensor, q: Tensor, n: Tensor, transposed: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> Tensor:
-    """The derivative of `_step` in h, [M, N, C], from that in h', dh; those in g, q and n before their nonlinearities.
+def _step_back(dh: Tensor, h: Tensor, g: Tensor, q: Tensor, n: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+    """What of dh, the derivative in h' of `_step`, goes to h by itself, [M, N, C], not through its products.
 
-    transposed: U_gᵀ and U_cᵀ. outputs: where the derivatives in g, q and n go.
+    outputs: where the derivatives go in q, in g and in n, of the latter two before their nonlinearities.
     """
-    (ug_t, uc_t), (dg, dq, dn) = transposed, outputs
+    dq, dg, dn = outputs
     r, z = g.split(h.shape[-1], dim=-1)
     dr, dz = dg.split(h.shape[-1], dim=-1)
     torch.sub(h, n, out=dz).mul_(dh)
@@ -115,7 +113,7 @@ def _step_back(
     torch.mul(dn, q, out=dr)
     torch.mul(dn, r, out=dq)
     dg.mul_(g).mul_(g.neg().add_(1))
-    return carried.baddbmm_(dg, ug_t).baddbmm_(dq, uc_t)
+    return carried
 
 
 class _GRUStates(Function):
@@ -123,7 +121,8 @@ class _GRUStates(Function):
     def forward(ctx, x, *weights):  # type: ignore[override]
         cell = weights[4].shape[-1]
         gates = x.new_empty(*x.shape[:3], 2 * cell)
-        products, candidates, after = x.new_empty(3, *x.shape[:3], cell).unbind(0)
+        products, candidates = x.new_empty(2, *x.shape[:3], cell).unbind(0)
+        after = _all_steps_of_a_task(x, cell)
         h = x.new_zeros(*x.shape[1:3], cell)
         for t in range(len(x)):
             h = _step(x[t], h, weights, gates[t], products[t], candidates[t], after[t])
@@ -134,25 +133,33 @@ class _GRUStates(Function):
     @once_differentiable
     def backward(ctx, grad_states):  # type: ignore[override]
         x, gates, products, candidates, after, wg, ug, _, wc, uc, _ = ctx.saved_tensors
-        before = torch.cat([torch.zeros_like(after[:1]), after[:-1]])
-        d_gates, d_products, d_candidates = (torch.empty_like(value) for value in (gates, products, candidates))
-        transposed = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
-        carried = torch.zeros_like(after[0])
+        shape, cell = x.shape, after.shape[-1]
+        # Derivatives in q = h U_c, in both gates and in the candidate side by side: the first three are those of
+        # products with h, the last three those of products with x, one product each.
+        slopes = _all_steps_of_a_task(x, 4 * cell)
+        recurrent = torch.cat([uc, ug], -1).transpose(1, 2).contiguous()
+        nothing = torch.zeros_like(candidates[0])
+        carried = nothing
         for t in range(len(x) - 1, -1, -1):
-            outputs = d_gates[t], d_products[t], d_candidates[t]
-            dh = carried + grad_states[t]
-            carried = _step_back(dh, before[t], gates[t], products[t], candidates[t], transposed, outputs)
-        shape = x.shape
-        x, before, d_gates, d_candidates, d_products = map(_by_task, (x, before, d_gates, d_candidates, d_products))
+            outputs = slopes[t].split([cell, 2 * cell, cell], dim=-1)
+            h = after[t - 1] if t else nothing
+            passed = _step_back(carried + grad_states[t], h, gates[t], products[t], candidates[t], outputs)
+            carried = passed.baddbmm_(slopes[t][..., : 3 * cell], recurrent)
+        of_x = _by_task(slopes[..., cell:])
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = torch.bmm(d_gates, wg.transpose(1, 2)).baddbmm_(d_candidates, wc.transpose(1, 2))
+            dx = torch.bmm(of_x, torch.cat([wg, wc], -1).transpose(1, 2))
             dx = dx.view(shape[1], shape[0], *shape[2:]).transpose(0, 1)
-        return (
-            dx,
-            *(outer(x, d_gates), outer(before, d_gates), sum_rows(d_gates)),
-            *(outer(x, d_candidates), outer(before, d_products), sum_rows(d_candidates)),
-        )
+        d_uc, d_ug = outer(_by_task(after[:-1]), _by_task(slopes[1:, ..., : 3 * cell])).split([cell, 2 * cell], dim=-1)
+        d_wg, d_wc = outer(_by_task(x), of_x).split([2 * cell, cell], dim=-1)
+        d_bg, d_bc = sum_rows(of_x).split([2 * cell, cell], dim=-1)
+        return dx, d_wg, d_ug, d_bg, d_wc, d_uc, d_bc
+
+
+def _all_steps_of_a_task(x: Tensor, size: int) -> Tensor:
+    """Room for [T, M, N, size], in which the steps of a task lie together, as `_by_task` wants. x: [T, M, N, F]."""
+    steps, tasks, lanes = x.shape[:3]
+    return x.new_empty(tasks, steps, lanes, size).transpose(0, 1)
 
 
 class _GRU(Function):
@@ -193,15 +200,16 @@ class _GRUGradient(Function):
             torch.empty_like(value) for value in (gates, candidates, products, candidates)
         )
         arriving = _ends_by_step(end)
-        transposed = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
+        ug_t, uc_t = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
         carried = torch.zeros_like(candidates[0])
         for t in range(steps - 1, -1, -1):
             dh = d_after[t].copy_(carried)
             episodes, lanes = arriving[t]
             if len(episodes):
                 dh.view(-1, cell).index_add_(0, lanes, grad_states.index_select(0, episodes))
-            outputs = d_gates[t], d_products[t], d_candidates[t]
-            carried = _step_back(dh, before[t], gates[t], products[t], candidates[t], transposed, outputs)
+            outputs = d_products[t], d_gates[t], d_candidates[t]
+            passed = _step_back(dh, before[t], gates[t], products[t], candidates[t], outputs)
+            carried = passed.baddbmm_(d_gates[t], ug_t).baddbmm_(d_products[t], uc_t)
             if restarts[t]:
                 carried.mul_(continues[t])
         for value in (d_gates, d_candidates, d_products):

@@ -50,11 +50,13 @@ class LinearHeads:
         The policy is to the bit that of `acting` in as many lanes; of these, the first N = `lanes` count.
         Differentiable once, in the parameters and the features.
         """
-        outputs = affine_by_step(features, params["policy.weight"], params["policy.bias"])[:, :, :lanes]
-        of_task = features[:, :, :lanes].permute(1, 2, 0, 3).flatten(1, 2)
+        steps, tasks = features.shape[:2]
+        outputs = affine_by_step(features, params["policy.weight"], params["policy.bias"])
+        of_task = features.transpose(0, 1).flatten(1, 2)
         bias = broadcast_rows(params["value.bias"], of_task.shape[1])
-        values = affine(of_task, params["value.weight"], bias).squeeze(-1)
-        return self._distribution(params, outputs.permute(1, 2, 0, 3).flatten(1, 2)), values
+        values = affine(of_task, params["value.weight"], bias).view(tasks, steps, -1)
+        policy = outputs[:, :, :lanes].permute(1, 2, 0, 3).flatten(1, 2)
+        return self._distribution(params, policy), values[..., :lanes].transpose(1, 2).flatten(1)
 
     def _distribution(self, params: Params, outputs: Tensor) -> Distribution:
         if self.actions is Categorical:

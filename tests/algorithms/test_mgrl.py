@@ -375,6 +375,38 @@ def test_a_sampled_meta_gradient_of_now_or_later_is_right_in_the_mean() -> None:
 
 
 @pytest.mark.learn
+def test_the_discount_of_what_leads_to_noise_falls_and_of_what_leads_to_rewards_rises() -> None:
+    """TorchOpt's toy of meta-gradients: a γ for each of ten steps, which give noise and 0.1 by turns.
+
+    A table of values learns r_i + γ_i B_{i+1}, B being what is backed up so, and is judged by B of γ = 1 on new
+    rewards, by the square of the error. The derivatives are those of λ = 0 and V = B.
+    """
+    rng, steps, rate = np.random.default_rng(0), 10, 0.5
+    done = np.arange(steps)[None, None] == steps - 1
+
+    def backed_up(discounts: np.ndarray) -> Any:
+        rewards = np.where(np.arange(steps) % 2, 0.1, rng.standard_normal(steps))
+        values = np.zeros(steps + 1)
+        for i in range(steps - 1, -1, -1):
+            values[i] = rewards[i] + discounts[i] * values[i + 1] * (i < steps - 1)
+        found = lambda_returns(rewards[None, None], values[None, None], done, 0.0 * done, discounts, 0.0)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.returns[0, 0], values[:-1])
+        return found
+
+    table, u = np.zeros(steps), np.zeros(steps)
+    for _ in range(10_000):
+        shares = 1 / (1 + np.exp(-u))
+        inner = backed_up(shares)
+        table += rate * 2 / steps * (inner.returns[0, 0] - table)
+        errors = table - backed_up(np.ones(steps)).returns[0, 0]
+        by_discounts = 2 / steps * errors * rate * 2 / steps * inner.by_discount[0, 0]
+        u -= rate * by_discounts * shares * (1 - shares)
+    before_rewards, before_noise = u[:-1:2], u[1:-1:2]
+    assert (before_rewards > 0).all() and (before_noise < 0).all()
+    assert before_rewards.mean() > 0.2 and before_noise.mean() < -0.3
+
+
+@pytest.mark.learn
 @pytest.mark.parametrize("outer_discount, rises", [(1.0, True), (0.8, False)])
 def test_the_discount_goes_where_the_outer_objective_says(outer_discount: float, rises: bool, tmp_path: Path) -> None:
     """From 0.8, where now is better, past the point where later is; and down, where γ' finds now better."""

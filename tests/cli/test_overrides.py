@@ -128,6 +128,20 @@ def test_flags_that_the_commands_had_keep_their_meaning() -> None:
     assert configured("base.json --log_grad_norm true").log_grad_norm
 
 
+def test_flags_of_one_letter_keep_their_values() -> None:
+    script = train.Script(synonyms={"--config_file": ("-c",), "--ranks": ("-r",), "--overrides": ("-o",)})
+    for command in (
+        "-c base.json -r 2 -o n_itr=3 seed=4",
+        "-o n_itr=3 seed=4 -c base.json -r 2",
+        "-o n_itr=3 --seed 4 -r2 -cbase.json",
+        "-o n_itr=3 -r 2 seed=4 -c base.json",
+        "-c base.json seed=4 --overrides n_itr=3 -r 2",
+    ):
+        options = train.parse(shlex.split(command), script)
+        assert (options.config_file, options.ranks) == ("base.json", 2), command
+        assert options.overrides | options.keys == {"n_itr": 3, "seed": 4}, command
+
+
 # What values look like.
 
 VALUES = {

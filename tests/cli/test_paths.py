@@ -234,6 +234,11 @@ def test_without_home_it_is_that_of_the_system(value: str | None, home: Path, mo
             located(written, "x")
 
 
+def test_a_home_may_be_the_root(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/")
+    assert (located("~", "x"), located("~/x", "x")) == ("/", "/x")
+
+
 def test_users_are_those_of_the_system(home: Path) -> None:
     user = pwd.getpwuid(os.getuid())
     assert located(f"~{user.pw_name}/x", "x") == f"{user.pw_dir}/x"
@@ -312,4 +317,4 @@ def test_what_is_printed_is_as_it_was_written(home: Path) -> None:
         assert as_written(other) == other
     located(found, "x")
     assert as_written(found) == found  # the latest counts
-    assert absolute("") == "" and located(" ", "x") == " "
+    assert absolute("") == located("", "x") == "" and located(" ", "x") == " "

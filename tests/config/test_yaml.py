@@ -155,6 +155,19 @@ def test_the_keys_of_meta_gradients_are_understood(tmp_path: Path) -> None:
     assert {*idle_keys(config, read_config_file(path))} == {"num_steps", "num_inner_grad_steps"}
 
 
+def test_the_keys_of_earlier_meta_gradients_are_understood(tmp_path: Path) -> None:
+    """There, the step sizes are outside of the section."""
+    text = (
+        "gamma: 0.95\ninner_lr: 1.0e-4\nouter_lr: 1.0e-3\nactor_critic:\n  hidden_size: 128\na2c:\n  value_coeff: 0.4\n"
+    )
+    config = load_config(written(tmp_path, text), algorithm="mgrl")
+    found = (config.learning_rate, config.meta_learning_rate, config.vf_loss_coeff, config.inner_lr)
+    assert found == (1e-4, 1e-3, 0.4, 0.1)
+    assert load_config(written(tmp_path, "inner_lr: 0.3\n"), algorithm="maml").inner_lr == 0.3
+    with pytest.raises(ConfigError, match=r"'inner_lr' and 'a2c\.lr' are one key; keep one"):
+        load_config(written(tmp_path, "inner_lr: 0.3\na2c: {lr: 0.2}\n"), algorithm="mgrl")
+
+
 def test_every_name_stands_for_a_key() -> None:
     known = load_config(None, algorithm="rl2").keys().keys() | load_config(None, algorithm="mgrl").keys().keys()
     for names in NAMES.values():

@@ -35,7 +35,7 @@ def test_truth_values_are_read_in_whatever_form(name: str) -> None:
     assert {type(answers.truth(name, value)) for value in (*YES, *NO)} == {bool}
 
 
-@pytest.mark.parametrize("value", NEITHER, ids=repr)
+@pytest.mark.parametrize("value", NEITHER, ids=lambda value: type(value).__name__)
 def test_what_is_no_truth_value_is_refused_by_name(value: Any) -> None:
     for name in ("terminated", "truncated"):
         with pytest.raises(Refused, match=f"^{name}: expected true or false, got .*; return a bool$"):

@@ -159,7 +159,7 @@ def test_a_run_computes_as_without_the_changes(place: str, tmp_path: Path) -> No
 
 
 # The default device is looked at before and after a collection alone, within which another one fails with an error.
-@pytest.mark.parametrize("setting", SETTINGS.keys() - {"torch_device"})
+@pytest.mark.parametrize("setting", sorted(SETTINGS.keys() - {"torch_device"}))
 def test_each_change_late_in_a_run_is_put_back_too(setting: str, tmp_path: Path) -> None:
     expected = run(small_config("promp", env=ENV, dump_path=str(tmp_path / "plain"), n_itr=1))
     before = read(SETTINGS)

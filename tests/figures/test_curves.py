@@ -193,8 +193,11 @@ def test_the_figure_shows_means_bands_and_held_out_points(tmp_path: Path, monkey
     np.testing.assert_allclose(reference.get_ydata(), -1)
     band = drawn["axes"].collections[1].get_datalim(drawn["axes"].transData)
     np.testing.assert_allclose([band.y0, band.y1], [-7 - np.sqrt(2), -4 + np.sqrt(8)])
-    assert drawn["axes"].get_legend().get_texts()[0].get_text() == "ours (2 seeds)"
+    texts = [text.get_text() for text in drawn["axes"].get_legend().get_texts()]
+    assert texts[0] == "ours (2 seeds)" and "before adaptation" in texts
     assert _is_picture(tmp_path / "new" / "figure.png")
+    curves.plot_curves([Curve("one stage", curve.env_steps, returns[..., :1], None)], tmp_path / "figure.png")
+    assert [text.get_text().strip() for text in drawn["axes"].get_legend().get_texts()] == ["one stage (2 seeds)", ""]
 
 
 def test_a_disk_that_is_full_leaves_the_figure_before(tmp_path: Path) -> None:

@@ -252,6 +252,13 @@ def test_an_environment_without_pictures_is_refused_in_a_line(
     assert f"got one on '{HERE}:{env}', {problem}; have its __init__ take render_mode=\"rgb_array\"" in err
 
 
+def test_no_family_of_the_toolkit_is_to_be_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(small_config("promp", env="CartPoleMassEnv", dump_path=str(tmp_path / "run"), n_itr=1))
+    capsys.readouterr()
+    assert visualize.main([str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.endswith("got one on 'CartPoleMassEnv', which has no render()\n")
+
+
 class DrawnAtFirst(Drawn):
     def render(self) -> Any:
         return super().render() if self.steps < 3 else None

@@ -168,7 +168,7 @@ class Slurm:
         self.start(0, "/usr/sbin/slurmctld", "-D")
         for host in range(1, 1 + nodes):
             self.start(host, "/usr/sbin/slurmd", "-D", "-N", f"node{host}")
-        wait_until(lambda: self._idle() == nodes, 60)
+        wait_until(lambda: self._idle() == nodes)
 
     def _idle(self) -> int:
         sinfo = subprocess.run([*self.hosts.enter(0), "sinfo", "-hN", "-o", "%T"], capture_output=True, text=True)

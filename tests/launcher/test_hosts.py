@@ -82,7 +82,8 @@ def test_a_loss_that_ends_the_run_is_not_called_the_masters(
     if not options:
         relays = job.descendants(job.processes(), launched.process.pid, set())
         for pid in relays:
-            if b"relay.py" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[3]:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(b"/relay.py") for word in words):
                 os.kill(pid, signal.SIGKILL)
     hosts.run(2, "pkill", "-KILL", "prted")
     errors = launched.process.communicate(timeout=60)[1]

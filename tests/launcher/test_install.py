@@ -14,7 +14,7 @@ from mmaml.launcher import install, mpirun
 from mmaml.parallel import launch
 
 # What an Open MPI that prints its arguments is started with.
-SUPERVISED = "-x MKL_NUM_THREADS -x OMP_NUM_THREADS -x OPENBLAS_NUM_THREADS --with-ft ulfm -np 2 a program\n"
+SUPERVISED = "-x MKL_NUM_THREADS -x OMP_NUM_THREADS -x OPENBLAS_NUM_THREADS -x PATH --with-ft ulfm -np 2 a program\n"
 OTHERS = "#!/bin/sh\nexec python mpirun.py\n"
 
 

@@ -29,10 +29,10 @@ ONE, THREE = ["--nodes=1", "--ntasks=2"], ["--nodes=3", "--ntasks=6", "--ntasks-
 ENDLESS = VALUES | {"n_itr": 4000, "save_steps": 4000, "max_path_length": 50, "rollouts_per_meta_task": 10}
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Slurm]:
     try:
-        made = Slurm(tmp_path_factory.mktemp("slurm"), nodes=3)
+        made = Slurm(tmp_path, nodes=3)
     except HostsRefusedError as refusal:
         pytest.skip(f"a Slurm cluster: {refusal}")
     with made:
@@ -40,11 +40,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 class Job:
-    """The documentation's script as a job, in a new folder of the cluster's, with `values` for its run."""
+    """The documentation's script as a job, with `values` for its run."""
 
     def __init__(self, cluster: Slurm, options: list[str], values: dict[str, object], mpirun: str = "mpirun") -> None:
         self.cluster, self.values = cluster, values
-        self.folder = Path(subprocess.check_output(["mktemp", "-d", "-p", cluster.folder], text=True).strip())
+        self.folder = cluster.folder / "job"
+        self.folder.mkdir()
         self.dump_path = str(self.folder / "run")
         arguments = f"--overrides '{json.dumps(values)}' --dump_path {self.dump_path} --resume"
         command = rf"{mpirun} python {PROGRAM} {SCRIPT} {arguments}"
