@@ -83,11 +83,11 @@ class Normalisation(nn.Module):
 
     def __init__(self, scaling: Scaling) -> None:
         super().__init__()
-        self.mean, self.std = nn.Buffer(scaling.mean), nn.Buffer(scaling.std)
+        self.mean, self.std, self.limit = nn.Buffer(scaling.mean), nn.Buffer(scaling.std), MAX_NORMALISED
 
     def forward(self, observation: Tensor) -> Tensor:
         """In float64 up to the result (`mmaml.sampling.normalisation.Scaling.normalised`)."""
-        return ((observation.double() - self.mean) / self.std).clamp(-MAX_NORMALISED, MAX_NORMALISED).float()
+        return ((observation.double() - self.mean) / self.std).clamp(-self.limit, self.limit).float()
 
 
 class BoxPolicy(nn.Module):

@@ -149,3 +149,7 @@ def test_an_exported_policy_normalises_observations_as_in_training(tmp_path: Pat
     params, network = policy._algorithm.policy_params(policy._state), policy.module().network
     expected = policy._algorithm.policy.distribution(params, seen[None]).logits[0]  # type: ignore[attr-defined]
     torch.testing.assert_close(network(torch.from_numpy(observations)), expected)  # type: ignore[operator]
+    if importlib.util.find_spec("onnx") is not None:
+        policy.export_onnx(tmp_path / "policy.onnx")
+        actions = elsewhere(ONNX, tmp_path, tmp_path / "policy.onnx", observation=observations)
+        np.testing.assert_array_equal(actions, expected.argmax(-1))

@@ -12,6 +12,7 @@ import torch
 import mmaml
 from mmaml.config.loading import build_config
 from mmaml.envs.registry import make_family
+from mmaml.sampling.normalisation import MAX_NORMALISED, MIN_VARIANCE
 from mmaml.seeding import integer
 from mmaml.storage import checkpoint
 from mmaml.worker import Worker
@@ -149,3 +150,25 @@ def test_observations_and_rewards_are_normalised_as_by_the_worker(tmp_path: Path
     with torch.no_grad():
         exported = policy.module()(torch.from_numpy(observations))
     np.testing.assert_allclose(exported.numpy(), exact, rtol=1e-4, atol=1e-5)
+
+
+def test_a_clock_is_normalised_before_it_becomes_float32_in_a_loop_and_once_exported(tmp_path: Path) -> None:
+    """And what lies far out is clipped, to 10 standard deviations."""
+    state = checkpoint.load(normalised(tmp_path))
+    state["statistics"]["observations"]["mean"][0] = 1.7e9
+    policy = mmaml.load(checkpoint.write(tmp_path / "clock", 0, state))
+    observations = np.random.default_rng(0).normal(size=(10, policy.spaces.observation_size))
+    moved = observations.copy()
+    moved[:, 0] += 1.7e9
+    moved[:2, 1] = 1e4, 1e5
+    std = np.sqrt(40 / 10 + MIN_VARIANCE)
+    seen = policy._seen(torch.from_numpy(moved))
+    np.testing.assert_allclose(seen[:, 0], observations[:, 0] / std, rtol=1e-5, atol=1e-6)
+    assert seen[:2, 1].tolist() == [MAX_NORMALISED] * 2
+    acted = policy.act(moved, deterministic=True)
+    with torch.no_grad():
+        np.testing.assert_allclose(policy.module()(torch.from_numpy(moved)), acted, rtol=1e-5, atol=1e-6)
+    path = tmp_path / "policy.pt"
+    policy.export_torchscript(path)
+    np.testing.assert_allclose(torch.jit.load(path)(torch.from_numpy(moved)).detach(), acted, rtol=1e-5, atol=1e-6)
+    assert len(np.unique(acted[:, 0])) == 10
