@@ -71,8 +71,8 @@ class TrialPPO(Algorithm):
 
     def inputs(self, step: Step) -> Tensor:
         """x = [o, a, r, d] of some steps, [M, N, …, O+A+2]."""
-        marks = torch.stack([step.previous_reward, step.episode_start.to(step.observation.dtype)], -1)
-        return torch.cat([step.observation, step.previous_action, marks], -1)
+        marks = step.previous_reward[..., None], step.episode_start[..., None]
+        return torch.cat([step.observation, step.previous_action, *marks], -1)
 
     # What is learned from.
 
@@ -224,6 +224,8 @@ class RecurrentPPO(TrialPPO):
         return self.init_memory(rng) | self.heads.init(rng)
 
     def actor(self, state: Params) -> Actor:
+        state = self.heads.prepared(state)
+
         def act(step: Step, carried: Any) -> tuple[Distribution, Any]:
             x = self.inputs(step)
             if x.shape[1] > 1:
