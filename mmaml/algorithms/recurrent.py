@@ -2,13 +2,14 @@
 
     x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]            d: an episode has just ended; at a trial's start a = r = 0, d = 1
     f_t = memory(x_0 … x_t),  π(·|f_t),  V(f_t)       f: features; the memory lasts over the episodes of the trial
-    Â_t = Σ_k (γλ)^k δ_{t+k},  δ_t = r_t + γ V_{t+1} - V_t      over the whole trial, 0 after it; V^target = V + Â
+    Â_t = Σ_k (γλ)^k δ_{t+k},  δ_t = r_t + γ V_{t+1} - V_t      over the whole trial; V^target = V + Â
     J(θ) = mean over tasks of  -mean[min(ρ Â, clip(ρ, 1±ε) Â)] + c_V mean[ (V - V^target)² ] - c_H mean[ H(π) ]
            + η_out KL(π_old ‖ π)                                 `losses.clipped_surrogate`, `.value_error`
 
 What is maximised is the discounted return of a trial, E episodes of one task: rewards of later episodes are credited to
-what was found out in earlier ones. Â is normalised over the meta-batch. J is minimised by epochs of Adam over
-minibatches of tasks with whole trials, through which the gradient flows from the last step to the first.
+what was found out in earlier ones. After the trial V is 0, unless the horizon cut what would have gone on. Â is
+normalised over the meta-batch. J is minimised by epochs of Adam over minibatches of tasks with whole trials, through
+which the gradient flows from the last step to the first.
 
 An algorithm says what the memory is: `build_memory`, `step` and `unroll`.
 """
@@ -53,6 +54,7 @@ DECLARATION = Declaration(
     default_update="ppo",
 )
 MIN_STD = 1e-8
+CHUNK_STEPS = 40_000  # whose values are computed together
 
 
 class TrialPPO(Algorithm):
@@ -71,8 +73,8 @@ class TrialPPO(Algorithm):
 
     def inputs(self, step: Step) -> Tensor:
         """x = [o, a, r, d] of some steps, [M, N, …, O+A+2]."""
-        marks = torch.stack([step.previous_reward, step.episode_start.to(step.observation.dtype)], -1)
-        return torch.cat([step.observation, step.previous_action, marks], -1)
+        marks = step.previous_reward[..., None], step.episode_start[..., None]
+        return torch.cat([step.observation, step.previous_action, *marks], -1)
 
     # What is learned from.
 
@@ -83,10 +85,19 @@ class TrialPPO(Algorithm):
     def values(self, state: Params, rollouts: Rollouts) -> Tensor:
         """V of every step and of what follows the trial, [M, N, T+1]; 0 for the latter where it counts for nothing."""
         if rollouts.followed is not None:
-            longer = rollouts.going_on(rollouts.last_of_lane())
-            return self.outputs(state, longer)[1].view(longer.rewards.shape)
-        values = self.outputs(state, rollouts)[1].view(rollouts.rewards.shape)
+            return self.values_of_steps(state, rollouts.going_on(rollouts.last_of_lane()))
+        values = self.values_of_steps(state, rollouts)
         return torch.cat([values, torch.zeros_like(values[..., :1])], -1)
+
+    def values_of_steps(self, state: Params, rollouts: Rollouts) -> Tensor:
+        """V of every step, [M, N, T]; of some tasks at a time, which bounds the memory."""
+        size = max(1, CHUNK_STEPS // rollouts.rewards[0].numel())
+        parts = []
+        for first in range(0, rollouts.tasks, size):
+            chunk = slice(first, first + size)
+            own = {name: value[chunk] for name, value in state.items()}
+            parts.append(self.outputs(own, rollouts.select(chunk))[1])
+        return torch.cat(parts).view(rollouts.rewards.shape)
 
     def advantages(self, state: Params, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """Over the trial, by V, as they are: they are normalised over the meta-batch (`moments`)."""
@@ -224,6 +235,8 @@ class RecurrentPPO(TrialPPO):
         return self.init_memory(rng) | self.heads.init(rng)
 
     def actor(self, state: Params) -> Actor:
+        state = self.heads.prepared(state)
+
         def act(step: Step, carried: Any) -> tuple[Distribution, Any]:
             x = self.inputs(step)
             if x.shape[1] > 1:

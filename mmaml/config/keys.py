@@ -147,7 +147,12 @@ class Config:
     )
     discount: float = _key("Advantages", 0.99, number(0, 1), "γ")
     gae_lambda: float = _key("Advantages", 1.0, number(0, 1), "λ of generalised advantage estimation")
-    normalize_adv: bool = _key("Advantages", True, FLAG, "scale advantages to mean 0 and standard deviation 1 per task")
+    normalize_adv: bool = _key(
+        "Advantages",
+        True,
+        FLAG,
+        "scale advantages to mean 0 and standard deviation 1 per task; over the meta-batch if the policy has a memory",
+    )
     positive_adv: bool = _key("Advantages", False, FLAG, "shift advantages to be positive, after normalising")
 
     hidden_sizes: tuple[int, ...] = _key("Policy", (64, 64), SIZES, "units of the policy's hidden layers")

@@ -50,7 +50,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if weight.shape[-1] == 1:
         return torch.bmm(x, weight.expand(-1, -1, 2))[..., :1] + bias
-    return torch.bmm(x, _laid_out(weight)).add_(bias)
+    return torch.bmm(x, laid_out(weight)).add_(bias)
 
 
 def affine_by_step(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def affine_by_step(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _AffineByStep.apply(x, weight, bias)
 
 
-def _laid_out(weight: Tensor) -> Tensor:
+def laid_out(weight: Tensor) -> Tensor:
     """The weight [M, I, H]; a narrow one with contiguous columns, with which MKL is four times faster."""
     narrow = 1 < weight.shape[-1] < NARROW
     return weight.transpose(1, 2).contiguous().transpose(1, 2) if narrow else weight
@@ -120,8 +120,8 @@ class _AffineByStep(Function):
     @staticmethod
     def forward(ctx, x, weight, bias):  # type: ignore[override]
         ctx.save_for_backward(x, weight)
-        laid_out = _laid_out(weight)
-        return torch.stack([affine(step, laid_out, bias) for step in x])
+        weight = laid_out(weight)
+        return torch.stack([affine(step, weight, bias) for step in x])
 
     @staticmethod
     @once_differentiable

@@ -80,7 +80,7 @@ class Categorical(NamedTuple):
     def sample(self, noise: Tensor) -> Tensor:
         """The actions [M, n, A] that Gumbel `noise` [M, n, A] selects: argmax(logits + noise) (Gumbel 1954)."""
         choice = (self.logits + noise).argmax(-1, keepdim=True)
-        return torch.zeros_like(self.logits).scatter_(-1, choice, 1.0)
+        return (choice == torch.arange(self.logits.shape[-1], device=choice.device)).to(self.logits.dtype)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """log p(a): [M, n]."""

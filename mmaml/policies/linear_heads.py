@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.policies.batch_invariant import affine, affine_by_step, broadcast_rows
+from mmaml.policies.batch_invariant import affine, affine_by_step, broadcast_rows, laid_out
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
 from mmaml.policies.mlp import glorot_uniform
 from mmaml.policies.params import Params
@@ -38,6 +38,10 @@ class LinearHeads:
         params["policy.weight"] = POLICY_SCALE * glorot_uniform(rng, *self.shapes["policy.weight"])
         params["value.weight"] = glorot_uniform(rng, *self.shapes["value.weight"])
         return params
+
+    def prepared(self, params: Params) -> Params:
+        """The same parameters, with the policy's weights as `acting` wants them."""
+        return params | {"policy.weight": laid_out(params["policy.weight"])}
 
     def acting(self, params: Params, features: Tensor) -> Distribution:
         """The policy after one step, over [M, N, A], from features [M, N, C]; no gradient."""

@@ -67,7 +67,7 @@ def rollout(
         episode_noise = noise.new_empty(*noise.shape[:3], 0)
     tasks, lanes = env.num_tasks, env.rollouts_per_task
     record = _Record(tasks, lanes, layout)
-    age = torch.zeros(tasks, lanes, dtype=torch.long)  # steps since the start of the episode
+    age = np.zeros(tasks * lanes, int)  # steps since the start of the episode
 
     def seen(observation: np.ndarray) -> Tensor:
         values = torch.from_numpy(observation)
@@ -94,17 +94,19 @@ def rollout(
             error.given = finite.finding_of_step(step.observation, distribution, action, t)
             raise
         age += 1
-        truncated = truncated | ((age == layout.horizon).flatten().numpy() & ~terminated)
+        truncated = truncated | ((age == layout.horizon) & ~terminated)
         record.append(step, action, distribution, rewards, terminated, truncated, infos)
         if not env.finite_horizon:
             record.follow(t, np.flatnonzero(truncated), seen(observation[truncated]))
 
         reward = torch.from_numpy(rewards).view(tasks, lanes)
-        done = torch.from_numpy(terminated | truncated).view(tasks, lanes)
-        if done.any() and t < layout.length - 1:
-            observation = _reset(env, options={"reset_mask": done.flatten().numpy().copy()})
-            age[done] = 0
-            own_noise = torch.where(done[..., None], episode_noise[:, t + 1], own_noise)
+        ended = terminated | truncated
+        done = torch.from_numpy(ended).view(tasks, lanes)
+        if ended.any() and t < layout.length - 1:
+            observation = _reset(env, options={"reset_mask": ended.copy()})
+            age[ended] = 0
+            if own_noise.shape[-1]:
+                own_noise = torch.where(done[..., None], episode_noise[:, t + 1], own_noise)
     return record.finish(seen(observation).view(tasks, lanes, -1), env.tasks)
 
 

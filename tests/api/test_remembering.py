@@ -26,12 +26,18 @@ BANDIT = "tests.helpers.recurrent_bandit:"
 TRIALS = {"env": BANDIT + "WaitingBandit", "episodes_per_trial": 4, "max_path_length": 2, "normalization_scale": None}
 
 
-def bandit(folder: Path, **keys: Any) -> Path:
+# Algorithms, and by how much their policies are made to prefer one action.
+REMEMBER = pytest.mark.parametrize(
+    ("algorithm", "sure"), [(BANDIT + "RecurrentBandit", 100), ("rl2", 300), ("snail", 300)]
+)
+
+
+def bandit(folder: Path, algorithm: str, sure: float) -> Path:
     """A recurrent policy that has learned nothing, but acts by what it remembers more than by chance."""
-    state = checkpoint.load(trained(folder, BANDIT + "RecurrentBandit", **TRIALS, **keys))
+    state = checkpoint.load(trained(folder, algorithm, **TRIALS))
     for name, value in state["parameters"].items():
-        if name.startswith("network.policy"):
-            value *= 100
+        if name.startswith(("network.policy", "policy.")):
+            value *= sure
     return checkpoint.write(folder / "sure", 0, state)
 
 
@@ -56,8 +62,9 @@ def live(policy: mmaml.TrainedPolicy, lanes: list[int], step: int) -> list[int]:
     return actions.tolist()
 
 
-def test_a_policy_that_remembers_acts_over_trials_as_in_the_worker(tmp_path: Path) -> None:
-    path = bandit(tmp_path)
+@REMEMBER
+def test_a_policy_that_remembers_acts_over_trials_as_in_the_worker(algorithm: str, sure: float, tmp_path: Path) -> None:
+    path = bandit(tmp_path, algorithm, sure)
     policy = mmaml.load(path)
     config = policy.config
     worker = Worker(build_config(config.to_dict()))
@@ -83,9 +90,10 @@ def test_a_policy_that_remembers_acts_over_trials_as_in_the_worker(tmp_path: Pat
         policy.adapt()
 
 
-def test_lanes_remember_apart(tmp_path: Path) -> None:
+@REMEMBER
+def test_lanes_remember_apart(algorithm: str, sure: float, tmp_path: Path) -> None:
     """One that begins later than others is as if the others were not, and as it would be by itself."""
-    policy, alone = (mmaml.load(bandit(tmp_path)) for _ in range(2))
+    policy, alone = (mmaml.load(bandit(tmp_path, algorithm, sure)) for _ in range(2))
     together: dict[int, list[int]] = {lane: [] for lane in range(4)}
     for step in range(40):
         lanes = [lane for lane in range(4) if step >= 2 * lane]
@@ -96,8 +104,9 @@ def test_lanes_remember_apart(tmp_path: Path) -> None:
     assert len({tuple(actions[-20:]) for actions in together.values()}) > 1  # rewards, remembered, made the difference
 
 
-def test_what_is_remembered_is_saved_and_forgotten_with_the_task(tmp_path: Path) -> None:
-    policy, path = mmaml.load(bandit(tmp_path)), tmp_path / "remembering.pt"
+@REMEMBER
+def test_what_is_remembered_is_saved_and_forgotten_with_the_task(algorithm: str, sure: float, tmp_path: Path) -> None:
+    policy, path = mmaml.load(bandit(tmp_path, algorithm, sure)), tmp_path / "remembering.pt"
     before = [live(policy, [0, 2], step) for step in range(20)]
     policy.save(path)
     again = mmaml.load(path)

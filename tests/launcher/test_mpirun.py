@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mmaml.launcher import job, local_ranks, machine, messages, mpirun, protocol, slurm
+from tests.helpers.waiting import wait_until
 
 PROGRAM = Path(sys.executable).with_name("mpirun")
 RULE = messages.RULE + b"\n"
@@ -96,6 +98,15 @@ def test_in_a_slurm_job_other_machines_are_reached_by_a_step_on_each(
     assert command is not None and command[-4:] == ["--nodelist=node2", "sh", "-c", 'cd /x; prted --name "a b"']
     assert "SLURM_CPUS_PER_TASK" not in os.environ
     assert slurm.command_of_step(["ssh", "node2", "prted"]) is None
+
+
+def test_an_srun_that_is_not_needed_any_more_ends_with_what_it_has_started() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo; wait"], stdout=subprocess.PIPE) as srun:
+        assert srun.stdout is not None and srun.stdout.readline()
+        (below,) = job.descendants(job.processes(), srun.pid, set())
+        slurm.leave_step(srun.pid)
+        assert srun.wait() == -signal.SIGKILL
+    wait_until(lambda: below not in job.processes() or job.processes()[below].state == "Z")
 
 
 def test_of_several_exit_codes_the_largest_counts() -> None:
