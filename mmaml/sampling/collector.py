@@ -79,8 +79,8 @@ def rollout(
     observation = _reset(env, seed=list(seeds))
     begun = torch.zeros(tasks, lanes, dtype=torch.long)  # episodes of the lane
     for t in range(layout.length):
-        begun += done
         if observed is not None:
+            begun += done
             real = torch.full_like(done, True) if not layout.padded else begun <= layout.episodes
             observed.add(observation.reshape(tasks, lanes, -1), real.numpy())
         step = Step(seen(observation).view(tasks, lanes, -1), action, reward, done, own_noise)

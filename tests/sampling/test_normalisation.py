@@ -203,7 +203,7 @@ def test_a_clock_and_an_image_are_normalised_before_they_become_float32(algorith
     assert len(np.unique(seen[0, 0, :, 0])) == 7
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "maesn"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_normalises_both(algorithm: str, tmp_path: Path) -> None:
     """An iteration without statistics and one with them: all that is learned stays finite and in its range."""
     env = {"env": f"{__name__}:OtherScales", **BOTH}
