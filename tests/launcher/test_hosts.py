@@ -21,7 +21,7 @@ from tests.helpers.faults import MPIRUN, VALUES, finished, iterations, messages,
 from tests.helpers.hosts import SSHD_PATH, Hosts, HostsRefusedError
 from tests.helpers.launching import Launch
 from tests.helpers.support import run as train_here
-from tests.helpers.waiting import wait_until
+from tests.helpers.waiting import wait_for_looks, wait_until
 
 pytestmark = pytest.mark.ranks
 
@@ -79,12 +79,16 @@ def test_a_loss_that_ends_the_run_is_not_called_the_masters(
 ) -> None:
     """Of a daemon, once nothing keeps the run from ending with it."""
     launched = launch(hosts, tmp_path, options=options)
-    if not options:
-        relays = job.descendants(job.processes(), launched.process.pid, set())
-        for pid in relays:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if any(word.endswith(b"/relay.py") for word in words):
-                os.kill(pid, signal.SIGKILL)
+
+    def running(program: bytes) -> list[int]:
+        """The processes of the run whose program is a file of that name, each before those that it has started."""
+        found = job.descendants(job.processes(), launched.process.pid, set())
+        words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in found}
+        return [pid for pid in found if any(word.endswith(program) for word in words[pid])]
+
+    wait_for_looks(running(b"/mpirun.py")[-1], 2)  # so that it knows its ranks
+    for pid in [] if options else running(b"/relay.py"):
+        os.kill(pid, signal.SIGKILL)
     hosts.run(2, "pkill", "-KILL", "prted")
     errors = launched.process.communicate(timeout=60)[1]
     assert launched.process.returncode not in (0, None)

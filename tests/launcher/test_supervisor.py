@@ -18,7 +18,7 @@ import pytest
 from mmaml.launcher import job as job_files
 from tests.helpers.launching import PROGRAM, SECONDS, Launch, parent
 from tests.helpers.scripts import job_script
-from tests.helpers.waiting import wait_until
+from tests.helpers.waiting import wait_for_looks, wait_until
 
 pytestmark = pytest.mark.ranks
 
@@ -191,18 +191,6 @@ def test_a_process_whose_name_is_no_text_is_seen() -> None:
 def state(pid: int) -> str:
     process = job_files.state_of(pid)
     return "gone" if process is None else process.state
-
-
-def context_switches(pid: int) -> int:
-    """How often a process has gone to sleep by itself: the supervisor does at each of its looks."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-
-
-def wait_for_looks(pid: int, looks: int) -> None:
-    """Let the supervisor look at its job so many times."""
-    before = context_switches(pid)
-    wait_until(lambda: context_switches(pid) > before + looks)
 
 
 def test_the_loss_of_the_master_ends_the_run(launch: Any) -> None:
