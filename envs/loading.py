@@ -48,7 +48,12 @@ def load(text: str, families: Collection[str] = ()) -> Source:
     if not module_name or not name:
         if text in gym.registry:
             return _registered(text)
-        near = difflib.get_close_matches(text, [*families, *gym.registry], n=1)
+        near = [
+            match
+            for likeness in (0.85, 0.6)
+            for names in (families, gym.registry)
+            for match in difflib.get_close_matches(text, names, n=1, cutoff=likeness)
+        ]
         hint = f"did you mean '{near[0]}'?" if near else f"known families: {', '.join(families)}"
         expected = "a task family, 'package.module:ClassName' or an id of Gymnasium's registry"
         raise UnknownEnvironment("env", expected=expected, got=f"'{text}'", remedy=hint)

@@ -44,7 +44,7 @@ STATEMENTS = {
     "torch_anomalies": "import torch; torch.autograd.set_detect_anomaly(True)",
     "signals": "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)",
     "locale": "import locale as a; a.setlocale(a.LC_ALL, {'C': 'C.UTF-8'}.get(a.setlocale(a.LC_ALL), 'C'))",
-    "import_path": "import sys; del sys.path[-1:]",
+    "import_path": "import sys; sys.path[:] = [entry for entry in sys.path if entry != sys.path[-1]]",
     "warnings": "import warnings; warnings.simplefilter('error', ResourceWarning)",
 }
 PLACES = ["__init__", "sample_tasks", "set_task", "reset", "step"]
