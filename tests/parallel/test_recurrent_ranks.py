@@ -57,7 +57,13 @@ def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize(
     "ranks, options, lost",
-    [(2, {}, {}), (3, {}, {}), (3, {"master_samples": False}, {}), (3, {"meta_gradient": "master"}, {}), (4, {}, LOST)],
+    [
+        (3, {}, {}),
+        (4, {}, LOST),
+        pytest.param(2, {}, {}, marks=pytest.mark.slow),
+        pytest.param(3, {"master_samples": False}, {}, marks=pytest.mark.slow),
+        pytest.param(3, {"meta_gradient": "master"}, {}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_has_the_same_bits_on_any_number_of_ranks(
     ranks: int,
