@@ -291,7 +291,7 @@ SMALL_SNAIL = {"n_itr": 25, "filters": 16, "attention_size": 16}
         ("rl2", LOOK, 0.85, 0.9),
         (f"{MODULE}:CreditCutAtEpisodes", LOOK, -0.2, 0.2),
         ("rl2", RECALL, 0.9, 1.0),
-        ("snail", SURE | SNAIL, 4.4, 4.5),
+        pytest.param("snail", SURE | SNAIL, 4.4, 4.5, marks=pytest.mark.slow),
         ("snail", LOOK, 0.85, 0.9),
         pytest.param("snail", RECALL | SMALL_SNAIL, 0.9, 1.0, marks=pytest.mark.slow),
         (f"{MODULE}:Forgetful", RECALL | {"n_itr": 10}, 0.15, 0.35),
