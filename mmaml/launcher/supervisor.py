@@ -75,7 +75,9 @@ class Supervisor:
         if end is None:
             return self._explain(code, reports, lost)
         if hung := self._hung[: self._hung.index(0) + 1] if 0 in self._hung else self._hung:
-            say(f"warning: {named(hung)} did not end with the run; killed")  # those killed later only waited for rank 0
+            say(
+                f"warning: {named(sorted(hung))} did not end with the run; killed"
+            )  # those killed later only waited for rank 0
         return end
 
     def _start(self) -> int:
@@ -127,12 +129,13 @@ class Supervisor:
     def _watched(self, living: dict[int, int], reports: set[str]) -> list[int]:
         """The processes that should end now.
 
-        Rank 0 is one if it has reported the run's exit code, which would else be lost with it. The other ranks wait
-        for it in MPI's end, mpirun for them all.
+        Rank 0 is one if it has reported the run's exit code, which would else be lost with it, or once another was
+        killed: Open MPI may never let it out of its end then. The other ranks wait for it there, mpirun for them all.
         """
         if 0 in living and ENDED not in reports:
             return [living[0]]
-        others = [pid for rank, pid in living.items() if rank or exit_code(reports) is not None]
+        with_rank_0 = exit_code(reports) is not None or bool(self._hung)
+        others = [pid for rank, pid in living.items() if rank or with_rank_0]
         return others if living else [self._mpirun]
 
     def _take(self, number: signal.Signals) -> bool:
@@ -166,7 +169,7 @@ class Supervisor:
         reported = exit_code(reports)
         if reported is not None or not is_over(reports):
             return reported
-        if code is None or (self._hung and not self._ulfm):
+        if code is None or 0 in self._hung or (self._hung and not self._ulfm):
             return 0  # rank 0 has ended, and not failed
         return code if code >= 0 else None
 
