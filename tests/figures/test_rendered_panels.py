@@ -16,11 +16,9 @@ from mmaml.cli import visualize
 from mmaml.config.keys import Config
 from mmaml.envs.base import Task, TaskVectorEnv
 from mmaml.errors import UsageError
-from mmaml.evaluation import held_out
-from mmaml.figures import recording
 from mmaml.figures.panels import describe
 from mmaml.figures.rendered_panels import RenderedPanels, is_picture
-from mmaml.worker import Worker
+from tests.helpers.pictures import evaluated
 from tests.helpers.support import run, small_config
 
 HERE = __name__
@@ -109,15 +107,10 @@ def config_of(env: str, algorithm: str = "promp", **overrides: Any) -> Config:
 
 def panels_of(config: Config, times: Any = range(10)) -> tuple[RenderedPanels, list[Any]]:
     """The panels, and the rollouts that an evaluation with the same parameters makes."""
-    worker = Worker(config)
-    parameters = worker.algorithm.init(np.random.default_rng(0))
-    tasks = recording.one_of_each_mode(worker, "test")
-    flat = worker.algorithm.spec.flatten(parameters)
-    worker.collect(flat, None, list(enumerate(tasks)), held_out.FRESH, "test", 3)
-    assert worker.block is not None
-    panels = RenderedPanels(config, {"parameters": parameters}, 3, "test", WIDTH)
+    state, rollouts = evaluated(config, 3)
+    panels = RenderedPanels(config, state, 3, "test", WIDTH)
     panels.prepare(times)
-    return panels, worker.block.rollouts
+    return panels, rollouts
 
 
 def colour(image: Image.Image) -> np.ndarray:

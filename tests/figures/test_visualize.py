@@ -24,7 +24,7 @@ from mmaml.figures.panels import GOAL, Panels, PointMassPanels, return_text, vec
 from mmaml.figures.ray_caster import Drawing
 from mmaml.figures.recording import RecordedEpisodes
 from mmaml.figures.trajectories import Trajectories
-from mmaml.worker import Worker
+from tests.helpers.pictures import evaluated
 from tests.helpers.support import files_no_larger, run, small_config
 
 SCRIPT = Path(__file__).parents[2] / "run_scripts" / "visualize_policy.py"
@@ -188,13 +188,8 @@ def test_a_disk_that_is_full_leaves_the_pictures_before(kind: str, tmp_path: Pat
 
 def _recorded(config: Config) -> tuple[RecordedEpisodes, list[Any]]:
     """RecordedEpisodes, and the rollouts that an evaluation with the same parameters makes."""
-    worker = Worker(config)
-    parameters = worker.algorithm.init(np.random.default_rng(0))
-    tasks = recording.one_of_each_mode(worker, "test")
-    flat = worker.algorithm.spec.flatten(parameters)
-    worker.collect(flat, None, list(enumerate(tasks)), held_out.FRESH, "test", 3)
-    assert worker.block is not None
-    return recording.record(config, {"parameters": parameters}, 3, "test"), worker.block.rollouts
+    state, rollouts = evaluated(config, 3)
+    return recording.record(config, state, 3, "test"), rollouts
 
 
 def test_the_episodes_are_those_of_an_evaluation() -> None:
