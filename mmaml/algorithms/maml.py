@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
+from mmaml.algorithms.networks import policy_of
 from mmaml.config.declaration import Condition, Declaration, Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import FLAG
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.params import Params, ParamSpec
-from mmaml.policies.policy import MLPPolicy, make_policy
+from mmaml.policies.policy import MLPPolicy
 from mmaml.sampling.acting import Actor, memoryless
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import episode_statistics
@@ -110,15 +111,7 @@ class MAML(Algorithm):
         self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]
     ) -> dict[str, tuple[int, ...]]:
         """Build the networks; names and shapes of their meta-parameters."""
-        self.policy = make_policy(
-            actions,
-            observation_size,
-            action_size,
-            config.hidden_sizes,
-            config.hidden_nonlinearity,
-            config.learn_std,
-            self.context_size,
-        )
+        self.policy = policy_of(config, actions, observation_size, action_size, self.context_size)
         return self.policy.shapes
 
     def adapted_shapes(self) -> dict[str, tuple[int, ...]]:

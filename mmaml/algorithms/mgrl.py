@@ -29,15 +29,14 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
+from mmaml.algorithms.networks import ValueFunction, policy_of
 from mmaml.algorithms.shared_keys import ENTROPY_COEFF, VF_LOSS_COEFF
-from mmaml.algorithms.value_function import ValueFunction
 from mmaml.config.declaration import Condition, Declaration, Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import FLAG, Kind, choice, number
 from mmaml.policies.batch_invariant import weighted_sum
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.params import Params, ParamSpec
-from mmaml.policies.policy import make_policy
 from mmaml.sampling.acting import Actor, memoryless
 from mmaml.sampling.advantages import after_truncations, backward_sums
 from mmaml.sampling.rollouts import Rollouts
@@ -197,15 +196,7 @@ class MGRL(Algorithm):
             name for name, learns in ((DISCOUNT, config.meta_discount), (LAMBDA, config.meta_lambda)) if learns
         ]
         context_size = len(self.learned) if config.condition_on_returns else 0
-        self.policy = make_policy(
-            actions,
-            observation_size,
-            action_size,
-            config.hidden_sizes,
-            config.hidden_nonlinearity,
-            config.learn_std,
-            context_size,
-        )
+        self.policy = policy_of(config, actions, observation_size, action_size, context_size)
         self.value = ValueFunction("value", config, observation_size, context_size)
         self.outer_value = self.value
         networks = self.policy.shapes | self.value.shapes

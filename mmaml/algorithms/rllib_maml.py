@@ -21,10 +21,10 @@ import numpy as np
 from torch import Tensor
 
 from mmaml.algorithms.maml import AdaptedTasks, TaskState
+from mmaml.algorithms.networks import ValueFunction
 from mmaml.algorithms.promp import DECLARATION as PARENT
 from mmaml.algorithms.promp import ProMP
 from mmaml.algorithms.shared_keys import ENTROPY_COEFF, VF_LOSS_COEFF
-from mmaml.algorithms.value_function import ValueFunction
 from mmaml.config.keys import Config
 from mmaml.policies.batch_invariant import weighted_sum
 from mmaml.policies.distributions import Distribution

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmaml.algorithms.networks import policy_of
 from mmaml.algorithms.recurrent import DECLARATION as PARENT
 from mmaml.algorithms.recurrent import TrialPPO, twice
 from mmaml.algorithms.shared_keys import CELL_SIZE
@@ -38,7 +39,6 @@ from mmaml.policies.belief import BeliefEncoder, RewardDecoder, draw, kl_of_beli
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.mlp import MLP
 from mmaml.policies.params import Params, ParamSpec
-from mmaml.policies.policy import make_policy
 from mmaml.sampling.acting import Actor, Step
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.seeding import generator
@@ -99,9 +99,7 @@ class VariBAD(TrialPPO):
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
         seen = observation_size + 2 * config.belief_size
-        self.policy = make_policy(
-            actions, seen, action_size, config.hidden_sizes, config.hidden_nonlinearity, config.learn_std
-        )
+        self.policy = policy_of(config, actions, seen, action_size)
         self.value = MLP("value", (seen, *config.hidden_sizes, 1), config.hidden_nonlinearity)
         inputs = observation_size + action_size + 2
         self.encoder = BeliefEncoder(

@@ -1,4 +1,4 @@
-"""A value function that is learned, for algorithms that do not fit a baseline to each collection."""
+"""The policy that a configuration describes, and a value function that is learned in place of a fitted baseline."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ import torch
 from torch import Tensor
 
 from mmaml.config.keys import Config
+from mmaml.policies.distributions import Distribution
 from mmaml.policies.mlp import MLP
 from mmaml.policies.params import Params
+from mmaml.policies.policy import MLPPolicy, make_policy
 from mmaml.sampling.rollouts import Rollouts
+
+
+def policy_of(
+    config: Config, actions: type[Distribution], observation_size: int, action_size: int, context_size: int = 0
+) -> MLPPolicy:
+    """As `make_policy`, of the hidden layers that a configuration says."""
+    layers = config.hidden_sizes, config.hidden_nonlinearity
+    return make_policy(actions, observation_size, action_size, *layers, config.learn_std, context_size)
 
 
 class ValueFunction:
