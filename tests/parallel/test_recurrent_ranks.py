@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -47,7 +49,7 @@ RUNS: dict[str, dict[str, Any]] = {
 LOST = {1: [faults.fault("SIGKILL", "evaluation", 3)], 2: [faults.fault("crash", "time step", 20)]}
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module")
 def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     """The configuration, and the directory of a run in one process."""
     path, values = str(tmp_path_factory.mktemp("alone") / "run"), VALUES | RUNS[request.param]
@@ -55,25 +57,32 @@ def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return values, path
 
 
+# Without losses, tests/parallel/test_ranks.py compares the toolkit's own algorithms.
+@pytest.mark.parametrize("alone", RUNS, indirect=True)
+def test_a_run_in_which_ranks_are_lost_has_the_same_bits(alone: tuple[dict[str, Any], str], tmp_path: Path) -> None:
+    compare(*alone, str(tmp_path / "run"), 4, lost=LOST)
+
+
+@pytest.mark.parametrize("alone", ["proof"], indirect=True)
 @pytest.mark.parametrize(
-    "ranks, options, lost",
-    [
-        (3, {}, {}),
-        (4, {}, LOST),
-        pytest.param(2, {}, {}, marks=pytest.mark.slow),
-        pytest.param(3, {"master_samples": False}, {}, marks=pytest.mark.slow),
-        pytest.param(3, {"meta_gradient": "master"}, {}, marks=pytest.mark.slow),
-    ],
+    "ranks, options", [(2, {}), (3, {}), (3, {"master_samples": False}), (3, {"meta_gradient": "master"})]
 )
 def test_a_run_has_the_same_bits_on_any_number_of_ranks(
-    ranks: int,
-    options: dict[str, Any],
-    lost: dict[int, list[faults.Fault]],
-    alone: tuple[dict[str, Any], str],
-    tmp_path: Path,
+    ranks: int, options: dict[str, Any], alone: tuple[dict[str, Any], str], tmp_path: Path
 ) -> None:
-    (values, directory), path = alone, str(tmp_path / "run")
-    ended = faults.run(values | options | {"dump_path": path}, ranks, faults=lost)
+    compare(*alone, str(tmp_path / "run"), ranks, options)
+
+
+def compare(
+    values: dict[str, Any],
+    directory: str,
+    path: str,
+    ranks: int,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    lost: Mapping[int, list[faults.Fault]] = MappingProxyType({}),
+) -> None:
+    """A run on several ranks, into `path`, with that in one process, in `directory`."""
+    ended = faults.run(values | dict(options) | {"dump_path": path}, ranks, faults=lost)
     assert ended.returncode == 0, ended.stderr
     assert len(faults.messages(path)) == len(lost)
     assert faults.result(path)[1] == faults.result(directory)[1]
