@@ -26,7 +26,7 @@ from mmaml.errors import ConfigError, Interrupted, described, text_of
 class Family(NamedTuple):
     """A registered family: its class as "package.module:ClassName", arguments, usual episode length in steps."""
 
-    place: str
+    location: str
     env_kwargs: Mapping[str, Any]
     horizon: int = 100
 
@@ -40,7 +40,7 @@ def _corners(side: float) -> list[list[float]]:
 
 
 def _half_circle(modes: int) -> list[list[float]]:
-    """Places 4 from the origin, from -x over +y to +x in equal angles; a single one lies at -x."""
+    """Points 4 from the origin, from -x over +y to +x in equal angles; a single one lies at -x."""
     angles = [math.pi * k / max(modes - 1, 1) for k in range(modes)]
     return [[-4 * math.cos(angle), 4 * math.sin(angle)] for angle in angles]
 
@@ -162,7 +162,7 @@ def source_of(name: str, env_kwargs: Mapping[str, Any]) -> tuple[Source, dict[st
     Raises UnknownEnvironment, and ConfigError for an argument that it does not take.
     """
     family = _registered(name)
-    source = load(family.place if family else name, FAMILIES)
+    source = load(family.location if family else name, FAMILIES)
     check_arguments(name, source, env_kwargs)
     return source, copy.deepcopy({**(family.env_kwargs if family else {}), **env_kwargs})
 

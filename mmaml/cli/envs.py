@@ -73,10 +73,10 @@ def details(name: str) -> str:
         configs = [c for c, path in shipped_configs().items() if read_config_file(path).get("env") == name]
         facts += [
             ("horizon", f"{registered.horizon} steps, as usual"),
-            ("class", registered.place),
+            ("class", registered.location),
             ("configs", ", ".join(configs) or "none"),
         ]
-    own = _arguments(registered.place if registered else name, defaults)
+    own = _arguments(registered.location if registered else name, defaults)
     facts.append(("env_kwargs", "may hold, with these defaults:" if own else "takes none"))
     width = max(len(fact) for fact, _ in facts)
     lines = [f"{fact:{width}}  {text}" for fact, text in facts]

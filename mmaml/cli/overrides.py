@@ -39,8 +39,13 @@ def merged(groups: Sequence[Sequence[str]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for words in groups:
         for layer in _layers(words):
-            values |= layer
+            values = laid_over(values, layer)
     return values
+
+
+def laid_over(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys and values with later ones, which win: a whole object over the parts of it that were given before."""
+    return {name: value for name, value in values.items() if name.partition(".")[0] not in later} | dict(later)
 
 
 def _layers(words: Sequence[str]) -> list[dict[str, Any]]:
@@ -110,7 +115,7 @@ def split_keys(words: Sequence[str], flags: Mapping[str, int]) -> tuple[list[str
             if assigned is None:
                 arguments.append(word)
             else:
-                keys[assigned[1]] = assigned[2]
+                keys = laid_over(keys, {assigned[1]: assigned[2]})
         elif not word.startswith("--") and flag not in flags:
             flagged.append(word)
         elif (own := _own(flag, bool(equals), following, flags)) is not None:
@@ -122,7 +127,7 @@ def split_keys(words: Sequence[str], flags: Mapping[str, int]) -> tuple[list[str
             if not equals:
                 text, taken = _following(name, following, flags)
                 index += taken
-            keys[name] = text
+            keys = laid_over(keys, {name: text})
     return [*arguments, *flagged], keys
 
 

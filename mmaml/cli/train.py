@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import Any
 
 from mmaml.cli.options import one_of_two
-from mmaml.cli.overrides import check_key, merged, split_keys, value_of, with_parts
+from mmaml.cli.overrides import check_key, laid_over, merged, split_keys, value_of, with_parts
 from mmaml.cli.script import Parser, one_line_errors, restart_words
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.declaration_file import declaration_of
@@ -264,7 +264,7 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     override of one key.
     """
     data = Path(absolute(DEFAULT_FOLDER))
-    overrides = options.overrides | options.keys
+    overrides = laid_over(options.overrides, options.keys)
     overrides |= canonical({n: getattr(options, n) for n in KEYS if getattr(options, n) is not None}, "flags")
     if options.log_grad_norm:
         overrides["log_grad_norm"] = True

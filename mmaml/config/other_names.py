@@ -35,15 +35,16 @@ def _without_effect(kind: Kind) -> Key:
     return Key(LEGACY, None, kind, "accepted in other programs' files; has no effect")
 
 
-# What has no counterpart here: it is checked, noticed, and left out.
+# What has no counterpart here: it is checked, noticed, and left out. Those of a section keep its name, so that a slip
+# in one of our own keys, such as "hidden_size", is not taken for them.
 IGNORED: dict[str, Key] = {
     "log_every_n": _without_effect(integer(1)),
     "update_every_n": _without_effect(integer(1)),
     "num_steps": _without_effect(integer(1)),
-    "rnn_type": _without_effect(choice("gru")),
-    "obs_enc_dim": _without_effect(integer(1)),
-    "critic_hidden_sizes": _without_effect(SIZES),
-    "hidden_size": _without_effect(integer(1)),
+    "actor_critic.rnn_type": _without_effect(choice("gru")),
+    "actor_critic.obs_enc_dim": _without_effect(integer(1)),
+    "actor_critic.critic_hidden_sizes": _without_effect(SIZES),
+    "actor_critic.hidden_size": _without_effect(integer(1)),
 }
 
 
@@ -60,7 +61,8 @@ def with_our_names(values: Mapping[str, Any], known: Collection[str], source: st
         for key, item in value.items() if is_section else [(name, value)]:
             names = NAMES[name] if is_section else NAMES[""] | beside
             means_itself = key in known and (is_section or key not in beside)
-            ours, shown = key if means_itself else names.get(key, key), f"{name}.{key}" if is_section else key
+            shown = f"{name}.{key}" if is_section else key
+            ours = key if means_itself else names.get(key, shown)
             if is_section and ours not in known:
                 raise ConfigError(clipped(shown), "unknown key", "see docs/configuration.md for the keys")
             if ours in found:

@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from mmaml.launcher import job
 
@@ -83,9 +83,12 @@ def foreign_nodes() -> list[str]:
     return [] if {here, _short(here)} & {*nodes, *map(_short, nodes)} else nodes
 
 
-def reaches_any(nodes: Iterable[str]) -> bool:
-    """Whether Open MPI could start processes on them: by Slurm, or by ssh where one of the names is known."""
-    return _slurm_works() or any(map(_is_known, nodes))
+def could_reach(node: str) -> bool:
+    """Whether Open MPI could start processes on another machine: by Slurm, or by ssh where its name is known.
+
+    A network without a name server may take seconds to say that it knows none: ask for one of a job's machines.
+    """
+    return _slurm_works() or _is_known(node)
 
 
 def node_names(text: str) -> Iterator[str]:

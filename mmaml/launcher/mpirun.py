@@ -212,7 +212,7 @@ def stay_here(arguments: list[str]) -> str:
         return ""
     named = ", ".join(nodes[:3]) + (", …" if len(nodes) > 3 else "")
     text = f"{machine.NODE_LIST} names {named}, which is not this machine, {os.uname().nodename}"
-    if not machine.reaches_any(nodes):
+    if not machine.could_reach(nodes[0]):
         for part in ("ras", "plm"):  # which find a job's machines, and start daemons on them
             os.environ.setdefault(f"PRTE_MCA_{part}", "^slurm")
         say(f"notice: {text}, and cannot be reached: the ranks start here; unset SLURM_JOBID to be spared this")

@@ -70,14 +70,13 @@ class Supervisor:
         reports, self._remedy = self._ranks.reports(), self._ranks.remedy()
         job.remove(self._folder)
         end = self._exit_code(code, reports)
-        if self._asked is not None:  # it has finished nevertheless if rank 0 has said so, not if nothing else is known
-            return 0 if exit_code(reports) == 0 and not at_once else 128 + self._asked
+        if self._asked is not None and (at_once or exit_code(reports) is None):
+            return 128 + self._asked  # without a report, it is not known that the run has finished nevertheless
         if end is None:
             return self._explain(code, reports, lost)
         if hung := self._hung[: self._hung.index(0) + 1] if 0 in self._hung else self._hung:
-            say(
-                f"warning: {named(sorted(hung))} did not end with the run; killed"
-            )  # those killed later only waited for rank 0
+            # Those killed after rank 0 only waited for it.
+            say(f"warning: {named(sorted(hung))} did not end with the run; killed")
         return end
 
     def _start(self) -> int:

@@ -224,6 +224,9 @@ def test_a_part_of_an_object_is_laid_over_it(here: Path) -> None:
             "reward_type": "sparse",
         },
         "\"--env_kwargs={'noise': 0.125}\"": {"noise": 0.125},
+        """env_kwargs.reward_type=sparse 'env_kwargs={"noise": 0}'""": {"noise": 0},
+        """--overrides env_kwargs.reward_type=sparse '{"env_kwargs": {"noise": 0}}'""": {"noise": 0},
+        """--overrides env_kwargs.reward_type=sparse --env_kwargs='{"noise": 0}'""": {"noise": 0},
     }.items():
         assert configured(f"momentum.json {command}").env_kwargs == expected, command
     assert load_config("momentum.json").env_kwargs == {"noise": 0.5}  # which nothing has changed

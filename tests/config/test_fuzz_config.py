@@ -189,7 +189,7 @@ def test_any_name_of_an_environment_is_refused(name: str) -> None:
     assert refusal(ConfigError, lambda: build_config({"env": name})).startswith("env: ")
 
 
-CLASSES = {family.place: name for name, family in FAMILIES.items()}
+CLASSES = {family.location: name for name, family in FAMILIES.items()}
 PAIRS = st.lists(st.lists(NUMBERS, min_size=2, max_size=2), max_size=3)
 WORDS = st.sampled_from(
     ["draw", "round_robin", "dense", "sparse", "direction", "velocity", "location", "l1", "l2", "ant"]

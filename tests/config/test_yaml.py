@@ -141,7 +141,8 @@ def test_the_keys_of_rl2_are_understood(tmp_path: Path) -> None:
     expected |= {"gae_lambda": 0.98, "clip_eps": 0.1, "vf_loss_coeff": 0.4, "max_grad_norm": 0.6, "entropy_coeff": 0.02}
     found = config.to_dict()
     assert {name: found[name] for name in expected} == expected
-    idle = {"log_every_n", "update_every_n", "rnn_type", "obs_enc_dim", "hidden_sizes", "critic_hidden_sizes"}
+    idle = {"log_every_n", "update_every_n", "hidden_sizes"}
+    idle |= {f"actor_critic.{name}" for name in ("rnn_type", "obs_enc_dim", "critic_hidden_sizes")}
     assert {*idle_keys(config, read_config_file(path))} == idle
 
 
@@ -166,6 +167,13 @@ def test_the_keys_of_earlier_meta_gradients_are_understood(tmp_path: Path) -> No
     assert load_config(written(tmp_path, "inner_lr: 0.3\n"), algorithm="maml").inner_lr == 0.3
     with pytest.raises(ConfigError, match=r"'inner_lr' and 'a2c\.lr' are one key; keep one"):
         load_config(written(tmp_path, "inner_lr: 0.3\na2c: {lr: 0.2}\n"), algorithm="mgrl")
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "critic_hidden_sizes", "rnn_type", "obs_enc_dim"])
+def test_their_keys_without_their_section_are_unknown(name: str) -> None:
+    """Else a slip in a key of ours would train with its default."""
+    with pytest.raises(ConfigError, match="unknown key"):
+        load_config(None, {name: 64})
 
 
 def test_every_name_stands_for_a_key() -> None:

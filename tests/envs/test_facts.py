@@ -161,7 +161,7 @@ def of_goal(*kinds: str) -> pytest.MarkDecorator:
 
 
 def test_the_table_is_complete() -> None:
-    horizons = {name: one.horizon for name, one in FAMILIES.items() if one.place.startswith("mmaml.envs.mujoco")}
+    horizons = {name: one.horizon for name, one in FAMILIES.items() if one.location.startswith("mmaml.envs.mujoco")}
     assert {name: facts.horizon for name, facts in TABLE.items()} == horizons
 
 

@@ -15,7 +15,7 @@ from tests.helpers.mujoco import actions, beside_gymnasium, given, put
 
 # MuJoCo's own reset of a lane is over before the next physics step.
 ONE_PHYSICS_STEP = [(name, {"frame_skip": 1}) for name in ("HalfCheetahRandDirecEnv", "HumanoidRandDirecEnv")]
-NAMES = [name for name, family in FAMILIES.items() if family.place.startswith("mmaml.envs.mujoco.")]
+NAMES = [name for name, family in FAMILIES.items() if family.location.startswith("mmaml.envs.mujoco.")]
 
 
 class Beside(NamedTuple):

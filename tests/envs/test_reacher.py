@@ -14,7 +14,7 @@ from mmaml.envs.base import Task
 from mmaml.envs.mujoco.reacher import Reacher
 from mmaml.envs.registry import FAMILIES, make_family
 
-NAMES = [name for name, family in FAMILIES.items() if family.place.endswith(":Reacher")]
+NAMES = [name for name, family in FAMILIES.items() if family.location.endswith(":Reacher")]
 
 
 def reacher(name: str, tasks: int = 1, rollouts: int = 1, **env_kwargs: Any) -> Reacher:

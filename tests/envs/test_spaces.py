@@ -178,7 +178,7 @@ def test_other_spaces_are_refused_by_name_with_what_to_do(kind: str, observation
     assert "; " in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_box_of_bool_is_told_what_to_become() -> None:
+def test_a_box_of_bool_is_refused_with_what_to_use() -> None:
     for observations, remedy in (
         (True, "use a Box of np.float32"),
         (False, "use Discrete, or a Box"),

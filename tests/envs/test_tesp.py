@@ -12,7 +12,7 @@ from mmaml.envs.base import Task
 from mmaml.envs.mujoco.tesp import Arrival
 from mmaml.envs.registry import FAMILIES, make_family
 
-NAMES = [name for name, family in FAMILIES.items() if family.place.endswith(":Arrival")]
+NAMES = [name for name, family in FAMILIES.items() if family.location.endswith(":Arrival")]
 CAR, ANT, ARM_2, ARM_4 = NAMES
 # The body that has to arrive, by its name in the model.
 ARRIVES = {CAR: "car", ANT: "torso", ARM_2: "fingertip", ARM_4: "fingertip"}

@@ -10,8 +10,8 @@ import numpy as np
 from mmaml.envs.base import TaskVectorEnv
 from mmaml.envs.registry import FAMILIES, make_family
 
-POINT_MASS = [name for name, family in FAMILIES.items() if family.place.startswith("mmaml.envs.point_mass:")]
-WITHOUT_PHYSICS = [name for name, family in FAMILIES.items() if not family.place.startswith("mmaml.envs.mujoco.")]
+POINT_MASS = [name for name, family in FAMILIES.items() if family.location.startswith("mmaml.envs.point_mass:")]
+WITHOUT_PHYSICS = [name for name, family in FAMILIES.items() if not family.location.startswith("mmaml.envs.mujoco.")]
 
 
 def block(name: str, num_tasks: int = 3, rollouts: int = 4, seed: int = 0, **env_kwargs: Any) -> TaskVectorEnv:

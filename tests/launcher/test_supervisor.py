@@ -62,6 +62,13 @@ def test_a_run_that_ends_well_after_a_signal_has_ended_well(launch: Any) -> None
     assert job.end()[0] == 0
 
 
+def test_a_run_that_fails_while_it_stops_has_failed(launch: Any) -> None:
+    """Its last checkpoint could not be written, say: what waits for 143 to requeue the run is not to do so."""
+    job = launch("end-well", "fail")
+    job.signal(signal.SIGTERM)
+    assert job.end()[0] == 5
+
+
 def test_a_run_that_was_asked_to_stop_has_not_ended_well_unless_it_says_so(launch: Any) -> None:
     """Rank 0 may have been ended by what else the signal has done, such as to a connection or to its output."""
     job = launch("end-well", "plain-end")
