@@ -105,7 +105,8 @@ def evaluate(
         result = master.collect(parameters, tasks, FRESH, purpose=split, stages=adapt_steps + 1)
     except NotFinite as finding:  # ranks that serve are released, not ended
         raise _of_policy(finding) from finding
-    return summarise(result["return"], result["mode"], result["success"])
+    by_episode = worker.algorithm.credit == "trial"
+    return summarise(result["return"], result["mode"], result["success"], by_episode)
 
 
 class _Log:

@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 
 
-def summarise(returns: np.ndarray, modes: np.ndarray, success: np.ndarray) -> dict[str, Any]:
+def summarise(returns: np.ndarray, modes: np.ndarray, success: np.ndarray, by_episode: bool = False) -> dict[str, Any]:
     """Statistics over all tasks, and over the tasks of each mode.
 
     returns, success: [M, K+1]; success is NaN where the family reports none. modes: [M]. The result can be written as
     JSON: {"overall": group, "modes": {mode: group}, "tasks": the mode and returns of each task}. A group has its number
     of tasks and, for each number of adaptation steps, the mean, the sample standard deviation and the 95% interval of
     the mean; None where too few tasks were measured.
+
+    by_episode: the columns are the episodes of a trial, not numbers of adaptation steps: a group then has the
+    statistics of their sum too, "trial", which tables of bandits give.
     """
     groups = {str(mode): modes == mode for mode in np.unique(modes)}
     return {
-        "overall": _group(returns, success),
-        "modes": {mode: _group(returns[chosen], success[chosen]) for mode, chosen in groups.items()},
+        "overall": _group(returns, success, by_episode),
+        "modes": {mode: _group(returns[chosen], success[chosen], by_episode) for mode, chosen in groups.items()},
         "tasks": [
             {"mode": int(mode), "return": [_known(value) for value in row]}
             for mode, row in zip(modes, returns, strict=True)
@@ -29,12 +32,13 @@ def summarise(returns: np.ndarray, modes: np.ndarray, success: np.ndarray) -> di
     }
 
 
-def _group(returns: np.ndarray, success: np.ndarray) -> dict[str, Any]:
+def _group(returns: np.ndarray, success: np.ndarray, by_episode: bool) -> dict[str, Any]:
     steps = [{"adapt_steps": k, **_spread(column)} for k, column in enumerate(returns.T)]
     for step, column in zip(steps, success.T, strict=True):
         if not np.isnan(column).all():
             step["success_rate"] = float(np.nanmean(column))
-    return {"num_tasks": len(returns), "return": steps}
+    trial = {"trial": _spread(returns.sum(1))} if by_episode else {}
+    return {"num_tasks": len(returns), "return": steps} | trial
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:
@@ -69,7 +73,8 @@ def student_quantile(probability: float, degrees: int) -> float:
 def table(summary: Mapping[str, Any], by_episode: bool = False) -> str:
     """The statistics of `summarise` as text, one row for each group and stage of learning a task.
 
-    by_episode: the stages are the episodes of a trial, counted from 1, in place of numbers of adaptation steps.
+    by_episode: the stages are the episodes of a trial, counted from 1, in place of numbers of adaptation steps; the last
+    row of a group has their sum.
     """
     stage, width = ("episode", 9) if by_episode else ("steps", 7)
     groups = {f"mode {mode}": group for mode, group in summary["modes"].items()}
@@ -80,11 +85,16 @@ def table(summary: Mapping[str, Any], by_episode: bool = False) -> str:
     for name, group in groups.items():
         for index, step in enumerate(group["return"]):
             start = f"{name:12}{group['num_tasks']:6d}" if index == 0 else " " * 18
-            interval = "" if step["interval95"] is None else "[{:.2f}, {:.2f}]".format(*step["interval95"])
             success = f"{100 * step['success_rate']:6.1f}%" if "success_rate" in step else ""
-            numbers = f"{step['adapt_steps'] + by_episode:{width}d}{_decimal(step['mean'])}{_decimal(step['std'])}"
-            lines.append(f"{start}{numbers}   {interval:24}{success}".rstrip())
+            lines.append(f"{start}{step['adapt_steps'] + by_episode:{width}d}{_numbers(step)}{success}")
+        if len(group["return"]) > 1 and "trial" in group:
+            lines.append(f"{'':18}{'trial':>{width}}{_numbers(group['trial'])}")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _numbers(spread: Mapping[str, Any]) -> str:
+    interval = "" if spread["interval95"] is None else "[{:.2f}, {:.2f}]".format(*spread["interval95"])
+    return f"{_decimal(spread['mean'])}{_decimal(spread['std'])}   {interval:24}"
 
 
 def _decimal(value: float | None) -> str:

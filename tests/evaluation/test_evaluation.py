@@ -116,6 +116,18 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert "success" not in summary.table(found)
 
 
+def test_a_trial_is_worth_the_sum_of_its_episodes() -> None:
+    """Which tables of bandits give. Its interval is that of the sum, whose episodes depend on each other."""
+    returns = np.array([[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]])
+    unknown = np.full((3, 2), np.nan)
+    found = summary.summarise(returns, np.zeros(3, int), unknown, by_episode=True)
+    assert found["overall"]["trial"]["mean"] == 5.0 and found["overall"]["trial"]["std"] == pytest.approx(2.0)
+    rows = [line.split() for line in summary.table(found, by_episode=True).splitlines()[1:]]
+    assert [row[:2] for row in rows[-2:]] == [["2", "3.00"], ["trial", "5.00"]]
+    steps = summary.summarise(returns, np.zeros(3, int), unknown)
+    assert "trial" not in steps["overall"] and "trial" not in summary.table(steps)
+
+
 def test_the_table_is_aligned_and_complete() -> None:
     returns = np.array([[-1234.5, 1.25], [-1000.0, 2.0], [3.0, 4.0]])
     text = summary.table(summary.summarise(returns, np.array([0, 0, 1]), np.full((3, 2), 0.5)))
