@@ -73,8 +73,8 @@ def student_quantile(probability: float, degrees: int) -> float:
 def table(summary: Mapping[str, Any], by_episode: bool = False) -> str:
     """The statistics of `summarise` as text, one row for each group and stage of learning a task.
 
-    by_episode: the stages are the episodes of a trial, counted from 1, in place of numbers of adaptation steps; the last
-    row of a group has their sum.
+    by_episode: the stages are the episodes of a trial, counted from 1, in place of numbers of adaptation steps; the
+    last row of a group has their sum.
     """
     stage, width = ("episode", 9) if by_episode else ("steps", 7)
     groups = {f"mode {mode}": group for mode, group in summary["modes"].items()}
