@@ -10,6 +10,7 @@ EXTRAS = {
     "matplotlib": "figures",
     "mujoco": "mujoco",
     "onnx": "library",
+    "submitit": "slurm",
     "tensorboard": "tensorboard",
 }
 

@@ -31,6 +31,7 @@ LISTS = {
 WORK = {
     "check-env": Command("mmaml.cli.check_env", "check-env ENV", "examine an environment before anything runs"),
     "train": Command("mmaml.cli.train", "train CONFIG", "meta-train a policy, on all cores"),
+    "sweep": Command("mmaml.cli.sweep", "sweep CONFIG", "train over seeds and values of keys, runs side by side"),
     "evaluate": Command("mmaml.cli.evaluate", "evaluate RUN", "measure it on tasks that training never saw"),
     "plot": Command("mmaml.cli.plot", "plot RUN…", "draw learning curves and trajectories"),
     "visualize": Command("mmaml.cli.visualize", "visualize RUN", "show the policy moving, as GIF and MP4"),

@@ -1,0 +1,99 @@
+"""`mmaml sweep`: many runs from one command, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmaml.cli import sweep
+from tests.helpers.scripts import ROOT
+from tests.helpers.waiting import wait_until
+
+SMALL = {
+    "algorithm": "promp",
+    "env": "2DNavigation-v0",
+    "meta_batch_size": 2,
+    "rollouts_per_meta_task": 2,
+    "max_path_length": 5,
+    "n_itr": 2,
+}
+
+
+def words(*options: str) -> list[str]:
+    return [sys.executable, "-m", "mmaml", "sweep", "small.json", "--dump_path", "out", *options]
+
+
+@pytest.fixture
+def here(empty_folder: Path) -> Path:
+    (empty_folder / "small.json").write_text(json.dumps(SMALL))
+    return empty_folder
+
+
+def rows(path: Path) -> list[int]:
+    """The iterations that a run has recorded."""
+    if not (path / "progress.csv").exists():
+        return []
+    return [int(line.partition(",")[0]) for line in (path / "progress.csv").read_text().splitlines()[1:]]
+
+
+def test_the_command_trains_every_run_and_has_nothing_left_to_do(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = [*words("--seeds", "1,5", "--grid", "discount=0.9,0.5")[4:], "--jobs", "2"]
+    assert sweep.main(options) == 0
+    folders = [here / "out" / f"discount-{value}" / f"seed_{seed}" for value in (0.9, 0.5) for seed in (1, 5)]
+    for folder in folders:
+        found = json.loads((folder / "params.json").read_text())
+        assert (f"discount-{found['discount']}", f"seed_{found['seed']}") == (folder.parent.name, folder.name)
+        assert rows(folder) == [0, 1]
+    assert capfd.readouterr().out.endswith("4 of 4 runs finished\n")
+    assert sweep.main(options) == 0
+    assert all(rows(folder) == [0, 1] for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--grid", "discount=0.9,2"], "discount: expected a number ≥ 0 and ≤ 1, got 2"),
+        (["--grid", "discont=0.9"], "discont: unknown key; did you mean 'discount'?"),
+        (["--overrides", "discount=0.9", "--grid", "discount=1"], "--overrides: sets 'discount', which differs"),
+        (["seed=3"], "--overrides: sets 'seed', which differs from run to run; use --seeds"),
+        (["--jobs", "0"], "--jobs: expected a whole number ≥ 1, got 0"),
+        (["--slurm", "partition"], "--slurm: expected OPTION=VALUE …, got 'partition'"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_runs(
+    here: Path, capfd: pytest.CaptureFixture[str], options: list[str], reason: str
+) -> None:
+    assert sweep.main([*words()[4:], *options]) == 2
+    errors = capfd.readouterr().err
+    assert errors.startswith(f"error: {reason}") and errors.count("\n") == 1
+    assert not (here / "out").exists()
+
+
+def test_a_sweep_that_is_stopped_goes_on_where_it_was(here: Path) -> None:
+    """The runs write checkpoints; the same command continues those, and no iteration is done twice."""
+    command = words("--seeds", "1-3", "--jobs", "2", "n_itr=100000", "save_steps=100000")
+    folders = [here / "out" / f"seed_{seed}" for seed in (1, 2)]
+    done = [0, 0]
+    for _ in range(2):
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        wait_until(lambda: all(len(rows(folder)) > count + 2 for folder, count in zip(folders, done, strict=True)))
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate()
+        assert process.returncode == 143, output
+        assert output.endswith("0 of 3 runs finished, 2 stopped, 1 not started\n")
+        done[:] = [len(rows(folder)) for folder in folders]
+        for folder, count in zip(folders, done, strict=True):
+            assert rows(folder) == [*range(count)]
+            assert (folder / "checkpoints" / f"itr_{count:06d}.pt").exists()

@@ -1,0 +1,79 @@
+"""The runs of a sweep as jobs of submitit's, whose local jobs stand for those of Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmaml.errors import UsageError
+from mmaml.sweeps.grid import SweepRun
+from mmaml.sweeps.slurm import RunJob, submit
+from tests.helpers.hosts import HostsRefusedError
+from tests.helpers.scripts import ROOT
+from tests.helpers.slurm import Slurm
+from tests.helpers.waiting import wait_until
+
+submitit = pytest.importorskip("submitit")
+
+
+def test_every_run_is_a_job_that_writes_its_log(tmp_path: Path) -> None:
+    def command(run: SweepRun) -> list[str]:
+        return [sys.executable, "-c", f"print('this is {run.name}')"]
+
+    runs = [SweepRun("choice/seed_1", ()), SweepRun("choice/seed_2", ())]
+    numbers = submit(runs, command, tmp_path, None, {}, cluster="local")
+    assert len({*numbers}) == 2
+    for run in runs:
+        log = tmp_path / f"{run.name}.log"
+        assert wait_until(lambda log=log: log.exists() and log.read_text()) == f"this is {run.name}\n"
+
+
+def test_a_run_that_fails_is_a_job_that_fails(tmp_path: Path) -> None:
+    executor = submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="local")
+    failing = executor.submit(RunJob([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "run.log"))
+    assert "exit status 3" in str(failing.exception())
+
+
+def test_a_job_that_is_interrupted_is_queued_again_with_the_same_command(tmp_path: Path) -> None:
+    job = RunJob(["mmaml", "train", "--resume"], tmp_path / "run.log")
+    again = job.checkpoint()
+    assert again.function is job and not again.args
+
+
+def test_options_that_sbatch_does_not_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--slurm: .*partitoin"):
+        submit([SweepRun("seed_1", ())], lambda run: [], tmp_path, None, {"partitoin": "short"}, cluster="local")
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_a_sweep_is_an_array_of_slurms(tmp_path: Path) -> None:
+    """In a cluster, in which a run that is put back into the queue goes on."""
+    values = {"algorithm": "promp", "env": "2DNavigation-v0", "meta_batch_size": 2, "rollouts_per_meta_task": 2}
+    config, folder = tmp_path / "small.json", tmp_path / "out"
+    config.write_text(json.dumps(values | {"max_path_length": 5, "n_itr": 200, "save_steps": 200}))
+    try:
+        cluster = Slurm(tmp_path, nodes=2)
+    except HostsRefusedError as refusal:
+        pytest.skip(f"a Slurm cluster: {refusal}")
+    with cluster:
+        words = [sys.executable, "-m", "mmaml", "sweep", str(config), "--seeds", "1-2", "--dump_path", str(folder)]
+        words = [*cluster.hosts.enter(0), *words, "--slurm", "time=10"]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        output = subprocess.run(words, capture_output=True, text=True, env=env)
+        assert output.returncode == 0 and output.stdout.startswith("submitted 2 runs to Slurm, jobs "), output
+        number = output.stdout.split()[6]
+        first = folder / "seed_1"
+        wait_until(lambda: (first / "progress.csv").exists())
+        cluster.run("scontrol", "requeue", number)
+        for seed in (1, 2):
+            path = folder / f"seed_{seed}" / "progress.csv"
+            wait_until(lambda path=path: path.exists() and len(path.read_text().splitlines()) == 201)
+        assert [line.split(",")[0] for line in (first / "progress.csv").read_text().splitlines()[1:]] == [
+            str(index) for index in range(200)
+        ]
