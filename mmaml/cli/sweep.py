@@ -33,8 +33,8 @@ band.
 EXAMPLES = """\
 examples:
   mmaml sweep navigation_2d_maml --seeds 1-3
-  mmaml sweep point_mass_4_modes --seeds 1-5 --grid learning_rate=1e-3,2e-3 algorithm=promp,mmaml --dump_path out/sweep
-  mmaml sweep rl2_ppo --seeds 1-3 --grid 'env_kwargs={"size": 5},{"size": 7}' n_itr=500
+  mmaml sweep point_mass_4_modes --seeds 1-5 --grid learning_rate=1e-3,2e-3 inner_lr=0.05,0.1 --dump_path out/sweep
+  mmaml sweep grid_navi --seeds 1-3 --grid 'env_kwargs={"size": 5},{"size": 7}' n_itr=500
   mmaml sweep navigation_2d_maml --seeds 1-20 --slurm partition=short time=60 mem_gb=4
 """
 
