@@ -110,10 +110,13 @@ class Algorithm(ABC):
         """Parameters of the MLP policy that acts in this state, to be exported; None for a policy that has a memory."""
         return None
 
-    def expected_rewards(self, parameters: Tensor, trials: Rollouts, observations: Tensor) -> Tensor | None:
-        """What rewards are expected where an action leads to `observations` [k, O], for pictures: [M, N, T+1, k].
+    def expected_rewards(
+        self, parameters: Tensor, trials: Rollouts, steps: Tensor, observations: Tensor
+    ) -> Tensor | None:
+        """What rewards are expected where an action leads to `observations` [k, O], for pictures: [M, N, S, k].
 
-        After 0 … T steps of each lane of `trials`. None for an algorithm that holds no such belief.
+        steps [M, N, S]: after how many steps of each lane of `trials`, 0 … T. None for an algorithm that holds no such
+        belief.
         """
         return None
 

@@ -147,6 +147,11 @@ class VariBAD(TrialPPO):
         x = twice(encoder_inputs(trials)).permute(2, 0, 1, 3).contiguous()
         return self.encoder.beliefs(params, self.encoder.states(params, x))[:, :, : trials["rewards"].shape[1]]
 
+    def beliefs_after(self, params: Params, data: Rollouts, steps: Tensor) -> Tensor:
+        """b after some numbers of steps [M, N, S] of each lane, 0 … T: [M, N, S, 2L]; differentiable."""
+        beliefs = self.beliefs_of(params, transitions(data)).permute(1, 2, 0, 3)
+        return beliefs.gather(2, steps[..., None].expand(*steps.shape, beliefs.shape[-1]))
+
     # Functions of the parameters.
 
     def outputs(self, params: Params, data: Rollouts) -> tuple[Distribution, Tensor]:
@@ -160,7 +165,8 @@ class VariBAD(TrialPPO):
         """[μ, log σ²] after the trial, mean over a task's lanes: [M, 2L]."""
         with torch.no_grad():
             meta = self.spec.per_task(parameters, rollouts[0].tasks)
-            last = self.beliefs_of(meta, transitions(rollouts[0]))[-1]
+            steps = rollouts[0].mask.sum(-1, keepdim=True).long()
+            last = self.beliefs_after(meta, rollouts[0], steps).squeeze(2)
             return {"embedding": torch.stack([task.mean(0) for task in last])}
 
     def negative_elbo(self, params: Params, trials: Trials, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -201,20 +207,22 @@ class VariBAD(TrialPPO):
             return (rewards - predicted).square()
         return torch.nn.functional.softplus(predicted) - (rewards > 0) * predicted
 
-    def expected_rewards(self, parameters: Tensor, trials: Rollouts, observations: Tensor) -> Tensor | None:
+    def expected_rewards(
+        self, parameters: Tensor, trials: Rollouts, steps: Tensor, observations: Tensor
+    ) -> Tensor | None:
         """Means over latent vectors that the beliefs hold likely; "bernoulli": chances that a reward is positive."""
         if self.config.decoder_reads != "next_observation":
             return None
         with torch.no_grad():
             meta = self.spec.per_task(parameters, trials.tasks)
-            beliefs = self.beliefs_of(meta, transitions(trials)).permute(1, 2, 0, 3)  # [M, N, T+1, 2L]
+            beliefs = self.beliefs_after(meta, trials, steps)
             flat = beliefs.reshape(-1, 1, beliefs.shape[-1])
             noise = np.random.default_rng(0).standard_normal((1, SAMPLES, self.config.belief_size), np.float32)
             one = {name: value[:1] for name, value in meta.items()}
             read = observations.expand(len(flat), *observations.shape)
             found = self.decoder(one, draw(flat, torch.from_numpy(noise)), read)
             found = found if self.config.reward_likelihood == "gaussian" else found.sigmoid()
-            return found.mean(1).view(*beliefs.shape[:3], -1)
+            return found.mean(1).view(*steps.shape, -1)
 
     # On the master.
 
@@ -247,10 +255,14 @@ class VariBAD(TrialPPO):
 
 
 def transitions(data: Rollouts) -> Trials:
-    """What a lane went through at each step, [M, N, T, …]. resets: 1 where an episode starts after the step."""
+    """What a lane went through at each step, [M, N, T, …].
+
+    resets: 1 where what follows is the first observation of another episode: after each episode but one that ends with
+    the T-th step. Where fewer steps fill a trial, the environment is reset after them too.
+    """
     following = torch.cat([data.observations[:, :, 1:], data.final_observations[:, :, None]], 2)
-    starts = data.episode_start.to(data.rewards.dtype)
-    resets = torch.cat([starts[..., 1:], torch.zeros_like(starts[..., :1])], -1)
+    resets = (data.terminated | data.truncated).to(data.rewards.dtype)
+    resets[..., -1] = 0
     entries = {"observations": data.observations, "actions": data.actions, "rewards": data.rewards}
     return entries | {"next_observations": following, "mask": data.mask, "resets": resets}
 

@@ -12,7 +12,7 @@ from mmaml.envs.discrete import GridFamily
 from mmaml.envs.point_mass import PointMass
 from mmaml.figures.bandit_pulls import bandit_pulls, plot_bandit_pulls
 from mmaml.figures.chain_choices import chain_choices, plot_chain_choices
-from mmaml.figures.grid_paths import grid_paths, plot_grid_paths
+from mmaml.figures.grid_paths import beliefs_about_cells, grid_paths, plot_grid_paths
 from mmaml.figures.recording import SampledStages, point_mass_trajectories
 from mmaml.figures.trajectories import plot_trajectories
 
@@ -25,7 +25,7 @@ def _trajectories(sampled: SampledStages, path: Path, title: str) -> None:
 
 
 def _walks(sampled: SampledStages, path: Path, title: str) -> None:
-    plot_grid_paths(grid_paths(sampled), path, title=title)
+    plot_grid_paths(grid_paths(sampled), path, beliefs=beliefs_about_cells(sampled), title=title)
 
 
 def _pulls(sampled: SampledStages, path: Path, title: str) -> None:

@@ -34,8 +34,7 @@ class GridPaths:
 
     tiles: of each cell at the start of an episode, [M, S, S] by x and y. cells[m][k]: where the agent was before each
     of the L steps of the first episode, [L, 2]. returns: of the episodes shown, [M, K+1]. names: of the tasks.
-    by_episode: stages are the episodes of a trial, not numbers of adaptation steps. beliefs: what reward the policy
-    expects in a cell, as it believes at the end of the episode, [M, K+1, S, S]; None: it holds no belief.
+    by_episode: stages are the episodes of a trial, not numbers of adaptation steps.
     """
 
     tiles: np.ndarray
@@ -43,7 +42,6 @@ class GridPaths:
     returns: np.ndarray
     names: Sequence[str]
     by_episode: bool = False
-    beliefs: np.ndarray | None = None
 
 
 def grid_paths(sampled: SampledStages) -> GridPaths:
@@ -61,10 +59,14 @@ def grid_paths(sampled: SampledStages) -> GridPaths:
     ]
     returns = [np.where(data.mask[:, 0] > 0, data.rewards[:, 0], 0).sum(-1) for data in episodes]
     tiles = np.stack([family.tiles(task) for task in sampled.tasks])
-    return GridPaths(tiles, cells, np.stack(returns, axis=1), sampled.names, sampled.by_episode, _beliefs(sampled))
+    return GridPaths(tiles, cells, np.stack(returns, axis=1), sampled.names, sampled.by_episode)
 
 
-def _beliefs(sampled: SampledStages) -> np.ndarray | None:
+def beliefs_about_cells(sampled: SampledStages) -> np.ndarray | None:
+    """What reward the policy expects in a cell, as it believes at the end of each stage's episode: [M, K+1, S, S].
+
+    None where it holds no such belief.
+    """
     observations = cast(GridFamily, sampled.family).cell_observations()
     if observations is None:
         return None
@@ -72,16 +74,16 @@ def _beliefs(sampled: SampledStages) -> np.ndarray | None:
     return None if expected is None else expected.reshape(*expected.shape[:2], *observations.shape[:2])
 
 
-def plot_grid_paths(paths: GridPaths, path: Path, *, title: str = "") -> None:
+def plot_grid_paths(paths: GridPaths, path: Path, *, beliefs: np.ndarray | None = None, title: str = "") -> None:
     """Draw a PNG with a column for each task and a row for each stage: the board, and on it the walk.
 
-    Lines darken with time, and a dot is where the last step began. Blue cells: the darker, the higher is the reward
-    that the policy expects there.
+    Lines darken with time, and a dot is where the last step began. beliefs: as of `beliefs_about_cells`; cells are blue
+    then, the darker, the higher is the reward that the policy expects there.
     """
     tasks, stages = paths.returns.shape
     with page(path, 2.3 * tasks + 0.6, 2.5 * stages + 0.5, stages, tasks) as (figure, panels):
         for (stage, task), axes in np.ndenumerate(np.atleast_2d(panels).reshape(stages, tasks)):
-            _draw_board(axes, paths.tiles[task], None if paths.beliefs is None else paths.beliefs[task, stage])
+            _draw_board(axes, paths.tiles[task], None if beliefs is None else beliefs[task, stage])
             _draw_walk(axes, paths.cells[task][stage])
             if stage == 0:
                 axes.set_title(paths.names[task], fontsize=11)

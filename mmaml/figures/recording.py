@@ -246,13 +246,11 @@ def sampled_stages(
         def expected_rewards(observations: np.ndarray) -> np.ndarray | None:
             seen = torch.from_numpy(observations.astype(np.float32))
             seen = seen if scaling is None else scaling.normalised(seen)
-            found = worker.algorithm.expected_rewards(parameters, trials, seen)
-            if found is None:
-                return None
-            inside = (trials.episode_numbers()[:, 0, None] <= torch.arange(len(rollouts))[:, None]) & trials.mask[
-                :, :1
-            ].bool()
-            return found[torch.arange(len(tasks))[:, None], 0, inside.sum(-1)].numpy()
+            first_lane = trials.only_lanes([0])
+            until = first_lane.episode_numbers()[:, :, None] <= torch.arange(len(rollouts))[:, None]
+            steps = (until & (first_lane.mask[:, :, None] > 0)).sum(-1)
+            found = worker.algorithm.expected_rewards(parameters, first_lane, steps, seen)
+            return None if found is None else found[:, 0].numpy()
 
         return SampledStages(
             family=worker.family,

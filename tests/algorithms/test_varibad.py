@@ -13,11 +13,12 @@ from torch.distributions import Normal, kl_divergence
 from mmaml.algorithms import varibad
 from mmaml.algorithms.varibad import VariBAD, drawn, encoder_inputs, transitions
 from mmaml.errors import ConfigError
-from mmaml.figures.grid_paths import grid_paths
-from mmaml.figures.recording import sampled_stages
-from mmaml.policies.belief import draw, kl_of_beliefs
+from mmaml.figures.grid_paths import beliefs_about_cells, grid_paths
+from mmaml.figures.recording import SampledStages, sampled_stages
+from mmaml.policies.belief import RewardDecoder, draw, kl_of_beliefs
+from mmaml.policies.params import Params
 from mmaml.updates.evaluate import Question
-from mmaml.worker import TaskBlock
+from mmaml.worker import TaskBlock, Worker
 from tests.helpers.memory_probes import MODULE
 from tests.helpers.support import assert_same_states, held_out_returns, progress, run, sampled, small_config
 
@@ -33,6 +34,16 @@ TRIALS: dict[str, Any] = {
     "decoder_hidden_sizes": [5, 4],
     "hidden_sizes": [8],
     "decoder_reads": "observation_action",
+}
+# Trials of two episodes of one to three steps, some of which fill their lanes; observed is how many were taken.
+UNEVEN: dict[str, Any] = {
+    "env": "tests.helpers.probes:RandomLengths",
+    "env_kwargs": {"longest": 3},
+    "max_path_length": 3,
+    "episodes_per_trial": 2,
+    "meta_batch_size": 5,
+    "collect": "episodes",
+    "decoder_reads": "next_observation",
 }
 
 
@@ -109,11 +120,22 @@ def test_embeddings_are_the_beliefs_after_the_trial() -> None:
     assert (block.answer(Question("embed", parameters))["embedding"] != embedded).any()
 
 
+def test_the_embedding_of_a_trial_that_ends_early_does_not_depend_on_its_padding() -> None:
+    _, block, parameters = collected(**UNEVEN)
+    (data,) = block.rollouts
+    embedded = block.answer(Question("embed", parameters))["embedding"]
+    data.rewards[data.mask == 0] += 1
+    np.testing.assert_array_equal(block.answer(Question("embed", parameters))["embedding"], embedded)
+    data.rewards[data.last_of_lane()] += 1
+    assert (block.answer(Question("embed", parameters))["embedding"] != embedded).all()
+
+
 def test_the_rewards_that_a_belief_expects_are_means_over_its_latent_vectors() -> None:
     algo, block, parameters = collected(env="GridNavi", max_path_length=3, decoder_reads="next_observation")
     (data,) = block.rollouts
     cells = torch.tensor([[0.0, 0.0], [2.0, 4.0], [3.0, 1.0]])
-    expected = algo.expected_rewards(parameters, data, cells)
+    after = torch.arange(5 * 3 + 1).expand(3, 4, -1)
+    expected = algo.expected_rewards(parameters, data, after, cells)
     assert expected is not None and expected.shape == (3, 4, 5 * 3 + 1, 3)
     meta = algo.spec.per_task(parameters, 3)
     acted_on = algo.beliefs(meta, data)
@@ -126,19 +148,33 @@ def test_the_rewards_that_a_belief_expects_are_means_over_its_latent_vectors() -
         expected[1, 2, 7], decoded.mean(0), rtol=0, atol=float(3 * decoded.std(0).max() / 64**0.5)
     )
     assert torch.equal(expected[:, :, 0], expected[:1, :1, 0].expand(3, 4, 3))  # before the first step
-    assert algo.expected_rewards(parameters, data, cells + 1) is not None
+    some = algo.expected_rewards(parameters, data, after[..., [7, 2]], cells)
+    assert some is not None
+    torch.testing.assert_close(some, expected[:, :, [7, 2]])
     algo.config = algo.config.replace(decoder_reads="transition")
-    assert algo.expected_rewards(parameters, data, cells) is None
+    assert algo.expected_rewards(parameters, data, after, cells) is None
 
 
-def test_the_walks_on_a_grid_show_the_beliefs_at_the_ends_of_episodes(tmp_path: Path) -> None:
-    config = config_of(env="GridNavi", max_path_length=3, decoder_reads="next_observation", n_itr=1)
-    state = run(config.replace(dump_path=str(tmp_path / "run")))
-    paths = grid_paths(sampled_stages(config, state, 4))
-    assert paths.beliefs is not None and paths.beliefs.shape == (4, 5, 5, 5) and paths.by_episode
-    assert (paths.beliefs.std((0, 1)) > 0).any()
-    other = config_of(env="GridNavi", max_path_length=3, n_itr=1)
-    assert grid_paths(sampled_stages(other, run(other.replace(dump_path=str(tmp_path / "other"))), 4)).beliefs is None
+def test_the_walks_on_a_grid_show_the_beliefs_at_the_ends_of_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no others are decoded."""
+
+    def shown_with(**overrides: Any) -> SampledStages:
+        config = config_of(env="GridNavi", max_path_length=3, **overrides)
+        return sampled_stages(config, {"parameters": Worker(config).algorithm.init(np.random.default_rng(0))}, 4)
+
+    decode, decoded = RewardDecoder.__call__, []
+
+    def noted(self: RewardDecoder, params: Params, latent: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+        decoded.append(len(latent))
+        return decode(self, params, latent, data)
+
+    monkeypatch.setattr(RewardDecoder, "__call__", noted)
+    shown = shown_with(decoder_reads="next_observation")
+    assert grid_paths(shown).by_episode and not decoded
+    beliefs = beliefs_about_cells(shown)
+    assert beliefs is not None and beliefs.shape == (4, 5, 5, 5) and decoded == [4 * 5]
+    assert (beliefs.std((0, 1)) > 0).any()
+    assert beliefs_about_cells(shown_with()) is None
 
 
 # The ELBO.
@@ -232,6 +268,17 @@ def test_padding_and_ends_of_episodes_that_are_not_seen_count_for_nothing() -> N
 
     algo.reward_error = at_resets  # type: ignore[method-assign]
     assert float(elbo(algo, flat, trials)[0]) == 0
+
+
+def test_what_follows_is_marked_wherever_it_is_the_start_of_another_episode() -> None:
+    """Also after a trial that ends early, and not where the last step of a full lane led to."""
+    for collect in ("episodes", "lanes"):
+        _, block, _ = collected(**UNEVEN | {"collect": collect})
+        trials = trials_of(block)
+        real = trials["mask"] > 0
+        assert real[:, -1].any() and (collect == "lanes" or not real.all())
+        starts = trials["next_observations"][..., 1] == 0  # steps that were taken
+        assert torch.equal((trials["resets"] > 0)[real], starts[real])
 
 
 def test_what_was_done_last_in_an_episode_is_decoded_where_the_decoder_does_not_read_what_followed() -> None:

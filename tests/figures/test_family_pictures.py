@@ -106,12 +106,11 @@ def test_every_picture_is_drawn(env: str, episodes: int, tmp_path: Path) -> None
 def test_beliefs_colour_the_cells(tmp_path: Path) -> None:
     tiles, cells = np.zeros((1, 5, 5), int), [[np.array([[0, 0], [1, 0]])]]
     beliefs = np.zeros((1, 1, 5, 5))
-    plain = GridPaths(tiles, cells, np.zeros((1, 1)), ["task 0"], beliefs=None)
     beliefs[0, 0, 3:] = 0.1
-    believing = GridPaths(tiles, cells, np.zeros((1, 1)), ["task 0"], beliefs=beliefs)
+    paths = GridPaths(tiles, cells, np.zeros((1, 1)), ["task 0"])
     pictures = []
-    for name, paths in (("plain", plain), ("believing", believing)):
-        plot_grid_paths(paths, tmp_path / f"{name}.png")
+    for name, shown in (("plain", None), ("believing", beliefs)):
+        plot_grid_paths(paths, tmp_path / f"{name}.png", beliefs=shown)
         pictures.append(imread(tmp_path / f"{name}.png")[..., :3])
     changed = np.abs(pictures[0] - pictures[1]).max(-1) > 0.1
     columns = np.flatnonzero(changed.any(0)) / changed.shape[1]
