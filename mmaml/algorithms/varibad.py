@@ -47,6 +47,23 @@ from mmaml.updates.buffer import Buffer
 from mmaml.updates.evaluate import Evaluate
 from mmaml.updates.outer_step import make_update
 
+
+def _buffer_numbers(config: Config) -> int:
+    """Two observations, an action, the reward and two flags of each step; twice, as a run holds a copy of the buffer,
+    to which it returns from an update that fails.
+    """
+    assert config.env_spec is not None
+    of_step = 2 * config.env_spec.observation_size + config.env_spec.action_size + 3
+    return 2 * config.vae_buffer_size * config.lane_length * of_step
+
+
+def _decoded_numbers(config: Config) -> int:
+    """Outputs of the decoder's hidden layers, for each pair of a belief and a step of each trial of a batch."""
+    beliefs, steps = config.lane_length + 1, config.lane_length
+    beliefs, steps = min(config.vae_prefixes or beliefs, beliefs), min(config.vae_decoded_steps or steps, steps)
+    return config.vae_batch_size * beliefs * steps * sum(config.decoder_hidden_sizes)
+
+
 DECLARATION = Declaration(
     keys={
         **PARENT.keys,
@@ -76,7 +93,8 @@ DECLARATION = Declaration(
     },
     conditions=PARENT.conditions,
     weights={"cell_size": lambda config: 3 * config.cell_size**2},
-    kept={"vae_buffer_size": lambda config: 2 * config.vae_buffer_size * config.lane_length},
+    kept={"vae_buffer_size": _buffer_numbers},
+    computed={("vae_batch_size", "vae_prefixes", "vae_decoded_steps"): _decoded_numbers},
     without=[name for name in PARENT.without if name not in ("hidden_sizes", "hidden_nonlinearity")],
     credit="trial",
     embeds=True,

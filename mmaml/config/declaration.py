@@ -75,6 +75,8 @@ class Declaration:
     conditions: what it asks of them, and of common keys.
     weights, kept: for the check of memory, by the key that sets how many: at least so many numbers are trained beside
         the hidden layers of the policy; and so many are kept besides, such as those in a buffer of earlier trials.
+    computed: likewise, by the keys that set how many: of the largest of the algorithm's own computations, so many
+        numbers are there at a time.
     without: keys, common or inherited, that have no effect under it.
     credit: how far rewards are credited to earlier actions. "episode": the algorithm samples a task in K+1 collections,
         with an inner step in between. "trial": it adapts by memory, in one collection whose lanes are trials of
@@ -88,6 +90,7 @@ class Declaration:
     conditions: Sequence[Condition] = ()
     weights: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
     kept: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
+    computed: Mapping[tuple[str, ...], Callable[[Config], int]] = field(default_factory=dict)
     without: Sequence[str] = ()
     credit: Literal["episode", "trial"] = "episode"
     inner_steps: bool = True
@@ -104,6 +107,7 @@ class Declaration:
         conditions: Sequence[Condition] = (),
         weights: Mapping[str, Callable[[Config], int]] | None = None,
         kept: Mapping[str, Callable[[Config], int]] | None = None,
+        computed: Mapping[tuple[str, ...], Callable[[Config], int]] | None = None,
         without: Sequence[str] = (),
         credit: Literal["episode", "trial"] | None = None,
         inner_steps: bool | None = None,
@@ -116,6 +120,7 @@ class Declaration:
             (*self.conditions, *conditions),
             {**self.weights, **(weights or {})},
             {**self.kept, **(kept or {})},
+            {**self.computed, **(computed or {})},
             (*self.without, *without),
             self.credit if credit is None else credit,
             self.inner_steps if inner_steps is None else inner_steps,
@@ -133,6 +138,10 @@ class Declaration:
         if self.credit == "trial":
             return config.episodes_per_trial
         return config.num_inner_grad_steps + 1 if self.inner_steps else 1
+
+    def embedding_stages(self, config: Config) -> int:
+        """In how many of these stages a task is sampled to be embedded: the first collection, or a whole trial."""
+        return self.stages(config) if self.credit == "trial" else 1
 
     def is_idle(self, name: str) -> bool:
         """Whether a key, common or its own, has no effect under the algorithm."""

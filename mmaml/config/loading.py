@@ -74,10 +74,11 @@ def build_config(values: Mapping[str, Any], trains: bool = True, env_spec: EnvSp
     spec = env_spec or check_family(config.env, config.env_kwargs, config.normalization_scale, trains)
     if spec.has_discrete_actions and not config.learn_std:
         raise ConfigError("learn_std", expected="true for discrete actions, which have no log-std", got="false")
+    config = dataclasses.replace(config, env_spec=spec)
     if trains:
         _check_splits(config, spec)
         memory_check.check(memory_check.training(config, spec))
-    return dataclasses.replace(config, env_spec=spec)
+    return config
 
 
 def known_keys(algorithm: Any) -> dict[str, Key]:

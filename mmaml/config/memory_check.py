@@ -77,17 +77,18 @@ def _announced(variable: str) -> int:
 
 
 def training(config: Config, spec: EnvSpec) -> list[Need]:
-    """What a run holds at a time. spec: of its task family."""
+    """What a run holds at a time. spec: of its task family, which the configuration knows already."""
     found = [rollouts(config, config.meta_batch_size, config.stages, spec, ROLLOUT_KEYS)]
     if config.eval_interval:
         keys = ("eval_num_tasks", *ROLLOUT_KEYS[1:])
         found.append(rollouts(config, config.eval_num_tasks, config.stages, spec, keys))
     if config.te_save_path is not None and config.declaration.embeds:
-        found.append(rollouts(config, config.num_embeddings, 1, spec, ("num_embeddings", *ROLLOUT_KEYS[1:4])))
+        stages, what = config.declaration.embedding_stages(config), ("num_embeddings", *ROLLOUT_KEYS[1:4])
+        found.append(rollouts(config, config.num_embeddings, stages, spec, what))
     if config.num_train_tasks is not None:
         count = config.num_train_tasks
         found.append(Need(count * TASK_BYTES, f"{_short(count)} training tasks", ("num_train_tasks",)))
-    return [*found, *_baseline(config, spec), _weights(config, spec), *_kept(config)]
+    return [*found, *_baseline(config, spec), _weights(config, spec), *_of_algorithm(config)]
 
 
 def rollouts(config: Config, tasks: int, stages: int, spec: EnvSpec, keys: Sequence[str]) -> Need:
@@ -123,11 +124,12 @@ def _weights(config: Config, spec: EnvSpec) -> Need:
     return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", ["hidden_sizes", *more])
 
 
-def _kept(config: Config) -> list[Need]:
-    """What the algorithm keeps beside its parameters, such as a buffer."""
-    counts = {name: count(config) for name, count in config.declaration.kept.items()}
-    what = f'numbers that algorithm "{config.algorithm}" keeps'
-    return [Need(4 * count, f"{_short(count)} {what}", [name]) for name, count in counts.items()]
+def _of_algorithm(config: Config) -> list[Need]:
+    """What the algorithm keeps beside its parameters, such as a buffer, and what it computes with at a time."""
+    counts = [([name], "keeps", count(config)) for name, count in config.declaration.kept.items()]
+    counts += [([*keys], "computes with", count(config)) for keys, count in config.declaration.computed.items()]
+    algorithm = f'algorithm "{config.algorithm}"'
+    return [Need(4 * n, f"{_short(n)} numbers that {algorithm} {does}", keys) for keys, does, n in counts]
 
 
 def _short(count: int) -> str:

@@ -32,8 +32,7 @@ def write_embeddings(master: Master, parameters: Tensor) -> None:
     path = Path(config.te_save_path)
     drawn = master.sample_tasks(config.num_embeddings, 0, purpose="test")
     try:
-        stages = None if config.declaration.credit == "trial" else 1  # a whole trial, or the first collection
-        master.collect(parameters, drawn, 0, purpose="test", stages=stages)
+        master.collect(parameters, drawn, 0, purpose="test", stages=config.declaration.embedding_stages(config))
         embedded = master.evaluate()(Question("embed", parameters))
     except NotFinite as finding:
         master.warn(f"warning: no task embeddings, since on held-out tasks, {finding}")

@@ -25,7 +25,9 @@ class Buffer:
     def add(self, entries: Mapping[str, Tensor]) -> None:
         """Add n entries, [n, *shape] each; those that no longer fit are dropped, the oldest first."""
         for name, held in self._entries.items():
-            self._entries[name] = torch.cat([held, entries[name]])[-self.capacity :].clone()
+            newest = entries[name][-self.capacity :]
+            kept = min(len(held), self.capacity - len(newest))
+            self._entries[name] = torch.cat([held[len(held) - kept :], newest])
 
     def draw(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
         """`count` different entries, [count, *shape] each; all, in some order, where there are no more."""
@@ -33,8 +35,8 @@ class Buffer:
         return {name: held[chosen] for name, held in self._entries.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """As a checkpoint holds it; empty as long as there is nothing."""
-        return {name: held.clone() for name, held in self._entries.items()} if len(self) else {}
+        """As a checkpoint holds it; empty as long as there is nothing. No later call changes its tensors."""
+        return dict(self._entries) if len(self) else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state_dict` gave. Raises ValueError for entries of other names or shapes."""
@@ -46,4 +48,4 @@ class Buffer:
                 raise ValueError(f"buffer.{name}: expected finite tensors {list(shape)}, got {list(found[name].shape)}")
         if len({len(held) for held in found.values()}) > 1:
             raise ValueError("buffer: expected as many entries of each name, got unlike numbers")
-        self._entries = {name: held.clone() for name, held in found.items()}
+        self._entries = dict(found)

@@ -12,6 +12,7 @@ from torch.distributions import Normal, kl_divergence
 
 from mmaml.algorithms import varibad
 from mmaml.algorithms.varibad import VariBAD, drawn, encoder_inputs, transitions
+from mmaml.config import memory_check
 from mmaml.errors import ConfigError
 from mmaml.figures.grid_paths import beliefs_about_cells, grid_paths
 from mmaml.figures.recording import SampledStages, sampled_stages
@@ -380,6 +381,48 @@ def test_the_embeddings_of_a_run_are_of_whole_trials(tmp_path: Path) -> None:
     embedded = np.load(tmp_path / "embeddings.npz")
     assert embedded["embedding"].shape == (6, 4) and embedded["means"].shape == (6, 5)
     assert len(np.unique(embedded["embedding"][:, 0])) == 6
+
+
+def needs_of(config: Any) -> dict[tuple[str, ...], memory_check.Need]:
+    assert config.env_spec is not None
+    return {tuple(need.keys): need for need in memory_check.training(config, config.env_spec)}
+
+
+def test_the_memory_of_the_buffer_is_that_of_its_trials_and_their_copy() -> None:
+    algo, block, flat = collected(vae_buffer_size=12)
+    algo.update(flat, block.evaluate(), 0)
+    held = sum(value.nbytes for value in algo.buffer.state_dict().values())
+    assert len(algo.buffer) == 12 and needs_of(algo.config)["vae_buffer_size",].bytes == 2 * held
+
+
+@pytest.mark.parametrize(
+    "some, beliefs, steps",
+    [({}, 6, 5), ({"vae_prefixes": 2}, 2, 5), ({"vae_decoded_steps": 3}, 6, 3), ({"vae_prefixes": 99}, 6, 5)],
+)
+def test_the_memory_of_the_elbo_is_what_autograd_keeps_of_the_decoder(
+    some: dict[str, int], beliefs: int, steps: int
+) -> None:
+    algo, block, flat = collected(**some, vae_batch_size=12)
+    pairs = 12 * beliefs * steps
+    kept: dict[int, int] = {}
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        if value.numel() == pairs * value.shape[-1] > pairs:
+            kept[value.data_ptr()] = value.nbytes
+        return value
+
+    params = algo.variational.per_task(flat[algo.encoded], 1)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        error, _ = algo.negative_elbo(params, trials_of(block), np.random.default_rng(0))
+    assert error.requires_grad
+    need = needs_of(algo.config)["vae_batch_size", "vae_prefixes", "vae_decoded_steps"]
+    assert need.bytes == sum(kept.values()) == 4 * pairs * (5 + 4)
+
+
+def test_embeddings_are_counted_as_whole_trials() -> None:
+    config = config_of(te_save_path="embeddings.npz", num_embeddings=6)
+    need = needs_of(config)[("num_embeddings", *memory_check.ROLLOUT_KEYS[1:4])]
+    assert "6 tasks × 4 rollouts each × 1 time steps × 5 episodes" in need.what
 
 
 def test_keys_that_make_no_sense_are_refused() -> None:

@@ -30,8 +30,12 @@ def test_it_holds_the_newest() -> None:
     assert len(held) == 3
     held.add(entries(4, 5, 6))
     assert numbers_in(held.state_dict()) == [2, 3, 4, 5, 6]
+    before = held.state_dict()
     held.add(entries(*range(10, 20)))
     assert numbers_in(held.state_dict()) == [15, 16, 17, 18, 19]
+    assert numbers_in(before) == [2, 3, 4, 5, 6]
+    for value in held.state_dict().values():
+        assert value.untyped_storage().nbytes() == value.nbytes  # none of what was dropped
 
 
 def test_what_is_drawn_is_different_entries_by_the_generator_alone() -> None:
