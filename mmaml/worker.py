@@ -30,14 +30,11 @@ from mmaml.sampling import finite
 from mmaml.sampling.collector import Lanes, rollout
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment, described, failing_tasks, traced
 from mmaml.sampling.normalisation import ObservedMoments, RunningStatistics, Scaling, moments_of_returns
-from mmaml.sampling.rollouts import Rollouts
+from mmaml.sampling.rollouts import CPU_CHUNK_STEPS, Rollouts
 from mmaml.sampling.statistics import stage_statistics, stages_of
 from mmaml.seeding import generator, integer
 from mmaml.storage.compatibility import restored_statistics
 from mmaml.updates.evaluate import Evaluate, Question, Results
-
-# Steps whose meta-gradient is taken together on a CPU: enough to amortise the calls, few enough for its memory.
-CPU_CHUNK_STEPS = 40_000
 
 
 class TaskBlock:

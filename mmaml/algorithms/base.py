@@ -86,23 +86,25 @@ class Algorithm(ABC):
         """Â and the targets of a value function, [M, N, T] each, 0 on padding; what `rollouts` of the state hold then.
 
         rewards [M, N, T]: those to learn from, which may be scaled. By default as the configuration says, from `values`
-        or the baseline, over an episode or the trial (`credit`). An algorithm that has its own declares the keys of the
-        group "Advantages" that it does not read (`Declaration.without`).
+        or the baseline, over an episode or the trial (`credit`). Those over an episode are normalised per task and made
+        positive, if the configuration says so; those over a trial are left as they are, for an update to normalise. An
+        algorithm that has its own declares the keys of the group "Advantages" that it does not read
+        (`Declaration.without`).
         """
         config, values = self.config, self.values(state, rollouts)
-        over_trial, after = self.credit == "trial", None
-        if values is not None and not over_trial:
+        by_episode, after = self.credit == "episode", None
+        if values is not None and by_episode:
             after = after_truncations(rollouts, lambda data: self.values(state, data))
         return advantages(
             rollouts,
             config.baseline,
             config.discount,
             config.gae_lambda,
-            config.normalize_adv,
-            config.positive_adv,
-            None if values is None else values.numpy(),
-            rewards.numpy(),
-            over_trial=over_trial,
+            normalize=by_episode and config.normalize_adv,
+            positive=by_episode and config.positive_adv,
+            values=None if values is None else values.numpy(),
+            rewards=rewards.numpy(),
+            over_trial=not by_episode,
             after=None if after is None else after.numpy(),
         )
 

@@ -371,7 +371,7 @@ class MGRL(Algorithm):
 
     def _stepped(self, networks: Tensor, gradient: Tensor, iteration: int) -> tuple[Tensor, Tensor | float]:
         """θ - α ∘ g, and α: a number or, of Adam, [P]."""
-        rate = self.config.learning_rate * self.config.learning_rate_anneal**iteration
+        rate = self.config.outer_rate(iteration)
         if self.optimizer is None:
             return networks - rate * gradient, rate
         self.optimizer.learning_rate = rate

@@ -26,39 +26,24 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
-from mmaml.algorithms.shared_keys import ENTROPY_COEFF, VF_LOSS_COEFF
-from mmaml.config.declaration import Condition, Declaration
 from mmaml.config.keys import Config
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.linear_heads import LinearHeads
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.sampling.acting import Actor, Step
-from mmaml.sampling.advantages import advantages
-from mmaml.sampling.rollouts import Rollouts
+from mmaml.sampling.rollouts import CPU_CHUNK_STEPS, Rollouts
 from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate, Question, Results
 from mmaml.updates.objective import Objective, results_with_gradient
 from mmaml.updates.outer_step import MetaUpdate, make_update
 
-DECLARATION = Declaration(
-    keys={"vf_loss_coeff": VF_LOSS_COEFF, "entropy_coeff": ENTROPY_COEFF},
-    conditions=[
-        Condition("meta_update", lambda config: config.chosen_update != "trpo", '"ppo" or "vpg"', "has no trust region")
-    ],
-    without=[
-        *("baseline", "positive_adv", "hidden_sizes", "hidden_nonlinearity"),
-        *("num_inner_grad_steps", "inner_lr", "first_order"),
-        *("init_inner_kl_penalty", "adaptive_inner_kl_penalty", "target_inner_step"),
-    ],
-    credit="trial",
-    default_update="ppo",
-)
 MIN_STD = 1e-8
-CHUNK_STEPS = 40_000  # whose values are computed together
 
 
 class TrialPPO(Algorithm):
     """PPO over whole trials of a policy, whatever it remembers by. A task's state is the meta-parameters [M, …].
+
+    Its declaration extends `mmaml.algorithms.shared_keys.TRIAL`.
 
     trained: where the parameters that PPO trains lie among all. meta_update: what changes them.
     """
@@ -91,19 +76,13 @@ class TrialPPO(Algorithm):
 
     def values_of_steps(self, state: Params, rollouts: Rollouts) -> Tensor:
         """V of every step, [M, N, T]; of some tasks at a time, which bounds the memory."""
-        size = max(1, CHUNK_STEPS // rollouts.rewards[0].numel())
+        size = max(1, CPU_CHUNK_STEPS // rollouts.rewards[0].numel())
         parts = []
         for first in range(0, rollouts.tasks, size):
             chunk = slice(first, first + size)
             own = {name: value[chunk] for name, value in state.items()}
             parts.append(self.outputs(own, rollouts.select(chunk))[1])
         return torch.cat(parts).view(rollouts.rewards.shape)
-
-    def advantages(self, state: Params, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """Over the trial, by V, as they are: they are normalised over the meta-batch (`moments`)."""
-        config, values = self.config, self.values(state, rollouts).numpy()
-        estimated = (config.baseline, config.discount, config.gae_lambda)
-        return advantages(rollouts, *estimated, False, False, values, rewards.numpy(), over_trial=True)
 
     # Functions of the parameters.
 
@@ -176,8 +155,9 @@ class TrialPPO(Algorithm):
             return results | own
 
         whole = parameters.clone()
-        whole[self.trained], row = self.meta_update(parameters[self.trained], evaluate.through(of_trained), iteration)
-        return whole, row
+        trained = parameters[self.trained]
+        whole[self.trained], logged = self.meta_update(trained, evaluate.through(of_trained), iteration)
+        return whole, logged
 
     def normalisation(self, parameters: Tensor, evaluate: Evaluate) -> tuple[float, float]:
         """Mean and standard deviation of the meta-batch's advantages; 0 and 1 without `normalize_adv`."""
@@ -195,7 +175,10 @@ class TrialPPO(Algorithm):
 
 
 class RecurrentPPO(TrialPPO):
-    """PPO over whole trials of a policy with a recurrent memory, which PPO trains with it."""
+    """PPO over whole trials of a policy with a recurrent memory, which PPO trains with it.
+
+    Its declaration extends `mmaml.algorithms.shared_keys.RECURRENT`.
+    """
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
@@ -242,7 +225,7 @@ class RecurrentPPO(TrialPPO):
             if x.shape[1] > 1:
                 features, carried = self.step(state, x, carried)
                 return self.heads.acting(state, features), carried
-            features, carried = self.step(state, twice(x), twice(carried))
+            features, carried = self.step(state, at_least_two_lanes(x), at_least_two_lanes(carried))
             return first_lane(self.heads.acting(state, features)), first_lane(carried)
 
         return act
@@ -250,22 +233,22 @@ class RecurrentPPO(TrialPPO):
     def outputs(self, params: Params, data: Rollouts) -> tuple[Distribution, Tensor]:
         """π and V at every step of the trials: over [M, N·T, A], and [M, N·T]."""
         x = self.inputs(data.steps())
-        features = self.unroll(params, twice(x).permute(2, 0, 1, 3).contiguous())
+        features = self.unroll(params, at_least_two_lanes(x).permute(2, 0, 1, 3).contiguous())
         return self.heads.of_steps(params, features, x.shape[1])
 
 
-def twice(memory: Any) -> Any:
+def at_least_two_lanes(memory: Any) -> Any:
     """A lone lane as two that are alike, of tensors [M, 1, …], in tuples or not; more lanes, and None, as they are.
 
     The bits of a product with a lone row depend on where in memory it lies.
     """
     if isinstance(memory, tuple):
-        return tuple(map(twice, memory))
+        return tuple(map(at_least_two_lanes, memory))
     return torch.cat([memory, memory], 1) if memory is not None and memory.shape[1] == 1 else memory
 
 
 def first_lane(memory: Any) -> Any:
-    """The first of several lanes: the reverse of `twice`; of a distribution too, which is a tuple."""
+    """The first lane of what `at_least_two_lanes` may hold; of a distribution too, which is a tuple."""
     if isinstance(memory, tuple):
         parts = map(first_lane, memory)
         return type(memory)(*parts) if hasattr(memory, "_fields") else tuple(parts)

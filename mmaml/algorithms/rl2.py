@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmaml.algorithms.recurrent import DECLARATION as PARENT
 from mmaml.algorithms.recurrent import RecurrentPPO
-from mmaml.algorithms.shared_keys import CELL_SIZE
+from mmaml.algorithms.shared_keys import CELL_SIZE, RECURRENT
 from mmaml.config.keys import Config
 from mmaml.policies.gru import gru_shapes, gru_states, gru_step, init_with_gru
 from mmaml.policies.params import Params
 
-DECLARATION = PARENT.extended(
+DECLARATION = RECURRENT.extended(
     keys={"cell_size": CELL_SIZE}, weights={"cell_size": lambda config: 3 * config.cell_size**2}
 )
 GRU = "memory.gru"

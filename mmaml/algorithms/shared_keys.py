@@ -1,8 +1,8 @@
-"""Keys that several algorithms have of their own. Loads no torch: declarations are read before a run starts."""
+"""Keys, and whole declarations, that several algorithms share. Loads no torch, as is needed to read a declaration."""
 
 from __future__ import annotations
 
-from mmaml.config.declaration import Key
+from mmaml.config.declaration import Condition, Declaration, Key
 from mmaml.config.value_types import integer, number
 
 CELL_SIZE = Key(
@@ -13,3 +13,20 @@ CELL_SIZE = Key(
 )
 VF_LOSS_COEFF = Key("Value function", 0.5, number(0), "weight of the value function's loss, wherever π is trained")
 ENTROPY_COEFF = Key("Value function", 0.0, number(0), "weight of the policy's entropy, wherever π is trained")
+
+# Of what is trained by PPO over whole trials (`mmaml.algorithms.recurrent.TrialPPO`).
+TRIAL = Declaration(
+    keys={"vf_loss_coeff": VF_LOSS_COEFF, "entropy_coeff": ENTROPY_COEFF},
+    conditions=[
+        Condition("meta_update", lambda config: config.chosen_update != "trpo", '"ppo" or "vpg"', "has no trust region")
+    ],
+    without=[
+        *("baseline", "positive_adv"),
+        *("num_inner_grad_steps", "inner_lr", "first_order"),
+        *("init_inner_kl_penalty", "adaptive_inner_kl_penalty", "target_inner_step"),
+    ],
+    credit="trial",
+    default_update="ppo",
+)
+# Of those whose policy is linear in the features of a memory (`mmaml.algorithms.recurrent.RecurrentPPO`).
+RECURRENT = TRIAL.extended(without=["hidden_sizes", "hidden_nonlinearity"])

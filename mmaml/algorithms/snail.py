@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmaml.algorithms.recurrent import DECLARATION as PARENT
 from mmaml.algorithms.recurrent import RecurrentPPO
+from mmaml.algorithms.shared_keys import RECURRENT
 from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import integer
 from mmaml.policies.params import Params
 from mmaml.policies.snail import Carried, SNAILNetwork
 
-DECLARATION = PARENT.extended(
+DECLARATION = RECURRENT.extended(
     keys={
         "filters": Key("Memory", 32, integer(1), "channels of the first layer, and of each convolution"),
         "attention_size": Key("Memory", 32, integer(1), "entries of a query, a key and a value"),

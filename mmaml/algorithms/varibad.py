@@ -29,10 +29,9 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms.networks import policy_of
-from mmaml.algorithms.recurrent import DECLARATION as PARENT
-from mmaml.algorithms.recurrent import TrialPPO, twice
-from mmaml.algorithms.shared_keys import CELL_SIZE
-from mmaml.config.declaration import Declaration, Key
+from mmaml.algorithms.recurrent import TrialPPO, at_least_two_lanes
+from mmaml.algorithms.shared_keys import CELL_SIZE, TRIAL
+from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import SIZES, choice, integer, number, optional
 from mmaml.policies.belief import BeliefEncoder, RewardDecoder, draw, kl_of_beliefs
@@ -64,9 +63,8 @@ def _decoded_numbers(config: Config) -> int:
     return config.vae_batch_size * beliefs * steps * sum(config.decoder_hidden_sizes)
 
 
-DECLARATION = Declaration(
+DECLARATION = TRIAL.extended(
     keys={
-        **PARENT.keys,
         "cell_size": CELL_SIZE,
         "belief_size": Key("Belief", 5, integer(1), "L, entries of the latent vector of which a belief is held"),
         "encoder_hidden_sizes": Key("Belief", (32,), SIZES, "units of the encoder's layers before its GRU"),
@@ -91,14 +89,10 @@ DECLARATION = Declaration(
         "vae_prefixes": Key("Belief", None, optional(integer(1)), "how many t of ELBO_t are drawn; null: all"),
         "vae_decoded_steps": Key("Belief", None, optional(integer(1)), "how many k of an ELBO_t are drawn; null: all"),
     },
-    conditions=PARENT.conditions,
     weights={"cell_size": lambda config: 3 * config.cell_size**2},
     kept={"vae_buffer_size": _buffer_numbers},
     computed={("vae_batch_size", "vae_prefixes", "vae_decoded_steps"): _decoded_numbers},
-    without=[name for name in PARENT.without if name not in ("hidden_sizes", "hidden_nonlinearity")],
-    credit="trial",
     embeds=True,
-    default_update="ppo",
 )
 READ = {
     "next_observation": ("next_observations",),
@@ -146,8 +140,8 @@ class VariBAD(TrialPPO):
 
     def actor(self, state: Params) -> Actor:
         def act(step: Step, carried: Any) -> tuple[Distribution, Any]:
-            x = twice(self.inputs(step))
-            h = self.encoder.begin(x) if carried is None else self.encoder.step(state, x, twice(carried))
+            x = at_least_two_lanes(self.inputs(step))
+            h = self.encoder.begin(x) if carried is None else self.encoder.step(state, x, at_least_two_lanes(carried))
             belief = self.encoder.belief(state, h)[:, : step.observation.shape[1]]
             seen = torch.cat([step.observation, belief], -1)
             return self.policy.distribution(state, seen), h[:, : step.observation.shape[1]]
@@ -157,12 +151,12 @@ class VariBAD(TrialPPO):
     def beliefs(self, params: Params, data: Rollouts) -> Tensor:
         """b_t with which the policy acted at each step, [T, M, N, 2L]; no gradient."""
         with torch.no_grad():
-            x = twice(self.inputs(data.steps())).permute(2, 0, 1, 3).contiguous()
+            x = at_least_two_lanes(self.inputs(data.steps())).permute(2, 0, 1, 3).contiguous()
             return self.encoder.beliefs(params, self.encoder.states(params, x[1:]))[:, :, : data.rewards.shape[1]]
 
     def beliefs_of(self, params: Params, trials: Trials) -> Tensor:
         """b_0 … b_T of whole trials [M, N, T, …]: [T+1, M, N, 2L]; differentiable."""
-        x = twice(encoder_inputs(trials)).permute(2, 0, 1, 3).contiguous()
+        x = at_least_two_lanes(encoder_inputs(trials)).permute(2, 0, 1, 3).contiguous()
         return self.encoder.beliefs(params, self.encoder.states(params, x))[:, :, : trials["rewards"].shape[1]]
 
     def beliefs_after(self, params: Params, data: Rollouts, steps: Tensor) -> Tensor:
@@ -203,16 +197,16 @@ class VariBAD(TrialPPO):
 
         prefixes, of_prefix = drawn(rng, count, length + 1, config.vae_prefixes)
         steps, of_step = drawn(rng, count, length, config.vae_decoded_steps)
-        row = torch.arange(count)[:, None]
+        trial = torch.arange(count)[:, None]
         noise = torch.from_numpy(rng.standard_normal((count, prefixes.shape[1], config.belief_size), np.float32))
-        latent = draw(beliefs[row, prefixes], noise)
-        predicted = self.decoder(params, latent, self.decoded_from(trials)[row, steps])
-        weights = (of_prefix * lived[row, prefixes])[:, :, None]
+        latent = draw(beliefs[trial, prefixes], noise)
+        predicted = self.decoder(params, latent, self.decoded_from(trials)[trial, steps])
+        weights = (of_prefix * lived[trial, prefixes])[:, :, None]
         decoded = trials["mask"]
         if "next_observations" in self.read:
             decoded = decoded * (1 - trials["resets"])
-        weights = weights * (of_step * decoded[row, steps])[:, None]
-        error = self.reward_error(predicted, trials["rewards"][row, steps][:, None])
+        weights = weights * (of_step * decoded[trial, steps])[:, None]
+        error = self.reward_error(predicted, trials["rewards"][trial, steps][:, None])
         return (error * weights).sum((1, 2)), kl
 
     def decoded_from(self, trials: Trials) -> Tensor:
@@ -246,7 +240,7 @@ class VariBAD(TrialPPO):
 
     def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
         """PPO's epochs, with the beliefs as they were; then steps of encoder and decoder."""
-        parameters, row = super().update(parameters, evaluate, iteration)
+        parameters, logged = super().update(parameters, evaluate, iteration)
         (data,) = evaluate.rollouts()
         self.buffer.add({name: value.flatten(0, 1) for name, value in transitions(data).items()})
         encoded, sums = parameters[self.encoded], np.zeros(2)
@@ -259,8 +253,8 @@ class VariBAD(TrialPPO):
             encoded = self.optimizer.step(encoded, gradient)
             sums += [float(error.detach()), float(kl.detach())]
         error_mean, kl_mean = sums / max(self.config.vae_updates, 1)
-        row |= {"RewardError": error_mean / (self.config.lane_length + 1), "BeliefKL": kl_mean}
-        return torch.cat([parameters[self.trained], encoded]), row
+        logged |= {"RewardError": error_mean / (self.config.lane_length + 1), "BeliefKL": kl_mean}
+        return torch.cat([parameters[self.trained], encoded]), logged
 
     def state_dict(self) -> dict[str, Any]:
         own = {"optimizer": self.optimizer.state_dict(), "buffer": self.buffer.state_dict()}

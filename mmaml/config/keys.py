@@ -390,6 +390,10 @@ class Config:
         rates = self.inner_lr if isinstance(self.inner_lr, tuple) else (self.inner_lr,)
         return rates[min(step, len(rates) - 1)]
 
+    def outer_rate(self, iteration: int) -> float:
+        """Step size of the optimiser of the meta-parameters in an iteration, counted from 0."""
+        return self.learning_rate * self.learning_rate_anneal**iteration
+
     def replace(self, **changes: Any) -> Config:
         """This configuration with other values of keys, which are not checked.
 

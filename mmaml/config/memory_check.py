@@ -83,8 +83,8 @@ def training(config: Config, spec: EnvSpec) -> list[Need]:
         keys = ("eval_num_tasks", *ROLLOUT_KEYS[1:])
         found.append(rollouts(config, config.eval_num_tasks, config.stages, spec, keys))
     if config.te_save_path is not None and config.declaration.embeds:
-        stages, what = config.declaration.embedding_stages(config), ("num_embeddings", *ROLLOUT_KEYS[1:4])
-        found.append(rollouts(config, config.num_embeddings, stages, spec, what))
+        stages = config.declaration.embedding_stages(config)
+        found.append(rollouts(config, config.num_embeddings, stages, spec, ("num_embeddings", *ROLLOUT_KEYS[1:4])))
     if config.num_train_tasks is not None:
         count = config.num_train_tasks
         found.append(Need(count * TASK_BYTES, f"{_short(count)} training tasks", ("num_train_tasks",)))

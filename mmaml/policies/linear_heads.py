@@ -10,7 +10,7 @@ from mmaml.policies.batch_invariant import affine, affine_by_step, broadcast_row
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
 from mmaml.policies.mlp import glorot_uniform
 from mmaml.policies.params import Params
-from mmaml.policies.policy import MIN_LOG_STD
+from mmaml.policies.policy import gaussian
 
 POLICY_SCALE = 0.01  # of the first weights: a policy that begins with no preference
 
@@ -65,7 +65,4 @@ class LinearHeads:
     def _distribution(self, params: Params, outputs: Tensor) -> Distribution:
         if self.actions is Categorical:
             return Categorical(outputs)
-        log_std = params["policy.log_std"].clamp(min=MIN_LOG_STD)
-        if not self.learn_std:
-            log_std = log_std.detach()
-        return Gaussian(outputs, broadcast_rows(log_std, outputs.shape[1]) if torch.is_grad_enabled() else log_std)
+        return gaussian(outputs, params["policy.log_std"], self.learn_std)

@@ -82,17 +82,21 @@ class GaussianMLPPolicy(MLPPolicy):
         self.shapes["policy.log_std"] = (1, action_size)
 
     def distribution(self, params: Params, observations: Tensor) -> Gaussian:
-        """Parameters [M, …], observations [M, n, O] -> Gaussian over actions [M, n, A].
+        """Parameters [M, …], observations [M, n, O] -> Gaussian over actions [M, n, A]."""
+        return gaussian(self.mlp.of_data(params, observations), params["policy.log_std"], self.learn_std)
 
-        The floor log 1e-6 on the log-std holds here, and so in sampling, adaptation and every loss.
-        """
-        mean = self.mlp.of_data(params, observations)
-        log_std = params["policy.log_std"].clamp(min=MIN_LOG_STD)
-        if not self.learn_std:
-            log_std = log_std.detach()
-        if torch.is_grad_enabled():
-            log_std = broadcast_rows(log_std, mean.shape[1])
-        return Gaussian(mean, log_std)
+
+def gaussian(mean: Tensor, log_std: Tensor, learn_std: bool) -> Gaussian:
+    """N(mean, exp(log_std)²): means [M, n, A], log-std [M, 1, A], which no gradient reaches without `learn_std`.
+
+    The floor log 1e-6 on the log-std holds here, and so in sampling, adaptation and every loss.
+    """
+    log_std = log_std.clamp(min=MIN_LOG_STD)
+    if not learn_std:
+        log_std = log_std.detach()
+    if torch.is_grad_enabled():
+        log_std = broadcast_rows(log_std, mean.shape[1])
+    return Gaussian(mean, log_std)
 
 
 class CategoricalMLPPolicy(MLPPolicy):

@@ -77,7 +77,7 @@ class PolicyGradient(MetaUpdate):
 
     def __call__(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, Row]:
         config, options = self.config, self.options(iteration)
-        self.optimizer.learning_rate = config.learning_rate * config.learning_rate_anneal**iteration
+        self.optimizer.learning_rate = config.outer_rate(iteration)
         first_losses, gradients = [], []
         for epoch in range(self.epochs):
             for tasks in self._minibatches(evaluate.tasks, iteration, epoch):

@@ -120,15 +120,18 @@ def test_a_trial_ends_where_its_last_episode_does() -> None:
 
 
 @torch.no_grad()
-def test_without_advantages_of_its_own_an_algorithm_has_those_of_its_values_over_the_trial() -> None:
-    algo, block, parameters = collected(discount=0.9, normalize_adv=False)
-    (data,) = block.rollouts
-    meta = algo.spec.per_task(parameters, data.tasks)
-    values = algo.outputs(meta, data)[1].view(data.rewards.shape)
-    algo.values = lambda state, rollouts: torch.cat([values, torch.zeros_like(values[..., :1])], -1)  # type: ignore[method-assign]
-    default = Algorithm.advantages(algo, meta, data, 2 * data.rewards)
-    for found, expected in zip(default, algo.advantages(meta, data, 2 * data.rewards), strict=True):
-        assert torch.equal(found, expected) and found.any()
+def test_advantages_over_the_trial_are_not_normalised_per_task() -> None:
+    """The update normalises them over the meta-batch."""
+    (plain, targets), *others = (
+        Algorithm.advantages(algo, algo.spec.per_task(parameters, 5), block.rollouts[0], 2 * block.rollouts[0].rewards)
+        for algo, block, parameters in (
+            collected(discount=0.9, normalize_adv=False),
+            collected(discount=0.9, normalize_adv=True),
+            collected(discount=0.9, normalize_adv=True, positive_adv=True),
+        )
+    )
+    for advantages, same_targets in others:
+        assert torch.equal(advantages, plain) and torch.equal(same_targets, targets) and plain.any()
 
 
 def test_a_task_is_computed_the_same_alone_as_in_a_block() -> None:

@@ -135,7 +135,7 @@ class CreditCutAtEpisodes(RL2):
     def advantages(self, state: Params, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
         config, values = self.config, self.values(state, rollouts).numpy()
         estimated = ("ZeroBaseline", config.discount, config.gae_lambda)
-        return advantages(rollouts, *estimated, False, False, values, rewards.numpy(), over_trial=False)
+        return advantages(rollouts, *estimated, values=values, rewards=rewards.numpy(), over_trial=False)
 
 
 class Forgetful(RL2):

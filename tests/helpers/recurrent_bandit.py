@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.algorithms.recurrent import DECLARATION as PARENT
 from mmaml.algorithms.recurrent import TrialPPO
-from mmaml.algorithms.shared_keys import CELL_SIZE
+from mmaml.algorithms.shared_keys import CELL_SIZE, RECURRENT
 from mmaml.config.keys import Config
 from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 from mmaml.policies.distributions import Categorical, Distribution
@@ -36,7 +35,7 @@ from mmaml.updates.evaluate import Evaluate
 from mmaml.updates.outer_step import make_update
 
 MODULE = "tests.helpers.recurrent_bandit"
-DECLARATION = PARENT.extended(keys={"cell_size": CELL_SIZE}, without=["learn_std"])
+DECLARATION = RECURRENT.extended(keys={"cell_size": CELL_SIZE}, without=["learn_std"])
 GRU, MODEL = "network.gru", "model.rewards"
 BUFFERED_ITERATIONS, DRAWN, MODEL_RATE = 3, 32, 0.05
 

@@ -145,8 +145,8 @@ def test_credit_over_the_trial_goes_over_the_ends_of_episodes(
     g = torch.Generator().manual_seed(4)
     values = torch.randn(TASKS, LANES, HORIZON * EPISODES + 1, generator=g, dtype=torch.float64).numpy()
     rewards = torch.randn(data.rewards.shape, generator=g).numpy()
-    given = ("ZeroBaseline", discount, gae_lambda, False, False, values, rewards)
-    found, targets = (value.numpy() for value in advantages(data, *given, over_trial=True))
+    given: dict[str, Any] = {"values": values, "rewards": rewards, "over_trial": True}
+    found, targets = (value.numpy() for value in advantages(data, "ZeroBaseline", discount, gae_lambda, **given))
     for task, lane in np.ndindex(TASKS, LANES):
         steps = int(data.mask[task, lane].sum())
         ends = finite or bool(data.terminated[task, lane, steps - 1])
@@ -162,9 +162,9 @@ def test_credit_over_the_trial_goes_over_the_ends_of_episodes(
 def test_a_baseline_of_trials_sees_the_time_in_the_trial() -> None:
     """What is left of it is known from the time alone, so that a baseline of it leaves next to nothing."""
     data, _ = sampled(padded=False)
-    found, _ = advantages(data, "LinearTimeBaseline", 1.0, 1.0, False, False, over_trial=True)
+    found, _ = advantages(data, "LinearTimeBaseline", 1.0, 1.0, over_trial=True)
     assert found.abs().max() < 1e-2  # what the ridge leaves
-    by_episode, _ = advantages(data, "LinearTimeBaseline", 1.0, 1.0, False, False)
+    by_episode, _ = advantages(data, "LinearTimeBaseline", 1.0, 1.0)
     assert by_episode.abs().max() > 0.5
 
 

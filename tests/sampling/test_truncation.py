@@ -41,7 +41,7 @@ def sampled(layout: Lanes, lanes: int = LANES, actor: Actor = acting_at_random, 
 
 
 def estimated(data: Rollouts, baseline: str, gae_lambda: float = 1.0, **how: Any) -> tuple[Tensor, Tensor]:
-    return advantages(data, baseline, GAMMA, gae_lambda, False, False, **how)
+    return advantages(data, baseline, GAMMA, gae_lambda, **how)
 
 
 def left_of_episodes(data: Rollouts) -> Tensor:
@@ -104,7 +104,7 @@ def test_without_a_baseline_there_is_no_value_either() -> None:
 @pytest.mark.parametrize("baseline", FITTED)
 def test_sums_that_are_not_discounted_have_no_limit_and_end_where_they_are_cut(baseline: str) -> None:
     data = sampled(Lanes(8))
-    _, targets = advantages(data, baseline, 1.0, 1.0, False, False)
+    _, targets = advantages(data, baseline, 1.0, 1.0)
     np.testing.assert_allclose(targets, left_of_episodes(data), rtol=1e-4)
 
 
