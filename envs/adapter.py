@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,10 @@ import gymnasium as gym
 import numpy as np
 
 from mmaml.envs import answers
-from mmaml.envs.base import SPLITS, StepResult, Task, TaskError, TaskVectorEnv
+from mmaml.envs.base import SPLITS, StepResult, Task, TaskError, TaskVectorEnv, close_quietly
 from mmaml.envs.check.signatures import call_sample_tasks, takes_split
 from mmaml.envs.layers import attribute, class_name, layer_with
+from mmaml.envs.loading import Source, check_new
 from mmaml.envs.ownership import own_task
 from mmaml.envs.spaces import check_spaces, within
 from mmaml.errors import described
@@ -30,7 +31,7 @@ class UserTask(Task):
 class GymTaskAdapter(TaskVectorEnv):
     """M·N objects of a user's environment as the lanes of M tasks.
 
-    make: the class, or a function that builds one object. The object, or what it wraps, is a `gymnasium.Env` with
+    source: builds one object, a new one each time. The object, or what it wraps, is a `gymnasium.Env` with
     observations in a Box of one dimension, actions in such a Box or Discrete, and
 
     - `sample_tasks(n, rng)` or `sample_tasks(n, rng, split)`: a list of n tasks, drawn with the NumPy generator
@@ -47,17 +48,24 @@ class GymTaskAdapter(TaskVectorEnv):
     Box, rounded where it is one of whole numbers. What is taken of the answers: `mmaml.envs.answers`. Success must be
     reported at every step or at none; of the terms "reward_…", those are passed on that every lane reports.
 
-    Raises ConfigError for spaces of another kind, and for an object without the two methods. Whatever the environment
-    raises later, even SystemExit, is wrapped in a TaskError.
+    Raises ConfigError for spaces of another kind, for an object without the two methods, and for one that another lane
+    has already. Whatever the environment raises later, even SystemExit, is wrapped in a TaskError.
     """
 
-    def __init__(
-        self, make: Callable[..., gym.Env], num_tasks: int = 1, rollouts_per_task: int = 1, /, **env_kwargs: Any
-    ) -> None:
-        self._make, self._env_kwargs = make, copy.deepcopy(env_kwargs)
+    def __init__(self, source: Source, num_tasks: int = 1, rollouts_per_task: int = 1) -> None:
+        self.source = source
         # The first one has the spaces and samples tasks; those of the other lanes are made when tasks are set.
         self._envs: list[Any] = []
-        self._envs.append(self._built())
+        self._seen: set[int] = set()
+        self._build_object()
+        try:
+            self._describe(num_tasks, rollouts_per_task)
+        except BaseException:
+            close_quietly(self)
+            raise
+
+    def _describe(self, num_tasks: int, rollouts_per_task: int) -> None:
+        """What the first object says of the family."""
         self._name = class_name(self.example)
         observations: Any = getattr(self.example, "observation_space", None)
         actions: Any = getattr(self.example, "action_space", None)
@@ -108,8 +116,10 @@ class GymTaskAdapter(TaskVectorEnv):
             while self._envs:
                 stack.callback(self._envs.pop().close)
 
-    def _built(self) -> Any:
-        return self._make(**copy.deepcopy(self._env_kwargs))
+    def _build_object(self) -> None:
+        env = self.source.build()
+        check_new(self.source.name, env, self._seen)
+        self._envs.append(env)
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         tasks = list(call_sample_tasks(self.example, n, rng, split))
@@ -119,7 +129,7 @@ class GymTaskAdapter(TaskVectorEnv):
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
         while len(self._envs) < self.num_envs:
-            self._envs.append(self._built())
+            self._build_object()
         for lane, env in enumerate(self._envs):
             task = tasks[lane // self.rollouts_per_task]
             if not isinstance(task, UserTask):

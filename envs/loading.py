@@ -6,13 +6,16 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 
 from mmaml.envs.base import TaskVectorEnv
-from mmaml.envs.layers import class_name, layer_with
+from mmaml.envs.layers import class_name, layer_with, layers
+from mmaml.envs.ownership import own_arguments
 from mmaml.envs.shown import shown
 from mmaml.errors import ConfigError, described
 from mmaml.extras import not_installed
@@ -30,13 +33,22 @@ class Source(NamedTuple):
 
     make: called with the arguments of the environment; a class of families, after M and N. is_family: whether it is
     such a class, a `TaskVectorEnv`; else what it makes is a `gymnasium.Env` with tasks. takes: what has the
-    signature of the arguments, None where nothing has.
+    signature of the arguments, None where nothing has. env_kwargs: the arguments, a copy of the user's.
     """
 
     name: str
     make: Callable[..., Any]
     is_family: bool
     takes: Callable[..., Any] | None
+    env_kwargs: Mapping[str, Any] = MappingProxyType({})
+
+    def with_arguments(self, env_kwargs: Mapping[str, Any]) -> Source:
+        """The same with a copy of these arguments."""
+        return self._replace(env_kwargs=own_arguments(env_kwargs))
+
+    def build(self, *counts: int) -> Any:
+        """An environment, which gets a copy of the arguments to keep and to change. counts: M and N, of a family."""
+        return self.make(*counts, **own_arguments(self.env_kwargs))
 
 
 def load(text: str, families: Collection[str] = ()) -> Source:
@@ -82,14 +94,35 @@ def _registered(name: str) -> Source:
 
 
 def _made(text: str, make: Callable[..., Any], /, **env_kwargs: Any) -> gym.Env:
-    """An environment with tasks, which `make` builds. Raises UnknownEnvironment if it builds something else."""
+    """An environment with tasks, which `make` builds.
+
+    Raises UnknownEnvironment if it builds something else, which is closed.
+    """
     env = make(**env_kwargs)
     if not isinstance(env, gym.Env):
-        raise _refused(text, _of_old_gym(type(env)) or shown(env))
-    lacks = [form for method, form in METHODS.items() if not callable(getattr(layer_with(env, method), method, None))]
-    if lacks:
-        raise _refused(text, f"{class_name(env)} without {' and '.join(lacks)}", "write them in a subclass")
-    return env
+        refused = _refused(text, _of_old_gym(type(env)) or shown(env))
+    elif lacks := [
+        form for method, form in METHODS.items() if not callable(getattr(layer_with(env, method), method, None))
+    ]:
+        refused = _refused(text, f"{class_name(env)} without {' and '.join(lacks)}", "write them in a subclass")
+    else:
+        return env
+    with suppress(Exception, SystemExit):  # it may be anything
+        env.close()
+    raise refused
+
+
+def check_new(name: str, env: Any, seen: set[int]) -> None:
+    """Raise ConfigError if an environment, or one that it wraps, is that of another lane: lanes would share its state.
+
+    name: of what has made it. seen: the ids of the environments of other lanes, which still exist, and of those that
+    they wrap; the new ones are added.
+    """
+    for layer in layers(env):
+        if id(layer) in seen:
+            expected, got = f"a new environment each time {name} is called", f"the same {type(layer).__name__} again"
+            raise ConfigError("env", "", "build it, and all that it wraps, in each call", expected=expected, got=got)
+    seen.update(map(id, layers(env)))
 
 
 def _refused(text: str, got: str, remedy: str = "") -> UnknownEnvironment:

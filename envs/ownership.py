@@ -1,16 +1,22 @@
 """What crosses between a user's code and ours belongs to each side alone: later changes of one do not reach the other.
 
-Tasks and arguments are copied here. What `reset` and `step` return is copied where it is read, by `mmaml.envs.answers`
-and `mmaml.envs.block_answers`.
+Tasks and arguments are copied here. What `reset` and `step` return is copied as soon as it is read: by the adapter,
+which writes it into arrays, and by `mmaml.envs.block_answers`.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from mmaml.envs.shown import shown
 from mmaml.errors import described
+
+
+def own_arguments(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the arguments of an environment, which shares nothing with them."""
+    return copy.deepcopy(dict(env_kwargs))
 
 
 def own_task(task: Any) -> Any:

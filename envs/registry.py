@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import re
@@ -15,7 +14,7 @@ import numpy as np
 
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, close_quietly
-from mmaml.envs.check.start import Warned, check_start
+from mmaml.envs.check.start import Warned, check_attributes, check_start
 from mmaml.envs.loading import Source, check_arguments, load
 from mmaml.envs.process_state import code_settings
 from mmaml.envs.spaces import to_environment
@@ -141,11 +140,9 @@ def make_family(name: str, num_tasks: int = 1, rollouts_per_task: int = 1, /, **
 
 
 def _made(name: str, num_tasks: int, rollouts_per_task: int, env_kwargs: Mapping[str, Any]) -> TaskVectorEnv:
-    source, arguments = source_of(name, env_kwargs)
-    if source.is_family:
-        family: TaskVectorEnv = source.make(num_tasks, rollouts_per_task, **arguments)
-    else:
-        family = GymTaskAdapter(source.make, num_tasks, rollouts_per_task, **arguments)
+    source = source_of(name, env_kwargs)
+    counts = num_tasks, rollouts_per_task
+    family: TaskVectorEnv = source.build(*counts) if source.is_family else GymTaskAdapter(source, *counts)
     if _registered(name) is None:
         family.code_settings = code_settings(name)
     return family
@@ -156,15 +153,15 @@ def _registered(name: str) -> Family | None:
     return FAMILIES.get(name) or _BY_ID.get(name)
 
 
-def source_of(name: str, env_kwargs: Mapping[str, Any]) -> tuple[Source, dict[str, Any]]:
-    """What builds the environments of that name, and a copy of the arguments, over those of the registry.
+def source_of(name: str, env_kwargs: Mapping[str, Any]) -> Source:
+    """What builds the environments of that name, with a copy of these arguments over those of the registry.
 
     Raises UnknownEnvironment, and ConfigError for an argument that it does not take.
     """
     family = _registered(name)
     source = load(family.location if family else name, FAMILIES)
     check_arguments(name, source, env_kwargs)
-    return source, copy.deepcopy({**(family.env_kwargs if family else {}), **env_kwargs})
+    return source.with_arguments({**(family.env_kwargs if family else {}), **env_kwargs})
 
 
 def import_environment(name: str) -> None:
@@ -186,16 +183,17 @@ def check_family(
     """What there is to know of a family, from one lane of it, which is built and closed.
 
     normalization_scale: by which actions are to be rescaled; "family": by the family's own. trains: examine a little of
-    what it does too. Settings of the process that building it changes are put back, and the spec holds a warning of
-    each. Raises ConfigError, of "env", "env_kwargs" or "normalization_scale", where the lane cannot be built, is not
-    as training needs it, or its actions cannot be rescaled.
+    what it does too, with a second lane. Settings of the process that building it changes are put back, and the spec
+    holds a warning of each. Raises ConfigError, of "env", "env_kwargs" or "normalization_scale", where a lane cannot be
+    built, is not as training needs it, or its actions cannot be rescaled.
     """
     with code_settings(name).running() as changes:
         family = _one_lane(name, env_kwargs)
     try:
+        check_attributes(family, uses_own_scale=normalization_scale == "family")
         warned = Warned([f"{change}; {change.remedy}" for change in changes], [])
         if trains:
-            found = check_start(name, env_kwargs, family)
+            found = check_start(name, env_kwargs, family, lambda: _one_lane(name, env_kwargs))
             warned = Warned(warned.always + found.always, found.unless_normalised)
         spec = spec_of(family)
         to_environment(np.zeros((1, 1), np.float32), spec.action_space, spec.action_scale(normalization_scale))

@@ -58,8 +58,8 @@ def _examined(
     name: str, env_kwargs: dict[str, Any], code: UserCode, steps: int, tasks: int, seed: int
 ) -> dict[str, str]:
     """Note what is found; the facts. Raises Failed where nothing more can be seen."""
-    source, arguments = code.call(f"module {name.partition(':')[0]}", source_of, name, env_kwargs)
-    x = Examined(player_of(source, arguments, code, steps), tasks, seed)
+    source = code.call(f"module {name.partition(':')[0]}", source_of, name, env_kwargs)
+    x = Examined(player_of(source, code, steps), tasks, seed)
     code.note_signatures(*(signatures.of_family(source.make) if x.is_block else signatures.of_environment(x.env)))
     if x.is_block and x.has_errors:
         return {}

@@ -12,6 +12,7 @@ from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.findings import ERROR, Finding, error
 from mmaml.envs.check.playing import LANES, BlockPlayer, LanePlayer, Moment, Player
 from mmaml.envs.check.process import Failed
+from mmaml.envs.loading import check_new
 from mmaml.envs.shown import shown
 
 
@@ -28,6 +29,7 @@ class Examined:
         self.code = player.code
         self.draws_repeat = self.repeats = self.is_well_formed = True
         self.built: list[Any] = []
+        self._seen: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -53,6 +55,7 @@ class Examined:
         """A new object, which is closed at the end. Raises Failed."""
         count = num_tasks or self.num_tasks
         env = self.player.build(count)
+        self.code.call(f"{self.name}()", check_new, self.name, env, self._seen)
         self.built.append(env)
         lanes = getattr(env, "num_envs", None)
         if self.is_block and not same(lanes, count * LANES):
@@ -101,7 +104,7 @@ class Examined:
             if self.is_block:
                 raise
             # What it does without a task is not its fault, but the form of what it returns can be seen.
-            player = LanePlayer(self.player.source, self.player.env_kwargs, self.code.apart(), self.player.steps)
+            player = LanePlayer(self.player.source, self.code.apart(), self.player.steps)
             return [player.play(self.env, [], self.keys([]))]
         return [self.play(self.env, tasks) for tasks in assignments]
 

@@ -18,9 +18,7 @@ from mmaml.envs.check.playing import LANES, Moment
 from mmaml.envs.check.process import Failed
 from mmaml.envs.spaces import is_flat_box
 
-LARGE = 1e4  # a number from which on float32 loses what changes
 COPIED = "training copies it, other programs may not: return a copy"
-FINEST = 1e-13  # a relative change in float64 that is more than rounding
 
 
 def forms(x: Examined) -> list[Finding]:

@@ -55,13 +55,11 @@ class Moment(NamedTuple):
 class Player(ABC):
     """Builds environments from one source and plays tasks with them.
 
-    source: of what is examined. env_kwargs: its arguments. code: calls it and collects what is found.
-    steps: how many a task is played.
+    source: of what is examined. code: calls it and collects what is found. steps: how many a task is played.
     """
 
-    def __init__(self, source: Source, env_kwargs: Mapping[str, Any], code: UserCode, steps: int) -> None:
-        self.source, self.env_kwargs, self.name = source, dict(env_kwargs), source.name
-        self.code, self.steps = code, steps
+    def __init__(self, source: Source, code: UserCode, steps: int) -> None:
+        self.source, self.name, self.code, self.steps = source, source.name, code, steps
 
     def play(self, env: Any, tasks: Sequence[Any], keys: Sequence[int], **how: Any) -> list[Moment]:
         """Give `env` copies of the tasks, one key each for its seed and its actions, and take `steps` steps.
@@ -127,7 +125,7 @@ class LanePlayer(Player):
     """Plays objects of a `gymnasium.Env` with `sample_tasks` and `set_task`; one task at a time."""
 
     def build(self, num_tasks: int = 1) -> Any:
-        return self.code.call(f"{self.name}()", self.source.make, **copied(self.env_kwargs))
+        return self.code.call(f"{self.name}()", self.source.build)
 
     def draw(self, env: Any, n: int, rng: np.random.Generator, split: str = "train") -> list[Any]:
         where = f"{self.name}.sample_tasks"
@@ -169,8 +167,7 @@ class BlockPlayer(Player):
     """Plays blocks of a `TaskVectorEnv`, LANES lanes for each task."""
 
     def build(self, num_tasks: int) -> TaskVectorEnv:
-        call = self.code.call
-        return call(f"{self.name}()", self.source.make, num_tasks, LANES, **copied(self.env_kwargs))
+        return self.code.call(f"{self.name}()", self.source.build, num_tasks, LANES)
 
     def draw(self, env: Any, n: int, rng: np.random.Generator, split: str = "train") -> list[Any]:
         return list(self.code.call(f"{self.name}.sample_tasks", env.sample_tasks, n, rng, split))
@@ -217,9 +214,9 @@ def _known(splits: Any) -> tuple[str, ...]:
     return tuple(split for split in listed if isinstance(split, str) and split in SPLITS)
 
 
-def player_of(source: Source, env_kwargs: Mapping[str, Any], code: UserCode, steps: int) -> Player:
+def player_of(source: Source, code: UserCode, steps: int) -> Player:
     """The player of a `TaskVectorEnv`, or of a `gymnasium.Env` with tasks."""
-    return (BlockPlayer if source.is_family else LanePlayer)(source, env_kwargs, code, steps)
+    return (BlockPlayer if source.is_family else LanePlayer)(source, code, steps)
 
 
 def drawn_action(space: Any, rng: np.random.Generator, clip: bool = True) -> Any:

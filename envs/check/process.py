@@ -15,6 +15,8 @@ from mmaml.envs.process_state import GENERATORS, Change, CodeSettings, read
 from mmaml.envs.shown import clipped
 from mmaml.errors import UsageError, described
 
+SHOWN_WHERE = "--verbose shows where"  # of the command that examines an environment
+
 
 class Failed(Exception):
     """A user's code raised, or called sys.exit. finding: says so."""
@@ -50,9 +52,9 @@ class UserCode:
             self._findings.setdefault(finding.key, finding)
 
     def note_signatures(self, *findings: Finding) -> None:
-        """Add findings of signatures, each `where` a method; a TypeError of its call says nothing more."""
+        """Add findings of signatures, each `where` a method; a TypeError of one that is wrong says nothing more."""
         self.note(*findings)
-        self._misfits |= {finding.where: finding for finding in findings}
+        self._misfits |= {finding.where: finding for finding in findings if finding.level == ERROR}
 
     def call(self, where: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """What the function returns; what else it does is noted. where: what findings call it.
@@ -69,7 +71,7 @@ class UserCode:
                 redirect_stdout(output),
                 redirect_stderr(output),
             ):
-                return _called(where, function, args, kwargs)
+                return called(where, function, *args, **kwargs)
         except Failed as failed:
             if where in self._misfits and isinstance(failed.__cause__, TypeError):
                 raise Failed(self._misfits[where]) from failed.__cause__
@@ -83,7 +85,8 @@ class UserCode:
                 self.note(warning(where, expected="nothing on the terminal", got=got, remedy=remedy))
 
 
-def _called(where: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def called(where: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """What the function, a user's, returns. Raises Failed for what it raises, SystemExit too."""
     try:
         return function(*args, **kwargs)
     except UsageError as refused:
@@ -92,10 +95,8 @@ def _called(where: str, function: Callable[..., Any], args: tuple[Any, ...], kwa
         finding = error(where, f"calls sys.exit({exits.code!r})", "raise an error instead")
         raise Failed(finding._replace(trace=_trace(exits))) from exits
     except Exception as raised:
-        remedy = "--verbose shows where"
-        raise Failed(
-            Finding(ERROR, where, f"raises {clipped(described(raised))}", remedy, trace=_trace(raised))
-        ) from raised
+        finding = error(where, f"raises {clipped(described(raised))}", SHOWN_WHERE)
+        raise Failed(finding._replace(trace=_trace(raised))) from raised
 
 
 def _trace(raised: BaseException) -> str:
@@ -112,9 +113,11 @@ def _changed(where: str, change: Change) -> Finding:
 
 def drawn_globally(where: str, before: dict[str, Any]) -> list[Finding]:
     """Which of the process's random generators are in another state than before, as `read(GENERATORS)` gave it."""
-    remedy = (
-        "draw from the argument rng" if where.endswith("sample_tasks") else "draw from self.np_random, which is seeded"
-    )
+    remedy = "draw from self.np_random, which is seeded"
+    if where.endswith("sample_tasks"):
+        remedy = "draw from the argument rng"
+    elif where.endswith("()"):  # of an object that is built, whose np_random has no seed yet
+        remedy = "draw in reset, from self.np_random, which is seeded there"
     return [
         warning(where, f"draws from or seeds the global generator of {setting.name}, which all lanes share", remedy)
         for name, setting in GENERATORS.items()

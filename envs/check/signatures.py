@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from mmaml.envs.base import WRITE_IT, TaskVectorEnv
-from mmaml.envs.check.findings import WARNING, Finding, error
+from mmaml.envs.check.findings import WARNING, Finding, error, warning
 from mmaml.envs.layers import class_name, layer_with, layers
 
 # What parameters of `sample_tasks` that are no number of tasks are called, here and in other toolkits.
-RNG_NAMES = ("rng", "np_random", "random", "random_state", "generator", "random_generator")
-SPLIT = "split"
+RNG_NAMES = ("rng", "np_random", "random_state", "generator", "random_generator")
+RANDOM = "random"  # the generator where it has no default; with one it may be a flag
+SPLIT, SEED = "split", "seed"
 EXPECTED = {
     "sample_tasks": "sample_tasks(n, rng) or sample_tasks(n, rng, split)",
     "set_task": "set_task(task)",
@@ -41,7 +42,7 @@ def of_environment(env: Any) -> list[Finding]:
     """Of an object that is a `gymnasium.Env` with tasks; of what it wraps, too."""
     name, (*_, inner) = class_name(env), layers(env)
     findings = [
-        *_of_sample_tasks(env, name),
+        *of_sample_tasks(env, name),
         *_of_reset(inner, name),
         *_of_arguments(layer_with(env, "set_task"), name, "set_task", "task"),
         *_of_arguments(inner, name, "step", "action"),
@@ -90,23 +91,21 @@ def _arguments(
 ) -> tuple[list[Any], dict[str, Any]] | None:
     """What a `sample_tasks` with these parameters is given, by position and by name; None if it cannot be called.
 
-    n goes to the first parameter that is no generator or split. The generator goes to the one of its name; where there
-    is none, to the second that is no split, has no default and can be given by position.
+    n goes to the first parameter that is no generator, split or seed. The generator goes to the one of its name; where
+    there is none, to the second such parameter that has no default and can be given by position.
     """
     own = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    values: dict[str, Any] = {}
-    for parameter in own:
-        if parameter.name in RNG_NAMES:
-            values[parameter.name] = rng
-        elif parameter.name == SPLIT:
-            values[parameter.name] = split
-    missing = [n] if values.keys() & set(RNG_NAMES) else [n, rng]
+    values: dict[str, Any] = {p.name: rng for p in own if _is_rng(p)}
+    missing = [n] if values else [n, rng]
+    values |= {p.name: split for p in own if p.name == SPLIT}
     for parameter in own:
         may_be_rng = parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
-        if missing and parameter.name not in values and (missing[0] is n or may_be_rng):
+        is_free = parameter.name not in values and parameter.name != SEED
+        if missing and is_free and (missing[0] is n or may_be_rng):
             values[parameter.name] = missing.pop(0)
-    kinds = {parameter.kind for parameter in parameters}
-    if missing and missing[0] is rng and inspect.Parameter.VAR_POSITIONAL not in kinds:
+    if missing and inspect.Parameter.VAR_POSITIONAL not in {parameter.kind for parameter in parameters}:
+        if missing[0] is n:
+            return None
         values["rng"] = missing.pop()  # for **kwargs, if any
     positional, named = list(missing), dict(values)
     if missing:  # for *args: what comes before it is given by position too
@@ -117,17 +116,31 @@ def _arguments(
     return (positional, named) if _takes(parameters, positional, named) else None
 
 
+def _is_rng(parameter: inspect.Parameter) -> bool:
+    """Whether its name says that it takes the generator."""
+    return parameter.name in RNG_NAMES or (parameter.name == RANDOM and parameter.default is parameter.empty)
+
+
 def takes_seed(env: Any) -> bool:
     """Whether its `reset` takes `seed` by name."""
     parameters = _parameters(env, "reset")
     return parameters is None or _takes(parameters, [], {"seed": 0})
 
 
-def _of_sample_tasks(env: Any, name: str) -> list[Finding]:
+def of_sample_tasks(env: Any, name: str) -> list[Finding]:
+    """Whether it takes a number of tasks and a generator, and says by a name which one is the generator."""
     parameters = _parameters(layer_with(env, "sample_tasks"), "sample_tasks")
-    if parameters is None or _arguments(parameters, 1, np.random.default_rng(0), "train") is not None:
+    if parameters is None:
         return []
-    return [_unexpected(name, "sample_tasks", parameters)]
+    rng = np.random.default_rng(0)
+    arguments = _arguments(parameters, 1, rng, "train")
+    if arguments is None:
+        return [_unexpected(name, "sample_tasks", parameters)]
+    given = inspect.Signature(parameters).bind(*arguments[0], **arguments[1]).arguments
+    unnamed = [p.name for p in parameters if given.get(p.name) is rng and not _is_rng(p)]
+    problem = "gets the generator as its parameter {}, the second one without a default"
+    remedy = 'call that one "rng", or give it a default'
+    return [warning(f"{name}.sample_tasks", problem.format(f"'{parameter}'"), remedy) for parameter in unnamed]
 
 
 def _of_arguments(env: Any, name: str, method: str, argument: str) -> list[Finding]:

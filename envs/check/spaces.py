@@ -20,15 +20,15 @@ def of_spaces(name: str, observations: Any, actions: Any) -> list[Finding]:
     return [of_usage_error(refused) for refused in refused_spaces(name, observations, actions)]
 
 
-def of_attributes(name: str, env: Any, actions: Any) -> list[Finding]:
-    """num_modes, normalization_scale, splits and finite_horizon, of an object or of what it wraps."""
+def of_attributes(name: str, env: Any, actions: Any, uses_scale: bool = True) -> list[Finding]:
+    """num_modes, splits, finite_horizon and, if it is used, normalization_scale, of an object or of what it wraps."""
     findings = []
     modes = attribute(env, "num_modes", 1)
     if not isinstance(modes, int | np.integer) or isinstance(modes, bool) or modes < 1:
         findings.append(error(f"{name}.num_modes", expected="a whole number of at least 1", got=shown(modes)))
     if not isinstance(horizon := attribute(env, "finite_horizon", False), bool):
         findings.append(error(f"{name}.finite_horizon", expected="True or False", got=shown(horizon)))
-    return [*findings, *_of_splits(name, env), *_of_scale(name, env, actions)]
+    return [*findings, *_of_splits(name, env), *(_of_scale(name, env, actions) if uses_scale else [])]
 
 
 def _of_splits(name: str, env: Any) -> list[Finding]:

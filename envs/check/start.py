@@ -1,4 +1,4 @@
-"""The cheap part of the examination, at the start of every run: one reset and one step of one lane, twice."""
+"""The cheap part of the examination, at the start of every run: one reset and one step of two objects."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import io
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmaml.envs.adapter import GymTaskAdapter
-from mmaml.envs.base import TaskVectorEnv
-from mmaml.envs.check import block_values, lane_values, scale, signatures
+from mmaml.envs.adapter import GymTaskAdapter, UserTask
+from mmaml.envs.base import Task, TaskVectorEnv, close_quietly
+from mmaml.envs.check import block_values, lane_values, scale, signatures, spaces
 from mmaml.envs.check.comparison import copied
 from mmaml.envs.check.findings import ERROR, Finding
 from mmaml.envs.check.play_checks import of_repetition
 from mmaml.envs.check.playing import Moment, drawn_action
-from mmaml.envs.check.process import drawn_globally
+from mmaml.envs.check.process import SHOWN_WHERE, Failed, called, drawn_globally
+from mmaml.envs.check.task_checks import of_repeated_draws
 from mmaml.envs.layers import class_name, layer_with
+from mmaml.envs.loading import check_new
 from mmaml.envs.process_state import GENERATORS, generators_kept, read, running
 from mmaml.envs.spec import spec_of
 from mmaml.errors import ConfigError
@@ -32,21 +34,36 @@ class Warned(NamedTuple):
     unless_normalised: list[str]
 
 
-def check_start(name: str, env_kwargs: Mapping[str, Any], family: TaskVectorEnv) -> Warned:
-    """What a run should warn of; ConfigError for what sampling cannot take.
+def check_attributes(family: TaskVectorEnv, uses_own_scale: bool) -> None:
+    """Raise ConfigError for the first attribute of a family that training cannot take.
 
-    family: one lane of the family `name`, built with env_kwargs; it is set a task, reset and stepped once, twice with
-    the same task, seed and action. What it raises is left to sampling, which tries again and names the task. The
-    process, its random generators too, is left as it was.
+    uses_own_scale: whether actions are rescaled by its `normalization_scale`, which is examined only then.
+    """
+    for finding in spaces.of_attributes(_name_of(family), family, family.single_action_space, uses_own_scale):
+        if finding.level == ERROR:
+            raise ConfigError("env", str(finding), "correct it in the class")
+
+
+def check_start(
+    name: str, env_kwargs: Mapping[str, Any], family: TaskVectorEnv, build: Callable[[], TaskVectorEnv]
+) -> Warned:
+    """What a run should warn of; ConfigError for what it cannot go on with.
+
+    family: one lane of the family `name`, built with env_kwargs. build: another such lane, which is closed here. Both
+    are set the same task, reset with the same seed and stepped once with the same action. What that raises is left to
+    sampling, which tries again and names the task. The process, its random generators too, is left as it was.
     """
     silent = io.StringIO()
     with generators_kept(), running(family.code_settings) as changes, redirect_stdout(silent), redirect_stderr(silent):
-        wrong, found, of_scale = _examined(family)
-    if wrong is not None:
-        command = ["mmaml", "check-env", name]
-        if env_kwargs:
-            command += ["--env_kwargs", json.dumps(env_kwargs, default=repr)]
-        raise ConfigError("env", str(wrong), f"`{shlex.join(command)}` lists all that is wrong")
+        try:
+            found, of_scale = _examined(family, build)
+        except Failed as failed:
+            command = ["mmaml", "check-env", name]
+            if env_kwargs:
+                command += ["--env_kwargs", json.dumps(env_kwargs, default=repr)]
+            finding = failed.finding
+            line = str(finding._replace(remedy="") if finding.remedy == SHOWN_WHERE else finding)
+            raise ConfigError("env", line, f"`{shlex.join(command)}` lists all that is wrong") from failed
     always = [_in_words(finding) for finding in found] + [f"{c}; {c.remedy}" for c in changes]
     return Warned(always, [_in_words(finding) for finding in of_scale])
 
@@ -59,31 +76,78 @@ class _Lane(NamedTuple):
     of_step: Callable[[Any], list[Finding]]
 
 
-def _examined(family: TaskVectorEnv) -> tuple[Finding | None, list[Finding], list[Finding]]:
-    """The first error; where there is none, what says that results would not be the same again, or that float32 is too
-    coarse; and what does unless observations are normalised.
+def _examined(family: TaskVectorEnv, build: Callable[[], TaskVectorEnv]) -> tuple[list[Finding], list[Finding]]:
+    """What says that results would not be the same again, or that float32 is too coarse; and what does unless
+    observations are normalised. Raises Failed for the first error, and what `build` raises.
     """
+    name, of_signatures = _name_of(family), []
     if isinstance(family, GymTaskAdapter):
-        errors = [finding for finding in signatures.of_environment(family.example) if finding.level == ERROR]
-        if errors:
-            return errors[0], [], []
-    lane = _lane_of(family)
-    if lane is None:
-        return None, [], []
-    generators = read(GENERATORS)
-    played = _played(lane)
+        _raise_first(signatures.of_environment(family.example))
+        of_signatures = signatures.of_sample_tasks(family.example, name)
+    of_draws: list[Finding] = []  # draws from generators that all lanes share: those of sample_tasks
+    of_plays: list[Finding] = []  # and all others
+    with _shared_draws(f"{name}.sample_tasks", of_draws):
+        tasks, again = _drawn_tasks(family), _drawn_tasks(family)
+    lane = _lane_of(family, tasks)
+    with _shared_draws("", of_plays):
+        played = _played(lane)
     for moment in played:
-        for finding in (lane.of_reset if moment.method == "reset" else lane.of_step)(moment.kept):
-            if finding.level == ERROR:
-                return finding, [], []
-    shared = drawn_globally("", generators)
-    again = _played(lane)
+        _raise_first((lane.of_reset if moment.method == "reset" else lane.of_step)(moment.kept))
+
+    with _shared_draws(f"{name}()", of_plays):
+        second = build()
+    try:
+        _check_separate(family, second)
+        with _shared_draws(f"{name}.sample_tasks", of_draws):
+            of_another = _drawn_tasks(second)
+        with _shared_draws("", of_plays):
+            repeated = _played(_lane_of(second, tasks))
+    finally:
+        close_quietly(second)
+
+    of_tasks = of_repeated_draws(name, tasks, again, of_another) or of_draws
     is_block = not isinstance(family, GymTaskAdapter)
-    differing = of_repetition("", is_block, played, again) if len(played) == len(again) else []
+    differing = of_repetition("", is_block, played, repeated) if len(played) == len(repeated) else []
     observed = "observation", family.single_observation_space, [moment.results.get("observation") for moment in played]
     too_coarse = scale.beyond_float32(*observed)
     of_scale = [] if too_coarse else scale.unless_normalised(*observed)
-    return None, [*(differing or shared)[:1], *too_coarse], of_scale
+    return [*of_signatures, *of_tasks[:1], *(differing or of_plays)[:1], *too_coarse], of_scale
+
+
+def _raise_first(findings: list[Finding]) -> None:
+    """Raise Failed for the first error."""
+    for finding in findings:
+        if finding.level == ERROR:
+            raise Failed(finding)
+
+
+@contextmanager
+def _shared_draws(where: str, found: list[Finding]) -> Iterator[None]:
+    """Note in `found` which of the process's random generators the body draws from."""
+    before = read(GENERATORS)
+    yield
+    found += drawn_globally(where, before)
+
+
+def _check_separate(family: TaskVectorEnv, second: TaskVectorEnv) -> None:
+    """Raise ConfigError if what builds them gave the same object twice."""
+    seen: set[int] = set()
+    for one in (family, second):
+        if isinstance(one, GymTaskAdapter):
+            check_new(one.source.name, one.example, seen)
+        else:
+            check_new(type(one).__name__, one, seen)
+
+
+def _name_of(family: TaskVectorEnv) -> str:
+    """The class, as findings call it."""
+    return class_name(family.example if isinstance(family, GymTaskAdapter) else family)
+
+
+def _drawn_tasks(family: TaskVectorEnv) -> list[Task]:
+    """A task for training, from the same generator each time. Raises Failed."""
+    rng = np.random.default_rng(0)
+    return called(f"{_name_of(family)}.sample_tasks", lambda: list(family.sample_tasks(1, rng)))
 
 
 def _played(lane: _Lane) -> list[Moment]:
@@ -95,17 +159,13 @@ def _played(lane: _Lane) -> list[Moment]:
     return moments
 
 
-def _lane_of(family: TaskVectorEnv) -> _Lane | None:
-    """None where it draws no task."""
-    rng = np.random.default_rng(0)
-    try:
-        if isinstance(family, GymTaskAdapter):
-            env = family.example
-            task = next(iter(signatures.call_sample_tasks(env, 1, rng, "train")))
-            return _lane_of_object(env, task, drawn_action(env.action_space, rng))
-        return _lane_of_block(family, family.sample_tasks(1, rng), drawn_action(family.single_action_space, rng)[None])
-    except (Exception, SystemExit):
-        return None
+def _lane_of(family: TaskVectorEnv, tasks: list[Task]) -> _Lane:
+    rng = np.random.default_rng(1)
+    if isinstance(family, GymTaskAdapter):
+        (task,) = tasks
+        assert isinstance(task, UserTask)
+        return _lane_of_object(family.example, task.user_task, drawn_action(family.example.action_space, rng))
+    return _lane_of_block(family, tasks, drawn_action(family.single_action_space, rng)[None])
 
 
 def _lane_of_object(env: Any, task: Any, action: Any) -> _Lane:

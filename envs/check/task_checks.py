@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -31,16 +32,24 @@ def number_of_tasks(x: Examined) -> list[Finding]:
 
 def repeated_draws(x: Examined) -> list[Finding]:
     """Equal generators give equal tasks, from one object and from another; a different one gives others."""
-    where = f"{x.name}.sample_tasks"
-    x.draws_repeat = same(x.draw(x.env), x.tasks)
-    if not x.draws_repeat:
-        return [error(where, "gives other tasks for an equal generator", FROM_RNG)]
-    if not same(x.draw(x.second), x.tasks):
-        remedy = "draw nothing that tasks depend on in __init__: every rank has objects of its own"
-        return [error(where, "of another object gives other tasks for an equal generator", remedy)]
+    again = x.draw(x.env)
+    x.draws_repeat = same(again, x.tasks)
+    if found := of_repeated_draws(x.name, x.tasks, again, x.draw(x.second)):
+        return found
     if same(x.draw(x.env, seed=x.seed + 1), x.tasks):
         remedy = f"{FROM_RNG}, unless there is only one task"
-        return [warning(where, "gives the same tasks for a different generator", remedy)]
+        return [warning(f"{x.name}.sample_tasks", "gives the same tasks for a different generator", remedy)]
+    return []
+
+
+def of_repeated_draws(name: str, tasks: list[Any], again: list[Any], of_another: list[Any]) -> list[Finding]:
+    """What says that draws from equal generators are not the same: two of one object, and one of another object."""
+    where = f"{name}.sample_tasks"
+    if not same(again, tasks):
+        return [error(where, "gives other tasks for an equal generator", FROM_RNG)]
+    if not same(of_another, tasks):
+        remedy = "draw nothing that tasks depend on in __init__: every rank has objects of its own"
+        return [error(where, "of another object gives other tasks for an equal generator", remedy)]
     return []
 
 

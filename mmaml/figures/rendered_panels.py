@@ -144,7 +144,7 @@ def drawing_config(config: Config) -> tuple[Config, np.ndarray]:
 def _arguments(config: Config) -> list[dict[str, Any]]:
     """Arguments of the environment to try: with the render mode where it may take one, and as they are."""
     given = dict(config.env_kwargs)
-    source, _ = source_of(config.env, given)
+    source = source_of(config.env, given)
     try:
         parameters = None if source.takes is None else inspect.signature(source.takes).parameters
     except (TypeError, ValueError):  # not written in Python

@@ -287,7 +287,7 @@ def test_a_finite_horizon_is_declared_by_the_class_or_the_object() -> None:
     for finite in (True, False):
         family = make_family(f"{HERE}:Timed", finite_horizon=finite)
         assert family.finite_horizon is spec_of(family).finite_horizon is finite
-    with pytest.raises(ConfigError, match="env: expected finite_horizon = True or False, got finite_horizon = 'no'"):
+    with pytest.raises(ConfigError, match=r"env: Timed\.finite_horizon: expected True or False, got 'no'"):
         check_family(f"{HERE}:Timed", {"finite_horizon": "no"})
 
 
@@ -382,6 +382,17 @@ def test_what_cannot_be_used_is_refused_in_a_line(
     with pytest.raises(kind, match=message) as error:
         check_family(f"{HERE}:{name}", env_kwargs)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["Switches", "Image", "ClosesItself"])
+def test_what_is_refused_is_closed(name: str) -> None:
+    with pytest.raises(ConfigError):
+        make_family(f"{HERE}:{name}")
+    assert [env.closed for env in Walk.built] == [True]
+
+
+class ClosesItself(Walk):
+    sample_tasks = None  # type: ignore[assignment]
 
 
 def test_a_run_samples_whole_episodes_of_a_users_environment() -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -226,6 +226,77 @@ def test_the_command_refuses_cart_pole_before_anything_is_written(
     assert main.main(["check-env", "CartPole-v1"]) == 2
     assert f"got {WITHOUT}" in capsys.readouterr().out
     assert main.main(["check-env", "mmaml-tests/Sound-v0"]) == 0
+
+
+# One object for several lanes.
+
+SHARED = Sound()
+
+
+def of_one_object() -> gym.Env:
+    return SHARED
+
+
+def of_one_inner_object() -> gym.Env:
+    return gym.wrappers.TimeLimit(SHARED, 5)
+
+
+class OneObject(Sound):
+    def __new__(cls) -> Any:
+        return SHARED
+
+
+class OneBlock(SoundBlock):
+    made: ClassVar[list[SoundBlock]] = []
+
+    def __new__(cls, *counts: int) -> Any:
+        if not cls.made:
+            cls.made.append(super().__new__(cls))
+        return cls.made[0]
+
+
+SAME = ["of_one_object", "of_one_inner_object", "OneObject", "OneBlock"]
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_one_object_for_several_lanes_is_refused_at_the_start_and_by_the_check(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = "OneBlock" if name == "OneBlock" else "Sound"
+    line = f"env: expected a new environment each time {name} is called, got the same {kind} again; build it, and all "
+    overrides = f'{{"env": "{HERE}:{name}", "parallel": false}}'
+    assert main.main(["train", "--overrides", overrides, "--dump_path", str(tmp_path / "run")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and not (tmp_path / "run").exists()
+    assert err == f"error: {line}that it wraps, in each call\n"
+    assert main.main(["check-env", f"{HERE}:{name}", "--steps", "5"]) == 2
+    found = [text for text in capsys.readouterr().out.splitlines() if text.startswith("error")]
+    assert found == [err.strip()]
+
+
+@pytest.mark.parametrize("name", SAME[:3])
+def test_a_block_refuses_it_too(name: str) -> None:
+    family = make_family(f"{HERE}:{name}", 1, 2)
+    with pytest.raises(ConfigError, match=f"expected a new environment each time {name} is called"):
+        family.set_tasks(family.sample_tasks(1, np.random.default_rng(0)))
+
+
+class NotAnEnvironment:
+    closed: ClassVar[int] = 0
+
+    def close(self) -> None:
+        NotAnEnvironment.closed += 1
+        raise OSError("as asked")
+
+
+def test_what_is_no_environment_is_closed_once_it_is_refused() -> None:
+    with pytest.raises(UnknownEnvironment, match=r"got <.*NotAnEnvironment object"):
+        make_family(f"{HERE}:of_no_environment")
+    assert NotAnEnvironment.closed == 1
+
+
+def of_no_environment() -> Any:
+    return NotAnEnvironment()
 
 
 # In a run.

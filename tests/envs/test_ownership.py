@@ -15,7 +15,7 @@ import torch
 import mmaml
 from mmaml.envs.base import SingleTaskEnv, Task
 from mmaml.envs.registry import make_family
-from mmaml.errors import RunStopped
+from mmaml.errors import ConfigError, RunStopped
 from mmaml.storage import checkpoint
 from mmaml.worker import Worker
 from tests.helpers import sharing_envs
@@ -103,8 +103,20 @@ class Uncopied(sharing_envs.Point):
         return [threading.Lock()] * n
 
 
-def test_tasks_that_cannot_be_copied_end_the_run_in_a_line() -> None:
-    worker = Worker(small_config("promp", env=f"{HERE}:Uncopied"))
+def test_tasks_that_cannot_be_copied_end_a_run_before_it_begins() -> None:
+    with pytest.raises(
+        ConfigError, match=r"env: Uncopied\.sample_tasks: .*expected tasks that can be copied, got <.*lock"
+    ):
+        small_config("promp", env=f"{HERE}:Uncopied")
+
+
+class LaterUncopied(sharing_envs.Point):
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
+        return [threading.Lock()] * n if n > 1 else super().sample_tasks(n, rng)
+
+
+def test_later_they_end_it_in_a_line() -> None:
+    worker = Worker(small_config("promp", env=f"{HERE}:LaterUncopied"))
     with pytest.raises(RunStopped, match=r"expected tasks that can be copied, got <.*lock.*\(TypeError: cannot pickle"):
         worker.sample_tasks(2, 0)
 

@@ -45,12 +45,12 @@ def values(tmp_path: Path, **changes: Any) -> dict[str, Any]:
     return SMALL | run | changes
 
 
-def test_a_run_builds_a_lane_to_check_one_to_draw_tasks_and_the_block_that_samples(
+def test_a_run_builds_two_lanes_to_check_one_to_draw_tasks_and_the_block_that_samples(
     built: list[int], tmp_path: Path
 ) -> None:
     """From the command line to the pictures at its end."""
     assert train.run("promp", ["--overrides", json.dumps(values(tmp_path))]) == 0
-    assert built == [1, 1, SMALL["meta_batch_size"]]
+    assert built == [1, 1, 1, SMALL["meta_batch_size"]]
 
 
 def test_a_run_that_is_continued_builds_no_more(built: list[int], tmp_path: Path) -> None:
@@ -58,12 +58,12 @@ def test_a_run_that_is_continued_builds_no_more(built: list[int], tmp_path: Path
     built.clear()
     more = ["--restore_path", str(tmp_path / "run"), "--overrides", '{"n_itr": 2}']
     assert train.run("promp", more) == 0
-    assert built == [1, 1, SMALL["meta_batch_size"]]
+    assert built == [1, 1, 1, SMALL["meta_batch_size"]]
 
 
 def test_only_blocks_of_another_size_are_built_for_an_evaluation(built: list[int], tmp_path: Path) -> None:
     run(build_config(values(tmp_path, eval_interval=1, eval_num_tasks=2)))
-    assert built == [1, 1, SMALL["meta_batch_size"], 2]
+    assert built == [1, 1, 1, SMALL["meta_batch_size"], 2]
 
 
 def test_a_run_that_is_looked_at_builds_one_lane(built: list[int], tmp_path: Path) -> None:

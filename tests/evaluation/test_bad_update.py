@@ -17,6 +17,7 @@ from mmaml.seeding import generator
 from mmaml.storage import checkpoint
 from mmaml.storage.bad_update_file import write_dump
 from mmaml.worker import Worker
+from tests.helpers.probes import GoesWrong
 from tests.helpers.support import small_config
 
 SCRIPT = Path(__file__).parents[2] / "run_scripts" / "replay.py"
@@ -174,7 +175,8 @@ def test_tasks_that_cannot_be_drawn_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = dumped(tmp_path / "bad.pt", small_config("promp", **FINE), "why")
-    monkeypatch.setattr("tests.helpers.probes.GoesWrong._draw_tasks", lambda *_: 1 / 0)
+    draw = GoesWrong._draw_tasks  # of one task, as the start asks for
+    monkeypatch.setattr(GoesWrong, "_draw_tasks", lambda self, n, *more: draw(self, n, *more) if n == 1 else 1 / 0)
     assert script(path) == 2
     *trace, error = capsys.readouterr().err.splitlines()
     assert error.startswith("error: env: sample_tasks failed")

@@ -377,7 +377,7 @@ class Dials(TargetAction):
 class DrawsBadly(TargetAction):
     """A family that draws what `drawn` makes of n tasks."""
 
-    drawn: ClassVar[Callable[[list[Task]], Any]]
+    drawn: ClassVar[Callable[[list[Task]], Any]] = list
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> Any:
         return type(self).drawn(super()._draw_tasks(n, rng, split))

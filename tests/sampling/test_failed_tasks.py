@@ -363,8 +363,8 @@ def _exit(tasks: list[Task]) -> None:
 def test_tasks_that_cannot_be_drawn_end_the_run_in_a_line(
     drawn: Any, text: str, finite: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DrawsBadly, "drawn", drawn, raising=False)
     worker = Worker(small_config("promp", env="tests.helpers.probes:DrawsBadly", num_train_tasks=finite))
+    monkeypatch.setattr(DrawsBadly, "drawn", drawn)
     with pytest.raises(RunStopped) as error:
         worker.sample_tasks(TASKS, 0)
     expected = rf'stopped: sample_tasks failed for the split "train" \({text}\); fix it'

@@ -43,7 +43,9 @@ def environment(parameters: str) -> Any:
         ("n, rng, /", {"n": N, "rng": RNG}),
         ("n, /, rng", {"n": N, "rng": RNG}),
         ("n, split, /, rng", {"n": N, "rng": RNG, "split": TEST}),
-        ("n, seed", {"n": N, "seed": RNG}),
+        ("n, random", {"n": N, "random": RNG}),
+        ("n, rng, random=True", {"n": N, "rng": RNG, "random": True}),
+        ("n, rng, seed=None", {"n": N, "rng": RNG, "seed": None}),
         ("n, generator=None", {"n": N, "generator": RNG}),
         ("n, random_state=None, easy=True", {"n": N, "random_state": RNG, "easy": True}),
         ("n=1, rng=None, split='train', extra=3", {"n": N, "rng": RNG, "split": TEST, "extra": 3}),
@@ -66,7 +68,7 @@ def test_each_parameter_gets_what_its_name_says(parameters: str, expected: dict[
     "parameters",
     [
         "", "n", "num_tasks", "rng", "n, seed=None", "n, split", "num_tasks, mode='train'", "n, rng, extra",
-        "n, *, difficulty", "n, rng, *, extra", "**kwargs",
+        "n, *, difficulty", "n, rng, *, extra", "**kwargs", "n, seed", "seed, n", "seed, rng", "n, random=True",
     ],
 )  # fmt: skip
 def test_what_takes_no_number_and_no_generator_is_refused(parameters: str) -> None:
@@ -76,6 +78,17 @@ def test_what_takes_no_number_and_no_generator_is_refused(parameters: str) -> No
     assert str(finding) == f"{expected}, got sample_tasks({parameters}); change its parameters"
     with pytest.raises(TypeError):
         signatures.call_sample_tasks(env, N, RNG, TEST)
+
+
+@pytest.mark.parametrize("parameters", ["n, source", "n, split, source", "split, n, source=None, *, easy=True"])
+def test_a_generator_by_another_name_is_warned_of(parameters: str) -> None:
+    found = signatures.of_environment(environment(parameters))
+    if "source=" in parameters:  # it has a default, so that nothing takes the generator
+        assert [finding.level for finding in found] == ["error"]
+        return
+    problem = "gets the generator as its parameter 'source', the second one without a default"
+    assert [finding.level for finding in found] == ["warning"]
+    assert str(found[0]) == f'Drawing.sample_tasks: {problem}; call that one "rng", or give it a default'
 
 
 class Static(Sound):

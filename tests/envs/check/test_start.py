@@ -6,6 +6,7 @@ import inspect
 import random
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 
 from mmaml.cli import main
 from mmaml.config.loading import build_config
+from mmaml.envs.base import Task
 from mmaml.envs.check.comparison import same
 from mmaml.envs.registry import FAMILIES, check_family
 from mmaml.errors import ConfigError
-from tests.helpers.faulty_envs import PROBES, Sound, place
+from tests.helpers.faulty_envs import PROBES, Sound, SoundBlock, place
 from tests.helpers.support import SMALL, small_config
 from tests.helpers.support import run as run_small
 
@@ -174,7 +176,173 @@ class Configured(Sound):
         return observation, self.text, *rest
 
 
-def test_the_start_costs_two_resets_and_two_steps_of_one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("probe", "warning"),
+    [
+        (
+            "DrawsGlobally",
+            "DrawsGlobally.sample_tasks: gives other tasks for an equal generator; draw from the generator that it "
+            "receives, and from nothing else",
+        ),
+        (
+            "SeedsGlobally",
+            "SeedsGlobally.sample_tasks: draws from or seeds the global generator of np.random, which all lanes share; "
+            "draw from the argument rng",
+        ),
+        (
+            "BuiltGlobally",
+            "BuiltGlobally(): draws from or seeds the global generator of np.random, which all lanes share; draw in "
+            "reset, from self.np_random, which is seeded there",
+        ),
+        (
+            "BuiltAtRandom",
+            "gives other results for the same task, seed and actions: reward of step 0 differs; draw all that is "
+            "random from self.np_random, which super().reset(seed=seed) seeds",
+        ),
+        (
+            "CentredAtRandom",
+            "CentredAtRandom.sample_tasks: of another object gives other tasks for an equal generator; draw nothing "
+            "that tasks depend on in __init__: every rank has objects of its own",
+        ),
+        (
+            "BlockThatDrawsGlobally",
+            "BlockThatDrawsGlobally.sample_tasks: gives other tasks for an equal generator; draw from the generator "
+            "that it receives, and from nothing else",
+        ),
+        (
+            "NamesNoGenerator",
+            "NamesNoGenerator.sample_tasks: gets the generator as its parameter 'source', the second one without a "
+            'default; call that one "rng", or give it a default',
+        ),
+    ],
+)
+def test_so_is_randomness_in_tasks_and_in_what_is_built(probe: str, warning: str) -> None:
+    assert check_family(f"{HERE}:{probe}", {}, trains=True).warnings == (f"env: '{HERE}:{probe}' {warning}",)
+
+
+class DrawsGlobally(Sound):
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
+        return [{"goal": goal} for goal in np.random.normal(size=n)]
+
+
+class SeedsGlobally(Sound):
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
+        np.random.seed(3)
+        return [{"goal": goal} for goal in np.random.normal(size=n)]
+
+
+class BuiltGlobally(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = np.random.normal()
+
+
+class BuiltAtRandom(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = np.random.default_rng().normal()
+
+    def step(self, action: np.ndarray) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, reward + self.offset, *rest
+
+
+class CentredAtRandom(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.centre = np.random.default_rng().normal()
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
+        return [{"goal": self.centre + goal} for goal in rng.normal(size=n)]
+
+
+class BlockThatDrawsGlobally(SoundBlock):
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        return [Task(0, {"goal": goal}) for goal in np.random.uniform(-1, 1, n)]
+
+
+class NamesNoGenerator(Sound):
+    def sample_tasks(self, n: int, source: np.random.Generator) -> Any:  # type: ignore[override]
+        return super().sample_tasks(n, source)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "expected"),
+    [
+        ("num_modes", "two", "a whole number of at least 1, got 'two'"),
+        ("num_modes", 0, "a whole number of at least 1, got 0"),
+        ("splits", "train", "some of ('train', 'test', 'ood'), in a tuple, got 'train'"),
+        (
+            "splits",
+            ("train", "validation"),
+            "some of ('train', 'test', 'ood'), in a tuple, got ('train', 'validation')",
+        ),
+        ("splits", 3, "some of ('train', 'test', 'ood'), in a tuple, got 3"),
+        ("finite_horizon", 1, "True or False, got 1"),
+        ("normalization_scale", "large", "a number above 0 or None, got 'large'"),
+        ("normalization_scale", -1.0, "a number above 0 or None, got -1.0"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Attributes", "BlockAttributes"])
+@pytest.mark.parametrize("trains", [True, False])
+def test_attributes_that_training_cannot_take_are_one_line(
+    kind: str, attribute: str, value: Any, expected: str, trains: bool
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_family(f"{HERE}:{kind}", {"attribute": attribute, "value": value}, trains=trains)
+    assert str(caught.value) == f"env: {kind}.{attribute}: expected {expected}; correct it in the class"
+
+
+def test_a_scale_of_the_environment_that_is_not_used_may_be_anything() -> None:
+    arguments = {"attribute": "normalization_scale", "value": "large"}
+    assert check_family(f"{HERE}:Attributes", arguments, 2.0, trains=True).warnings == ()
+
+
+class Attributes(Sound):
+    def __init__(self, attribute: str, value: Any) -> None:
+        super().__init__()
+        setattr(self, attribute, value)
+
+
+class BlockAttributes(SoundBlock):
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, attribute: str, value: Any) -> None:
+        super().__init__(num_tasks, rollouts_per_task)
+        setattr(self, attribute, value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("raises", "FailsToDraw.sample_tasks: raises KeyError: 'goals'"),
+        ("exits", "FailsToDraw.sample_tasks: calls sys.exit(3); raise an error instead"),
+        (
+            "none",
+            "FailsToDraw.sample_tasks: raises ValueError: FailsToDraw.sample_tasks: expected 1 tasks, got 0",
+        ),
+    ],
+)
+def test_a_run_that_could_draw_no_task_does_not_begin(fault: str, line: str) -> None:
+    name = f"{HERE}:FailsToDraw"
+    with pytest.raises(ConfigError) as caught:
+        check_family(name, {"fault": fault}, trains=True)
+    assert str(caught.value).startswith(f"env: {line}; `mmaml check-env {name} --env_kwargs ")
+    check_family(name, {"fault": fault})  # only looked at
+
+
+class FailsToDraw(Sound):
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
+        if self.fault == "raises":
+            raise KeyError("goals")
+        if self.fault == "exits":
+            sys.exit(3)
+        return []
+
+
+def test_the_start_costs_three_tasks_two_resets_and_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for method in ("sample_tasks", "set_task", "reset", "step"):
         original = getattr(Sound, method)
@@ -186,4 +354,9 @@ def test_the_start_costs_two_resets_and_two_steps_of_one_lane(monkeypatch: pytes
         counted.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
         monkeypatch.setattr(Sound, method, counted)
     check_family(place("Sound"), {}, trains=True)
-    assert calls == ["sample_tasks", *["set_task", "reset", "step"] * 2]
+    assert calls == ["sample_tasks", "sample_tasks", "set_task", "reset", "step"] + [
+        "sample_tasks",
+        "set_task",
+        "reset",
+        "step",
+    ]  # of one object, and of another
