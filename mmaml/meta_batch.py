@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ class Master:
             evaluate = TaskBlock(self.algorithm, self.rollouts(), self.device).evaluate()
         else:
             evaluate = Evaluate(self._ask, self.task_indices, self.rollouts)
-        return checked(evaluate, self.algorithm.spec)
+        return checked(replace(evaluate, scaling=self.statistics.vector()), self.algorithm.spec)
 
     def rollouts(self) -> list[Rollouts]:
         """All collections of the meta-batch collected last."""

@@ -321,10 +321,11 @@ class Worker:
 
     @torch.no_grad()
     def _estimate_advantages(self, state: Any, data: Rollouts, scaling: Scaling | None) -> None:
-        """Fill in advantages and value targets."""
+        """Fill in advantages, value targets, and values of what followed truncations."""
         rewards = data.rewards if scaling is None else data.rewards / scaling.reward_scale
         with np.errstate(over="ignore", invalid="ignore"):  # what is too large is found, and reported, afterwards
             data.advantages, data.value_targets = self.algorithm.advantages(state, data, rewards)
+            data.values_after = self.algorithm.values_after(state, data)
 
     def evaluate(
         self,

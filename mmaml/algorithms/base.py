@@ -108,6 +108,14 @@ class Algorithm(ABC):
             after=None if after is None else after.numpy(),
         )
 
+    def values_after(self, state: Any, rollouts: Rollouts) -> Tensor | None:
+        """Values of what followed truncated steps, [M, N, T, V]; what `rollouts` of the state hold then.
+
+        For an algorithm whose functions find returns themselves, by V value functions: what followed is known only
+        where the tasks were sampled. None: it needs none.
+        """
+        return None
+
     def policy_params(self, state: Any) -> Params | None:
         """Parameters of the MLP policy that acts in this state, to be exported; None for a policy that has a memory."""
         return None

@@ -192,21 +192,21 @@ class MGRL(Algorithm):
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
-        self.learned = [
+        self.learned_names = [
             name for name, learns in ((DISCOUNT, config.meta_discount), (LAMBDA, config.meta_lambda)) if learns
         ]
-        context_size = len(self.learned) if config.condition_on_returns else 0
+        context_size = len(self.learned_names) if config.condition_on_returns else 0
         self.policy = policy_of(config, actions, observation_size, action_size, context_size)
         self.value = ValueFunction("value", config, observation_size, context_size)
         self.outer_value = self.value
         networks = self.policy.shapes | self.value.shapes
-        if self.learned and config.outer_value:
+        if self.learned_names and config.outer_value:
             self.outer_value = ValueFunction("outer_value", config, observation_size)
             networks |= self.outer_value.shapes
         self.networks = ParamSpec(networks)
-        self.spec = ParamSpec(networks | {RETURNS + name: (1,) for name in self.learned})
+        self.spec = ParamSpec(networks | {RETURNS + name: (1,) for name in self.learned_names})
         self.optimizer = Adam(config.learning_rate, self.networks.total) if config.optimizer == "adam" else None
-        self.meta_optimizer = Adam(config.meta_learning_rate, len(self.learned))
+        self.meta_optimizer = Adam(config.meta_learning_rate, len(self.learned_names))
         self.traces: dict[str, Tensor] = {}  # z, [P] of the networks, by what is learned; none before the first update
 
     def init(self, rng: np.random.Generator) -> Params:
@@ -215,7 +215,7 @@ class MGRL(Algorithm):
         if self.outer_value is not self.value:
             params |= self.outer_value.init(rng)
         start = {DISCOUNT: self.config.discount, LAMBDA: self.config.gae_lambda}
-        for name in self.learned:
+        for name in self.learned_names:
             low, high = self.bounds(name)
             params[RETURNS + name] = torch.tensor([math.log((start[name] - low) / (high - start[name]))])
         return params
@@ -234,7 +234,7 @@ class MGRL(Algorithm):
     def discounting(self, meta: Params) -> Discounting:
         """η of meta-parameters [M, …], which are the same for all tasks, or of one set, […]."""
         found = {DISCOUNT: self.config.discount, LAMBDA: self.config.gae_lambda}
-        for name in self.learned:
+        for name in self.learned_names:
             found[name] = self.learned_value(name, float(meta[RETURNS + name].detach().flatten()[0]))[0]
         return Discounting(found[DISCOUNT], found[LAMBDA])
 
@@ -243,9 +243,9 @@ class MGRL(Algorithm):
     def begin(self, meta: Params, identity: Tensor) -> Agent:
         discounting = self.discounting(meta)
         networks = {name: meta[name] for name in self.networks.shapes}
-        if self.learned and self.config.condition_on_returns:
+        if self.learned_names and self.config.condition_on_returns:
             read = dict(zip((DISCOUNT, LAMBDA), discounting, strict=True))
-            context = networks["policy.0.bias"].new_tensor([read[name] for name in self.learned])
+            context = networks["policy.0.bias"].new_tensor([read[name] for name in self.learned_names])
             context = context.expand(len(identity), 1, -1).contiguous()
             networks = self.value.conditioned(self.policy.conditioned(networks, context), context)
         return Agent(networks, discounting)
@@ -264,21 +264,23 @@ class MGRL(Algorithm):
         return self.value.of_lanes(state.networks, rollouts)
 
     def advantages(self, state: Agent, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """V and V' of what followed truncated steps, which is known here alone, in place of Â and targets.
+        """0: `gradients` finds its returns itself."""
+        return torch.zeros_like(rollouts.rewards), torch.zeros_like(rollouts.rewards)
 
-        0 where nothing counts there. `gradients` finds its returns itself.
-        """
-        none = torch.zeros_like(rollouts.rewards)
+    def values_after(self, state: Agent, rollouts: Rollouts) -> Tensor | None:
+        """V and V' of what followed truncated steps, [M, N, T, 2]; 0 elsewhere, and where it counts for nothing."""
         if rollouts.followed is None:
-            return none, none
+            return None
         after = [
-            after_truncations(rollouts, partial(value.of_lanes, state.networks)) if discount < 1 else none
+            after_truncations(rollouts, partial(value.of_lanes, state.networks))
+            if discount < 1
+            else torch.zeros_like(rollouts.rewards)
             for value, discount in (
                 (self.value, state.discounting.discount),
                 (self.outer_value, self.config.outer_discount),
             )
         ]
-        return after[0] * rollouts.mask, after[1] * rollouts.mask
+        return torch.stack(after, -1) * rollouts.mask[..., None]
 
     # Functions of the parameters.
 
@@ -293,7 +295,8 @@ class MGRL(Algorithm):
         agent = self.begin(meta, data.identity)
         new, weights = self.distribution(agent, data), data.flat("weights")
         log_probs, values = new.log_prob(data.flat("actions")), self.values(agent, data)
-        found = returns_of(data, values, data.advantages, agent.discounting)
+        after, outer_after = held_values_after(data)
+        found = returns_of(data, values, after, agent.discounting)
         returns = _tensor(found.returns, values)
 
         def policy_loss(returns: Tensor, values: Tensor) -> Tensor:
@@ -306,16 +309,16 @@ class MGRL(Algorithm):
             "entropy": -self.config.entropy_coeff * losses.mean_entropy(new, data),
         }
         results: dict[str, Tensor] = {}
-        if self.learned:
+        if self.learned_names:
             outer_values = self.outer_value.of_lanes(agent.networks, data)
             outer = Discounting(self.config.outer_discount, self.config.outer_lambda)
-            outer_returns = _tensor(returns_of(data, outer_values, data.value_targets, outer).returns, values)
+            outer_returns = _tensor(returns_of(data, outer_values, outer_after, outer).returns, values)
             if self.config.outer_value:
                 parts["outer_value"] = self._value_loss(outer_values, outer_returns, weights)
             scores = log_probs + self.config.vf_loss_coeff * values[..., :-1].flatten(1)
             wanted = {"outer": policy_loss(outer_returns, outer_values)}
             for name, derivative in ((DISCOUNT, found.by_discount), (LAMBDA, found.by_lambda)):
-                if name in self.learned:
+                if name in self.learned_names:
                     wanted[f"by_{name}"] = losses.policy_gradient(
                         scores, _tensor(derivative, values).flatten(1), weights
                     )
@@ -341,23 +344,23 @@ class MGRL(Algorithm):
         if self.config.log_grad_norm:
             row |= gradient_norms(self.networks, gradient)
         u = parameters[size:]
-        u, found = self._learned(u, mean["outer"][:size]) if self.traces else (u, self._learned_row())
+        u, found = self._meta_step(u, mean["outer"][:size]) if self.traces else (u, self._meta_columns())
         row |= found
         shrunk = shrinkage(gradient, self.config.max_grad_norm)
         networks, rates = self._stepped(parameters[:size], gradient * shrunk, iteration)
         before, mu = self.traces, self.config.trace_decay
-        self.traces = {name: -shrunk * rates * mean[f"by_{name}"][:size] for name in self.learned}
+        self.traces = {name: -shrunk * rates * mean[f"by_{name}"][:size] for name in self.learned_names}
         if before:
             self.traces = {name: mu * before[name] + trace for name, trace in self.traces.items()}
         return torch.cat([networks, u]), row
 
-    def _learned(self, u: Tensor, outer: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def _meta_step(self, u: Tensor, outer: Tensor) -> tuple[Tensor, dict[str, float]]:
         """New u [L] from ∇L' at parameters whose traces are there, and what to log.
 
         "MetaGradient": -dL'/dη, above 0 where γ or λ should rise. "MetaCosine": how well -∇L' and z agree.
         """
-        gradient, row = torch.zeros_like(u), self._learned_row()
-        for index, name in enumerate(self.learned):
+        gradient, row = torch.zeros_like(u), self._meta_columns()
+        for index, name in enumerate(self.learned_names):
             q, z = -outer.double(), self.traces[name].double()
             gain = float(q @ z)
             gradient[index] = -gain * self.learned_value(name, float(u[index]))[1]
@@ -366,8 +369,8 @@ class MGRL(Algorithm):
         most = u.abs().clamp(min=MAX_U)
         return self.meta_optimizer.step(u, gradient).clamp(-most, most), row
 
-    def _learned_row(self) -> dict[str, float]:
-        return {f"Meta{what}-{name}": math.nan for name in self.learned for what in ("Gradient", "Cosine")}
+    def _meta_columns(self) -> dict[str, float]:
+        return {f"Meta{what}-{name}": math.nan for name in self.learned_names for what in ("Gradient", "Cosine")}
 
     def _stepped(self, networks: Tensor, gradient: Tensor, iteration: int) -> tuple[Tensor, Tensor | float]:
         """θ - α ∘ g, and α: a number or, of Adam, [P]."""
@@ -387,8 +390,8 @@ class MGRL(Algorithm):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         traces = state["traces"]
-        if traces and traces.keys() != set(self.learned):
-            raise ValueError(f"traces: expected those of {self.learned}, got {[*traces]}")
+        if traces and traces.keys() != set(self.learned_names):
+            raise ValueError(f"traces: expected those of {self.learned_names}, got {[*traces]}")
         for name, trace in traces.items():
             if trace.shape != (self.networks.total,) or not trace.isfinite().all():
                 raise ValueError(f"traces.{name}: expected a finite tensor [{self.networks.total}]")
@@ -396,6 +399,14 @@ class MGRL(Algorithm):
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.meta_optimizer.load_state_dict(state["meta_optimizer"])
+
+
+def held_values_after(data: Rollouts) -> tuple[Tensor, Tensor]:
+    """V and V' of what followed truncated steps, [M, N, T] each, as `MGRL.values_after` gave them; else 0."""
+    if data.values_after is None:
+        return torch.zeros_like(data.rewards), torch.zeros_like(data.rewards)
+    after, outer_after = data.values_after.unbind(-1)
+    return after, outer_after
 
 
 def returns_of(data: Rollouts, values: Tensor, after: Tensor, discounting: Discounting) -> Returns:

@@ -21,6 +21,7 @@ over the trials of a batch; what it calls a weight of the KL corresponds to anot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ from mmaml.policies.distributions import Distribution
 from mmaml.policies.mlp import MLP
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.sampling.acting import Actor, Step
+from mmaml.sampling.normalisation import Scaling, scaling_size
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.seeding import generator
 from mmaml.updates.adam import Adam
@@ -61,6 +63,15 @@ def _decoded_numbers(config: Config) -> int:
     beliefs, steps = config.lane_length + 1, config.lane_length
     beliefs, steps = min(config.vae_prefixes or beliefs, beliefs), min(config.vae_decoded_steps or steps, steps)
     return config.vae_batch_size * beliefs * steps * sum(config.decoder_hidden_sizes)
+
+
+def _reads_little(config: Config) -> str:
+    if config.max_path_length > 1 or config.episodes_per_trial == 1 or config.decoder_reads == "observation_action":
+        return ""
+    return (
+        f'decoder_reads "{config.decoder_reads}" with max_path_length 1: of a trial the last reward alone is decoded, '
+        'since where other episodes end is not seen; with "observation_action" all are'
+    )
 
 
 DECLARATION = TRIAL.extended(
@@ -92,6 +103,7 @@ DECLARATION = TRIAL.extended(
     weights={"cell_size": lambda config: 3 * config.cell_size**2},
     kept={"vae_buffer_size": _buffer_numbers},
     computed={("vae_batch_size", "vae_prefixes", "vae_decoded_steps"): _decoded_numbers},
+    notices=[_reads_little],
     embeds=True,
 )
 READ = {
@@ -131,6 +143,8 @@ class VariBAD(TrialPPO):
         length = config.lane_length
         entries: dict[str, tuple[int, ...]] = {name: (length, width) for name, width in widths.items()}
         entries |= dict.fromkeys(("rewards", "mask", "resets"), (length,))
+        if config.normalize_observations:
+            entries["scaling"] = (scaling_size(observation_size),)
         self.buffer = Buffer(entries, config.vae_buffer_size)
 
     def init(self, rng: np.random.Generator) -> Params:
@@ -242,19 +256,37 @@ class VariBAD(TrialPPO):
         """PPO's epochs, with the beliefs as they were; then steps of encoder and decoder."""
         parameters, logged = super().update(parameters, evaluate, iteration)
         (data,) = evaluate.rollouts()
-        self.buffer.add({name: value.flatten(0, 1) for name, value in transitions(data).items()})
+        self.buffer.add(self.to_keep(data, evaluate.scaling))
         encoded, sums = parameters[self.encoded], np.zeros(2)
         for step in range(self.config.vae_updates):
             rng = generator(self.config.seed, "variational", iteration, step)
-            trials = self.buffer.draw(rng, self.config.vae_batch_size)
+            trials = self.as_seen_now(self.buffer.draw(rng, self.config.vae_batch_size), evaluate.scaling)
             params = self.variational.per_task(encoded, 1)
             error, kl = (value.mean() for value in self.negative_elbo(params, trials, rng))
             gradient = self.variational.gradient_per_task(error + self.config.kl_weight * kl, params)[0]
             encoded = self.optimizer.step(encoded, gradient)
             sums += [float(error.detach()), float(kl.detach())]
-        error_mean, kl_mean = sums / max(self.config.vae_updates, 1)
+        error_mean, kl_mean = sums / self.config.vae_updates if self.config.vae_updates else (math.nan, math.nan)
         logged |= {"RewardError": error_mean / (self.config.lane_length + 1), "BeliefKL": kl_mean}
         return torch.cat([parameters[self.trained], encoded]), logged
+
+    def to_keep(self, data: Rollouts, scaling: Tensor | None) -> Trials:
+        """Entries of the buffer: trials, each with the scaling by which its observations are normalised."""
+        trials = {name: value.flatten(0, 1) for name, value in transitions(data).items()}
+        if "scaling" not in self.buffer.shapes:
+            return trials
+        assert scaling is not None
+        return trials | {"scaling": scaling.expand(len(trials["rewards"]), -1)}
+
+    def as_seen_now(self, trials: Trials, scaling: Tensor | None) -> Trials:
+        """Trials of the buffer, with their observations normalised as the policy sees them in this iteration."""
+        now = Scaling.from_vector(scaling)
+        if now is None or "scaling" not in trials:
+            return trials
+        return trials | {
+            name: torch.stack([now.renormalised(*pair) for pair in zip(trials[name], trials["scaling"], strict=True)])
+            for name in ("observations", "next_observations")
+        }
 
     def state_dict(self) -> dict[str, Any]:
         own = {"optimizer": self.optimizer.state_dict(), "buffer": self.buffer.state_dict()}

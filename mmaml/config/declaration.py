@@ -78,6 +78,7 @@ class Declaration:
     computed: likewise, by the keys that set how many: of the largest of the algorithm's own computations, so many
         numbers are there at a time.
     without: keys, common or inherited, that have no effect under it.
+    notices: each gives a line that a run prints when it starts, on what is allowed but hardly meant; "" for none.
     credit: how far rewards are credited to earlier actions. "episode": the algorithm samples a task in K+1 collections,
         with an inner step in between. "trial": it adapts by memory, in one collection whose lanes are trials of
         `episodes_per_trial` episodes, and rewards are credited over all of a lane.
@@ -92,6 +93,7 @@ class Declaration:
     kept: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
     computed: Mapping[tuple[str, ...], Callable[[Config], int]] = field(default_factory=dict)
     without: Sequence[str] = ()
+    notices: Sequence[Callable[[Config], str]] = ()
     credit: Literal["episode", "trial"] = "episode"
     inner_steps: bool = True
     embeds: bool = False
@@ -109,6 +111,7 @@ class Declaration:
         kept: Mapping[str, Callable[[Config], int]] | None = None,
         computed: Mapping[tuple[str, ...], Callable[[Config], int]] | None = None,
         without: Sequence[str] = (),
+        notices: Sequence[Callable[[Config], str]] = (),
         credit: Literal["episode", "trial"] | None = None,
         inner_steps: bool | None = None,
         embeds: bool | None = None,
@@ -122,6 +125,7 @@ class Declaration:
             {**self.kept, **(kept or {})},
             {**self.computed, **(computed or {})},
             (*self.without, *without),
+            (*self.notices, *notices),
             self.credit if credit is None else credit,
             self.inner_steps if inner_steps is None else inner_steps,
             self.embeds if embeds is None else embeds,

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def repeat_update(path: Path, config: Config, state: Mapping[str, Any]) -> Repor
     if fresh.findings or worker.block is None or ROLLOUTS not in state:
         return fresh
     stored = _stored_rollouts(state[ROLLOUTS], worker.block.rollouts, config)
-    again = _updated(worker.algorithm, state, TaskBlock(worker.algorithm, stored))
+    again = _updated(worker, state, TaskBlock(worker.algorithm, stored))
     return again._replace(stored=True) if again.findings else fresh
 
 
@@ -102,16 +103,17 @@ def _from_environment(worker: _Witness, state: Mapping[str, Any]) -> Report:
     if findings or worker.block is None:
         held = [] if worker.block is None else _largest_sampled(worker.block.rollouts)
         return Report(findings, failed + held)
-    report = _updated(worker.algorithm, state, worker.block)
+    report = _updated(worker, state, worker.block)
     return report._replace(largest=failed + report.largest)
 
 
-def _updated(algorithm: Algorithm, state: Mapping[str, Any], block: TaskBlock) -> Report:
+def _updated(worker: Worker, state: Mapping[str, Any], block: TaskBlock) -> Report:
     """What comes of the update on rollouts that are finite themselves."""
-    spec = algorithm.spec
+    algorithm, spec = worker.algorithm, worker.algorithm.spec
     parameters = spec.flatten(state["parameters"])
     algorithm.load_state_dict(copy.deepcopy(state["algorithm"]))
-    watched = _Watched(evaluate := block.evaluate())
+    evaluate = replace(block.evaluate(), scaling=worker.statistics(state).vector())
+    watched = _Watched(evaluate)
     findings = []
     try:
         updated, _ = algorithm.update(parameters, checked(evaluate.through(watched), spec), state["iteration"])

@@ -31,7 +31,7 @@ SAMPLED = {
     "log_probs": "log-probability",
     "rewards": "reward",
 }
-PROCESSED = {"value_targets": "value target", "advantages": "advantage"}
+PROCESSED = {"value_targets": "value target", "advantages": "advantage", "values_after": "value after a truncation"}
 EXAMINED = SAMPLED | PROCESSED
 _ORDER = {name: rank for rank, name in enumerate(EXAMINED)}
 

@@ -55,9 +55,24 @@ class Scaling:
         values = (observations.double() - self.mean) / self.std
         return torch.where(values.isinf(), values, values.clamp(-MAX_NORMALISED, MAX_NORMALISED)).float()
 
+    def renormalised(self, observations: Tensor, vector: Tensor) -> Tensor:
+        """Observations [..., O] that the scaling of a vector has normalised, as this one would have; float32.
+
+        To the bit as they are where both are the same. What was clipped is taken for what it was clipped to.
+        """
+        before = Scaling.from_vector(vector)
+        assert before is not None
+        values = (observations.double() * before.std + (before.mean - self.mean)) / self.std
+        return values.clamp(-MAX_NORMALISED, MAX_NORMALISED).float()
+
     def original(self, observations: Tensor) -> Tensor:
         """Normalised observations [..., O] as they were, float32, up to rounding and clipping."""
         return (observations.double() * self.std + self.mean).float()
+
+
+def scaling_size(observation_size: int) -> int:
+    """How many numbers `Scaling.vector` has."""
+    return (PARTS + 1) * observation_size + 1
 
 
 class Moments:

@@ -34,7 +34,8 @@ class Rollouts:
     followed [n, O]: what followed each of the n `truncated` steps, in the order of task, lane and step, where its value
         counts (`mmaml.sampling.advantages`). None where it counts for nothing, since the horizon is finite. Only
         advantages need it: rollouts that are taken from others, or travel, have None.
-    advantages, value_targets [M, N, T]: filled by `mmaml.sampling.advantages`
+    advantages, value_targets [M, N, T]: as `Algorithm.advantages` gives them, 0 before
+    values_after [M, N, T, V]: as `Algorithm.values_after` gives them; None for most algorithms
     success [M, N, T]: 1 where the family reports success, NaN where it reports none
     episode_noise [M, N, T, L]: standard normal, constant within an episode; L is the algorithm's, 0 for most
     task_index [M]: of each task in its meta-batch; identity [M]: in a finite set of training tasks, or -1
@@ -61,6 +62,7 @@ class Rollouts:
     success: Tensor
     blow_ups: Tensor
     followed: Tensor | None = None
+    values_after: Tensor | None = None
 
     @staticmethod
     def recorded(
@@ -209,9 +211,11 @@ class Rollouts:
         return Rollouts.from_fields({name: function(value) for name, value in self.fields().items()})
 
     def fields(self) -> dict[str, Tensor]:
-        """Every tensor by name, but for `followed`; the distribution's under names of its own."""
+        """Every tensor that is there by name, but for `followed`; the distribution's under names of its own."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del values["followed"]
+        if self.values_after is None:
+            del values["values_after"]
         return values | values.pop("distribution")._asdict()
 
     @staticmethod

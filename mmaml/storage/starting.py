@@ -104,6 +104,9 @@ def ready(config: Config, lock: RunLock, given: Values) -> Config:
     config = locked(config, lock, named=given.get("dump_path") is not None)
     if idle := idle_keys(config, given):
         print(f"notice: no effect under {config.algorithm}: {', '.join(idle)}", file=sys.stderr)
+    for notice in config.declaration.notices:
+        if text := notice(config):
+            print(f"notice: {text}", file=sys.stderr)
     if config.resume == "auto" and ended_early(Path(str(config.dump_path))):
         print(as_written(f"notice: '{config.dump_path}' has no checkpoint yet; its run starts over"), file=sys.stderr)
     return config

@@ -223,10 +223,13 @@ class TrainedPolicy:
     def embedding(self) -> np.ndarray:
         """The embedding [H] of the task, by what the policy did before it adapted: that is, in its first rollouts.
 
-        Raises UsageError for an algorithm that has none, and before an episode is over.
+        Raises UsageError for an algorithm that has none or adapts by remembering, and before an episode is over.
         """
-        if "embed" not in self._algorithm.functions or self._remembers:
+        if "embed" not in self._algorithm.functions:
             raise UsageError("embedding", f"{self.config.algorithm} has no task embeddings")
+        if self._remembers:
+            problem = f"{self.config.algorithm} embeds a whole trial, of which a policy keeps what it remembers alone"
+            raise UsageError("embedding", problem, 'train with "te_save_path", which writes those of held-out tasks')
         first = self._collections[0] if self._collections else self._recorded("embedding")
         return self._algorithm.embed(self._parameters, [first], None)["embedding"][0].numpy()  # type: ignore[attr-defined]
 
@@ -243,6 +246,7 @@ class TrainedPolicy:
         rewards = data.rewards if self._scaling is None else data.rewards / self._scaling.reward_scale
         with torch.no_grad():
             data.advantages, data.value_targets = self._algorithm.advantages(self._state, data, rewards)
+            data.values_after = self._algorithm.values_after(self._state, data)
         return data
 
     # Files.

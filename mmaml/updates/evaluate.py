@@ -38,11 +38,13 @@ class Evaluate:
     answer: results by name, each with one entry a task, [M, …], in the order of the tasks.
     tasks: indices in the meta-batch of the tasks that were sampled, ascending: all, unless environments failed.
     rollouts: gives all collections of these tasks, on the CPU of the master.
+    scaling: by which their observations are normalised, as `Scaling.from_vector` reads it; None where nothing is.
     """
 
     answer: Callable[[Question], Results]
     tasks: Sequence[int]
     rollouts: Callable[[], list[Rollouts]]
+    scaling: Tensor | None = None
 
     def __call__(self, question: Question) -> Results:
         return self.answer(question)

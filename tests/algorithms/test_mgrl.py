@@ -13,7 +13,7 @@ from torch import distributions
 import mmaml
 from mmaml import worker as worker_module
 from mmaml.algorithms import make_algorithm
-from mmaml.algorithms.mgrl import MGRL, Discounting, lambda_returns, returns_of
+from mmaml.algorithms.mgrl import MGRL, Discounting, held_values_after, lambda_returns, returns_of
 from mmaml.config.loading import ConfigError, idle_keys, load_config
 from mmaml.errors import UsageError
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
@@ -38,7 +38,7 @@ def setting(actions: type[Distribution] = Gaussian, **overrides: Any) -> tuple[M
     params = {name: v + 0.1 * torch.randn(v.shape, generator=g, dtype=v.dtype) for name, v in params.items()}
     data = ragged_rollouts(action_size=3, actions=actions, collect=overrides.get("collect", "lanes"))
     ends = data.terminated | data.truncated
-    data.advantages, data.value_targets = (torch.where(ends, v, 0.0) for v in (data.advantages, data.value_targets))
+    data.values_after = torch.where(ends[..., None], torch.stack([data.advantages, data.value_targets], -1), 0.0)
     return algo, algo.spec.flatten(params), data
 
 
@@ -85,7 +85,9 @@ def test_the_gradient_is_that_of_advantage_actor_critic(actions: type[Distributi
         policy = distributions.Normal(out, meta["policy.log_std"].exp().expand_as(out))
         log_probs, entropy = policy.log_prob(data.flat("actions")).sum(-1), policy.entropy().sum(-1)
     values = algo.values(agent, data)
-    returns = torch.from_numpy(returns_of(data, values, data.advantages, agent.discounting).returns).flatten(1)
+    returns = torch.from_numpy(returns_of(data, values, held_values_after(data)[0], agent.discounting).returns).flatten(
+        1
+    )
     v = values[..., :-1].flatten(1)
     real = data.flat("mask") > 0
     losses = [
@@ -130,7 +132,7 @@ def test_the_outer_gradient_is_that_of_the_fixed_returns_in_the_policy_alone() -
     meta = algo.spec.per_task(flat, data.tasks)
     agent = algo.begin(meta, data.identity)
     values = algo.outer_value.of_lanes(meta, data).detach()
-    returns = returns_of(data, values, data.value_targets, Discounting(0.97, 0.9)).returns
+    returns = returns_of(data, values, held_values_after(data)[1], Discounting(0.97, 0.9)).returns
     advantages = (torch.from_numpy(returns) - values[..., :-1]).flatten(1)
     log_probs = algo.distribution(agent, data).log_prob(data.flat("actions"))
     expected = algo.spec.gradient_per_task(-(log_probs * advantages * data.flat("weights")).sum(), meta)
@@ -298,14 +300,16 @@ def test_the_value_of_what_followed_counts_after_a_truncation(outer_discount: fl
     (data,) = worker.block.rollouts
     assert data.truncated.nonzero()[:, 2].tolist() == [2, 5] * 4  # of the lanes, two of each task
     agent = algo.begin(algo.spec.per_task(flat, 2), data.identity)
+    after, outer_after = held_values_after(data)
     expected = [sum(0.9**k for k in range(n)) + 5 * 0.9**n for n in (3, 2, 1)]
-    found = returns_of(data, algo.values(agent, data), data.advantages, agent.discounting)
+    found = returns_of(data, algo.values(agent, data), after, agent.discounting)
     np.testing.assert_allclose(found.returns[..., :3], np.broadcast_to(expected, (2, 2, 3)), rtol=1e-5)
     by_discount = [1 + 2 * 0.9 + 15 * 0.9**2, 1 + 10 * 0.9, 5.0]
     np.testing.assert_allclose(found.by_discount[..., :3], np.broadcast_to(by_discount, (2, 2, 3)), rtol=1e-5)
-    outer = returns_of(data, algo.values(agent, data), data.value_targets, Discounting(outer_discount, 1.0)).returns
+    outer = returns_of(data, algo.values(agent, data), outer_after, Discounting(outer_discount, 1.0)).returns
     end = 4 * 0.8 if outer_discount < 1 else 0.0
     np.testing.assert_allclose(outer[..., 2], 1 + end, rtol=1e-5)
+    assert not data.advantages.any() and not data.value_targets.any()
     parts = worker.block.answer(Question("gradients", flat))
     assert all(np.isfinite(part).all() for part in parts.values())
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from mmaml import worker as worker_module
-from mmaml.algorithms.base import Algorithm
 from mmaml.evaluation.held_out import restore
 from mmaml.figures import curves
 from mmaml.sampling.normalisation import Scaling
@@ -123,7 +122,7 @@ def test_a_trial_ends_where_its_last_episode_does() -> None:
 def test_advantages_over_the_trial_are_not_normalised_per_task() -> None:
     """The update normalises them over the meta-batch."""
     (plain, targets), *others = (
-        Algorithm.advantages(algo, algo.spec.per_task(parameters, 5), block.rollouts[0], 2 * block.rollouts[0].rewards)
+        algo.advantages(algo.spec.per_task(parameters, 5), block.rollouts[0], 2 * block.rollouts[0].rewards)
         for algo, block, parameters in (
             collected(discount=0.9, normalize_adv=False),
             collected(discount=0.9, normalize_adv=True),

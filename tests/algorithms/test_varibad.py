@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,15 @@ from torch.distributions import Normal, kl_divergence
 from mmaml.algorithms import varibad
 from mmaml.algorithms.varibad import VariBAD, drawn, encoder_inputs, transitions
 from mmaml.config import memory_check
+from mmaml.config.loading import load_config
 from mmaml.errors import ConfigError
 from mmaml.figures.grid_paths import beliefs_about_cells, grid_paths
 from mmaml.figures.recording import SampledStages, sampled_stages
 from mmaml.policies.belief import RewardDecoder, draw, kl_of_beliefs
 from mmaml.policies.params import Params
+from mmaml.sampling.normalisation import Scaling
+from mmaml.storage.run_lock import RunLock
+from mmaml.storage.starting import ready
 from mmaml.updates.evaluate import Question
 from mmaml.worker import TaskBlock, Worker
 from tests.helpers.memory_probes import MODULE
@@ -303,8 +309,9 @@ def test_ppo_trains_the_policy_alone_and_the_elbo_encoder_and_decoder() -> None:
     assert (moved[algo.trained] != flat[algo.trained]).any() and (moved[algo.encoded] != flat[algo.encoded]).any()
     assert row["RewardError"] > 0 and row["BeliefKL"] > 0
     algo.config = algo.config.replace(vae_updates=0)
-    still, _ = algo.update(flat, evaluate, 0)
+    still, row = algo.update(flat, evaluate, 0)
     assert torch.equal(still[algo.encoded], flat[algo.encoded])
+    assert math.isnan(row["RewardError"]) and math.isnan(row["BeliefKL"])  # nothing was decoded
 
 
 def test_the_newest_trials_are_kept() -> None:
@@ -317,6 +324,36 @@ def test_the_newest_trials_are_kept() -> None:
     assert len(held["rewards"]) == 20
     for name, value in trials_of(block).items():
         assert torch.equal(held[name], torch.cat([value[4:], value]))
+
+
+def test_earlier_trials_are_read_as_the_policy_sees_them_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same trials, normalised by one iteration's statistics and by another's, all are alike when drawn."""
+    algo, block, flat = collected(**UNEVEN, normalize_observations=True, vae_updates=1, vae_batch_size=99)
+    (data,) = block.rollouts
+    seen, final, drawn_trials = data.observations, data.final_observations, []
+    negative_elbo = algo.negative_elbo
+
+    def noted(params: Params, trials: dict[str, torch.Tensor], rng: np.random.Generator) -> Any:
+        drawn_trials.append(trials)
+        return negative_elbo(params, trials, rng)
+
+    monkeypatch.setattr(algo, "negative_elbo", noted)
+    for iteration, (mean, std) in enumerate([([0.0, 0.0], [1.0, 1.0]), ([1.0, 2.0], [2.0, 4.0])]):
+        scaling = Scaling(torch.tensor(mean).double(), torch.tensor(std).double(), 1.0)
+        data.observations, data.final_observations = scaling.normalised(seen), scaling.normalised(final)
+        algo.update(flat, dataclasses.replace(block.evaluate(), scaling=scaling.vector()), iteration)
+    expected = trials_of(block)
+    for name in ("observations", "next_observations"):
+        assert len(drawn_trials[1][name]) == 2 * len(expected[name])
+        kinds, counts = drawn_trials[1][name].unique(dim=0, return_counts=True)
+        assert torch.equal(kinds, expected[name].unique(dim=0)) and (counts % 2 == 0).all()
+
+
+def test_the_buffer_of_a_run_holds_by_what_each_trial_was_normalised(tmp_path: Path) -> None:
+    config = config_of(**UNEVEN, normalize_observations=True, n_itr=3, dump_path=str(tmp_path / "run"))
+    vectors = run(config)["algorithm"]["buffer"]["scaling"].view(3, -1, 4 * 2 + 1)
+    assert torch.equal(vectors, vectors[:, :1].expand_as(vectors)) and len(vectors.unique(dim=0)) == 3
+    assert vectors[0, 0].tolist() == [0.0] * 6 + [1.0] * 3  # nothing is known yet
 
 
 def test_beliefs_get_better_at_telling_the_rewards(tmp_path: Path) -> None:
@@ -423,6 +460,19 @@ def test_embeddings_are_counted_as_whole_trials() -> None:
     config = config_of(te_save_path="embeddings.npz", num_embeddings=6)
     need = needs_of(config)[("num_embeddings", *memory_check.ROLLOUT_KEYS[1:4])]
     assert "6 tasks × 4 rollouts each × 1 time steps × 5 episodes" in need.what
+
+
+@pytest.mark.parametrize("reads", ["next_observation", "transition", "observation_action"])
+def test_a_run_says_at_its_start_that_it_has_next_to_nothing_to_decode(
+    reads: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = TRIALS | {"algorithm": "varibad", "decoder_reads": reads, "dump_path": str(tmp_path / "run")}
+    for more, expected in ({}, reads != "observation_action"), ({"max_path_length": 2}, False):
+        with RunLock() as lock:
+            ready(load_config(None, given | more), lock, given | more)
+        error = capsys.readouterr().err
+        assert error.startswith(f'notice: decoder_reads "{reads}" with max_path_length 1: ') == expected
+        assert bool(error) == expected
 
 
 def test_keys_that_make_no_sense_are_refused() -> None:

@@ -181,3 +181,12 @@ def test_a_clock_is_normalised_before_it_becomes_float32_in_a_loop_and_once_expo
     policy.export_torchscript(path)
     np.testing.assert_allclose(torch.jit.load(path)(torch.from_numpy(moved)).detach(), acted, rtol=1e-5, atol=1e-6)
     assert len(np.unique(acted[:, 0])) == 10
+
+
+def test_the_belief_of_a_trial_is_no_embedding_of_a_policy_that_acts(tmp_path: Path) -> None:
+    """Which does not keep what it remembers of; the message says where there are embeddings."""
+    policy = mmaml.load(trained(tmp_path, "varibad", **TRIALS))
+    with pytest.raises(mmaml.UsageError, match=r"^embedding: varibad embeds a whole trial, .*te_save_path"):
+        policy.embedding()
+    with pytest.raises(mmaml.UsageError, match="rl2 has no task embeddings"):
+        mmaml.load(trained(tmp_path, "rl2", **TRIALS)).embedding()

@@ -214,6 +214,19 @@ def test_every_algorithm_normalises_both(algorithm: str, tmp_path: Path) -> None
     assert "normalize_rewards" in small_config(algorithm).declaration.without or returns["count"] > 0
 
 
+def test_what_one_scaling_has_normalised_is_normalised_again_by_another() -> None:
+    """As what was observed would be, of which float32 may not hold enough; to the bit where they are the same."""
+    before, now = (
+        Scaling(torch.tensor(mean).double(), torch.tensor(std).double(), 1.0)
+        for mean, std in (([1e9, 1.0], [2.0, 3.0]), ([1e9 + 1.5, 0.0], [1.0, 4.0]))
+    )
+    drawn = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    observed = before.mean + before.std * drawn
+    seen = before.normalised(observed)
+    torch.testing.assert_close(now.renormalised(seen, before.vector()), now.normalised(observed), rtol=1e-5, atol=1e-5)
+    assert torch.equal(before.renormalised(seen, before.vector()), seen)
+
+
 def test_nothing_is_lost_of_a_mean_that_travels() -> None:
     for value in (CLOCK + 0.123456, -np.pi, 0.0, 1e-3, 123456789.123456):
         mean = torch.tensor([value, 1.0], dtype=torch.float64)
