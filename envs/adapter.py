@@ -45,8 +45,8 @@ class GymTaskAdapter(TaskVectorEnv):
 
     Each object gets copies of its own of its tasks and arguments, to keep and to change. Each reset is seeded from the
     generator of the lane's task. Actions are elements of the action space: of its dtype, clipped to the bounds of a
-    Box, rounded where it is one of whole numbers. What is taken of the answers: `mmaml.envs.answers`. Success must be
-    reported at every step or at none; of the terms "reward_…", those are passed on that every lane reports.
+    Box, rounded where it is one of whole numbers. What `reset` and `step` may return: `mmaml.envs.answers`. Of an info,
+    success alone is read.
 
     Raises ConfigError for spaces of another kind, for an object without the two methods, and for one that another lane
     has already. Whatever the environment raises later, even SystemExit, is wrapped in a TaskError.
@@ -79,7 +79,7 @@ class GymTaskAdapter(TaskVectorEnv):
         default = SPLITS if takes_split(self.example) else ("train", "test")
         self.splits = attribute(self.example, "splits", default)
         self._observations = np.zeros((self.num_envs, *observations.shape), np.float32)
-        self._reports_success: bool | None = None
+        self._successes = answers.SuccessReports()
 
     @property
     def example(self) -> gym.Env:
@@ -91,7 +91,7 @@ class GymTaskAdapter(TaskVectorEnv):
         actions = within(actions, self.single_action_space)
         rewards = np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        solved, terms = np.zeros(self.num_envs, bool), []
+        solved = np.zeros(self.num_envs, bool)
         for lane, env in enumerate(self._envs):
             try:
                 observation, reward, ended, cut, info = answers.of_step(env.step(actions[lane]))
@@ -99,12 +99,9 @@ class GymTaskAdapter(TaskVectorEnv):
                 rewards[lane] = answers.reward(reward)
                 terminated[lane], truncated[lane] = answers.truth("terminated", ended), answers.truth("truncated", cut)
                 solved[lane] = self._success(answers.mapping(info))
-                terms.append(answers.terms(info))
             except (Exception, SystemExit) as error:
                 raise self._failure("step", lane, error) from error
-        infos = _of_all_lanes(terms)
-        if self._reports_success:
-            infos["success"] = solved
+        infos = {"success": solved} if self._successes.always else {}
         return self._observe(), rewards, terminated, truncated, infos
 
     def render_lanes(self, lanes: Sequence[int]) -> list[Any]:
@@ -159,11 +156,7 @@ class GymTaskAdapter(TaskVectorEnv):
     def _success(self, info: Mapping[Any, Any]) -> bool:
         """Whether the task is solved; false where nothing is reported."""
         solved = answers.success(info)
-        if self._reports_success is None:
-            self._reports_success = solved is not None
-        if self._reports_success != (solved is not None):
-            remedy = "report false until the task is solved"
-            raise answers.Refused("info['success']", "", remedy, expected="at every step or at none", got="at some")
+        self._successes.note("info['success']", solved is not None)
         return bool(solved)
 
     def _failure(self, method: str, lane: int, error: BaseException) -> TaskError:
@@ -174,16 +167,18 @@ class GymTaskAdapter(TaskVectorEnv):
         return TaskError(f"{where}: {described(error)}", task)
 
 
+def mode_of(task: Any) -> Any:
+    """The entry or attribute `mode` of a user's task, 0 where it has none. A method, as tensors have, is none."""
+    if isinstance(task, Mapping):
+        return task.get("mode", 0)
+    mode = getattr(task, "mode", 0)
+    return 0 if callable(mode) else mode
+
+
 def _wrapped(task: Any) -> UserTask:
     """A user's task with what the toolkit reports about it: its mode, and its values by name."""
     values = task if isinstance(task, Mapping) else {"task": task}
-    mode = task.get("mode", 0) if isinstance(task, Mapping) else getattr(task, "mode", 0)
+    mode = mode_of(task)
     if not isinstance(mode, int | np.integer):
         raise ValueError(f"sample_tasks: expected a task's mode to be an integer from 0, got {mode!r}")
     return UserTask(int(mode), values, task)
-
-
-def _of_all_lanes(terms: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
-    """The terms that every lane reports, [M·N] each."""
-    names = set.intersection(*map(set, terms))
-    return {name: np.array([of_lane[name] for of_lane in terms], np.float32) for name in sorted(names)}

@@ -1,6 +1,7 @@
-"""What `reset` and `step` of a `gymnasium.Env` answer, as training takes it: each rule once, for sampling and checks.
+"""Reads the values that `reset` and `step` of a `gymnasium.Env` return.
 
-What is not taken raises Refused. What is taken is copied, so that nobody's later changes reach the other.
+Sampling and the checks of environments both read them here, so that both accept the same. Every function returns the
+value in the form that training uses, and raises Refused for one that training cannot use.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ from mmaml.errors import UsageError
 RETURNED = "return value"
 STEP = "(observation, reward, terminated, truncated, info)"
 NEW_API = "return what Gymnasium's API says, which differs from old Gym's"
-TERM = "reward_"
 TRUTHS = (bool, np.bool_)
 NUMBERS = (float, int, np.floating, np.integer, np.bool_)
 SUCCESS = ("success", "is_success")  # the first that an info has is read
 
 
 class Refused(UsageError):
-    """An answer, or a part of it, that training cannot take."""
+    """What `reset` or `step` returned, or a part of it, cannot be used."""
 
     def in_method(self, method: str) -> Self:
         """The same, of what `method` returned."""
@@ -89,23 +89,35 @@ def mapping(value: Any) -> Mapping[Any, Any]:
     return value
 
 
-def terms(info: Mapping[Any, Any]) -> dict[str, float]:
-    """The terms of a reward: numbers under names that begin with "reward_". What else has such a name is left out."""
-    found = {}
-    for key, value in info.items():
-        if isinstance(key, str) and key.startswith(TERM):
-            number = one_number(value)
-            if number is not None:
-                found[key] = number
-    return found
-
-
 def success(info: Mapping[Any, Any]) -> bool | None:
     """Whether the task is solved, by the info's "success" or "is_success"; None where it says nothing."""
     for key in SUCCESS:
         if key in info:
             return truth(f"info['{key}']", info[key])
     return None
+
+
+class SuccessReports:
+    """Whether an environment reports success: at every step or at none, so that the first step says it of all.
+
+    always: whether it does; None before the first step.
+    """
+
+    def __init__(self) -> None:
+        self.always: bool | None = None
+
+    def note(self, entry: str, reported: bool) -> None:
+        """Note whether a step reports success. entry: its name in a message. Raises Refused if others did otherwise."""
+        if self.always is None:
+            self.always = reported
+        if self.always != reported:
+            raise success_at_some_steps(entry, "at some")
+
+
+def success_at_some_steps(entry: str, got: str) -> Refused:
+    """What is wrong with success that is reported at some steps only. entry: of the info. got: at how many."""
+    remedy = "report false until the task is solved"
+    return Refused(entry, "", remedy, expected="at every step or at none", got=got)
 
 
 def one_number(value: Any) -> float | None:

@@ -139,8 +139,8 @@ class TaskVectorEnv(VectorEnv, ABC):
         actions: [M·N, A] float32 in environment units, clipped here to the bounds; integers [M·N] if they are discrete.
         Returns observations [M·N, O] as `reset`, rewards [M·N] float32, terminated and truncated bool [M·N]
         (by the family itself; the horizon is the sampler's), and infos: "reward_…" float32 [M·N], the terms of the
-        reward, which sum to it; "success" bool [M·N] if the family defines success. The arrays are new: whoever calls
-        this may keep and change them.
+        reward, which sum to it, for who plays the family by itself; "success" bool [M·N], at every step, if the family
+        defines success. The arrays are new: whoever calls this may keep and change them.
         """
         raise self._not_written("step")
 

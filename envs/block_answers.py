@@ -1,7 +1,7 @@
-"""What `reset` and `step` of a `TaskVectorEnv` answer, as training takes it: each rule once, for sampling and checks.
+"""Reads the values that `reset` and `step` of a `TaskVectorEnv` return, for sampling and for the checks of families.
 
-As in `mmaml.envs.answers`, what is not taken raises Refused, and what is taken is copied: a family may go on using its
-arrays. shape: of the observations of all lanes, [M·N, O].
+As in `mmaml.envs.answers`, what training cannot use raises Refused. Arrays are copied: a family may go on using its
+own. shape: of the observations of all lanes, [M·N, O].
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mmaml.envs import block_answers
-from mmaml.envs.answers import TERM, Refused
+from mmaml.envs.answers import Refused
 from mmaml.envs.check.findings import Finding, of_usage_error, warning
-from mmaml.envs.check.lane_values import findings_of, of_sum
+from mmaml.envs.check.lane_values import TERM, findings_of, of_sum
 from mmaml.envs.shown import shown
 
 

@@ -9,10 +9,11 @@ import gymnasium as gym
 import numpy as np
 
 from mmaml.envs import answers
-from mmaml.envs.answers import TERM, Refused, as_numbers
+from mmaml.envs.answers import Refused, as_numbers
 from mmaml.envs.check.findings import Finding, error, of_usage_error, warning
 from mmaml.envs.shown import shown
 
+TERM = "reward_"  # how names of terms of the reward begin
 SUM_TOLERANCE = 1e-3  # of the terms' absolute values: rewards are float32
 
 
@@ -104,17 +105,20 @@ def of_sum(where: str, reward: Any, terms: list[Any]) -> list[Finding]:
 
 
 def _of_entries(where: str, reward: Any, info: Mapping[Any, Any]) -> list[Finding]:
-    """The entries of an info that are read: terms of the reward, success; and such as are taken for one."""
-    findings = []
-    terms = answers.terms(info)
+    """Of an info: terms of the reward, which are numbers and sum to it; success; and what is not read of it."""
+    findings, terms = [], []
     for key, value in info.items():
-        if isinstance(key, str) and key.startswith(TERM) and key not in terms:
-            remedy = 'it is left out: return a number, or give it a name that does not begin with "reward_"'
-            entry, expected = f"{where}: info['{key}']", "a number, a term of the reward"
-            findings.append(warning(entry, expected=expected, got=shown(value), remedy=remedy))
+        if not isinstance(key, str) or not key.startswith(TERM):
+            continue
+        if (term := answers.one_number(value)) is not None:
+            terms.append(term)
+            continue
+        remedy = 'return a number, or give it a name that does not begin with "reward_"'
+        entry, expected = f"{where}: info['{key}']", "a number, a term of the reward"
+        findings.append(warning(entry, expected=expected, got=shown(value), remedy=remedy))
     number = answers.one_number(reward)
     if terms and number is not None:
-        findings += of_sum(where, number, list(terms.values()))
+        findings += of_sum(where, number, terms)
     findings += findings_of(where, answers.success, info)
     if "blow_up" in info:
         problem = "is read from a TaskVectorEnv alone"

@@ -9,11 +9,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from mmaml.envs.answers import SUCCESS, TERM
+from mmaml.envs.answers import SUCCESS, success_at_some_steps
 from mmaml.envs.check import block_values, lane_values, scale
 from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.examined import Check, Examined, lanes_of
-from mmaml.envs.check.findings import ERROR, Finding, error, warning
+from mmaml.envs.check.findings import ERROR, Finding, error, of_usage_error, warning
+from mmaml.envs.check.lane_values import TERM
 from mmaml.envs.check.playing import LANES, Moment
 from mmaml.envs.check.process import Failed
 from mmaml.envs.spaces import is_flat_box
@@ -59,12 +60,12 @@ def entries_of_infos(x: Examined) -> list[Finding]:
         count = sum(any(name in info for name in names) for info in infos)
         if count == len(infos) or not (key in SUCCESS or key.startswith(TERM)):
             continue
-        where, got = f"{x.name}.step: info['{key}']", f"at {count} of {len(infos)} steps"
+        where, entry, got = f"{x.name}.step", f"info['{key}']", f"at {count} of {len(infos)} steps"
         if key in SUCCESS:
-            remedy = "report false until the task is solved"
-            findings.append(error(where, expected="at every step or at none", got=got, remedy=remedy))
+            findings.append(of_usage_error(success_at_some_steps(entry, got).in_method(where)))
         else:
-            findings.append(warning(where, expected="at every step", got=got, remedy="report 0 where there is none"))
+            remedy = "report 0 where there is none"
+            findings.append(warning(f"{where}: {entry}", expected="at every step", got=got, remedy=remedy))
     return sorted(findings)
 
 

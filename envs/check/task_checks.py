@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from mmaml.envs.adapter import mode_of
 from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.examined import Check, Examined
 from mmaml.envs.check.findings import Finding, error, warning
@@ -99,7 +99,7 @@ def modes(x: Examined) -> list[Finding]:
     where = f"{x.name}.sample_tasks"
     num_modes = attribute(x.env, "num_modes", 1)
     for task in x.tasks:
-        mode = task.get("mode", 0) if isinstance(task, Mapping) else getattr(task, "mode", 0)
+        mode = mode_of(task)
         if not isinstance(mode, int | np.integer):
             return [error(where, expected="a task's mode to be a whole number from 0", got=shown(mode))]
         if isinstance(num_modes, int) and num_modes > 0 and not 0 <= mode < num_modes:

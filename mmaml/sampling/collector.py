@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmaml.envs import block_answers
-from mmaml.envs.answers import Refused
+from mmaml.envs.answers import Refused, SuccessReports
 from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 from mmaml.envs.spaces import to_environment
 from mmaml.fault_points import reached
@@ -61,12 +61,13 @@ def rollout(
     are not normalised yet.
     What follows a truncated step is kept (`Rollouts.followed`), unless the family declares a finite horizon.
     What the environment is given, and what it returns, it may go on using and change: neither is used here.
-    Raises EnvironmentFailed for what the environment raises, and where it returns other arrays than it should.
+    Raises EnvironmentFailed for what the environment raises, and where it returns other arrays than it should, or
+    success at some steps only.
     """
     if episode_noise is None:
         episode_noise = noise.new_empty(*noise.shape[:3], 0)
     tasks, lanes = env.num_tasks, env.rollouts_per_task
-    record = _Record(tasks, lanes, layout)
+    record, successes = _Record(tasks, lanes, layout), SuccessReports()
     age = np.zeros(tasks * lanes, int)  # steps since the start of the episode
 
     def seen(observation: np.ndarray) -> Tensor:
@@ -89,7 +90,7 @@ def rollout(
         reached("time step")
         env_action = to_environment(action.flatten(0, 1).numpy(), env.single_action_space, normalization_scale)
         try:
-            observation, rewards, terminated, truncated, infos = _step(env, env_action)
+            observation, rewards, terminated, truncated, infos = _step(env, env_action, successes)
         except EnvironmentFailed as error:
             error.given = finite.finding_of_step(step.observation, distribution, action, t)
             raise
@@ -120,12 +121,14 @@ def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
             raise refused.in_method(f"{type(env).__name__}.reset") from None
 
 
-def _step(env: TaskVectorEnv, actions: np.ndarray) -> StepResult:
-    """Copies of what training reads of `env.step`."""
+def _step(env: TaskVectorEnv, actions: np.ndarray, successes: SuccessReports) -> StepResult:
+    """Copies of what training reads of `env.step`. successes: of the steps before."""
     with FromEnvironment(env):
         output = env.step(actions)
         try:
-            return block_answers.of_step(output, _observations_of(env))
+            result = block_answers.of_step(output, _observations_of(env))
+            successes.note("infos['success']", "success" in result[4])
+            return result
         except Refused as refused:
             raise refused.in_method(f"{type(env).__name__}.step") from None
 

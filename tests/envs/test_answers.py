@@ -16,9 +16,9 @@ from mmaml.envs.answers import Refused
 from mmaml.envs.base import TaskError
 from mmaml.envs.check.examination import examine
 from mmaml.envs.registry import make_family
-from mmaml.errors import ConfigError
+from mmaml.errors import ConfigError, TasksFailed
 from tests.helpers.sharing_envs import Point, PointFamily
-from tests.helpers.support import SMALL, assert_same_states, dump, progress, run, small_config
+from tests.helpers.support import SMALL, assert_same_states, dump, new_worker, progress, run, small_config
 
 HERE, POINT = __name__, "tests.helpers.sharing_envs:Point"
 YES = (True, 1, 1.0, np.True_, np.float32(1), np.int64(1), np.array(True), np.array([1.0]), torch.tensor(True))
@@ -78,16 +78,6 @@ def test_a_reward_is_one_number_in_whatever_form() -> None:
 def test_what_is_not_one_number_is_refused_with_its_shape(value: Any, shown: str) -> None:
     with pytest.raises(Refused, match=re.escape(f"reward: expected a number, got {shown}")):
         answers.reward(value)
-
-
-def test_numbers_of_an_info_are_taken_and_the_rest_left_alone() -> None:
-    info = {
-        "reward_type": "dense", "reward_parts": {"a": 1}, "reward_none": None, "reward_pair": np.zeros(2), 7: 1,
-        "reward_float": -1.5, "reward_whole": np.int64(2), "reward_array": np.array([0.5]), "reward_flag": True,
-        "other": 3.0, ("reward_", 1): 2.0,
-    }  # fmt: skip
-    found = answers.terms(info)
-    assert found == {"reward_float": -1.5, "reward_whole": 2.0, "reward_array": 0.5, "reward_flag": 1.0}
 
 
 def test_success_goes_by_two_names() -> None:
@@ -218,6 +208,31 @@ def test_a_family_names_its_success_either_way(tmp_path: Path) -> None:
         run(config)
         rows.append([row["Step_1-SuccessRate"] for row in progress(str(config.dump_path))])
     assert rows[0] == rows[1]
+
+
+class RareSuccess(PointFamily):
+    """Reports success at its first step, or at the others."""
+
+    def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, first: bool) -> None:
+        super().__init__(num_tasks, rollouts_per_task)
+        self.first, self.steps = first, 0
+
+    def step(self, actions: np.ndarray) -> Any:
+        *values, infos = super().step(actions)
+        self.steps += 1
+        return *values, infos if (self.steps == 1) == self.first else {}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_family_reports_success_at_every_step_or_at_none(first: bool) -> None:
+    env, kwargs = f"{HERE}:RareSuccess", {"first": first}
+    worker, parameters, items = new_worker("promp", env=env, env_kwargs=kwargs)
+    with pytest.raises(TasksFailed) as caught:
+        worker.collect(parameters, None, items, 0)
+    line = "RareSuccess.step: infos['success']: expected at every step or at none, got at some; report false until the "
+    assert {failure.error for failure in caught.value.failures} == {f"{line}task is solved"}
+    (found,) = [finding for finding in examine(env, kwargs, steps=5, tasks=2).findings if "success" in finding.where]
+    assert (found.level, found.expected) == ("error", "at every step or at none")
 
 
 def test_arrays_of_a_family_are_copied_and_its_other_infos_left_alone() -> None:

@@ -80,7 +80,7 @@ def test_objects_and_arrays_are_the_same_family(modules: Path) -> None:
         ours, theirs = objects.step(actions), arrays.step(actions)
         for one, other in zip((*ours[:4], *ours[4].values()), (*theirs[:4], *map(theirs[4].get, ours[4])), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
-        np.testing.assert_allclose(ours[4]["reward_speed"] + ours[4]["reward_effort"], ours[1], rtol=1e-6)
+        np.testing.assert_allclose(theirs[4]["reward_speed"] + theirs[4]["reward_effort"], theirs[1], rtol=1e-6)
 
 
 def test_the_check_prints_what_is_shown(modules: Path, capsys: pytest.CaptureFixture[str]) -> None:
