@@ -4,7 +4,7 @@
     π(·|h_t), V(h_t)                                          linear in h_t
 
 The hidden state is what is learned about the task: it is carried over the episodes of a trial, and never reset within
-it. x, and how the GRU is trained: `mmaml.algorithms.recurrent`.
+it. x, and how the GRU is trained: `mmaml.algorithms.recurrent`. At first its entries last 1 … T steps, `long_memory`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from mmaml.algorithms.recurrent import RecurrentPPO
 from mmaml.algorithms.shared_keys import CELL_SIZE, RECURRENT
 from mmaml.config.keys import Config
-from mmaml.policies.gru import gru_shapes, gru_states, gru_step, init_with_gru
+from mmaml.policies.gru import gru_shapes, gru_states, gru_step, init_with_gru, long_memory
 from mmaml.policies.params import Params
 
 DECLARATION = RECURRENT.extended(
@@ -34,7 +34,7 @@ class RL2(RecurrentPPO):
         return self.shapes, config.cell_size
 
     def init_memory(self, rng: np.random.Generator) -> Params:
-        return init_with_gru(rng, self.shapes, GRU)
+        return long_memory(rng, init_with_gru(rng, self.shapes, GRU), GRU, self.config.lane_length)
 
     def step(self, params: Params, x: Tensor, carried: Any) -> tuple[Tensor, Any]:
         before = x.new_zeros(*x.shape[:2], self.config.cell_size) if carried is None else carried

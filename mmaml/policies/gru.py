@@ -54,6 +54,18 @@ def init_with_gru(rng: np.random.Generator, shapes: Mapping[str, tuple[int, ...]
     return params
 
 
+def long_memory(rng: np.random.Generator, params: Params, prefix: str, steps: int) -> Params:
+    """The parameters with states of the GRU that last some 1 … `steps` steps, each entry its own time.
+
+    The bias of z is log U(1, steps - 1), so that a state shrinks by 1/e in about as many steps; with a bias of 0 it is
+    halved at every step. "Chrono initialisation": Tallec & Ollivier 2018, arXiv 1804.11188.
+    """
+    bias = params[f"{prefix}.gates.bias"].clone()
+    cell = bias.shape[1] // 2
+    bias[:, cell:] = torch.from_numpy(np.log(rng.uniform(1, max(steps - 1, 1), cell)).astype(np.float32))
+    return params | {f"{prefix}.gates.bias": bias}
+
+
 def gru_final_states(params: Params, prefix: str, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """States at the ends of all episodes, in order of task, step, rollout: [E, H].
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from mmaml.policies.gru import gru_final_states, gru_shapes, gru_states, gru_step
+from mmaml.policies.gru import gru_final_states, gru_shapes, gru_states, gru_step, init_with_gru, long_memory
 
 M, T, N, F, H = 3, 6, 4, 5, 7
 
@@ -156,3 +157,24 @@ def test_the_gradient_of_all_states_is_autograds_to_parameters_and_inputs() -> N
     (first,) = torch.autograd.grad(states.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
+
+
+def test_a_long_memory_still_feels_its_first_input_at_the_end() -> None:
+    """Where the plain initialisation has forgotten it, which training would have to undo first."""
+    steps, cell = 60, 32
+    rng = np.random.default_rng(0)
+    plain = init_with_gru(rng, gru_shapes("g", F, cell), "g")
+    long = long_memory(rng, plain, "g", steps)
+    x = torch.from_numpy(rng.standard_normal((steps, 1, 1, F)).astype(np.float32))
+
+    def felt(params: dict[str, torch.Tensor]) -> float:
+        first = x[:1].clone().requires_grad_()
+        states = gru_states({name: value[None] for name, value in params.items()}, "g", torch.cat([first, x[1:]]))
+        (gradient,) = torch.autograd.grad(states[-1].sum(), first)
+        return float(gradient.norm())
+
+    assert felt(long) > 1e-3 > 100 * felt(plain)
+    lasts = -1 / torch.sigmoid(long["g.gates.bias"][0, cell:]).log()  # steps in which an entry shrinks by 1/e
+    assert lasts.min() > 1 and steps / 2 < lasts.max() < steps
+    assert torch.equal(long["g.gates.bias"][:, :cell], plain["g.gates.bias"][:, :cell])
+    assert not any(bool(value.any()) for value in (plain["g.gates.bias"], plain["g.candidate.bias"]))
