@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -36,6 +36,9 @@ from mmaml.seeding import generator, integer
 from mmaml.storage.compatibility import restored_statistics
 from mmaml.updates.evaluate import Evaluate, Question, Results
 
+# Steps of a rank's tasks up to which what was prepared for many vectors is held, which bounds its memory.
+KEPT_STEPS = 10 * CPU_CHUNK_STEPS
+
 
 class TaskBlock:
     """All collections of some tasks, on one device, and the algorithm's functions of them."""
@@ -44,31 +47,53 @@ class TaskBlock:
         self.algorithm = algorithm
         self.device = device
         self.rollouts = [collection.to(device) for collection in rollouts]
+        self._prepared: dict[int, Sequence[Callable[..., dict[str, Tensor]]]] = {}
+        self._prepared_for: tuple | None = None
 
     def answer(self, question: Question) -> Results:
         """The algorithm's function of tasks of the block, by their indices in the block; all when there are none."""
         if question.function not in self.algorithm.functions:
             raise ValueError(f"function: expected one of {self.algorithm.functions}, got {question.function!r}")
         reached("evaluation", function=question.function)
-        function = getattr(self.algorithm, question.function)
+        vector = None if question.vector is None else question.vector.to(self.device)
+        results = []
+        for pieces in self._pieces(question):
+            parts = [piece(vector, **question.options) for piece in pieces]
+            results.append({name: reduce(torch.add, (part[name] for part in parts)) for name in parts[0]})
+        # detach: older versions of torch give parameters without effect zeros that require a gradient
+        return {name: torch.cat([result[name] for result in results]).detach().cpu().numpy() for name in results[0]}
+
+    def _pieces(self, question: Question) -> Iterator[Sequence[Callable[..., dict[str, Tensor]]]]:
+        """The function as one of the vector alone, for each chunk of tasks, and of each for each chunk of lanes.
+
+        What an algorithm prepares for many vectors is held for the next question at the same parameters.
+        """
+        parameters = question.parameters.to(self.device)
         tasks = range(self.rollouts[0].tasks) if question.tasks is None else question.tasks
         steps_per_task = self.rollouts[0].rewards[0].numel()
         size = max(1, CPU_CHUNK_STEPS // steps_per_task) if self.device == "cpu" else len(tasks)
-        parameters = question.parameters.to(self.device)
-        vector = None if question.vector is None else question.vector.to(self.device)
-        results = []
+        key = question.function, question.parameters.numpy().tobytes(), tuple(tasks), question.lanes
+        if self._prepared_for != key:
+            self._prepared, self._prepared_for = {}, key
         for first in range(0, len(tasks), size):
+            if first in self._prepared:
+                yield self._prepared[first]
+                continue
             chunk = _index(tasks[first : first + size])
             rollouts = [collection.select(chunk) for collection in self.rollouts]
             if question.lanes is not None:
                 rollouts = [collection.only_lanes(question.lanes) for collection in rollouts]
-            parts = [
-                function(parameters, [collection.lanes(lanes) for collection in rollouts], vector, **question.options)
-                for lanes in self._lane_chunks(question.function, rollouts[0])
-            ]
-            results.append({name: reduce(torch.add, (part[name] for part in parts)) for name in parts[0]})
-        # detach: older versions of torch give parameters without effect zeros that require a gradient
-        return {name: torch.cat([result[name] for result in results]).detach().cpu().numpy() for name in results[0]}
+            prepared = self.algorithm.prepared(question.function, parameters, rollouts)
+            if prepared is None:
+                function = partial(getattr(self.algorithm, question.function), parameters)
+                yield [
+                    partial(function, [collection.lanes(lanes) for collection in rollouts])
+                    for lanes in self._lane_chunks(question.function, rollouts[0])
+                ]
+                continue
+            if (first + len(rollouts[0].rewards)) * steps_per_task <= KEPT_STEPS or self.device != "cpu":
+                self._prepared[first] = [prepared]
+            yield [prepared]
 
     def _lane_chunks(self, function: str, rollouts: Rollouts) -> list[slice]:
         """Which lanes are asked together: all, unless a task has too many and the function adds up over lanes.

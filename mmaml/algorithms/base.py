@@ -12,7 +12,7 @@ remembering samples it once: a lane is a trial, several episodes of one task, ov
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -113,6 +113,16 @@ class Algorithm(ABC):
 
         For an algorithm whose functions find returns themselves, by V value functions: what followed is known only
         where the tasks were sampled. None: it needs none.
+        """
+        return None
+
+    def prepared(
+        self, function: str, parameters: Tensor, rollouts: Sequence[Rollouts]
+    ) -> Callable[[Tensor], dict[str, Tensor]] | None:
+        """One of `functions` as a function of the vector, with what is the same for all vectors computed once.
+
+        For a function that an update asks at many vectors, such as a matrix product; not of some lanes at a time. What
+        comes back is held while the parameters and the rollouts are the same. None: nothing is worth that.
         """
         return None
 

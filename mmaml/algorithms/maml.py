@@ -33,8 +33,9 @@ from mmaml.sampling.acting import Actor, memoryless
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import episode_statistics
 from mmaml.updates import losses
+from mmaml.updates.curvature import Curvature
 from mmaml.updates.evaluate import Evaluate
-from mmaml.updates.inner_step import adapt, adapt_tangent, directional
+from mmaml.updates.inner_step import AdaptDerivative, adapt
 from mmaml.updates.objective import Objective, results_with_gradient
 from mmaml.updates.outer_step import make_update
 
@@ -240,49 +241,20 @@ class MAML(Algorithm):
             return self.objective(meta, rollouts, vector, create_graph=False, **options).results()
 
     def fisher_product(self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor) -> dict[str, Tensor]:
-        """F v per task, "product" [M, P]; F = (∂θ_K/∂θ)ᵀ F_K (∂θ_K/∂θ), F_K the Fisher matrix of π_θ_K on D_K.
+        """F v per task, "product" [M, P]: `FisherProducts`."""
+        return FisherProducts(self, parameters, rollouts)(vector)
 
-        Where θ sampled the collections, this is the Hessian of KL(π_old,K ‖ π_θ_K) in θ, the gradient of the KL
-        being 0 there (Schulman et al. 2015, appendix C). It is never indefinite.
-        """
-        *collections, last = rollouts
-        meta = self.spec.per_task(parameters, last.tasks)
-        direction = {name: value.expand_as(meta[name]) for name, value in self.spec.unflatten(vector).items()}
-        state, change = self.begin(meta, last.identity), self.begin(direction, last.identity)
-        for k in range(len(collections)):
-            change = self.inner_tangent(meta, direction, state, change, rollouts[: k + 1])
-            state, _ = self.inner_step(meta, state, rollouts[: k + 1], create_graph=True)
-        values, moves = state.params | state.shared, change.params | change.shared
-        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-        distance = self.divergence(_with_values(state, leaves), last)
-        slopes = torch.autograd.grad(distance.sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
-        product = directional(dict(zip(leaves, slopes, strict=True)), moves, leaves)
-        pulled_back = sum((product[name] * values[name]).sum() for name in values)
-        return {"product": self.spec.gradient_per_task(pulled_back, meta)}  # type: ignore[arg-type]
+    def prepared(self, function: str, parameters: Tensor, rollouts: Sequence[Rollouts]) -> FisherProducts | None:
+        return FisherProducts(self, parameters, rollouts) if function == "fisher_product" else None
 
     def divergence(self, state: TaskState, data: Rollouts) -> Tensor:
         """What a trust region bounds, as a function that is 0 at the state: KL(π, held ‖ π of the state), [M]."""
         new = self.distribution(state, data)
         return losses.mean_kl(new, data, old=type(new)(*(value.detach() for value in new)))
 
-    def inner_tangent(
-        self, meta: Params, direction: Params, state: TaskState, change: TaskState, rollouts: Sequence[Rollouts]
-    ) -> TaskState:
-        """Change of the state after `inner_step`, as meta-parameters move in `direction` and the state by `change`."""
-        rates = self.step_size(meta, len(rollouts) - 1)
-        moves = {}
-        if isinstance(rates, dict):
-            moves = {name: rate * direction[STEP_SIZE + name] for name, rate in rates.items()}
-
-        def loss(values: Params) -> Tensor:
-            at = _with_values(state, values)
-            return self.step_loss(at, rollouts[-1], at.params)[0]
-
-        values, changes = state.params | state.shared, change.params | change.shared
-        first_order = self.config.first_order
-        return change._replace(
-            params=adapt_tangent(loss, values, list(state.params), rates, changes, moves, first_order)
-        )
+    def step_derivative(self, meta: Params, state: TaskState, rollouts: Sequence[Rollouts]) -> StepDerivative:
+        """The derivative of `inner_step`."""
+        return StepDerivative(self, meta, state, rollouts)
 
     def returns(self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None) -> dict[str, Tensor]:
         """Mean return of the whole episodes of each collection, "return" [M, K+1], and how many: "episodes"."""
@@ -304,7 +276,92 @@ class MAML(Algorithm):
         self.meta_update.load_state_dict(state)
 
 
-def _with_values(state: TaskState, values: Params) -> TaskState:
+class StepDerivative:
+    """Derivative of an algorithm's `inner_step` in meta-parameters and state, as a linear map and its transpose.
+
+    Changes of a state are those of its `params` and `shared` together, by name.
+    """
+
+    def __init__(self, algorithm: MAML, meta: Params, state: TaskState, rollouts: Sequence[Rollouts]) -> None:
+        def loss(values: Params) -> Tensor:
+            at = with_values(state, values)
+            return algorithm.step_loss(at, rollouts[-1], at.params)[0]
+
+        rates = algorithm.step_size(meta, len(rollouts) - 1)
+        self._rates = {name: rate.detach() for name, rate in rates.items()} if isinstance(rates, dict) else {}
+        self._adapt = AdaptDerivative(
+            loss, values_of(state), list(state.params), self._rates or rates, algorithm.config.first_order
+        )
+
+    def tangent(self, direction: Params, change: Params) -> Params:
+        """Change of the state after the step, as meta-parameters move in `direction` and the state by `change`."""
+        step_size = {name: rate * direction[STEP_SIZE + name] for name, rate in self._rates.items()}
+        return change | self._adapt.tangent(change, step_size)
+
+    def transposed(self, cotangent: Params) -> tuple[Params, Params]:
+        """What a cotangent of the state after the step is in meta-parameters, those it touches, and in the state."""
+        values, step_size = self._adapt.transposed(cotangent)
+        held = {name: value + cotangent[name] for name, value in values.items() if name not in step_size}
+        return {STEP_SIZE + name: rate * step_size[name] for name, rate in self._rates.items()}, values | held
+
+
+class FisherProducts:
+    """F v per task for many v; F = (∂θ_K/∂θ)ᵀ F_K (∂θ_K/∂θ), F_K the Fisher matrix of π_θ_K on D_K.
+
+    Where θ sampled the collections, this is the Hessian of KL(π_old,K ‖ π_θ_K) in θ, the gradient of the KL
+    being 0 there (Schulman et al. 2015, appendix C). It is never indefinite. What does not depend on v (adapted
+    parameters, activations, first derivatives) is computed once; a product propagates v forwards through the inner
+    steps and back.
+    """
+
+    def __init__(self, algorithm: MAML, parameters: Tensor, rollouts: Sequence[Rollouts]) -> None:
+        *collections, last = rollouts
+        self._algorithm, self._identity = algorithm, last.identity
+        self._meta = algorithm.spec.per_task(parameters, last.tasks)
+        self._start = algorithm.begin(self._meta, last.identity)
+        meta = {name: value.detach() for name, value in self._meta.items()}
+        state = with_values(self._start, {name: value.detach() for name, value in values_of(self._start).items()})
+        self._steps = []
+        for k in range(len(collections)):
+            self._steps.append(algorithm.step_derivative(meta, state, rollouts[: k + 1]))
+            state, _ = algorithm.inner_step(meta, state, rollouts[: k + 1], create_graph=False)
+        self._divergence = Curvature(
+            lambda values: algorithm.divergence(with_values(state, values), last), values_of(state), at_minimum=True
+        )
+
+    def __call__(self, vector: Tensor) -> dict[str, Tensor]:
+        """ "product" [M, P]."""
+        algorithm, spec = self._algorithm, self._algorithm.spec
+        with torch.no_grad():
+            direction = {name: value.expand_as(self._meta[name]) for name, value in spec.unflatten(vector).items()}
+            change = values_of(algorithm.begin(direction, self._identity))
+            for step in self._steps:
+                change = step.tangent(direction, change)
+            cotangent = self._divergence.product(change)
+            in_meta: Params = {}
+            for step in reversed(self._steps):
+                touched, cotangent = step.transposed(cotangent)
+                in_meta = in_meta | {name: in_meta.get(name, 0) + value for name, value in touched.items()}
+        start = values_of(self._start)
+        names = [name for name in start if start[name].requires_grad]
+        found = torch.autograd.grad(
+            [start[name] for name in names],
+            list(self._meta.values()),
+            [cotangent[name] for name in names],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        pulled = dict(zip(self._meta, found, strict=True))
+        pulled |= {name: pulled[name] + value for name, value in in_meta.items()}
+        return {"product": spec.flatten_per_task(pulled)}
+
+
+def values_of(state: TaskState) -> Params:
+    """The adapted and shared values."""
+    return state.params | state.shared
+
+
+def with_values(state: TaskState, values: Params) -> TaskState:
     """The state with other adapted and shared values."""
     return state._replace(
         params={name: values[name] for name in state.params}, shared={name: values[name] for name in state.shared}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.algorithms.maml import TaskState
+from mmaml.algorithms.maml import StepDerivative, TaskState
 from mmaml.algorithms.promp import DECLARATION as PARENT
 from mmaml.algorithms.promp import ProMP
 from mmaml.algorithms.shared_keys import CELL_SIZE
@@ -24,7 +24,7 @@ from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import FLAG, choice
 from mmaml.policies.distributions import Distribution
-from mmaml.policies.params import Params, derivative
+from mmaml.policies.params import Derivative, Params
 from mmaml.policies.task_encoder import TaskEncoder
 from mmaml.sampling.rollouts import Rollouts
 
@@ -92,15 +92,9 @@ class MMAML(ProMP):
         """Task embeddings [M, H] from the rollouts of the unmodulated policy."""
         return self.encoder.embed(meta, *encoder_inputs(first, self.config.encoder_input))
 
-    def inner_tangent(
-        self, meta: Params, direction: Params, state: TaskState, change: TaskState, rollouts: Sequence[Rollouts]
-    ) -> TaskState:
-        change = super().inner_tangent(meta, direction, state, change, rollouts)
-        if not change.shared:
-            encoder = {name: meta[name] for name in self.encoder.shapes}
-            moved = derivative(lambda values: self.modulation(values, rollouts[0]), encoder, direction)
-            change = change._replace(shared=moved)
-        return change
+    def step_derivative(self, meta: Params, state: TaskState, rollouts: Sequence[Rollouts]) -> StepDerivative:
+        derivative = super().step_derivative(meta, state, rollouts)
+        return derivative if state.shared else ModulatingStepDerivative(self, meta, derivative, rollouts[0])
 
     def embed(
         self, parameters: Tensor, rollouts: Sequence[Rollouts], vector: Tensor | None = None
@@ -109,6 +103,27 @@ class MMAML(ProMP):
         with torch.no_grad():
             meta = self.spec.per_task(parameters, rollouts[0].tasks)
             return {"embedding": self.embedding(meta, rollouts[0])}
+
+
+class ModulatingStepDerivative(StepDerivative):
+    """That of the first inner step, after which there is a modulation."""
+
+    def __init__(self, algorithm: MMAML, meta: Params, adapting: StepDerivative, first: Rollouts) -> None:
+        self._adapting = adapting
+        encoder = {name: meta[name].detach().requires_grad_() for name in algorithm.encoder.shapes}
+        with torch.enable_grad():
+            modulation = algorithm.modulation(encoder, first)
+        self._encoder, self._modulation = list(encoder), list(modulation)
+        self._derivative = Derivative(list(modulation.values()), list(encoder.values()))
+
+    def tangent(self, direction: Params, change: Params) -> Params:
+        moved, _ = self._derivative.tangent([direction[name] for name in self._encoder])
+        return self._adapting.tangent(direction, change) | dict(zip(self._modulation, moved, strict=True))
+
+    def transposed(self, cotangent: Params) -> tuple[Params, Params]:
+        encoder = self._derivative.transposed([cotangent[name] for name in self._modulation])
+        in_meta, state = self._adapting.transposed(cotangent)
+        return in_meta | dict(zip(self._encoder, encoder, strict=True)), state
 
 
 def encoder_inputs(rollouts: Rollouts, what: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,14 +2,7 @@
 
 Meta-learning differentiates the MLP twice: once in the inner step and once through it. Left to autograd,
 the second pass runs through a graph of small unfused operations. Here value, gradient and the derivative
-of the gradient are written out (Pearlmutter 1994, "Fast exact multiplication by the Hessian"): the second
-derivative is a forward pass of directional derivatives followed by its reverse.
-
-With y_0 = x, u_l = y_{l-1} W_l + b_l, y_l = f(u_l) for hidden layers, f' as a function of the output y:
-
-    value       output = u_L
-    gradient    d_L = g,  d_{l-1} = (d_l W_l^T) f'(y_{l-1}),   dW_l = y_{l-1}^T d_l
-    tangent     r_l = y'_{l-1} W_l + y_{l-1} V_l + v_l,  y'_l = r_l f'(y_l)     (V, v: a direction for W, b)
+of the gradient are written out (`mmaml.policies.layers`).
 
 `tests/policies/test_mlp.py` checks all three against finite differences and against plain autograd.
 """
@@ -17,7 +10,8 @@ With y_0 = x, u_l = y_{l-1} W_l + b_l, y_l = f(u_l) for hidden layers, f' as a f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -25,17 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmaml.policies.batch_invariant import (
-    affine,
-    broadcast_rows,
-    columns,
-    outer,
-    refuse_third_derivative,
-    row_product,
-    sum_rows,
-    tanh,
-    tanh_,
-)
+from mmaml.policies.batch_invariant import broadcast_rows, columns, refuse_third_derivative, row_product, tanh
+from mmaml.policies.layers import Bend, Layers, forward, halves
 from mmaml.policies.params import Params
 
 
@@ -111,39 +96,57 @@ def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], nonlinea
     x: [M, n, inputs], treated as data (no gradient flows to it).
     weights, biases: per layer [M, inputs, outputs] and [M, 1, outputs]; the last layer is linear.
     nonlinearity: "tanh" or "relu". Returns [M, n, outputs], twice differentiable in weights and biases.
+    Within `cut_networks` the output is a leaf instead.
     """
     if not torch.is_grad_enabled():
-        return _forward(x, weights, biases, nonlinearity)[-1]
+        return forward(x, weights, biases, nonlinearity)[-1]
+    if _cuts:
+        _cuts[-1].append(CutNetwork(x, [*weights, *biases], nonlinearity))
+        return _cuts[-1][-1].output
     return _MLP.apply(x, nonlinearity, *weights, *biases)
 
 
-def _forward(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], nonlinearity: str) -> list[Tensor]:
-    """All layer outputs y_1 … y_L."""
-    outputs, y = [], x
-    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        y = affine(y, weight, bias)
-        if layer < len(weights) - 1:
-            y = tanh_(y) if nonlinearity == "tanh" else y.relu_()
-        outputs.append(y)
-    return outputs
+class CutNetwork:
+    """One evaluation of an MLP within `cut_networks`.
+
+    parameters: weights and biases, with their graph. nonlinearity, layers: the network there. output [M, n, outputs]:
+    a leaf.
+    """
+
+    def __init__(self, x: Tensor, parameters: Sequence[Tensor], nonlinearity: str) -> None:
+        self.parameters, self.nonlinearity = list(parameters), nonlinearity
+        with torch.no_grad():
+            weights, biases = halves([value.detach() for value in parameters])
+            *hidden, output = forward(x, weights, biases, nonlinearity)
+            self.layers = Layers.of([x, *hidden], weights, nonlinearity)
+        self.output = output.requires_grad_()
 
 
-def _slope(y: Tensor, nonlinearity: str) -> Tensor:
-    """f'(u), from the layer's output y = f(u)."""
-    if nonlinearity == "tanh":
-        return (y * y).neg_().add_(1)
-    return (y > 0).to(y.dtype)
+_cuts: list[list[CutNetwork]] = []
+
+
+@contextmanager
+def cut_networks() -> Iterator[list[CutNetwork]]:
+    """Within it, what `mlp` puts out does not depend on its parameters: the graph is cut there, and each cut listed.
+
+    So a loss becomes a small graph over the networks' outputs, and the networks are differentiated by their `Layers`.
+    """
+    _cuts.append([])
+    try:
+        yield _cuts[-1]
+    finally:
+        _cuts.pop()
 
 
 class _MLP(Function):
     @staticmethod
     def forward(ctx, x, nonlinearity, *parameters):  # type: ignore[override]
-        depth = len(parameters) // 2
-        weights, biases = parameters[:depth], parameters[depth:]
-        *hidden, output = _forward(x, weights, biases, nonlinearity)
-        ctx.nonlinearity, ctx.depth = nonlinearity, depth
+        weights, biases = halves(parameters)
+        *hidden, output = forward(x, weights, biases, nonlinearity)
+        layers = Layers.of([x, *hidden], weights, nonlinearity)
+        ctx.nonlinearity, ctx.depth = nonlinearity, len(weights)
         # The slopes are kept, not found again: the meta-gradient comes here twice.
-        ctx.save_for_backward(x, *hidden, *(_slope(y, nonlinearity) for y in hidden), *parameters)
+        ctx.save_for_backward(*layers.inputs, *layers.slopes, *parameters)
         return output
 
     @staticmethod
@@ -159,46 +162,20 @@ class _MLPGradient(Function):
 
     @staticmethod
     def forward(ctx, grad, nonlinearity, depth, *tensors):  # type: ignore[override]
-        inputs, slopes, weights = (
-            tensors[:depth],
-            tensors[depth : 2 * depth - 1],
-            tensors[2 * depth - 1 : 3 * depth - 1],
-        )
-        deltas = [grad]
-        for layer in range(depth - 1, 0, -1):
-            deltas.append(torch.bmm(deltas[-1], weights[layer].transpose(1, 2)).mul_(slopes[layer - 1]))
-        deltas = deltas[::-1]
+        layers = Layers(tensors[:depth], tensors[depth : 2 * depth - 1], tensors[2 * depth - 1 : 3 * depth - 1])
+        deltas = layers.cotangents(grad)
         ctx.nonlinearity, ctx.depth = nonlinearity, depth
-        ctx.save_for_backward(*inputs, *weights, *deltas, *slopes)
-        return *map(outer, inputs, deltas), *map(sum_rows, deltas)
+        ctx.save_for_backward(*layers.inputs, *layers.weights, *deltas, *layers.slopes)
+        return tuple(layers.gradient(deltas))
 
     @staticmethod
     def backward(ctx, *direction):  # type: ignore[override]
         refuse_third_derivative("mlp")
         depth, saved = ctx.depth, ctx.saved_tensors
-        inputs, weights = saved[:depth], saved[depth : 2 * depth]
-        deltas, slopes = saved[2 * depth : 3 * depth], saved[3 * depth :]
-        v_weights, v_biases = direction[:depth], direction[depth:]
-
-        # Tangents r_l and y'_l of every layer in the given direction; the last r is the derivative in grad.
-        rates, tangents = [affine(inputs[0], v_weights[0], v_biases[0])], []
-        for layer in range(1, depth):
-            tangents.append(rates[-1] * slopes[layer - 1])
-            from_below = affine(inputs[layer], v_weights[layer], v_biases[layer])
-            rates.append(from_below.baddbmm_(tangents[-1], weights[layer]))
-
-        # Their reverse. c: the cotangent of u_l; at the output it is zero, u_L being linear in the tangents.
-        grad_weights, grad_biases = [torch.zeros_like(weights[-1])], [torch.zeros_like(deltas[-1][:, :1])]
-        below = None
-        for layer in range(depth - 1, 0, -1):
-            grad_weights[-1] = grad_weights[-1] + outer(tangents[layer - 1], deltas[layer])
-            arriving = torch.bmm(deltas[layer], v_weights[layer].transpose(1, 2))
-            if below is not None:
-                arriving.baddbmm_(below, weights[layer].transpose(1, 2))
-            c = arriving.mul_(slopes[layer - 1])
-            if ctx.nonlinearity == "tanh":  # f'' = -2 y f', and (d_{l+1} W_{l+1}^T) f' = d_l
-                c.sub_(rates[layer - 1].mul_(inputs[layer]).mul_(deltas[layer - 1]), alpha=2)
-            grad_weights.append(outer(inputs[layer - 1], c))
-            grad_biases.append(sum_rows(c))
-            below = c
-        return rates[-1], None, None, *(None,) * (2 * depth - 1), *grad_weights[::-1], *grad_biases[::-1]
+        layers = Layers(saved[:depth], saved[3 * depth :], saved[depth : 2 * depth])
+        bend = Bend(saved[2 * depth : 3 * depth], curved=ctx.nonlinearity == "tanh")
+        tangent = layers.tangent(*halves(direction))
+        # Nothing arrives at the output, u_L being linear in the tangents.
+        cotangents = layers.cotangents(torch.zeros_like(tangent.rates[-1]), bend, tangent)
+        gradient = layers.gradient(cotangents, bend, tangent)
+        return tangent.rates[-1], None, None, *(None,) * (2 * depth - 1), *gradient

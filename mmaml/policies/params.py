@@ -7,7 +7,7 @@ ranks, in the optimiser and in reductions the same numbers are one flat float32 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -75,17 +75,41 @@ class ParamSpec:
         return self.flatten_per_task(dict(zip(params, gradients, strict=True)))
 
 
-def derivative(function: Callable[[Params], Params], values: Params, direction: Params) -> Params:
-    """Derivative of `function` at `values` in `direction`, by reverse differentiation twice.
+class Derivative:
+    """The derivative J of functions of leaves at one point, as a linear map and its transpose; computed once.
 
-    With u the cotangent of the outputs, Jᵀu is linear in u, and its derivative in u along the direction is J v.
+    outputs: of the leaves, with their graph. cotangents: w of the outputs; zeros if none are given.
     """
-    leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-    with torch.enable_grad():
-        outputs = function(leaves)
-        cotangents = [torch.zeros_like(value, requires_grad=True) for value in outputs.values()]
-        pulled = torch.autograd.grad(
-            list(outputs.values()), list(leaves.values()), cotangents, create_graph=True, materialize_grads=True
+
+    def __init__(
+        self, outputs: Sequence[Tensor], leaves: Sequence[Tensor], cotangents: Sequence[Tensor] | None = None
+    ) -> None:
+        at = [torch.zeros_like(value) for value in outputs] if cotangents is None else cotangents
+        self._outputs, self._leaves = list(outputs), list(leaves)
+        self._cotangents = [value.detach().requires_grad_() for value in at]
+        with torch.enable_grad():
+            self._pulled = self._pull(self._cotangents, create_graph=True)
+
+    def tangent(self, direction: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """J v of every output, and ∂(Jᵀ w)/∂v, which is symmetric, times v, of every leaf.
+
+        Jᵀ w is linear in w, so that its derivative in w along a direction is J v.
+        """
+        pairs = [(p, v) for p, v in zip(self._pulled, direction, strict=True) if p.requires_grad]
+        with torch.enable_grad():
+            product = torch.stack([(p * v).sum() for p, v in pairs]).sum()
+        found = torch.autograd.grad(
+            product, [*self._cotangents, *self._leaves], retain_graph=True, materialize_grads=True
         )
-        product = torch.stack([(g * direction[name]).sum() for name, g in zip(leaves, pulled, strict=True)]).sum()
-        return dict(zip(outputs, torch.autograd.grad(product, cotangents, materialize_grads=True), strict=True))
+        return list(found[: len(self._outputs)]), list(found[len(self._outputs) :])
+
+    def transposed(self, cotangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Jᵀ w of every leaf."""
+        return self._pull(cotangents, create_graph=False)
+
+    def _pull(self, cotangents: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
+        dependent = [(y, w) for y, w in zip(self._outputs, cotangents, strict=True) if y.requires_grad]
+        outputs, arriving = zip(*dependent, strict=True)
+        return torch.autograd.grad(
+            outputs, self._leaves, arriving, retain_graph=True, create_graph=create_graph, materialize_grads=True
+        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmaml.policies.params import Params
+from mmaml.updates.curvature import Curvature
 
 Aux = TypeVar("Aux")
 
@@ -48,44 +49,47 @@ def adapt(
     return adapted, aux
 
 
-def adapt_tangent(
-    loss: Callable[[Params], Tensor],
-    values: Params,
-    adapted: Sequence[str],
-    step_size: float | Params,
-    direction: Params,
-    step_size_direction: Params,
-    first_order: bool = False,
-) -> Params:
-    """Derivative of `adapt` in a direction: θ̇' = θ̇ - α̇ ∘ ∇L - α ∘ (∂∇L/∂v) v̇.
+class AdaptDerivative:
+    """Derivative of `adapt` at one point, as a linear map and its transpose:
 
-    v: all `values` that the loss depends on, of which those named `adapted` are θ; the others are held. The last
-    term, by the symmetry of second derivatives, is the gradient in θ of <∇_v L, v̇>: so no third derivative is
-    needed to differentiate a loss of the adapted parameters in both directions (Pearlmutter 1994).
-    direction: v̇; step_size_direction: α̇, empty where α is constant. Returns θ̇', without a graph.
+        θ̇' = θ̇ - α̇ ∘ ∇L - α ∘ (∂∇L/∂v) v̇
+
+    v: all values that the loss depends on, of which those named `adapted` are θ; the others are held. By the symmetry
+    of second derivatives, either needs products with the Hessian of L alone (`Curvature`).
     """
-    leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-    with torch.enable_grad():
-        gradients = torch.autograd.grad(
-            loss(leaves).sum(), list(leaves.values()), create_graph=not first_order, materialize_grads=True
-        )
-        by_name = dict(zip(leaves, gradients, strict=True))
-        change = {name: torch.zeros_like(values[name]) for name in adapted}
-        if not first_order:
-            change = directional(by_name, direction, {name: leaves[name] for name in adapted})
-    alpha = _by_name(step_size, adapted)
-    with torch.no_grad():
-        moved = {name: direction[name] - alpha[name] * change[name] for name in adapted}
-        return moved | {name: moved[name] - rate * by_name[name] for name, rate in step_size_direction.items()}
+
+    def __init__(
+        self,
+        loss: Callable[[Params], Tensor],
+        values: Params,
+        adapted: Sequence[str],
+        step_size: float | Params,
+        first_order: bool = False,
+    ) -> None:
+        self._curvature, self._first_order = Curvature(loss, values), first_order
+        self._held = {name: torch.zeros_like(value) for name, value in values.items() if name not in adapted}
+        self._alpha = _by_name(step_size, adapted)
+
+    @torch.no_grad()
+    def tangent(self, direction: Params, step_size: Params) -> Params:
+        """θ̇'. direction: v̇; step_size: α̇, empty where α is constant."""
+        moved = {name: direction[name] for name in self._alpha}
+        if not self._first_order:
+            change = self._curvature.product(direction)
+            moved = {name: value - self._alpha[name] * change[name] for name, value in moved.items()}
+        return moved | {name: moved[name] - rate * self._curvature.gradient[name] for name, rate in step_size.items()}
+
+    @torch.no_grad()
+    def transposed(self, cotangent: Params) -> tuple[Params, Params]:
+        """What a cotangent of θ' is in v and in α."""
+        found = self._held | {name: cotangent[name] for name in self._alpha}
+        if not self._first_order:
+            change = self._curvature.product(
+                self._held | {name: alpha * cotangent[name] for name, alpha in self._alpha.items()}
+            )
+            found = {name: value - change[name] for name, value in found.items()}
+        return found, {name: -self._curvature.gradient[name] * cotangent[name] for name in self._alpha}
 
 
 def _by_name(step_size: float | Params, names: Iterable[str]) -> Mapping[str, float | Tensor]:
     return step_size if isinstance(step_size, dict) else dict.fromkeys(names, step_size)
-
-
-def directional(gradients: Params, direction: Params, leaves: Params) -> Params:
-    """Gradient in `leaves` of Σ <gradients, direction>: a Hessian-vector product, of symmetric Hessians."""
-    product = sum((gradients[name] * direction[name]).sum() for name in gradients)
-    assert isinstance(product, Tensor)
-    found = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
-    return dict(zip(leaves, found, strict=True))

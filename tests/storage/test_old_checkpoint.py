@@ -1,4 +1,4 @@
-"""Runs that version 0.1.0 began go on with this version, with the same bits.
+"""Runs that version 0.1.0 began go on with this version as they would have with that one, up to rounding.
 
 tests/data/runs_of_0.1.0 holds folders of runs by version 0.1.0 on the default point mass, with sizes as in
 `support.SMALL` and 2 inner steps, after 2 iterations; and in `continued` what version 0.1.0 made of each in 2 more.
@@ -7,8 +7,6 @@ tests/data/runs_of_0.1.0 holds folders of runs by version 0.1.0 on the default p
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,25 +22,6 @@ RUNS = Path(__file__).parents[1] / "data" / "runs_of_0.1.0"
 ITERATIONS = 4
 
 
-def vendor() -> str:
-    """The maker of this machine's processor, as Linux names it, "" where it does not."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
-
-
-def computes_alike(versions: dict[str, str]) -> bool:
-    """Whether this process computes with the bits of the one that wrote the runs, with libraries of `versions`."""
-    here = {
-        "machine": platform.machine(),
-        "vendor": vendor(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "MKL_CBWR": os.environ["MKL_CBWR"],
-    }
-    same_libraries = all(versions[name] == __import__(name).__version__ for name in ("torch", "numpy"))
-    return same_libraries and here == json.loads((RUNS / "machine.json").read_text())
-
-
 def flat(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([parameters[name].flatten() for name in sorted(parameters)])
 
@@ -54,7 +33,7 @@ def without_times(rows: list[dict[str, str]]) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("algorithm", ["mmaml", "maml", "tesp"])
-def test_a_run_of_0_1_0_goes_on_with_the_same_bits(
+def test_a_run_of_0_1_0_goes_on_as_it_would_have(
     algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a run's own folder is a relative path
@@ -73,8 +52,7 @@ def test_a_run_of_0_1_0_goes_on_with_the_same_bits(
     assert rows[0].keys() >= expected_rows[0].keys()
 
     ours, theirs = flat(ended["parameters"]), flat(expected["parameters"])
-    if computes_alike(json.loads((RUNS / algorithm / "params.json").read_text())["versions"]):
-        assert torch.equal(ours, theirs)
-        assert [{name: row[name] for name in expected_rows[0]} for row in rows] == expected_rows
-    else:
-        assert (ours - theirs).norm() < 0.01 * (theirs - flat(started["parameters"])).norm()
+    assert (ours - theirs).norm() < 0.01 * (theirs - flat(started["parameters"])).norm()
+    columns = [name for name in expected_rows[0] if name.startswith("Step_")]
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        assert [row[name] for name in columns] == pytest.approx([expected_row[name] for name in columns], rel=1e-3)

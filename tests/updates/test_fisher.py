@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmaml import worker as worker_module
 from mmaml.policies.distributions import Categorical
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.evaluate import Question
@@ -100,3 +101,41 @@ def test_fewer_rollouts_give_the_product_of_those_rollouts() -> None:
     ours = TaskBlock(algo, rollouts).answer(Question("fisher_product", flat, v, lanes=range(2)))["product"]
     assert np.array_equal(ours, algo.fisher_product(flat, few, v)["product"])
     assert not np.allclose(ours, algo.fisher_product(flat, rollouts, v)["product"])
+
+
+def test_what_all_products_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And held for one point and one choice of tasks and lanes, as far as the memory allows, which changes no bits."""
+    algo, flat, rollouts, _ = setting("maml", 2)
+    asked: list[int] = []
+    prepared = algo.prepared
+
+    def counted(function: str, parameters: torch.Tensor, rollouts: list[Rollouts]) -> Any:
+        asked.append(rollouts[0].tasks)
+        return prepared(function, parameters, rollouts)
+
+    monkeypatch.setattr(algo, "prepared", counted)
+    vectors = [_direction(len(flat), seed) for seed in range(3)]
+    expected = [algo.fisher_product(flat, rollouts, vector)["product"].numpy() for vector in vectors]
+    block = TaskBlock(algo, rollouts)
+
+    def ask(vector: torch.Tensor, **other: Any) -> np.ndarray:
+        return block.answer(Question(**{"function": "fisher_product", "parameters": flat, "vector": vector} | other))[
+            "product"
+        ]
+
+    for vector, product in zip(vectors, expected, strict=True):
+        assert np.array_equal(ask(vector), product)
+    assert asked == [3]
+    assert not np.allclose(ask(vectors[0], parameters=flat + 0.1), expected[0])
+    assert np.array_equal(ask(vectors[0], tasks=[0, 2]), expected[0][[0, 2]])
+    ask(vectors[0], lanes=range(2))
+    assert np.array_equal(ask(vectors[0]), expected[0])
+    assert asked == [3, 3, 2, 3, 3]
+    steps = rollouts[0].rewards[0].numel()
+    monkeypatch.setattr(worker_module, "CPU_CHUNK_STEPS", steps)  # a task at a time
+    monkeypatch.setattr(worker_module, "KEPT_STEPS", 2 * steps)
+    block = TaskBlock(algo, rollouts)
+    asked.clear()
+    for vector, product in zip(vectors, expected, strict=True):
+        assert np.array_equal(ask(vector), product)
+    assert asked == [1, 1, 1, 1, 1]  # the third task's anew for each product
