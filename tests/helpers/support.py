@@ -46,6 +46,17 @@ STEPPING = [n for n in ALGORITHMS if declaration_of(n).credit == "episode" and d
 REMEMBERING = [name for name in ALGORITHMS if declaration_of(name).credit == "trial"]
 ADAPTING = [name for name in ALGORITHMS if declaration_of(name).adapts]
 
+# Every algorithm, and other ways of the meta-gradient and the meta-update than its own.
+VARIANTS: dict[str, dict[str, Any]] = {
+    name: {"algorithm": name} | REQUIRED.get(name, {}) for name in sorted(ALGORITHMS)
+}
+VARIANTS |= {f"maml, {update}": {"algorithm": "maml", "meta_update": update} for update in ("ppo", "vpg")}
+VARIANTS |= {
+    "maml, first order": {"algorithm": "maml", "first_order": True},
+    "mmaml, trpo": {"algorithm": "mmaml", "meta_update": "trpo", "cg_iters": 2},
+    "tesp, trpo": VARIANTS["tesp"] | {"meta_update": "trpo", "fisher_rollouts": 2, "cg_iters": 2},
+}
+
 TASKS = 5  # of `new_worker`
 
 

@@ -6,20 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.loading import load_config
 from mmaml.parallel.requests import partition
 from mmaml.storage import checkpoint
-from mmaml.updates.evaluate import Question
-from mmaml.worker import TaskBlock
-from tests.helpers.support import REQUIRED, SMALL, assert_same_states, progress, run, sampled, small_config
+from tests.helpers.support import SMALL, VARIANTS, assert_same_states, progress, run, small_config
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -102,14 +98,6 @@ FAMILIES: dict[str, Values] = {
     "published sizes": {"n_itr": 1, "num_inner_grad_steps": 2, "num_promp_steps": 2, "inner_lr": 0.01},
 }
 
-# Every algorithm, and other ways of the meta-gradient and the meta-update than its own.
-VARIANTS: dict[str, Values] = {name: {"algorithm": name} | REQUIRED.get(name, {}) for name in sorted(ALGORITHMS)}
-VARIANTS |= {f"maml, {update}": {"algorithm": "maml", "meta_update": update} for update in ("ppo", "vpg")}
-VARIANTS |= {
-    "maml, first order": {"algorithm": "maml", "first_order": True},
-    "mmaml, trpo": {"algorithm": "mmaml", "meta_update": "trpo", "cg_iters": 2},
-    "tesp, trpo": VARIANTS["tesp"] | {"meta_update": "trpo", "fisher_rollouts": 2, "cg_iters": 2},
-}
 # 3 tasks are a block of 3 on one rank, blocks of 2 and of 1 on two.
 FEW = ODD | {
     "n_itr": 2,
@@ -197,38 +185,6 @@ def test_master_and_ranks_agree_on_the_gradient(variant: str, by_home: dict[tupl
     on_ranks, on_master = (by_home[variant, home] for home in ("ranks", "master"))
     for name, value in on_ranks.parameters.items():
         torch.testing.assert_close(on_master.parameters[name], value, rtol=1e-5, atol=1e-6)
-
-
-def assert_devices_agree(values: Values, device: str) -> None:
-    """Of the algorithm's functions on the CPU and on another device, away from where the tasks were sampled."""
-    config = small_config(**values | {"meta_batch_size": 6, "hidden_sizes": [64, 64], "num_inner_grad_steps": 2})
-    worker, parameters, _ = sampled(config)
-    assert worker.block is not None
-    on_device = TaskBlock(worker.algorithm, worker.block.rollouts, device)
-    random = torch.Generator().manual_seed(0)
-    moved = parameters + 0.01 * torch.randn(parameters.shape, generator=random)
-    options = {"clip": True, "clip_eps": 0.1, "kl_coefficients": [5e-4, 5e-4]}
-    credits, direction = (torch.randn(size, generator=random) for size in (6, len(parameters)))
-    nothing = Question("", moved)
-    arguments = {
-        "meta_gradient": ("gradient", replace(nothing, vector=credits, options=options)),
-        "meta_loss": ("loss", replace(nothing, vector=credits, options=options)),
-        "fisher_product": ("product", replace(nothing, vector=direction)),
-        "returns": ("return", nothing),
-        "embed": ("embedding", nothing),
-    }
-    for function in worker.algorithm.functions:
-        part, given = arguments[function]
-        question = replace(given, function=function, parameters=moved)
-        expected, found = (block.answer(question)[part] for block in (worker.block, on_device))
-        difference, norm = torch.from_numpy(found - expected).norm(), torch.from_numpy(expected).norm()
-        assert 0 < norm < torch.inf and difference < 1e-5 * norm, function
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_functions_on_cuda_are_those_on_the_cpu(variant: str) -> None:
-    assert_devices_agree(VARIANTS[variant], "cuda")
 
 
 RAGGED = _without(SMALL, "cell_size") | {
