@@ -80,6 +80,7 @@ FAMILIES: dict[str, Family] = {
     "TabularMDP": Family("mmaml.envs.tabular_mdp:TabularMDP", {}, 10),
     "GridNavi": Family("mmaml.envs.grid_navi:GridNavi", {}, 15),
     "KrazyWorld": Family("mmaml.envs.krazy_world:KrazyWorld", {}, 100),
+    "MemoryPlanningGame": Family("mmaml.envs.memory_planning:MemoryPlanningGame", {}, 100),
     "DiscountingChain": Family("mmaml.envs.discounting_chain:DiscountingChain", {}, 100),
     "Reacher3Link1ModeEnv": Family(_REACHER, {"centers": [[0.225, 0.225]]} | _THREE_LINKS, 50),
     "Reacher3Link2ModeEnv": Family(_REACHER, {"centers": [[-0.225, -0.225], [0.225, 0.225]]} | _THREE_LINKS, 50),

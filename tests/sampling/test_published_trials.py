@@ -23,6 +23,7 @@ TRIALS = {
     "GaussianBandit": (10, 1),
     "TabularMDP": (10, 10),
     "GridNavi": (4, 15),
+    "MemoryPlanningGame": (1, 100),
     "PointRobot": (3, 100),
     "SparsePointRobot": (3, 100),
     "HalfCheetahRandDirecEnv": (2, 200),
