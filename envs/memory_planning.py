@@ -17,8 +17,9 @@ published game it takes 100 steps, and is the only one of its trial.
 The values of a task are "labels" [C], the label of each cell x · size + y, and "actions" [5], the meaning of each
 action: both permutations, all equally likely.
 
-On 4 · 4 cells, 100 steps give 0.9618 on average to a random policy, and 31.6143 to one that knows the task and takes
-shortest paths. What the best policy gets that has to find out is not known.
+On 4 · 4 cells, 100 steps give on average: 0.9618 to a random policy; 5.1418 to one that moves at random and collects on
+the goal, 7.2129 if all of its moves are up or right; 31.6143 to one that knows the task and takes shortest paths. What
+the best policy gets that has to find out is not known.
 
 Source: Ritter et al. 2021, "Rapid task-solving in novel environments", by its code (`rapid_task_solving` of
 deepmind-research). There the actions mean the same in every task: `shuffle_actions` false.

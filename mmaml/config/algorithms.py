@@ -15,6 +15,7 @@ ALGORITHMS = {
     "maesn": "mmaml.algorithms.maesn:MAESN",
     "rl2": "mmaml.algorithms.rl2:RL2",
     "snail": "mmaml.algorithms.snail:SNAIL",
+    "epn": "mmaml.algorithms.epn:EPN",
     "varibad": "mmaml.algorithms.varibad:VariBAD",
     "mgrl": "mmaml.algorithms.mgrl:MGRL",
 }

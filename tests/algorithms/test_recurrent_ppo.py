@@ -26,7 +26,7 @@ from tests.helpers.support import (
     small_config,
 )
 
-ALGORITHMS = ["rl2", "snail"]
+ALGORITHMS = ["rl2", "snail", "epn"]
 PROBES = "tests.helpers.probes:"
 # Of unlike lengths, continuous actions; of one step, discrete actions.
 RAGGED: dict[str, Any] = {"env": PROBES + "RandomLengths", "max_path_length": 6, "episodes_per_trial": 3}
@@ -40,8 +40,18 @@ FAMILIES = {"ragged": RAGGED, "padded": RAGGED | {"collect": "episodes"}, "bandi
 OPTIONS = {"clip_eps": 0.2, "clip": True, "mean": 0.1, "std": 0.7}
 SIZES = {"meta_batch_size": 5, "rollouts_per_meta_task": 4}
 # How far what is learned from may be from what was done: the products of SNAIL's attention have other shapes there.
-TOLERANCES = {"rl2": 0.0, "snail": 1e-5}
-MOVED = {"rl2": 0.3, "snail": 0.05}  # how far from the start parameters are: SNAIL adds up hundreds of channels
+TOLERANCES = {"rl2": 0.0, "snail": 1e-5, "epn": 0.0}
+# Sizes of few parameters.
+FEW = {
+    "rl2": {"cell_size": 3},
+    "snail": {"filters": 3, "attention_size": 3},
+    "epn": {"memory_embedding_size": 1, "planning_iterations": 2},
+}
+MOVED = {
+    "rl2": 0.3,
+    "snail": 0.05,
+    "epn": 0.1,
+}  # how far from the start parameters are: SNAIL adds up hundreds of channels
 
 
 def collected(algorithm: str, **overrides: Any) -> tuple[RecurrentPPO, TaskBlock, torch.Tensor]:
@@ -164,8 +174,7 @@ def test_advantages_are_normalised_over_the_meta_batch() -> None:
 @pytest.mark.parametrize("family", ["padded", "bandit"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_gradient_agrees_with_finite_differences(algorithm: str, family: str) -> None:
-    sizes = {"cell_size": 3} if algorithm == "rl2" else {"filters": 3, "attention_size": 3}
-    algo, block, parameters = collected(algorithm, **FAMILIES[family] | sizes | {"entropy_coeff": 0.1})
+    algo, block, parameters = collected(algorithm, **FAMILIES[family] | FEW[algorithm] | {"entropy_coeff": 0.1})
     data = in_double(block.rollouts[0].select(slice(1)))
     flat, options = parameters.double(), OPTIONS | {"clip_eps": 10.0, "outer_kl_coefficient": 0.3}
     gradient = algo.meta_gradient(flat, [data], None, **options)["gradient"][0]
@@ -280,6 +289,14 @@ MANY_TASKS = {"meta_batch_size": 128, "rollouts_per_meta_task": 2}
 RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 40}
 SNAIL = {"n_itr": 25, "learning_rate": 1e-3}
 SMALL_SNAIL = {"n_itr": 25, "filters": 16, "attention_size": 16}
+SHORT_RECALL = RECALL | {"env_kwargs": {"length": 8}, "max_path_length": 8, "n_itr": 16, "num_promp_steps": 6}
+SMALL_EPN = {
+    "memory_embedding_size": 8,
+    "planning_iterations": 1,
+    "learning_rate": 1.5e-3,
+    "learning_rate_anneal": 0.9,
+}
+FORGETFUL_PLANNER = "tests.helpers.forgetful_planner:ForgetfulPlanner"
 
 
 @pytest.mark.learn
@@ -295,6 +312,9 @@ SMALL_SNAIL = {"n_itr": 25, "filters": 16, "attention_size": 16}
         ("snail", LOOK, 0.85, 0.9),
         pytest.param("snail", RECALL | SMALL_SNAIL, 0.9, 1.0, marks=pytest.mark.slow),
         (f"{MODULE}:Forgetful", RECALL | {"n_itr": 10}, 0.15, 0.35),
+        ("epn", SHORT_RECALL | SMALL_EPN, 0.9, 1.0),
+        (FORGETFUL_PLANNER, SHORT_RECALL | SMALL_EPN | {"n_itr": 8}, 0.15, 0.35),
+        pytest.param("epn", LOOK | SMALL_EPN | {"n_itr": 20}, 0.85, 0.9, marks=pytest.mark.slow),
     ],
 )
 def test_it_learns_what_needs_a_memory_and_controls_do_not(

@@ -20,7 +20,7 @@ parallel: false
 """
 
 
-@pytest.mark.parametrize("name", ["rl2", "snail", "varibad", "mgrl"])
+@pytest.mark.parametrize("name", ["rl2", "snail", "epn", "varibad", "mgrl"])
 @pytest.mark.parametrize("flags", [("--name", "-c"), ("-n", "--config"), ("--name", "--config_file")])
 def test_a_named_run_trains(name: str, flags: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

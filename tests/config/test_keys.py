@@ -73,6 +73,8 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "entropy_coeff": (0.1, VALUES),
     "filters": (9, {"algorithm": "snail"}),
     "attention_size": (9, {"algorithm": "snail"}),
+    "memory_embedding_size": (3, {"algorithm": "epn"}),
+    "planning_iterations": (1, {"algorithm": "epn"}),
     "context_size": (3, {"algorithm": "cavia"}),
     "latent_size": (3, LATENTS),
     "latent_kl_penalty": (1.0, LATENTS),

@@ -80,31 +80,49 @@ def test_starts_and_new_goals_are_uniform() -> None:
         agent, goal = seen(family, family.step(actions_for(family, np.full(8000, COLLECT)))[0])
 
 
-def known_returns(size: int, steps: int) -> tuple[float, float]:
-    """Of a random policy, and of shortest paths: by dynamic programming over where the goal is from the agent."""
+def known_returns(size: int, steps: int) -> dict[str, float]:
+    """Of policies that need no memory or know all, by dynamic programming over where the goal is from the agent.
+
+    "random": any action. "wandering", "up or right": moves at random, or one of two, and collects on the goal.
+    "informed": shortest paths.
+    """
     cells = [(x, y) for x in range(size) for y in range(size)]
     after = [[((x - dx) % size) * size + (y - dy) % size for dx, dy in MOVES] for x, y in cells]
-    random, informed = np.zeros(size**2), np.zeros(size**2)
-    for _ in range(steps):
-        collected = 1 + np.array([random[1:].mean(), informed[1:].mean()])
-        of_actions = [np.array([values[there] for there in after]) for values in (random, informed)]
-        for values, gain in zip(of_actions, collected, strict=True):
-            values[0, COLLECT] = gain
-        random, informed = of_actions[0].mean(1), of_actions[1].max(1)
-    return float(random[1:].mean()), float(informed[1:].mean())
+    chosen: dict[str, Any] = {
+        "random": lambda of_actions: of_actions.mean(1),
+        "wandering": lambda of_actions: on_the_goal_collects(of_actions, [UP, DOWN, LEFT, RIGHT]),
+        "up or right": lambda of_actions: on_the_goal_collects(of_actions, [UP, RIGHT]),
+        "informed": lambda of_actions: of_actions.max(1),
+    }
+    returns = {}
+    for name, choose in chosen.items():
+        values = np.zeros(size**2)
+        for _ in range(steps):
+            of_actions = values[np.array(after)]
+            of_actions[0, COLLECT] = 1 + values[1:].mean()
+            values = choose(of_actions)
+        returns[name] = float(values[1:].mean())
+    return returns
 
 
-def test_random_and_informed_policies_get_what_is_known_of_them() -> None:
-    random, informed = known_returns(4, 100)
-    assert f"{random:.4f}" in str(memory_planning.__doc__) and f"{informed:.4f}" in str(memory_planning.__doc__)
+def on_the_goal_collects(of_actions: np.ndarray, moves: list[int]) -> np.ndarray:
+    return np.concatenate([of_actions[:1, COLLECT], of_actions[1:, moves].mean(1)])
+
+
+def test_the_returns_of_known_policies_are_those_that_are_stated() -> None:
+    known = known_returns(4, 100)
+    for name, value in known.items():
+        assert f"{value:.4f}" in str(memory_planning.__doc__), name
     family, rng = a_block(20, 100), np.random.default_rng(2)
-    for chooses, expected in ((lambda *_: rng.integers(5, size=2000), random), (towards, informed)):
+    for name, chooses in (("random", lambda *_: rng.integers(5, size=2000)), ("informed", towards)):
         agent, goal = seen(family, family.reset(seed=3)[0])
         total = np.zeros(2000)
         for _ in range(100):
             observations, rewards, *_ = family.step(actions_for(family, chooses(agent, goal, family.size)))
             (agent, goal), total = seen(family, observations), total + rewards
-        assert abs(total.mean() - expected) < 5 * total.std() / math.sqrt(2000)
+        assert abs(total.mean() - known[name]) < 5 * total.std() / math.sqrt(2000)
+    small = known_returns(2, 20)
+    assert [round(small[name], 2) for name in ("random", "wandering", "informed")] == [0.79, 4.45, 8.31]
 
 
 def towards(agent: np.ndarray, goal: np.ndarray, size: int) -> np.ndarray:

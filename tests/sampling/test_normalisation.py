@@ -183,7 +183,7 @@ def seen_by(algorithm: str, **overrides: Any) -> tuple[Worker, RunningStatistics
     return worker, statistics, items
 
 
-@pytest.mark.parametrize("algorithm", ["promp", "rl2", "mgrl", "varibad", "snail"])
+@pytest.mark.parametrize("algorithm", ["promp", "rl2", "mgrl", "varibad", "snail", "epn"])
 def test_a_clock_and_an_image_are_normalised_before_they_become_float32(algorithm: str) -> None:
     """Their exact mean and standard deviation over the tasks and steps of the first collection."""
     worker, statistics, items = seen_by(algorithm)

@@ -188,6 +188,7 @@ def with_constant_value(worker: Worker, parameters: Tensor, prefix: str, value: 
         ("rl2", "value", {}),
         ("rl2", "value", {"episodes_per_trial": 3}),
         ("snail", "value", {"episodes_per_trial": 3}),
+        ("epn", "value", {"episodes_per_trial": 3}),
         ("varibad", "value", {"episodes_per_trial": 3}),
         (f"{MODULE}:RecurrentBandit", "network.value", {}),
         (f"{MODULE}:RecurrentBandit", "network.value", {"episodes_per_trial": 3}),

@@ -1,0 +1,72 @@
+"""EPN: episodic planning network (Ritter, Faulkner, Sartran, Santoro, Botvinick, Raposo 2021).
+
+    f_t = plan({(o_{s-1}, a_{s-1}, r_{s-1}, d_s, o_s), s ≤ t}, o_t)      `mmaml.policies.epn`
+    π(·|f_t), V(f_t)                                                     linear in f_t
+
+The memory is the trial's transitions so far, over the ends of its episodes. The network plans over them: it passes
+them several times through one block of self-attention. x, and how it is trained: `mmaml.algorithms.recurrent`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mmaml.algorithms.recurrent import DECLARATION as PARENT
+from mmaml.algorithms.recurrent import RecurrentPPO
+from mmaml.config.declaration import Key
+from mmaml.config.keys import Config
+from mmaml.config.value_types import integer
+from mmaml.policies.distributions import Distribution
+from mmaml.policies.epn import Carried, PlanningNetwork
+from mmaml.policies.params import Params
+
+DECLARATION = PARENT.extended(
+    keys={
+        "memory_embedding_size": Key(
+            "Memory",
+            16,
+            integer(1),
+            "entries of an embedded state, action or goal; a transition has four times as many",
+        ),
+        "planning_iterations": Key("Memory", 2, integer(1), "how often the memory passes through the planning block"),
+    },
+    weights={"memory_embedding_size": lambda config: 13 * (4 * config.memory_embedding_size) ** 2},
+    kept={
+        "memory_embedding_size": lambda config: (
+            3
+            * config.memory_embedding_size
+            * config.meta_batch_size
+            * config.rollouts_per_meta_task
+            * config.lane_length
+        )
+    },
+)
+
+
+class EPN(RecurrentPPO):
+    """A network that plans over the transitions of the trial so far."""
+
+    network: PlanningNetwork
+
+    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
+        self.observation_size = observation_size
+        super().__init__(config, observation_size, action_size, actions)
+
+    def build_memory(self, config: Config, inputs: int) -> tuple[dict[str, tuple[int, ...]], int]:
+        sizes = config.lane_length, config.memory_embedding_size, config.planning_iterations
+        self.network = PlanningNetwork("memory", self.observation_size, inputs, *sizes)
+        return self.network.shapes, self.network.features
+
+    def init_memory(self, rng: np.random.Generator) -> Params:
+        return self.network.init(rng)
+
+    def step(self, params: Params, x: Tensor, carried: Any) -> tuple[Tensor, Any]:
+        before = self.network.start(x) if carried is None else Carried(*carried)
+        features, after = self.network.step(params, x, before)
+        return features, tuple(after)
+
+    def unroll(self, params: Params, x: Tensor) -> Tensor:
+        return self.network.unroll(params, x)
