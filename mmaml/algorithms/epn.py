@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmaml.algorithms.recurrent import DECLARATION as PARENT
 from mmaml.algorithms.recurrent import RecurrentPPO
+from mmaml.algorithms.shared_keys import RECURRENT
 from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import integer
@@ -23,7 +23,7 @@ from mmaml.policies.distributions import Distribution
 from mmaml.policies.epn import Carried, PlanningNetwork
 from mmaml.policies.params import Params
 
-DECLARATION = PARENT.extended(
+DECLARATION = RECURRENT.extended(
     keys={
         "memory_embedding_size": Key(
             "Memory",
