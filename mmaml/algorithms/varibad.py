@@ -148,7 +148,8 @@ class VariBAD(TrialPPO):
         self.buffer = Buffer(entries, config.vae_buffer_size)
 
     def init(self, rng: np.random.Generator) -> Params:
-        return self.policy.init(rng) | self.value.init(rng) | self.encoder.init(rng) | self.decoder.init(rng)
+        acting = self.policy.init(rng) | self.value.init(rng)
+        return acting | self.encoder.init(rng, self.config.lane_length) | self.decoder.init(rng)
 
     # Acting.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmaml.policies.batch_invariant import affine, affine_by_step
-from mmaml.policies.gru import gru_shapes, gru_states, gru_step, init_with_gru
+from mmaml.policies.gru import gru_shapes, gru_states, gru_step, init_with_gru, long_memory
 from mmaml.policies.mlp import MLP, glorot_uniform
 from mmaml.policies.params import Params
 
@@ -34,9 +34,9 @@ class BeliefEncoder:
         self.shapes = self.layers.shapes | gru_shapes(self.gru, self.layers.sizes[-1], cell)
         self.shapes |= {self.weight: (cell, 2 * latent), self.bias: (1, 2 * latent)}
 
-    def init(self, rng: np.random.Generator) -> Params:
-        """Glorot-uniform weights, an orthogonal recurrent kernel; the first belief of all is the prior, N(0, I)."""
-        return init_with_gru(rng, self.shapes, self.gru)
+    def init(self, rng: np.random.Generator, steps: int) -> Params:
+        """As `init_with_gru` and `long_memory`; the first belief of all is the prior, N(0, I). steps: of a trial."""
+        return long_memory(rng, init_with_gru(rng, self.shapes, self.gru), self.gru, steps)
 
     def begin(self, like: Tensor) -> Tensor:
         """h_0, [M, N, C], for lanes as those of `like` [M, N, …]."""
