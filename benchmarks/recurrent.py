@@ -1,13 +1,18 @@
-"""RL² against what it cannot do without, on one core: `python benchmarks/recurrent.py`
+"""RL² and VariBAD against what they cannot do without, and the published code: `python benchmarks/recurrent.py`
 
 Sampling, against a bare loop that only steps the environment and the GRU with its policy; an epoch's gradient, against
-its multiplications and additions as three products of all steps of all tasks at once: forward, backward, weights. CPU
-seconds, since the machine may have other work.
+its multiplications and additions as three products of all steps of all tasks at once: forward, backward, weights. Whole
+iterations in one process, everything included, against those of github.com/lmzintgraf/varibad (57e1795), which were
+measured on one core of a machine of this kind. CPU seconds, since the machine may have other work.
 """
 
 from __future__ import annotations
 
+import json
+import resource
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +36,9 @@ from mmaml.worker import Worker
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 REPEATS = 7
+FEW, MANY = 2, 12  # iterations of two runs, whose difference is measured
+# Env steps per CPU second of the published code, in all of its processes; and how many times that is to be reached.
+PUBLISHED = {"rl2_ppo": (413, 30), "grid_navi_varibad": (465, 20), "rl2_half_cheetah_direction": (606, 10)}
 
 
 def main() -> None:
@@ -43,6 +51,10 @@ def main() -> None:
         parameters = algorithm.spec.flatten(algorithm.init(generator(config.seed, "parameters")))
         sampling(config, worker, parameters)
         epoch(config, worker, parameters)
+    for name, (published, times) in PUBLISHED.items():
+        rate = iterations(name)
+        print(f"{name}: {rate:,.0f} env steps per CPU second of whole iterations")
+        print(f"  the published code: {published}; ratio {rate / published:.0f} (to reach: {times})")
 
 
 def sampling(config: Config, worker: Worker, parameters: torch.Tensor) -> None:
@@ -95,6 +107,21 @@ def epoch(config: Config, worker: Worker, parameters: torch.Tensor) -> None:
     for name, value in seconds.items():
         print(f"  {name}: {value:.3f} CPU seconds for {rows:,} steps")
     print(f"  gradient / products: {seconds['gradient'] / seconds['products']:.2f} (to reach: 3)")
+
+
+def iterations(name: str) -> float:
+    """Env steps per CPU second of a run in one process, without its start and end."""
+    config = load_config(CONFIGS / f"{name}.json")
+    seconds = [0.0]
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (FEW, MANY):
+            overrides = json.dumps({"n_itr": count, "parallel": False, "dump_path": f"{folder}/{count}"})
+            command = [sys.executable, "-m", "mmaml", "train", name, "--overrides", overrides]
+            subprocess.run(command, check=True, capture_output=True, cwd=CONFIGS.parent)
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds.append(used.ru_utime + used.ru_stime - sum(seconds))
+    steps = config.meta_batch_size * config.rollouts_per_meta_task * config.lane_length
+    return (MANY - FEW) * steps / (seconds[2] - seconds[1])
 
 
 @torch.no_grad()
