@@ -264,7 +264,7 @@ def test_one_object_for_several_lanes_is_refused_at_the_start_and_by_the_check(
 ) -> None:
     kind = "OneBlock" if name == "OneBlock" else "Sound"
     line = f"env: expected a new environment each time {name} is called, got the same {kind} again; build it, and all "
-    overrides = f'{{"env": "{HERE}:{name}", "parallel": false}}'
+    overrides = f'{{"env": "{HERE}:{name}", "parallel": false, "n_itr": 1}}'
     assert main.main(["train", "--overrides", overrides, "--dump_path", str(tmp_path / "run")]) == 2
     out, err = capsys.readouterr()
     assert out == "" and not (tmp_path / "run").exists()
