@@ -47,11 +47,8 @@ FEW = {
     "snail": {"filters": 3, "attention_size": 3},
     "epn": {"memory_embedding_size": 1, "planning_iterations": 2},
 }
-MOVED = {
-    "rl2": 0.3,
-    "snail": 0.05,
-    "epn": 0.1,
-}  # how far from the start parameters are: SNAIL adds up hundreds of channels
+# How far from the start parameters are: SNAIL adds up hundreds of channels.
+MOVED = {"rl2": 0.3, "snail": 0.05, "epn": 0.1}
 
 
 def collected(algorithm: str, **overrides: Any) -> tuple[RecurrentPPO, TaskBlock, torch.Tensor]:
@@ -290,12 +287,8 @@ RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 40}
 SNAIL = {"n_itr": 25, "learning_rate": 1e-3}
 SMALL_SNAIL = {"n_itr": 25, "filters": 16, "attention_size": 16}
 SHORT_RECALL = RECALL | {"env_kwargs": {"length": 8}, "max_path_length": 8, "n_itr": 16, "num_promp_steps": 6}
-SMALL_EPN = {
-    "memory_embedding_size": 8,
-    "planning_iterations": 1,
-    "learning_rate": 1.5e-3,
-    "learning_rate_anneal": 0.9,
-}
+SMALL_EPN: dict[str, Any] = {"memory_embedding_size": 8, "planning_iterations": 1}
+SMALL_EPN |= {"learning_rate": 1.5e-3, "learning_rate_anneal": 0.9}
 FORGETFUL_PLANNER = "tests.helpers.forgetful_planner:ForgetfulPlanner"
 
 
