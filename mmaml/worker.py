@@ -61,7 +61,7 @@ class TaskBlock:
             parts = [piece(vector, **question.options) for piece in pieces]
             results.append({name: reduce(torch.add, (part[name] for part in parts)) for name in parts[0]})
         # detach: older versions of torch give parameters without effect zeros that require a gradient
-        return {name: torch.cat([result[name] for result in results]).detach().cpu().numpy() for name in results[0]}
+        return fetched({name: torch.cat([result[name] for result in results]).detach() for name in results[0]})
 
     def _pieces(self, question: Question) -> Iterator[Sequence[Callable[..., dict[str, Tensor]]]]:
         """The function as one of the vector alone, for each chunk of tasks, and of each for each chunk of lanes.
@@ -136,6 +136,20 @@ class Sampled(NamedTuple):
     rollouts: list[Rollouts]
     seconds: np.ndarray
     observed: ObservedMoments | None
+
+
+def fetched(values: Mapping[str, Tensor]) -> Results:
+    """Tensors as arrays; those of a device come all together, so that it is waited for once for each type of number."""
+    results = {name: value.numpy() for name, value in values.items() if value.device.type == "cpu"}
+    on_device = {name: value for name, value in values.items() if name not in results}
+    for dtype in {value.dtype for value in on_device.values()}:
+        chosen = {name: value for name, value in on_device.items() if value.dtype is dtype}
+        flat = torch.cat([value.flatten() for value in chosen.values()]).cpu()
+        parts = flat.split([value.numel() for value in chosen.values()])
+        results |= {
+            name: part.view(value.shape).numpy() for (name, value), part in zip(chosen.items(), parts, strict=True)
+        }
+    return {name: results[name] for name in values}
 
 
 def _index(indices: Sequence[int]) -> slice | Tensor:

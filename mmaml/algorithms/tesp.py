@@ -34,7 +34,7 @@ from mmaml.config.keys import Config
 from mmaml.config.value_types import choice, integer, number
 from mmaml.policies.batch_invariant import row_product
 from mmaml.policies.distributions import Distribution
-from mmaml.policies.gru import gru_final_states, gru_shapes, init_with_gru
+from mmaml.policies.gru import gru_shapes, init_with_gru, mean_of_final_states
 from mmaml.policies.params import Params
 from mmaml.sampling.rollouts import Rollouts
 
@@ -171,10 +171,7 @@ class TESP(MAML):
 
     def embedding(self, encoder: Params, episodes: Memory) -> Tensor:
         """e: [M, 1, E]."""
-        states = gru_final_states(encoder, GRU, episodes.steps, episodes.start, episodes.end)
-        # One task at a time: a task's number of episodes must not decide how another task is computed.
-        counts = episodes.end.sum((0, 2)).tolist()
-        pooled = torch.stack([own.mean(0, keepdim=True) for own in states.split(counts)])
+        pooled = mean_of_final_states(encoder, GRU, episodes.steps, episodes.start, episodes.end)
         return row_product(pooled, encoder[WEIGHT]) + encoder[BIAS]
 
     def remember(self, memory: Memory | None, data: Rollouts) -> Memory:

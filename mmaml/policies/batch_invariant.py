@@ -5,6 +5,9 @@ whole shape: a task alone gets other last bits than in a batch. Here every task 
 matrix products already treat each task by itself, provided MKL runs in its strict mode (`mmaml.process_settings`).
 Fused elementwise operations (sigmoid, addcmul, lerp, tanh_backward) treat the last few elements of an array,
 which do not fill a vector register, by other instructions; single IEEE operations and exp do not differ there.
+
+A GPU (`is_batched`) is given all tasks of the meta-batch at once, so that nothing depends on how they are divided. What
+takes time there is how many operations it is given: all tasks and all steps are one.
 """
 
 from __future__ import annotations
@@ -15,6 +18,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 NARROW = 16
+
+
+def is_batched(x: Tensor) -> bool:
+    """Whether a tensor is where all tasks are computed together, in as few operations as possible: on a GPU."""
+    return x.device.type != "cpu"
 
 
 def sum_rows(x: Tensor) -> Tensor:
@@ -58,6 +66,9 @@ def affine_by_step(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     To the bit what `affine` computes of one step alone: the bits of a product depend on how many rows it has.
     """
+    if is_batched(x):
+        by_task = torch.bmm(x.transpose(0, 1).flatten(1, 2), weight) + bias
+        return by_task.view(x.shape[1], x.shape[0], x.shape[2], -1).transpose(0, 1)
     return _AffineByStep.apply(x, weight, bias)
 
 
@@ -99,6 +110,8 @@ class _SumRows(Function):
     @staticmethod
     def forward(ctx, x):  # type: ignore[override]
         ctx.rows = x.shape[1]
+        if is_batched(x):
+            return x.sum(1, keepdim=True)
         return torch.stack([task.sum(0, keepdim=True) for task in x])
 
     @staticmethod

@@ -8,11 +8,15 @@ matrix product over all steps of a task. Per step, with h the state (0 at an epi
     n    = tanh(x W_c + b_c + r ⊙ (h U_c))      candidate
     h'   = n + z ⊙ (h - n)
 (Cho et al. 2014, with the reset gate applied to the product, as in cuDNN).
+
+On a GPU the steps of tasks that share their parameters are those of the library's GRU (`_LibraryGRU`), of which the
+number of operations does not grow with T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -20,9 +24,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mmaml.policies.batch_invariant import outer, refuse_third_derivative, sigmoid_, sum_rows, tanh_
-from mmaml.policies.mlp import glorot_uniform
+from mmaml.policies.batch_invariant import is_batched, outer, refuse_third_derivative, sigmoid_, sum_rows, tanh_
+from mmaml.policies.mlp import MLP, glorot_uniform
 from mmaml.policies.params import Params
+
+CLOSED = -1e4  # what a gate reads to be 0, whatever the state
 
 
 def gru_shapes(prefix: str, inputs: int, cell: int) -> dict[str, tuple[int, ...]]:
@@ -76,6 +82,29 @@ def gru_final_states(params: Params, prefix: str, x: Tensor, start: Tensor, end:
     return _GRU.apply(x, start, end, *_of(params, prefix))
 
 
+def mean_of_final_states(
+    params: Params, prefix: str, x: Tensor, start: Tensor, end: Tensor, head: MLP | None = None
+) -> Tensor:
+    """Mean over a task's episodes of the states at their ends, or of what a network makes of each: [M, 1, H].
+
+    x, start, end: as in `gru_final_states`. head: a network of the states, whose parameters are among `params`. Twice
+    differentiable in the parameters.
+    """
+    if is_batched(x):  # of all steps, of which some count: how many episodes end is not known without waiting for it
+        states = _by_task(_states(x, start, _of(params, prefix)))
+        states = states if head is None else head(params, states)
+        counts = _by_task(end)[:, None].to(x.dtype)
+        return torch.bmm(counts / counts.sum(-1, keepdim=True), states)
+    states = gru_final_states(params, prefix, x, start, end)
+    # One task at a time: a task's number of episodes must not decide how another task is computed.
+    means = []
+    for task, own in enumerate(states.split(end.sum((0, 2)).tolist())):
+        if head is not None:
+            own = head({name: params[name][task : task + 1] for name in head.shapes}, own[None])[0]
+        means.append(own.mean(0))
+    return torch.stack(means)[:, None]
+
+
 def gru_step(params: Params, prefix: str, x: Tensor, h: Tensor) -> Tensor:
     """The states [M, N, C] after one step, from inputs x [M, N, F] and the states h [M, N, C] before; no gradient.
 
@@ -91,7 +120,22 @@ def gru_states(params: Params, prefix: str, x: Tensor) -> Tensor:
 
     Differentiable once, in the parameters and in x.
     """
-    return _GRUStates.apply(x.contiguous(), *_of(params, prefix))
+    weights = _of(params, prefix)
+    if is_batched(x) and _are_shared(weights):
+        return _LibraryGRU.apply(x, None, *weights)
+    return _GRUStates.apply(x.contiguous(), *weights)
+
+
+def _states(x: Tensor, start: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The states [T, M, N, C] after each step, as `gru_final_states` has those of some; as differentiable."""
+    if _are_shared(weights):
+        return _LibraryGRU.apply(x, start, *weights)
+    return _GRU.apply(x, start, None, *weights)
+
+
+def _are_shared(weights: Sequence[Tensor]) -> bool:
+    """Whether weights are the same for all tasks, as `ParamSpec.per_task` makes them."""
+    return all(value.shape[0] == 1 or value.stride(0) == 0 for value in weights)
 
 
 def _of(params: Params, prefix: str) -> tuple[Tensor, ...]:
@@ -175,14 +219,16 @@ def _all_steps_of_a_task(x: Tensor, size: int) -> Tensor:
 
 
 class _GRU(Function):
+    """The states at the ends of episodes; after every step, [T, M, N, C], where `end` is None."""
+
     @staticmethod
     def forward(ctx, x, start, end, wg, ug, bg, wc, uc, bc):  # type: ignore[override]
         (tasks, lanes), cell = x.shape[1:3], wc.shape[-1]
-        steps = int(end.flatten(1).any(1).nonzero()[-1]) + 1
+        steps = len(x) if end is None else int(end.flatten(1).any(1).nonzero()[-1]) + 1
         gates = x.new_empty(*x.shape[:3], 2 * cell)
         candidates, products, before, after = x.new_empty(4, *x.shape[:3], cell).unbind(0)
         continues = (~start).to(x.dtype).unsqueeze(-1)
-        restarts = start.flatten(1).any(1).tolist()
+        restarts = [True] * steps if end is None else start.flatten(1).any(1).tolist()
         h = x.new_zeros(tasks, lanes, cell)
         for t in range(steps):
             h_in = before[t]
@@ -194,7 +240,7 @@ class _GRU(Function):
         before[steps:] = 0
         ctx.save_for_backward(x, continues, end, gates, candidates, products, before, wg, ug, bg, wc, uc, bc)
         ctx.steps, ctx.restarts = steps, restarts
-        return after.transpose(0, 1)[end.transpose(0, 1)]
+        return after if end is None else after.transpose(0, 1)[end.transpose(0, 1)]
 
     @staticmethod
     def backward(ctx, grad_states):  # type: ignore[override]
@@ -211,14 +257,17 @@ class _GRUGradient(Function):
         d_gates, d_candidates, d_products, d_after = (
             torch.empty_like(value) for value in (gates, candidates, products, candidates)
         )
-        arriving = _ends_by_step(end)
+        arriving = None if end is None else _ends_by_step(end)
         ug_t, uc_t = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
         carried = torch.zeros_like(candidates[0])
         for t in range(steps - 1, -1, -1):
-            dh = d_after[t].copy_(carried)
-            episodes, lanes = arriving[t]
-            if len(episodes):
-                dh.view(-1, cell).index_add_(0, lanes, grad_states.index_select(0, episodes))
+            if arriving is None:
+                dh = torch.add(carried, grad_states[t], out=d_after[t])
+            else:
+                dh = d_after[t].copy_(carried)
+                episodes, lanes = arriving[t]
+                if len(episodes):
+                    dh.view(-1, cell).index_add_(0, lanes, grad_states.index_select(0, episodes))
             outputs = d_products[t], d_gates[t], d_candidates[t]
             passed = _step_back(dh, before[t], gates[t], products[t], candidates[t], outputs)
             carried = passed.baddbmm_(d_gates[t], ug_t).baddbmm_(d_products[t], uc_t)
@@ -292,7 +341,7 @@ class _GRUGradient(Function):
         for value in (before_dot, d_gates_dot, d_candidates_dot, d_products_dot):
             value[ctx.steps :] = 0
 
-        states_dot = after_dot.transpose(0, 1)[end.transpose(0, 1)]
+        states_dot = after_dot if end is None else after_dot.transpose(0, 1)[end.transpose(0, 1)]
         x, before, before_dot, d_gates, d_products, d_gates_dot, d_candidates_dot, d_products_dot = map(
             _by_task, (x, before, before_dot, d_gates, d_products, d_gates_dot, d_candidates_dot, d_products_dot)
         )
@@ -303,6 +352,75 @@ class _GRUGradient(Function):
             sum_rows(d_candidates_dot),
         )
         return states_dot, None, None, *(None,) * 7, *moved
+
+
+class _LibraryGRU(Function):
+    """The states [T, M, N, C] after each step, zero before each start, for tasks that share their parameters.
+
+    The library (`torch.gru`, cuDNN on a GPU) reads x W + b through an identity, and so gives the derivatives in it, of
+    which those in each task's parameters are products over all steps. Its state cannot be set back within a lane. In
+    its place a first step has gates of 0, r = z = 0, and as its candidate the h' = (1 - z) n that follows the state 0.
+    """
+
+    @staticmethod
+    def forward(ctx, x, start, *weights):  # type: ignore[override]
+        wg, ug, bg, wc, uc, bc = (value[0] for value in weights)
+        inputs = x @ torch.cat([wg, wc], -1) + torch.cat([bg, bc], -1)
+        learns = any(ctx.needs_input_grad)
+        with torch.set_grad_enabled(learns), _exact():
+            inputs.requires_grad_(learns)
+            read = inputs if start is None else _restarting(inputs, start)
+            identity, recurrent = torch.eye(inputs.shape[-1], dtype=x.dtype, device=x.device), torch.cat([ug, uc], -1).T
+            # In one piece of memory, as cuDNN wants them.
+            parts = torch.cat([identity.flatten(), recurrent.flatten()]).split([identity.numel(), recurrent.numel()])
+            kernels = [part.view_as(like) for part, like in zip(parts, (identity, recurrent), strict=True)]
+            nothing = read.new_zeros(1, x.shape[1] * x.shape[2], uc.shape[0])
+            states = torch.gru(read.flatten(1, 2), nothing, kernels, False, 1, 0.0, learns, False, False)[0]
+            states = states.view(*x.shape[:3], -1)
+        result = states.detach()
+        ctx.inner = (inputs, states)
+        ctx.save_for_backward(x, start, result, *weights)
+        return result
+
+    @staticmethod
+    def backward(ctx, grad_states):  # type: ignore[override]
+        x, start, states, *weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again, for which the steps are written out
+            if start is None or ctx.needs_input_grad[0]:
+                raise NotImplementedError("gru_states: expected to be differentiated once, got a second derivative")
+            again = _GRU.apply(x, start, None, *weights)
+            return None, None, *torch.autograd.grad(again, weights, grad_states, create_graph=True)
+        wg, ug, _, wc, _, _ = weights
+        cell, (inputs, with_graph) = states.shape[-1], ctx.inner
+        with _exact():
+            (slopes,) = torch.autograd.grad(with_graph, inputs, grad_states, retain_graph=True)
+        before = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
+        if start is not None:
+            before = before.masked_fill(start[..., None], 0.0)
+        # Those of products with h: of the candidate's, through the reset gate.
+        r = (inputs.detach()[..., :cell] + before @ ug[0, :, :cell]).sigmoid()
+        recurrent = torch.cat([slopes[..., : 2 * cell], slopes[..., 2 * cell :] * r], -1)
+        dx = slopes @ torch.cat([wg[0], wc[0]], -1).T if ctx.needs_input_grad[0] else None
+        of_x = _by_task(slopes)
+        d_wg, d_wc = outer(_by_task(x), of_x).split([2 * cell, cell], dim=-1)
+        d_ug, d_uc = outer(_by_task(before), _by_task(recurrent)).split([2 * cell, cell], dim=-1)
+        d_bg, d_bc = sum_rows(of_x).split([2 * cell, cell], dim=-1)
+        return dx, None, d_wg, d_ug, d_bg, d_wc, d_uc, d_bc
+
+
+def _restarting(inputs: Tensor, start: Tensor) -> Tensor:
+    """x W + b [T, M, N, 3C] with which the library's GRU forgets its state before each start, bool [T, M, N]."""
+    _, z, n = inputs.chunk(3, dim=-1)
+    limit = 1 - torch.finfo(inputs.dtype).eps
+    candidate = ((1 - z.sigmoid()) * n.tanh()).clamp(-limit, limit).atanh()
+    closed = torch.full_like(candidate, CLOSED)
+    return torch.where(start[..., None], torch.cat([closed, closed, candidate], -1), inputs)
+
+
+def _exact() -> AbstractContextManager[None]:
+    """While this lasts, cuDNN computes in float32: by default its products are rounded to ten bits."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
 
 
 def _by_task(values: Tensor) -> Tensor:

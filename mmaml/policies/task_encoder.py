@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaml.policies.gru import gru_final_states, gru_shapes, init_with_gru
+from mmaml.policies.gru import gru_shapes, init_with_gru, mean_of_final_states
 from mmaml.policies.mlp import MLP
 from mmaml.policies.params import Params
 
@@ -54,16 +54,7 @@ class TaskEncoder:
 
         x: what is read of each step, [T, M, N, F]. start, end: bool [T, M, N], the first and last steps of episodes.
         """
-        states = gru_final_states(params, "encoder.gru", x, start, end)
-        episodes = end.sum((0, 2)).tolist()
-        # One task at a time: a task's number of episodes must not decide how another task is computed.
-        pooled = []
-        for task, own in enumerate(states.split(episodes)):
-            if self.after_gru is not None:
-                of_task = {name: params[name][task : task + 1] for name in self.after_gru.shapes}
-                own = self.after_gru(of_task, own[None])[0]
-            pooled.append(own.mean(0))
-        embedding = torch.stack(pooled)[:, None]
+        embedding = mean_of_final_states(params, "encoder.gru", x, start, end, self.after_gru)
         if self.after_pool is not None:
             embedding = self.after_pool(params, embedding)
         return embedding.squeeze(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmaml.policies.batch_invariant import weighted_sum
+from mmaml.policies.batch_invariant import is_batched, weighted_sum
 from mmaml.policies.distributions import Distribution
 from mmaml.sampling.rollouts import Rollouts
 
@@ -33,14 +33,24 @@ def any_order_surrogate(log_probs: Tensor, rollouts: Rollouts) -> Tensor:
     rewards by □: Σ_t □_t ρ_t, less what no action decides. At the sampling parameters the first derivative is that of
     `policy_gradient`; the second also sees how what was sampled depends on π. log_probs: [M, n].
     """
-    log_ratios = (log_probs - rollouts.flat("log_probs")).view(rollouts.rewards.shape).unbind(-1)
-    goes_on = (~rollouts.episode_start).to(log_probs.dtype).unbind(-1)
-    before = [torch.zeros_like(log_ratios[0])]
-    for log_ratio, continues in zip(log_ratios[:-1], goes_on[1:], strict=True):
-        before.append(continues * (before[-1] + log_ratio))
-    exponents, so_far = torch.stack(before, -1), torch.stack(log_ratios, -1)
-    change = (exponents + so_far).exp() - exponents.exp()
+    log_ratios = (log_probs - rollouts.flat("log_probs")).view(rollouts.rewards.shape)
+    exponents = _sums_before(log_ratios, rollouts)
+    change = (exponents + log_ratios).exp() - exponents.exp()
     return -weighted_sum((change * rollouts.advantages).flatten(1), rollouts.flat("weights"))
+
+
+def _sums_before(values: Tensor, rollouts: Rollouts) -> Tensor:
+    """Σ of the values [M, N, T] of an episode before each of its steps, of the same shape."""
+    if is_batched(values):  # in few operations: sums of the whole lane, less what they were at the episode's start
+        index = torch.arange(values.shape[-1], device=values.device)
+        of_lane = values.cumsum(-1) - values
+        return of_lane - of_lane.gather(-1, index - rollouts.times())
+    goes_on = (~rollouts.episode_start).to(values.dtype).unbind(-1)
+    steps = values.unbind(-1)
+    before = [torch.zeros_like(steps[0])]
+    for value, continues in zip(steps[:-1], goes_on[1:], strict=True):
+        before.append(continues * (before[-1] + value))
+    return torch.stack(before, -1)
 
 
 def surrogate(ratio: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ elementwise operation, and indices.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,9 +211,14 @@ def _empty_strided(size, stride, dtype=None, layout=None, device=None, pin_memor
     return DeviceTensor(torch.empty_strided(size, stride, dtype=dtype))
 
 
-def _arange(start, end, step=1, dtype=None, layout=None, device=None, pin_memory=None):  # type: ignore[no-untyped-def]
-    _add("aten.arange")
-    return DeviceTensor(torch.arange(start, end, step, dtype=dtype))
+def _made(name: str, make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A factory of the device, by one of the CPU."""
+
+    def on_device(*arguments: Any, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+        _add(name)
+        return DeviceTensor(make(*arguments, dtype=dtype))
+
+    return on_device
 
 
 def _copy_from(source, target, non_blocking=False):  # type: ignore[no-untyped-def]
@@ -232,7 +237,6 @@ _library = torch.library.Library("aten", "IMPL")
 _library.impl("empty.memory_format", _empty, "PrivateUse1")
 _library.impl("empty_strided", _empty_strided, "PrivateUse1")
 _library.impl("_copy_from", _copy_from, "PrivateUse1")
-_library.impl("arange.start_step", _arange, "PrivateUse1")
-_library.impl("arange.start", _arange, "PrivateUse1")
-_library.impl("arange", lambda end, **options: _arange(0, end, **options), "PrivateUse1")
+for _name in ("arange", "arange.start", "arange.start_step", "eye", "eye.m"):
+    _library.impl(_name, _made(f"aten.{_name}", getattr(torch, _name.partition(".")[0])), "PrivateUse1")
 _library.impl("gru.input", _gru, "AutogradPrivateUse1")
