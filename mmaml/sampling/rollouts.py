@@ -189,13 +189,15 @@ class Rollouts:
 
     def select(self, index: slice | Tensor) -> Rollouts:
         """The rollouts of some tasks."""
-        return self._map(lambda value: value[index])
+        chosen = index if isinstance(index, slice) else index.to(self.rewards.device)  # once, for all tensors
+        return self._map(lambda value: value[chosen])
 
     def lanes(self, index: slice | Sequence[int]) -> Rollouts:
         """Some lanes of every task, with the weights of their steps as they are among all lanes."""
+        chosen = index if isinstance(index, slice) else torch.tensor(index, device=self.rewards.device)
         per_lane = {name for name, value in self.fields().items() if value.shape[1:2] == self.rewards.shape[1:2]}
         return Rollouts.from_fields(
-            {name: value[:, index] if name in per_lane else value for name, value in self.fields().items()}
+            {name: value[:, chosen] if name in per_lane else value for name, value in self.fields().items()}
         )
 
     def only_lanes(self, index: Sequence[int]) -> Rollouts:

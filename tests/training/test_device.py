@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ def test_a_training_iteration_ends_as_on_the_cpu(variant: str, device: str, tmp_
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     for name in row.keys() & {"LossBefore", "LossAfter", "KLInner", "KLOuter", "LineSearchStep"}:
         assert found_row[name] == pytest.approx(row[name], rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"mgrl"}))  # which finds its returns on the CPU
+@pytest.mark.parametrize("tasks", [None, [0, 2, 3]])
+def test_an_epoch_waits_for_the_device_only_at_its_ends(tasks: list[int] | None, variant: str) -> None:
+    """To take parameters there, a vector, and the indices of a minibatch, and to take all results from there."""
+    worker, parameters, _ = sampled(small_config(**RAGGED | VARIANTS[variant]))
+    assert worker.block is not None
+    block = TaskBlock(worker.algorithm, worker.block.rollouts, DEVICE)
+    question = Question("", parameters, torch.zeros(4), tasks)
+    for function in ("meta_gradient", "meta_loss"):
+        with counted() as count:
+            block.answer(replace(question, function=function))
+        indices = len(block.rollouts) if tasks else 0
+        assert count.synchronisations.total() == 3 + indices, count.synchronisations
 
 
 # The stand-in itself.
