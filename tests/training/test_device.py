@@ -61,22 +61,28 @@ def test_every_function_is_that_of_the_cpu(variant: str, device: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_iteration_ends_as_on_the_cpu(variant: str, device: str, tmp_path: Path) -> None:
-    """With the meta-gradient on the master."""
+    """With the meta-gradient on the master, and few conjugate gradients, which enlarge rounding beyond comparison."""
 
     def trained(on: str) -> tuple[np.ndarray, Mapping[str, float]]:
+        """The change of the parameters, and the row of the log."""
         config = small_config(
-            **RAGGED | VARIANTS[variant] | {"meta_gradient": "master", "dump_path": str(tmp_path / on)}
+            **RAGGED
+            | {"cg_iters": 2}
+            | VARIANTS[variant]
+            | {"meta_gradient": "master", "dump_path": str(tmp_path / on)}
         )
         worker = Worker(config)
         with connect(parallel=False) as ranks:
             ranks.serve(worker)
             run = Run(config, ranks, worker, None, on)
+            before = run.parameters.clone()
             row = one_iteration(run, 0)
             run.close()
-        return run.parameters.numpy(), row
+        return (run.parameters - before).numpy(), row
 
     (expected, row), (found, found_row) = trained("cpu"), trained(device)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    # Adam enlarges differences too, where a gradient is nothing but rounding.
+    assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
     for name in row.keys() & {"LossBefore", "LossAfter", "KLInner", "KLOuter", "LineSearchStep"}:
         assert found_row[name] == pytest.approx(row[name], rel=1e-4, abs=1e-6), name
 
