@@ -200,7 +200,7 @@ def test_a_signal_while_an_environment_loads_is_no_fault_of_its_module(
         ),
         (
             {"env": "tests.helpers.probes:HeldOut"},
-            "env: expected tasks of the split \"train\", got 'tests.helpers.probes:HeldOut', which has ('test',)",
+            "env: HeldOut.splits: expected \"train\" among them, got ('test',); correct it in the class",
         ),
     ],
 )
@@ -225,7 +225,8 @@ def test_only_what_a_run_does_needs_tasks() -> None:
         ),
         (
             {"env": "tests.helpers.probes:ScaledChoice"},
-            "normalization_scale: expected null for an environment with discrete actions, got 2.0",
+            "env: ScaledChoice.normalization_scale: expected None for an environment with discrete actions, got 2.0; "
+            "correct it in the class",
         ),
         (
             {"env": "CartPoleMassEnv", "learn_std": False},
