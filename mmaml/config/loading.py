@@ -312,8 +312,6 @@ def _check_sizes(config: Config) -> None:
 def _check_splits(config: Config, spec: EnvSpec) -> None:
     """Raise ConfigError if a run needs tasks of a split that its family does not have."""
     splits = spec.splits
-    if "train" not in splits:
-        raise ConfigError("env", expected='tasks of the split "train"', got=f"'{config.env}', which has {splits}")
     embeds = config.te_save_path is not None and config.declaration.embeds
     for name, needed, off in (("eval_interval", config.eval_interval > 0, "0"), ("te_save_path", embeds, "null")):
         if needed and "test" not in splits:
