@@ -286,9 +286,9 @@ MANY_TASKS = {"meta_batch_size": 128, "rollouts_per_meta_task": 2}
 RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 40}
 SNAIL = {"n_itr": 25, "learning_rate": 1e-3}
 SMALL_SNAIL = {"n_itr": 25, "filters": 16, "attention_size": 16}
-SHORT_RECALL = RECALL | {"env_kwargs": {"length": 8}, "max_path_length": 8, "n_itr": 16, "num_promp_steps": 6}
+SHORT_RECALL = RECALL | {"env_kwargs": {"length": 5}, "max_path_length": 5, "n_itr": 14, "num_promp_steps": 6}
 SMALL_EPN: dict[str, Any] = {"memory_embedding_size": 8, "planning_iterations": 1}
-SMALL_EPN |= {"learning_rate": 1.5e-3, "learning_rate_anneal": 0.9}
+SMALL_EPN |= {"learning_rate": 2e-3, "learning_rate_anneal": 0.9}
 FORGETFUL_PLANNER = "tests.helpers.forgetful_planner:ForgetfulPlanner"
 
 
@@ -306,7 +306,7 @@ FORGETFUL_PLANNER = "tests.helpers.forgetful_planner:ForgetfulPlanner"
         pytest.param("snail", RECALL | SMALL_SNAIL, 0.9, 1.0, marks=pytest.mark.slow),
         (f"{MODULE}:Forgetful", RECALL | {"n_itr": 10}, 0.15, 0.35),
         ("epn", SHORT_RECALL | SMALL_EPN, 0.9, 1.0),
-        (FORGETFUL_PLANNER, SHORT_RECALL | SMALL_EPN | {"n_itr": 8}, 0.15, 0.35),
+        (FORGETFUL_PLANNER, SHORT_RECALL | SMALL_EPN | {"n_itr": 6}, 0.15, 0.35),
         pytest.param("epn", LOOK | SMALL_EPN | {"n_itr": 20}, 0.85, 0.9, marks=pytest.mark.slow),
     ],
 )
