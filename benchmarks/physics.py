@@ -2,12 +2,14 @@
 
 The raw loop is Python that calls `mj_step` and nothing else: the same model, frame skip, number of steps, states in
 which episodes begin, and controls. Sampling adds the policy, observations, rewards, resets, and the arrangement as
-dense [M, N, T, …] arrays. Beside them gymnasium's vector environments over the same family, 16 at a time, stepped with
-random actions and without a policy; AsyncVectorEnv has a process for each, on all cores.
+dense [M, N, T, …] arrays. Then the lanes of one task on several threads, and gymnasium's vector environments over the
+same family, 16 at a time, stepped with random actions and without a policy; AsyncVectorEnv has a process for each, on
+all cores.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +44,7 @@ FAMILIES = {
 TASKS, LANES, HORIZON, REPEATS = 20, 20, 25, 3
 RAW_LANES = range(0, TASKS * LANES, 20)
 VECTOR_ENVS, VECTOR_STEPS = 16, 100
+THREADS, THREAD_STEPS = (2, 3, 8), 40
 
 
 class Sampling:
@@ -110,6 +113,26 @@ def vector_rate(make: Callable[..., Any], name: str) -> float:
     return rate
 
 
+def in_threads(name: str) -> list[str]:
+    """Steps of one task's lanes with several threads: how much faster, and CPU seconds, relative to one thread."""
+    env: Any = make_family(name, 1, LANES)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(THREAD_STEPS)]
+    wall: dict[int, float] = {}
+    cpu: dict[int, float] = {}
+    for _ in range(REPEATS):
+        for threads in (1, *THREADS):
+            env.use_threads(threads)
+            env.reset(seed=0)
+            clock, cpu_clock = time.perf_counter(), time.process_time()
+            for action in actions:
+                env.step(action)
+            wall[threads] = min(wall.get(threads, math.inf), time.perf_counter() - clock)
+            cpu[threads] = min(cpu.get(threads, math.inf), time.process_time() - cpu_clock)
+    env.close()
+    return [f"{n} threads {wall[1] / wall[n]:.1f}x as fast, {cpu[n] / cpu[1]:.2f}x the CPU seconds" for n in THREADS]
+
+
 def main() -> None:
     torch.set_num_threads(1)
     for name in sys.argv[1:] or FAMILIES:
@@ -126,6 +149,7 @@ def main() -> None:
         rate, goal = max(ours), FAMILIES.get(name)
         print(f"{name}: {rate:,.0f} env steps/s on one core, raw loop {max(raw):,.0f}")
         print(f"  sampling / raw loop: {rate / max(raw):.2f}" + (f" (to reach: {goal})" if goal else ""))
+        print(f"  the {LANES} lanes of one task: {'; '.join(in_threads(name))}")
         for kind in (gym.vector.SyncVectorEnv, gym.vector.AsyncVectorEnv):
             print(f"  sampling / {kind.__name__}: {rate / vector_rate(kind, name):.1f}")
 

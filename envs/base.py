@@ -60,6 +60,7 @@ class TaskVectorEnv(VectorEnv, ABC):
     num_modes: the number of modes of its tasks. splits: those of `SPLITS` that it can draw.
     finite_horizon: whether a task is over once an episode is truncated, so that the value after it is 0; False: the
         task would have gone on, and the value is that of the observation which follows.
+    uses_threads: whether it heeds `use_threads`.
     code_settings: with which settings of the process its code runs, where it is a user's; None for the process's own.
     """
 
@@ -68,6 +69,7 @@ class TaskVectorEnv(VectorEnv, ABC):
     num_modes: int = 1
     finite_horizon: bool = False
     splits: tuple[str, ...] = ("train", "test")
+    uses_threads: bool = False
     code_settings: CodeSettings | None = None
 
     def __init__(
@@ -143,6 +145,9 @@ class TaskVectorEnv(VectorEnv, ABC):
         defines success. The arrays are new: whoever calls this may keep and change them.
         """
         raise self._not_written("step")
+
+    def use_threads(self, threads: int) -> None:
+        """Compute the following steps with up to so many threads, which changes none of their bits."""
 
     def close(self, **kwargs: Any) -> None:
         """Close once, even if that raises: before version 1.3, Gymnasium tries again when the object is deleted."""

@@ -14,6 +14,7 @@ from mmaml.algorithms.base import Algorithm
 from mmaml.config.keys import Config
 from mmaml.envs.base import Task
 from mmaml.errors import RunStopped
+from mmaml.parallel.launch import physics_threads
 from mmaml.parallel.peers import Listener
 from mmaml.parallel.placement import Placement
 from mmaml.parallel.ranks import Ranks
@@ -120,7 +121,8 @@ def placement(config: Config, ranks: Ranks, device: str) -> Placement:
     """Where a run computes; with "auto" the meta-gradient on the master where that has a GPU. device: the master's."""
     automatic = "ranks" if device == "cpu" else "master"
     meta_gradient = automatic if config.meta_gradient == "auto" else config.meta_gradient
-    return Placement(ranks.size, ranks.roster.machines, meta_gradient, device)
+    threads = physics_threads(config, ranks.size, ranks.cores)
+    return Placement(ranks.size, ranks.roster.machines, meta_gradient, device, threads)
 
 
 def by_collection(fields: Mapping[str, np.ndarray]) -> list[Rollouts]:

@@ -14,7 +14,7 @@ from mmaml.config.loading import ConfigError
 from mmaml.errors import NotFinite
 from mmaml.evaluation.embeddings import write_embeddings
 from mmaml.evaluation.periodic import evaluation_row
-from mmaml.parallel.launch import check_rank_count
+from mmaml.parallel.launch import check_rank_count, physics_threads
 from mmaml.parallel.ranks import Ranks
 from mmaml.parallel.shutdown import shutdown
 from mmaml.reporting.columns import returns_row
@@ -42,7 +42,8 @@ def train(
     if more went wrong than the configuration allows.
     """
     device = ranks.agree(lambda: check_ranks_and_device(config, ranks))
-    with closing(Worker(config)) as worker:
+    ranks.meet()
+    with closing(Worker(config, physics_threads(config, ranks.size, ranks.cores))) as worker:
         state = ranks.on_master(lambda: restored_state(config, worker))
         ranks.set_timeout(config.rank_timeout, remedy=as_written(f"continue with --restore_path {config.dump_path}"))
         if not ranks.serve(worker, config.master_samples):

@@ -163,10 +163,12 @@ class Worker:
 
     One stands on every rank. The methods from `collect` on are what `Ranks` calls by name: they take
     parameters, an optional vector and this rank's items, and return arrays with one entry an item.
+
+    threads: with how many a family that can does steps its lanes; the results do not depend on it.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, threads: int = 1) -> None:
+        self.config, self._threads = config, threads
         import_environment(config.env)
         assert config.env_spec is not None  # which `build_config` has found
         self.spec = config.env_spec
@@ -421,6 +423,7 @@ class Worker:
             # The first block that a rank cannot build ends the run: its host lacks something. A later one costs tasks.
             with FromEnvironment() if self._has_built else nullcontext():
                 env = self._make_family(len(tasks))
+                env.use_threads(self._threads)
             self._has_built = True
             if lasting:
                 close_quietly(self._env)

@@ -75,13 +75,14 @@ class MujocoFamily(TaskVectorEnv):
 
     Actions are the controls, clipped to their ranges. A lane whose physics blows up (MuJoCo then resets it, and its
     clock does not advance) is set to its rest position, gets no reward and is terminated; infos["blow_up"] bool [M·N]
-    reports it.
+    reports it. With `use_threads`, each thread steps some of the lanes; what is not physics is computed by one.
 
     A family implements the abstract methods. model: the compiled model. frame_skip: physics steps per time step.
     """
 
     normalization_scale: float | None = 10.0
     finite_horizon = True
+    uses_threads = True
 
     def __init__(
         self,
@@ -107,7 +108,13 @@ class MujocoFamily(TaskVectorEnv):
         self.qvel = self._physics[:, 1 + model.nq : 1 + model.nq + model.nv]
         self._models = [model] * self.num_envs
         self._data = mujoco.MjData(model)
-        self._rollout = Rollout(nthread=0)
+        self._rollout, self._data_of_threads = Rollout(nthread=0), [self._data]
+
+    def use_threads(self, threads: int) -> None:
+        self._rollout.close()
+        threads = min(threads, self.num_envs)
+        self._rollout = Rollout(nthread=threads if threads > 1 else 0)
+        self._data_of_threads = [self._data, *(mujoco.MjData(self.model) for _ in range(1, threads))]
 
     def step(self, actions: np.ndarray) -> StepResult:
         self._check_started()
@@ -141,7 +148,7 @@ class MujocoFamily(TaskVectorEnv):
         with silent_warnings():
             self._rollout.rollout(
                 self._models,
-                [self._data],
+                self._data_of_threads,
                 self._physics,
                 self._controls,
                 skip_checks=True,

@@ -89,6 +89,7 @@ def _main(argv: list[str] | None, prog: str | None) -> int:
 
         config, state, steps, output = ranks.agree(prepare)
         ranks.set_timeout(config.rank_timeout, remedy="evaluate again")
+        ranks.meet()
         with closing(Worker(config)) as worker:
             if not ranks.serve(worker):
                 return 0

@@ -17,7 +17,7 @@ from mmaml.config.keys import Config
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
-from mmaml.parallel.launch import physical_cores
+from mmaml.parallel.cores import physical_cores
 from mmaml.paths import absolute, located
 from mmaml.storage.starting import DEFAULT_FOLDER
 from mmaml.storage.writable import check_folder

@@ -25,6 +25,7 @@ from mmaml.errors import Interrupted, RunStopped, UsageError, disk_reason, to_st
 from mmaml.extras import not_installed
 from mmaml.launcher import protocol
 from mmaml.parallel import launch
+from mmaml.parallel.cores import physical_cores
 from mmaml.parallel.shutdown import shutdown
 from mmaml.paths import absolute
 from mmaml.storage.run_lock import RunLock
@@ -312,7 +313,7 @@ def rank_count(config: Config, given: int | None) -> int:
     if not config.parallel:
         return 1
     idle_master = 0 if config.master_samples else 1
-    return given or min(launch.physical_cores(), config.meta_batch_size + idle_master)
+    return given or min(physical_cores(), config.meta_batch_size + idle_master)
 
 
 def check_given_ranks(config: Config, given: int | None, connected: int | None, flag: str = "--ranks") -> None:

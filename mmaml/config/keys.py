@@ -26,6 +26,7 @@ from mmaml.config.value_types import (
     SCALE,
     SIZES,
     TEXT,
+    THREADS,
     Kind,
     choice,
     integer,
@@ -136,6 +137,15 @@ class Config:
         True,
         FLAG,
         "rank 0 samples a share of the tasks too; false: it only updates",
+        resumable=True,
+    )
+
+    physics_threads: int | str = _key(
+        "Sampling",
+        "auto",
+        THREADS,
+        'with how many threads a rank steps the lanes of a MuJoCo family; "auto": with the cores that are left over if '
+        "each rank has one task, else with one",
         resumable=True,
     )
 

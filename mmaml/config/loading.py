@@ -77,6 +77,7 @@ def build_config(values: Mapping[str, Any], trains: bool = True, env_spec: EnvSp
     config = dataclasses.replace(config, env_spec=spec)
     if trains:
         _check_splits(config, spec)
+        _check_threads(config, spec)
         memory_check.check(memory_check.training(config, spec))
     return config
 
@@ -306,6 +307,16 @@ def _check_sizes(config: Config) -> None:
             "fisher_rollouts",
             expected=f"at most rollouts_per_meta_task = {rollouts}",
             got=str(config.fisher_rollouts),
+        )
+
+
+def _check_threads(config: Config, spec: EnvSpec) -> None:
+    """Raise ConfigError for threads that its family has no use for."""
+    if config.physics_threads not in ("auto", 1) and not spec.family.uses_threads:
+        raise ConfigError(
+            "physics_threads",
+            expected=f"\"auto\" or 1 with '{config.env}', whose steps use no threads",
+            got=shown(config.physics_threads),
         )
 
 

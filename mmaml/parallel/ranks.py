@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, TasksFailed, UsageError, to_stderr
 from mmaml.launcher.protocol import ENDED, LOST, REMEDY, report
+from mmaml.parallel.cores import Cores
 from mmaml.parallel.link import MPI, Link, RankLost, Timeout, all_lost, join
 from mmaml.parallel.peers import FIRST_TIMEOUT, Listener, Roster
 from mmaml.parallel.process import Process
@@ -79,7 +80,7 @@ class Ranks:
     """The ranks of a run.
 
     rank: which this is; size: how many were started; seconds_busy: of the slowest rank in all calls. roster: on rank 0,
-    the others.
+    the others. cores: how many each rank may keep busy, of the rank that has fewest; known once they have met.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -87,6 +88,7 @@ class Ranks:
         self.rank: int = comm.Get_rank() if comm else 0
         self.size: int = comm.Get_size() if comm else 1
         self.seconds_busy = 0.0
+        self.cores = 1
         self._listener: Listener = _Stderr()
         self.roster = Roster(comm, self.size if self.rank == 0 else 1, lambda text: self._listener.warn(text))
         self._master = Link(comm, 0)
@@ -136,14 +138,22 @@ class Ranks:
             self._send_all(outcome, "the start")
             self.roster.report_losses()
         else:
-            outcome, _ = self._from_master()
-        if isinstance(outcome, Released):
-            raise SystemExit(1)  # interrupted, as the master says
+            outcome = self._from_master_at_start()
         shared, failure, self._master.process = outcome
         if failure is not None:
             self._agreed_failure = failure
             raise failure
         return result if self.rank == 0 else shared
+
+    def meet(self) -> None:
+        """Learn where all ranks are, and which cores they may use. Every rank calls this once, before `serve`."""
+        if self.rank == 0:
+            self.cores = self.roster.meet()
+            self._send_all(self.cores, "the start")
+            self.roster.report_losses()
+        else:
+            self._to_master((Process.this(), Cores.allowed()))
+            self.cores = self._from_master_at_start()
 
     def listen(self, listener: Listener) -> None:
         """Report lost ranks and failed tasks to `listener`. Before: to stderr, and a failed task ends the program."""
@@ -168,9 +178,7 @@ class Ranks:
         """
         self._worker, self._master_works = worker, master_works
         if self.rank == 0:
-            self.roster.meet()
             return True
-        self._to_master(Process.this())
         while not isinstance((message := self._from_master())[0], Released):
             asked, arrays = message
             flats = map(torch.from_numpy, arrays)
@@ -298,6 +306,12 @@ class Ranks:
 
     def _send_all(self, content: Any, phase: str) -> None:
         self.roster.send(dict.fromkeys(self.roster.ranks, (content, ())), phase)
+
+    def _from_master_at_start(self) -> Any:
+        message, _ = self._from_master()
+        if isinstance(message, Released):
+            raise SystemExit(1)  # interrupted, as the master says
+        return message
 
     def _from_master(self) -> tuple[Any, list[np.ndarray]]:
         try:

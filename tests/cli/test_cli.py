@@ -195,7 +195,7 @@ def test_no_launcher_is_started_inside_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_job_of_one_task_is_no_launcher(started: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is how one machine is asked for, with all its cores."""
-    monkeypatch.setattr(launch, "physical_cores", lambda: 6)
+    monkeypatch.setattr(train, "physical_cores", lambda: 6)
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "32")
@@ -213,7 +213,7 @@ def test_a_job_of_one_task_is_no_launcher(started: Callable[..., list[str]], mon
 
 
 def test_it_starts_one_rank_per_core(started: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "physical_cores", lambda: 6)
+    monkeypatch.setattr(train, "physical_cores", lambda: 6)
     arguments = ["--config_file", str(CONFIG), "--dump_path", "run"]
     assert started(*arguments) == [
         *["-n", "6", sys.executable, "run_scripts/some_script.py"],
@@ -225,25 +225,6 @@ def test_it_starts_one_rank_per_core(started: Callable[..., list[str]], monkeypa
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     monkeypatch.setenv("PATH", "")
     assert train.run("mmaml", []) == 2
-
-
-def test_physical_cores_are_those_the_process_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for cpu in range(8):  # four cores of two hardware threads
-        topology = tmp_path / f"cpu{cpu}" / "topology"
-        topology.mkdir(parents=True)
-        (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
-    monkeypatch.setattr(launch, "CPU_TOPOLOGY", tmp_path)
-    monkeypatch.setattr(launch, "CGROUP", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 4, 5, 6})
-    assert launch.physical_cores() == 3
-    for limit, cores in (("max 100000", 3), ("250000 100000", 2), ("50000 100000", 1)):
-        (tmp_path / "cpu.max").write_text(limit)
-        assert launch.physical_cores() == cores
-    (tmp_path / "cpu.max").unlink()
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("200000\n")
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert launch.physical_cores() == 2
 
 
 @pytest.mark.ranks

@@ -117,6 +117,7 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
 # Keys whose effect the named test shows.
 SHOWN_ELSEWHERE = {
     "parallel": "test_cli",
+    "physics_threads": "test_ranks and test_mujoco: same bits; test_cores: how many",
     "master_samples": "test_ranks: same bits; here: who is asked to work",
     "dump_path": "every run",
     "episodes_per_trial": "the tests of trials",

@@ -93,6 +93,29 @@ def test_a_task_does_not_depend_on_the_rest_of_its_block(name: str) -> None:
             one.reset(options={"reset_mask": ends})
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_threads_change_no_bits(name: str) -> None:
+    """A lane that blows up included, whose warnings come from a thread."""
+    one, others = block(name), {threads: block(name) for threads in (1, 2, 5, 99)}
+    for threads, other in others.items():
+        other.use_threads(threads)
+    for step, action in enumerate(actions(one, 20)):
+        if step == 10:
+            for family in (one, *others.values()):
+                family.qvel[3] = 1e9
+        *expected, infos = one.step(action)
+        assert infos["blow_up"].any() == (step == 10)
+        for other in others.values():
+            *found, other_infos = other.step(action)
+            for ours, theirs in zip([*found, *other_infos.values()], [*expected, *infos.values()], strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+        if step == 10:
+            for family in (one, *others.values()):
+                family.reset(options={"reset_mask": infos["blow_up"]})
+    for family in (one, *others.values()):
+        family.close()
+
+
 @pytest.mark.parametrize("name", GYMNASIUM)
 def test_the_physics_is_gymnasiums_and_what_is_seen_and_rewarded_where_that_is_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

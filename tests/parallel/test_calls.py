@@ -193,6 +193,7 @@ class Tens:
 
 with connect() as ranks:
     ranks.set_timeout(timeout, "do as you are told")
+    ranks.meet()
     if ranks.serve(Tens()):
         found = ranks.call("hold", range(20))["ten"].tolist()
         print(json.dumps([found, ranks.roster.ranks]))

@@ -111,11 +111,16 @@ RUNS = FAMILIES | {name: FEW | values for name, values in VARIANTS.items()}
 
 @pytest.fixture(scope="module")
 def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
-    """Results of all runs: alone and on 2 ranks; families on 3 too; two on 5, and on 3 whose master samples nothing."""
+    """Results of all runs: alone and on 2 ranks; families on 3 too; two on 5, and on 3 whose master samples nothing.
+
+    Those with physics also on 2 ranks of 3 threads.
+    """
     folder = tmp_path_factory.mktemp("by_ranks")
     results: dict[str, list[Result]] = {name: [] for name in RUNS}
     two = {name: FAMILIES[name] for name in ("point mass", "ragged episodes")}
+    physics = {name: FAMILIES[name] for name in ("reacher", "ant")}
     launches = [(1, RUNS, {}), (2, RUNS, {}), (3, FAMILIES, {}), (5, two, {}), (3, two, {"master_samples": False})]
+    launches.append((2, physics, {"physics_threads": 3}))
     for ranks, chosen, options in launches:
         runs = [
             values | options | {"dump_path": str(folder / f"{name} {ranks} {bool(options)}")}

@@ -204,6 +204,8 @@ PLACEMENTS = {
     Placement(8, 1, "ranks", "cpu"): "8 ranks on 1 machine · meta-gradient on the ranks",
     Placement(8, 2, "master", "cpu"): "8 ranks on 2 machines · meta-gradient on the master (cpu)",
     Placement(2, 1, "master", "cuda:1"): "2 ranks on 1 machine · meta-gradient on the master (cuda:1)",
+    Placement(1, physics_threads=6): "1 rank on 1 machine, 6 physics threads · meta-gradient on the ranks",
+    Placement(40, physics_threads=3): "40 ranks on 1 machine, 3 physics threads each · meta-gradient on the ranks",
 }
 
 
@@ -223,15 +225,15 @@ def test_the_first_line_and_params_say_where_a_run_computes(tmp_path: Path, plac
 
 def test_where_the_meta_gradient_is_computed() -> None:
     roster = SimpleNamespace(machines=3)
-    ranks: Any = SimpleNamespace(size=5, roster=roster)
+    ranks: Any = SimpleNamespace(size=5, roster=roster, cores=2)
     for key, device, expected in (
         ("auto", "cpu", "ranks"),
         ("auto", "cuda", "master"),
         ("ranks", "cpu", "ranks"),
         ("master", "cpu", "master"),
     ):
-        config: Any = SimpleNamespace(meta_gradient=key)
-        assert placement_of(config, ranks, device) == Placement(5, 3, expected, device)
+        config: Any = SimpleNamespace(meta_gradient=key, physics_threads=2, env_spec=object())
+        assert placement_of(config, ranks, device) == Placement(5, 3, expected, device, 2)
 
 
 def test_a_finished_run_that_is_continued_says_so(tmp_path: Path) -> None:
