@@ -107,6 +107,7 @@ class Link:
         self.process: Process | None = None
         self._sending: tuple[list[MPI.Request], list[np.ndarray]] = ([], [])
         self._receiving: tuple[list[MPI.Request], list[np.ndarray]] = ([], [])
+        self._transfer = Timeout(0.0)  # of what is being received
 
     def send(self, content: Any, arrays: Iterable[np.ndarray] = ()) -> None:
         """Begin to send; `finish_sending` before long work, or nothing may leave. Raises RankLost."""
@@ -126,33 +127,45 @@ class Link:
         self._wait(self._sending[0], timeout)
 
     def receive(self, timeout: Timeout) -> tuple[Any, list[np.ndarray]]:
-        """The next message, and the arrays beside it. Raises RankLost.
+        """The next message, and the arrays beside it. Raises RankLost."""
+        content = self.begin_receiving(timeout)
+        return content, self.finish_receiving()
+
+    def begin_receiving(self, timeout: Timeout) -> Any:
+        """The next message; `finish_receiving` waits for the arrays beside it, which begin to come. Raises RankLost.
 
         What has begun to come takes its time: it is given the same seconds once more, and takes none of `timeout`.
         """
         reached("receive")
         length = np.empty(1, np.int64)
-        self._receive_into([length], timeout)
-        transfer = Timeout(timeout.seconds)
+        self._receive_into([length])
+        self._wait(self._receiving[0], timeout)
+        self._transfer = Timeout(timeout.seconds)
         text = np.empty(length[0], np.uint8)
-        self._receive_into([text], transfer)
+        self._receive_into([text])
+        self._wait(self._receiving[0], self._transfer)
         reached("half received")
         content, layout = cloudpickle.loads(text)
-        arrays = [np.empty(shape, dtype) for shape, dtype in layout]
-        self._receive_into(arrays, transfer)
-        return content, arrays
+        self._receive_into([np.empty(shape, dtype) for shape, dtype in layout])
+        return content
+
+    def finish_receiving(self) -> list[np.ndarray]:
+        """The arrays beside the message. Raises RankLost."""
+        requests, arrays = self._receiving
+        self._wait(requests, self._transfer)
+        return arrays
 
     def give_up(self) -> str:
         """Expect no more of the other rank, and end its process if it is on this machine; in words, what it did."""
         RankLost.ever = True
         return "of which nothing is known" if self.process is None else self.process.kill()
 
-    def _receive_into(self, buffers: list[np.ndarray], timeout: Timeout) -> None:
+    def _receive_into(self, buffers: list[np.ndarray]) -> None:
+        """Begin to receive into `buffers`, in order."""
         try:
             self._receiving = ([self._comm.Irecv(buffer, self._peer) for buffer in buffers], buffers)
         except MPI.Exception as error:
             raise self._lost(error) from error
-        self._wait(self._receiving[0], timeout)
 
     def _wait(self, requests: list[MPI.Request], timeout: Timeout) -> None:
         waited, last, next_check = 0.0, time.monotonic(), SECONDS_BETWEEN_CHECKS

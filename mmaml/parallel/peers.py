@@ -92,12 +92,17 @@ class Roster:
     def receive(
         self, ranks: Iterable[int], phase: str, seconds: float | None = None
     ) -> dict[int, tuple[Any, list[np.ndarray]]]:
-        """A message of each rank that is not lost. phase: what they are doing. seconds: by default rank_timeout."""
+        """A message of each rank that is not lost. phase: what they are doing. seconds: by default rank_timeout.
+
+        All arrays begin to come before the first are waited for: a transfer is a few exchanges, each of which takes as
+        long as until the other side looks again.
+        """
         timeout = Timeout(self.rank_timeout if seconds is None else seconds)
-        found = {rank: self._attempt(rank, phase, partial(Link.receive, timeout=timeout)) for rank in ranks}
+        contents = {rank: self._attempt(rank, phase, partial(Link.begin_receiving, timeout=timeout)) for rank in ranks}
+        arrays = {rank: self._attempt(rank, phase, Link.finish_receiving) for rank in contents}
         if self._losses and self._noticed is None:
             self._noticed = time.perf_counter()
-        return {rank: message for rank, message in found.items() if message is not None}
+        return {rank: (contents[rank], found) for rank, found in arrays.items() if found is not None}
 
     def report_losses(self) -> None:
         """Report the ranks that were lost since the last report; what it took to do without them ends now."""

@@ -66,9 +66,13 @@ def no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def message(first: float, rest: float) -> Link:
     """A link on which a message comes: its length after some seconds, the array beside it after some more."""
+    return Link(Slow(*parts(first, rest)), 1)  # type: ignore[arg-type]
+
+
+def parts(first: float, rest: float) -> list[tuple[float, np.ndarray]]:
     array = np.arange(6.0).reshape(2, 3)
     text = np.frombuffer(cloudpickle.dumps(("ten", [(array.shape, array.dtype)])), np.uint8)
-    return Link(Slow((first, np.array([text.size])), (0, text), (rest, array)), 1)  # type: ignore[arg-type]
+    return [(first, np.array([text.size])), (0, text), (rest, array)]
 
 
 def test_of_ranks_that_answer_none_is_lost_by_how_long_an_answer_takes_to_arrive() -> None:
@@ -102,6 +106,15 @@ def test_a_master_waits_for_all_silent_ranks_together() -> None:
     roster.report_losses()
     assert len(reported) == 5 and roster.ranks == []
     assert 4.0 < roster.seconds_lost < 4.0 + 5 * (link.MOMENT + 0.01)
+
+
+def test_arrays_of_all_ranks_come_at_the_same_time() -> None:
+    roster = Roster(Slow(*5 * parts(0, 0.4)), 6, pytest.fail)  # type: ignore[arg-type]
+    begun = CLOCK.now
+    found = roster.receive(roster.ranks, "meta_gradient", seconds=1.0)
+    assert [content for content, _ in found.values()] == ["ten"] * 5
+    assert all(arrays[0].tolist() == [[0, 1, 2], [3, 4, 5]] for _, arrays in found.values())
+    assert CLOCK.now - begun < 2 * 0.4
 
 
 def test_a_process_is_known_by_its_start_too() -> None:
