@@ -375,6 +375,6 @@ def _pairs() -> list[Any]:
 
 @pytest.mark.parametrize(("path", "algorithm"), _pairs())
 def test_a_shipped_config_runs(path: Path, algorithm: str, tmp_path: Path) -> None:
-    values = {"algorithm": algorithm, "dump_path": str(tmp_path / "run")}
+    values = {"algorithm": algorithm, "dump_path": str(tmp_path / "run"), "num_minibatches": 2}
     config = load_config(path, SMALL | REQUIRED.get(algorithm, {}) | values)
     assert run(config)["iteration"] == 2
