@@ -25,7 +25,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import layer_norm
 
-from mmaml.policies.batch_invariant import affine, affine_by_step, broadcast_rows
+from mmaml.policies.batch_invariant import affine, affine_by_step, broadcast_rows, is_batched
 from mmaml.policies.mlp import glorot_uniform
 from mmaml.policies.params import Params
 
@@ -127,8 +127,8 @@ class PlanningNetwork:
         return features, Carried(clock + 1, state, memory)
 
     def _in_chunks(self, params: Params, memory: Tensor, state: Tensor, goal: Tensor, absent: Tensor | None) -> Tensor:
-        """`planned`, of some tasks at a time, which bounds the memory."""
-        size = max(1, CHUNK_ROWS // memory[0, ..., 0].numel())
+        """`planned`, of some tasks at a time, which bounds the memory; on a GPU of all."""
+        size = len(memory) if is_batched(memory) else max(1, CHUNK_ROWS // memory[0, ..., 0].numel())
         parts = []
         for first in range(0, len(memory), size):
             chunk = slice(first, first + size)
