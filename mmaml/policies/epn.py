@@ -5,7 +5,7 @@
     rows        y_s = [m_s, g_t]                                             D = 4 E
     planning    `iterations` times, with the same weights every time:
                 y ← y + A(norm(y)),  y ← y + relu(norm(y) W_1 + b) W_2 + b   W_1: [D, 4 D]
-    attention   A(y) = softmax(q kᵀ / √D) v W_o + b,  [q, k, v] = y W + b    of every row to every row
+    attention   A(y) = softmax(q kᵀ / √D) v W_o + b,  [q, k, v] = y W        of every row to every row
     plan        p = max_s relu([norm(y_s), φ_t] W_3 + b) W_4 + b             in every entry by itself
     features    f_t = relu([p, φ_t, g_t] W_5 + b)                            C = D
 
@@ -63,7 +63,6 @@ class PlanningNetwork:
             "led": (inputs - observation, embedding),
         }
         planning_layers = {
-            "attention": (size, 3 * size),
             "attended": (size, size),
             "hidden": (size, 4 * size),
             "revised": (4 * size, size),
@@ -71,8 +70,10 @@ class PlanningNetwork:
             "plan": (size, size),
             "features": (size + 2 * embedding, size),
         }
+        self.attention = f"{prefix}.attention.weight"  # without a bias: that of keys would have no effect
         self.planning = [f"{prefix}.{layer}.{part}" for layer in planning_layers for part in ("weight", "bias")]
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.planning.append(self.attention)
+        self.shapes: dict[str, tuple[int, ...]] = {self.attention: (size, 3 * size)}
         for name, shape in (embedding_layers | planning_layers).items():
             self.shapes[f"{prefix}.{name}.weight"] = shape
             self.shapes[f"{prefix}.{name}.bias"] = (1, shape[1])
@@ -155,8 +156,8 @@ class PlanningNetwork:
 
         y = torch.cat([memory, _in_every_row(goal, shape[2])], -1)
         for _ in range(self.iterations):
-            attended = _attention(layer("attention", _normalised(y)), unseen)
-            y = y + layer("attended", attended)
+            qkv = torch.bmm(_normalised(y).flatten(1, 2), params[self.attention]).view(*shape, -1)
+            y = y + layer("attended", _attention(qkv, unseen))
             y = y + layer("revised", layer("hidden", _normalised(y)).relu())
         y = torch.cat([_normalised(y), _in_every_row(state, shape[2])], -1)
         plans = layer("plan", layer("seen", y).relu())

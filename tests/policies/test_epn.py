@@ -49,7 +49,7 @@ def by_the_equations(params: dict[str, Tensor], x: Tensor, iterations: int) -> T
         rows.append(torch.cat([before, led[s], state[s], goal[0]]))
     y = torch.stack(rows)
     for _ in range(iterations):
-        q, k, v = layer("attention", norm(y)).chunk(3, -1)
+        q, k, v = (norm(y) @ params["attention.weight"]).chunk(3, -1)
         weights = torch.softmax(q @ k.T / math.sqrt(y.shape[1]), -1)
         y = y + layer("attended", weights @ v)
         y = y + layer("revised", layer("hidden", norm(y)).relu())
