@@ -229,7 +229,7 @@ def _copy_from(source, target, non_blocking=False):  # type: ignore[no-untyped-d
 
 
 if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
-    raise ImportError("the stand-in for a GPU needs a newer torch, in which devices can be written in Python")
+    raise ModuleNotFoundError("the stand-in for a GPU needs a newer torch, in which devices can be written in Python")
 # What makes tensors of nothing reaches no tensor's __torch_dispatch__; a GRU would reach it as the operations of each
 # step. The library lives as long as the process, as does the device.
 backend_registration._setup_privateuseone_for_python_backend(DEVICE)

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmaml.policies.gru import gru_shapes, gru_states, mean_of_final_states
 from mmaml.policies.mlp import MLP
 
-stand_in = pytest.importorskip("tests.helpers.device", exc_type=ImportError)  # of the oldest versions of torch
+stand_in = pytest.importorskip("tests.helpers.device")  # of the oldest versions of torch
 DEVICE, counted = stand_in.DEVICE, stand_in.counted
 
 M, N, F, H = 3, 4, 5, 7

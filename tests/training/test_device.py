@@ -18,7 +18,7 @@ from mmaml.updates.evaluate import Question
 from mmaml.worker import TaskBlock, Worker
 from tests.helpers.support import VARIANTS, sampled, small_config
 
-stand_in = pytest.importorskip("tests.helpers.device", exc_type=ImportError)  # of the oldest versions of torch
+stand_in = pytest.importorskip("tests.helpers.device")  # of the oldest versions of torch
 DEVICE, counted = stand_in.DEVICE, stand_in.counted
 RAGGED = {"env": "tests.helpers.probes:RandomLengths"}
 DEVICES = [
