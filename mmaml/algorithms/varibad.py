@@ -224,6 +224,11 @@ class VariBAD(TrialPPO):
         error = self.reward_error(predicted, trials["rewards"][trial, steps][:, None])
         return (error * weights).sum((1, 2)), kl
 
+    def variational_loss(self, params: Params, trials: Trials, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """L of B trials, and its two parts, each a mean over the trials; arguments as of `negative_elbo`."""
+        error, kl = (value.mean() for value in self.negative_elbo(params, trials, rng))
+        return error + self.config.kl_weight * kl, error, kl
+
     def decoded_from(self, trials: Trials) -> Tensor:
         """What the decoder reads of each step, [B, T, …]."""
         return torch.cat([trials[name] for name in self.read], -1)
@@ -263,8 +268,8 @@ class VariBAD(TrialPPO):
             rng = generator(self.config.seed, "variational", iteration, step)
             trials = self.as_seen_now(self.buffer.draw(rng, self.config.vae_batch_size), evaluate.scaling)
             params = self.variational.per_task(encoded, 1)
-            error, kl = (value.mean() for value in self.negative_elbo(params, trials, rng))
-            gradient = self.variational.gradient_per_task(error + self.config.kl_weight * kl, params)[0]
+            loss, error, kl = self.variational_loss(params, trials, rng)
+            gradient = self.variational.gradient_per_task(loss, params)[0]
             encoded = self.optimizer.step(encoded, gradient)
             sums += [float(error.detach()), float(kl.detach())]
         error_mean, kl_mean = sums / self.config.vae_updates if self.config.vae_updates else (math.nan, math.nan)

@@ -25,6 +25,7 @@ TILE_STYLES = {
     ICE: ("#D6EEF8", "ice"),
     ENERGY: ("#CDEBC5", "+"),
 }
+BELIEF, ALPHA = (0.243, 0.608, 0.839), 0.6  # colour of the highest reward expected in a cell
 DRIFT = 0.3  # how far a line moves from its first to its last step, so that ways back do not cover ways there
 
 
@@ -78,12 +79,18 @@ def plot_grid_paths(paths: GridPaths, path: Path, *, beliefs: np.ndarray | None 
     """Draw a PNG with a column for each task and a row for each stage: the board, and on it the walk.
 
     Lines darken with time, and a dot is where the last step began. beliefs: as of `beliefs_about_cells`; cells are blue
-    then, the darker, the higher is the reward that the policy expects there.
+    then, the darker, the higher is the reward that the policy expects there, by one scale for all boards.
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+    low, high = (0.0, 1.0) if beliefs is None else (float(beliefs.min()), float(beliefs.max()))
+    # The root of the scale, so that what is spread over many cells is seen too.
+    norm = PowerNorm(0.5, low, max(high, low + 1e-12))
     tasks, stages = paths.returns.shape
     with page(path, 2.3 * tasks + 0.6, 2.5 * stages + 0.5, stages, tasks) as (figure, panels):
         for (stage, task), axes in np.ndenumerate(np.atleast_2d(panels).reshape(stages, tasks)):
-            _draw_board(axes, paths.tiles[task], None if beliefs is None else beliefs[task, stage])
+            _draw_board(axes, paths.tiles[task], None if beliefs is None else norm(beliefs[task, stage]))
             _draw_walk(axes, paths.cells[task][stage])
             if stage == 0:
                 axes.set_title(paths.names[task], fontsize=11)
@@ -92,11 +99,16 @@ def plot_grid_paths(paths: GridPaths, path: Path, *, beliefs: np.ndarray | None 
             value = f"return {paths.returns[task, stage]:.1f}".replace("-", "−")
             axes.set_xlabel(value, fontsize=9, color=INK, labelpad=3)
         figure.subplots_adjust(wspace=0.06, hspace=0.16)
+        if beliefs is not None:
+            blues = LinearSegmentedColormap.from_list("beliefs", ["white", (*BELIEF, ALPHA)])
+            bar = figure.colorbar(ScalarMappable(norm, blues), ax=np.ravel(panels).tolist(), shrink=0.4, pad=0.02)
+            bar.set_label("reward expected in a cell after the episode", fontsize=9)
         if title:
             figure.suptitle(title, x=0.125, y=0.91 + 0.05 / stages, ha="left", va="bottom", fontsize=12, color=INK)
 
 
 def _draw_board(axes: Axes, tiles: np.ndarray, belief: np.ndarray | None) -> None:
+    """belief: of each cell, from 0 to 1."""
     from matplotlib.patches import Rectangle
 
     size = len(tiles)
@@ -104,8 +116,8 @@ def _draw_board(axes: Axes, tiles: np.ndarray, belief: np.ndarray | None) -> Non
         colour, letter = TILE_STYLES.get(int(tiles[x, y]), ("white", ""))
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="#DDDDDD", linewidth=0.6))
         if belief is not None:
-            shade = float((belief[x, y] - belief.min()) / max(np.ptp(belief), 1e-12))
-            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="#3E9BD6", alpha=0.6 * shade, linewidth=0))
+            alpha = ALPHA * float(belief[x, y])
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=BELIEF, alpha=alpha, linewidth=0))
         pale = "white" if tiles[x, y] == DEATH else "#888888"
         axes.text(x, y, letter, ha="center", va="center", fontsize=42 / max(size, 5), color=pale)
         if tiles[x, y] == GOAL:

@@ -315,7 +315,7 @@ def test_it_learns_what_needs_a_memory_and_controls_do_not(
 ) -> None:
     config = small_config(algorithm, **LEARNING | probe, dump_path=str(tmp_path / "run"))
     found = held_out_returns(config, run(config), 400).mean(0).sum()
-    assert low <= found <= high + 1e-3
+    assert low <= found <= high + 0.04  # by which a sample of so many trials may exceed what is expected
 
 
 @pytest.mark.learn

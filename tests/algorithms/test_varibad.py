@@ -254,6 +254,11 @@ def test_the_weight_of_the_kl_does_not_depend_on_how_many_trials_a_step_takes() 
     many = {name: value.repeat_interleave(4000, 0) for name, value in trials.items()}
     repeated = torch.stack([elbo(algo, flat, trials, seed) for seed in range(400)]).mean(0)
     torch.testing.assert_close(elbo(algo, flat, many), repeated, rtol=0.03, atol=0.0)
+    params = algo.variational.per_task(flat[algo.encoded], 1)
+    for each in (trials, many):  # as it is minimised
+        loss, error, kl = algo.variational_loss(params, each, np.random.default_rng(0))
+        torch.testing.assert_close(kl, elbo(algo, flat, trials)[1], rtol=1e-4, atol=0.0)
+        torch.testing.assert_close(loss, error + algo.config.kl_weight * kl)
 
 
 def test_padding_and_ends_of_episodes_that_are_not_seen_count_for_nothing() -> None:
@@ -383,11 +388,11 @@ DECLARATION = varibad.DECLARATION
 
 
 @pytest.mark.learn
-@pytest.mark.parametrize("algorithm, low, high", [("varibad", 4.3, 4.5), (f"{__name__}:Unbelieving", 2.0, 3.0)])
+@pytest.mark.parametrize("algorithm, low, high", [("varibad", 4.3, 4.6), (f"{__name__}:Unbelieving", 2.0, 3.0)])
 def test_it_learns_which_arm_gives_and_without_its_belief_it_cannot(
     algorithm: str, low: float, high: float, tmp_path: Path
 ) -> None:
-    """The best return of five pulls is 4.5, that without a memory 2.5."""
+    """The best return of five pulls is 4.5, that without a memory 2.5; up to what 320 first pulls differ by chance."""
     sizes = {"meta_batch_size": 20, "rollouts_per_meta_task": 8, "n_itr": 60, "hidden_sizes": [16], "cell_size": 16}
     beliefs = {"reward_likelihood": "bernoulli", "kl_weight": 0.1, "vae_updates": 8, "vae_learning_rate": 5e-3}
     policy = {"learning_rate": 5e-3, "num_promp_steps": 8, "clip_eps": 0.2, "gae_lambda": 0.5}

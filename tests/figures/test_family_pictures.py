@@ -103,18 +103,35 @@ def test_every_picture_is_drawn(env: str, episodes: int, tmp_path: Path) -> None
     assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.01
 
 
+def with_beliefs(beliefs: np.ndarray, path: Path) -> np.ndarray:
+    """The picture of a board in each of some episodes, with beliefs [1, K+1, 5, 5]: pixels."""
+    stages = beliefs.shape[1]
+    tiles, cells = np.zeros((1, 5, 5), int), [[np.array([[2, 0], [2, 0]])] * stages]
+    plot_grid_paths(GridPaths(tiles, cells, np.zeros((1, stages)), ["task 0"]), path, beliefs=beliefs)
+    return imread(path)[..., :3]
+
+
 def test_beliefs_colour_the_cells(tmp_path: Path) -> None:
-    tiles, cells = np.zeros((1, 5, 5), int), [[np.array([[0, 0], [1, 0]])]]
     beliefs = np.zeros((1, 1, 5, 5))
     beliefs[0, 0, 3:] = 0.1
-    paths = GridPaths(tiles, cells, np.zeros((1, 1)), ["task 0"])
-    pictures = []
-    for name, shown in (("plain", None), ("believing", beliefs)):
-        plot_grid_paths(paths, tmp_path / f"{name}.png", beliefs=shown)
-        pictures.append(imread(tmp_path / f"{name}.png")[..., :3])
-    changed = np.abs(pictures[0] - pictures[1]).max(-1) > 0.1
-    columns = np.flatnonzero(changed.any(0)) / changed.shape[1]
-    assert 0.2 < changed.mean() < 0.5 and columns.min() > 0.5  # two of five columns, on the right
+    right, left = with_beliefs(beliefs, tmp_path / "a.png"), with_beliefs(beliefs[:, :, ::-1], tmp_path / "b.png")
+    changed = np.flatnonzero(
+        (np.abs(right - left).max(-1) > 0.1).any(0)
+    )  # four of five columns, not that in the middle
+    gaps = np.diff(changed)
+    assert np.sum(gaps > 0.5 * len(changed) / 4) == 1
+
+
+def test_beliefs_are_coloured_by_one_scale(tmp_path: Path) -> None:
+    """Boards can be compared: what is a tenth of another is paler, although it is the most on its own board."""
+    beliefs = np.zeros((1, 2, 5, 5))
+    beliefs[0, 0, 3:], beliefs[0, 1, 3:] = 0.1, 1.0
+    pixels = with_beliefs(beliefs, tmp_path / "picture.png")
+    height = len(pixels)
+    first, second = (
+        pixels[part, : pixels.shape[1] * 3 // 4] for part in (slice(height // 2), slice(height // 2, None))
+    )
+    assert np.percentile(second[..., 0], 5) < np.percentile(first[..., 0], 5) - 0.1
 
 
 def test_a_family_may_have_no_picture() -> None:
