@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.parallel.cores import physical_cores
 from mmaml.paths import absolute, located
+from mmaml.storage.checkpoint import file_name
+from mmaml.storage.layout import FOLDER
 from mmaml.storage.starting import DEFAULT_FOLDER
 from mmaml.storage.writable import check_folder
 from mmaml.sweeps.grid import SweepRun, read_grid, read_seeds, sweep_runs
@@ -79,28 +81,41 @@ def _run(argv: list[str] | None, prog: str | None) -> int:
         overrides = ["--overrides", json.dumps(options.overrides), *run.words]
         return [str(config), "--resume", "--dump_path", str(folder / run.name), "--ranks", "1", *overrides]
 
-    check_runs(runs, options.grid, arguments)
+    finished = [run.name for run, config in checked(runs, arguments).items() if has_finished(folder / run.name, config)]
 
     def command(run: SweepRun) -> list[str]:
         return [sys.executable, "-m", "mmaml", "train", *arguments(run)]
 
-    if options.slurm is not None:
+    left = [run for run in runs if run.name not in finished]
+    if options.slurm is not None and left:
         from mmaml.sweeps.slurm import submit
 
-        jobs = submit(runs, command, folder, options.jobs, _options_of_slurm(options.slurm))
+        jobs = submit(left, command, folder, options.jobs, _options_of_slurm(options.slurm))
         print(f"submitted {len(jobs)} runs to Slurm, jobs {jobs[0]} to {jobs[-1]} → {given}")
         return 0
     from mmaml.sweeps.local import LocalSweep, Show
 
     print(f"{len(runs)} runs → {given}", flush=True)
-    return LocalSweep(runs, command, folder, options.jobs or physical_cores()).run(Show())
+    return LocalSweep(runs, command, folder, options.jobs or physical_cores(), finished).run(Show())
 
 
-def check_runs(runs: Sequence[SweepRun], grid: Mapping[str, Any], arguments: Callable[[SweepRun], list[str]]) -> None:
-    """Raise UsageError if the configuration of a run cannot be trained; one seed of each choice is looked at."""
-    choices = {run.words[:-1]: run for run in reversed(runs)}
-    for run in reversed(choices.values()):
-        train.resolve(train.parse(arguments(run), train.COMMAND), Config.algorithm, train.COMMAND)
+def checked(runs: Sequence[SweepRun], arguments: Callable[[SweepRun], list[str]]) -> dict[SweepRun, Config]:
+    """The configuration of each run, but for its seed: one of each choice of values is looked at.
+
+    Raises UsageError if it cannot be trained.
+    """
+    configs: dict[tuple[str, ...], Config] = {}
+    for run in runs:
+        choice = run.words[:-1]
+        if choice not in configs:
+            options = train.parse(arguments(run), train.COMMAND)
+            configs[choice], _ = train.resolve(options, Config.algorithm, train.COMMAND)
+    return {run: configs[run.words[:-1]] for run in runs}
+
+
+def has_finished(run: Path, config: Config) -> bool:
+    """Whether a run has had all of its iterations."""
+    return (run / FOLDER / file_name(config.n_itr)).exists()
 
 
 def _options_of_slurm(words: Sequence[str]) -> dict[str, Any]:

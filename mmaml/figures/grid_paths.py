@@ -100,7 +100,7 @@ def plot_grid_paths(paths: GridPaths, path: Path, *, beliefs: np.ndarray | None 
             axes.set_xlabel(value, fontsize=9, color=INK, labelpad=3)
         figure.subplots_adjust(wspace=0.06, hspace=0.16)
         if beliefs is not None:
-            blues = LinearSegmentedColormap.from_list("beliefs", ["white", (*BELIEF, ALPHA)])
+            blues = LinearSegmentedColormap.from_list("beliefs", [(*BELIEF, 0.0), (*BELIEF, ALPHA)])
             bar = figure.colorbar(ScalarMappable(norm, blues), ax=np.ravel(panels).tolist(), shrink=0.4, pad=0.02)
             bar.set_label("reward expected in a cell after the episode", fontsize=9)
         if title:

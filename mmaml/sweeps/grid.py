@@ -52,7 +52,7 @@ def read_seeds(text: str) -> list[int]:
         found = _SEEDS.fullmatch(part.strip())
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if not first <= last < first + MAX_RUNS:
-            raise UsageError("--seeds", expected="whole numbers as 1-5 or 1,2,7", got=f"'{text}'")
+            raise UsageError("--seeds", expected="whole numbers, upwards, as 1-5 or 1,2,7", got=f"'{text}'")
         seeds += range(first, last + 1)
     if len({*seeds}) < len(seeds):
         raise UsageError("--seeds", f"'{text}' has a seed twice", "give each seed once")
@@ -70,7 +70,7 @@ def read_grid(words: Sequence[str]) -> dict[str, list[str]]:
         if key in grid or key == "seed":
             remedy = "give the seeds by --seeds" if key == "seed" else "give all of its values together"
             raise UsageError(
-                "--grid", f"'{key}' is given twice" if key in grid else "'seed' is no key of a grid", remedy
+                "--grid", f"'{key}' is given twice" if key in grid else "'seed' has a flag of its own", remedy
             )
         grid[key] = values
     return grid

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -47,12 +47,19 @@ class LocalSweep:
     """Runs them, at most `jobs` at a time. A run that fails does not stop the others.
 
     command: the words that start a run, which continues it where there is one. folder: the sweep's directory.
+    finished: the names of those that have nothing left to do.
     """
 
     def __init__(
-        self, runs: Sequence[SweepRun], command: Callable[[SweepRun], list[str]], folder: Path, jobs: int
+        self,
+        runs: Sequence[SweepRun],
+        command: Callable[[SweepRun], list[str]],
+        folder: Path,
+        jobs: int,
+        finished: Collection[str] = (),
     ) -> None:
-        self.progress = [Progress(run, folder / f"{run.name}.log") for run in runs]
+        states = dict.fromkeys(finished, FINISHED)
+        self.progress = [Progress(run, folder / f"{run.name}.log", states.get(run.name, WAITING)) for run in runs]
         self._command, self._jobs = command, jobs
         self._asked: signal.Signals | None = None
         self._asked_at = 0.0

@@ -51,8 +51,12 @@ def test_the_command_trains_every_run_and_has_nothing_left_to_do(here: Path, cap
         assert (f"discount-{found['discount']}", f"seed_{found['seed']}") == (folder.parent.name, folder.name)
         assert rows(folder) == [0, 1]
     assert capfd.readouterr().out.endswith("4 of 4 runs finished\n")
+    logs = {folder: Path(f"{folder}.log").read_text() for folder in folders}
     assert sweep.main(options) == 0
-    assert all(rows(folder) == [0, 1] for folder in folders)
+    assert capfd.readouterr().out.endswith("4 of 4 runs finished\n")
+    assert {folder: Path(f"{folder}.log").read_text() for folder in folders} == logs  # nothing was started
+    assert sweep.main([*options, "n_itr=3"]) == 0
+    assert all(rows(folder) == [0, 1, 2] for folder in folders)
 
 
 @pytest.mark.parametrize(

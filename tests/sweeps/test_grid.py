@@ -48,7 +48,7 @@ def test_other_seeds_are_refused(text: str) -> None:
         (["n_itr"], r"expected KEY=VALUE,VALUE …, got 'n_itr'"),
         (["n_itr=1,,2"], r"expected KEY=VALUE,VALUE …, got 'n_itr=1,,2'"),
         (["=1"], r"expected KEY=VALUE,VALUE …, got '=1'"),
-        (["seed=1,2"], r"'seed' is no key of a grid; give the seeds by --seeds"),
+        (["seed=1,2"], r"'seed' has a flag of its own; give the seeds by --seeds"),
         (["n_itr=1", "n_itr=2"], r"'n_itr' is given twice; give all of its values together"),
     ],
 )
