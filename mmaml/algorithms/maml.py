@@ -13,8 +13,7 @@ parameter (Meta-SGD). An algorithm says what is adapted, how a policy comes of i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -158,9 +157,9 @@ class MAML(Algorithm):
         self, meta: Params, state: TaskState, rollouts: Sequence[Rollouts], create_graph: bool
     ) -> tuple[TaskState, Distribution]:
         """One step on the last of `rollouts`; also π of the state before it, on those rollouts."""
-        loss = partial(self.step_loss, state, rollouts[-1])
-        rates = self.step_size(meta, len(rollouts) - 1)
-        params, before = adapt(loss, state.params, rates, create_graph, self.config.first_order)
+        loss, rates = step_loss_of(self, state, rollouts[-1]), self.step_size(meta, len(rollouts) - 1)
+        values, first_order = values_of(state), self.config.first_order
+        params, before = adapt(loss, values, list(state.params), rates, create_graph, first_order)
         return state._replace(params=params), before
 
     def step_loss(self, state: TaskState, data: Rollouts, params: Params) -> tuple[Tensor, Distribution]:
@@ -283,10 +282,7 @@ class StepDerivative:
     """
 
     def __init__(self, algorithm: MAML, meta: Params, state: TaskState, rollouts: Sequence[Rollouts]) -> None:
-        def loss(values: Params) -> Tensor:
-            at = with_values(state, values)
-            return algorithm.step_loss(at, rollouts[-1], at.params)[0]
-
+        loss = step_loss_of(algorithm, state, rollouts[-1])
         rates = algorithm.step_size(meta, len(rollouts) - 1)
         self._rates = {name: rate.detach() for name, rate in rates.items()} if isinstance(rates, dict) else {}
         self._adapt = AdaptDerivative(
@@ -326,7 +322,9 @@ class FisherProducts:
             self._steps.append(algorithm.step_derivative(meta, state, rollouts[: k + 1]))
             state, _ = algorithm.inner_step(meta, state, rollouts[: k + 1], create_graph=False)
         self._divergence = Curvature(
-            lambda values: algorithm.divergence(with_values(state, values), last), values_of(state), at_minimum=True
+            lambda values: (algorithm.divergence(with_values(state, values), last), ()),
+            values_of(state),
+            at_minimum=True,
         )
 
     def __call__(self, vector: Tensor) -> dict[str, Tensor]:
@@ -354,6 +352,16 @@ class FisherProducts:
         pulled = dict(zip(self._meta, found, strict=True))
         pulled |= {name: pulled[name] + value for name, value in in_meta.items()}
         return {"product": spec.flatten_per_task(pulled)}
+
+
+def step_loss_of(algorithm: MAML, state: TaskState, data: Rollouts) -> Callable[[Params], tuple[Tensor, Distribution]]:
+    """The algorithm's `step_loss` as a function of the values of a state."""
+
+    def loss(values: Params) -> tuple[Tensor, Distribution]:
+        at = with_values(state, values)
+        return algorithm.step_loss(at, data, at.params)
+
+    return loss
 
 
 def values_of(state: TaskState) -> Params:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmaml.algorithms.maml import values_of, with_values
+from mmaml.algorithms.maml import step_loss_of, values_of, with_values
 from mmaml.policies.distributions import Categorical
 from mmaml.policies.layers import FEW_INPUTS
 from mmaml.policies.mlp import MLP, cut_networks
@@ -56,12 +56,10 @@ def test_of_an_inner_loss_and_of_a_divergence_they_are_those_of_autograd(
         state, _ = algo.inner_step(meta, state, rollouts[: k + 1], create_graph=False)
     values, data = values_of(state), rollouts[inner_steps - 1]
 
-    def inner_loss(at: Params) -> Tensor:
-        moved = with_values(state, at)
-        return algo.step_loss(moved, data, moved.params)[0]
+    inner_loss = step_loss_of(algo, state, data)
 
-    def divergence(at: Params) -> Tensor:
-        return algo.divergence(with_values(state, at), data)
+    def divergence(at: Params) -> tuple[Tensor, tuple]:
+        return algo.divergence(with_values(state, at), data), ()
 
     direction = directions(values)
     with cut_networks() as networks:
@@ -84,8 +82,8 @@ def test_networks_of_few_and_of_many_inputs(inputs: int, hidden: tuple[int, ...]
     values = {name: torch.randn(2, *shape, generator=g, dtype=torch.float64) for name, shape in network.shapes.items()}
     x = torch.randn(2, 30, inputs, generator=g, dtype=torch.float64)
 
-    def loss(at: Params) -> Tensor:
-        return network.of_data(at, x).sin().sum((1, 2))
+    def loss(at: Params) -> tuple[Tensor, tuple]:
+        return network.of_data(at, x).sin().sum((1, 2)), ()
 
     direction = directions(values)
     close(Curvature(loss, values).product(direction), Curvature(loss, values, cut=False).product(direction))
@@ -98,12 +96,12 @@ def test_a_network_whose_weights_are_the_output_of_another_is_left_to_autograd()
     values = {name: torch.randn(2, *shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
     x, y = (torch.randn(2, 5, size, generator=g, dtype=torch.float64) for size in (3, 2))
 
-    def loss(at: Params) -> Tensor:
+    def loss(at: Params) -> tuple[Tensor, tuple]:
         scale = first.of_data(at, x).sum((1, 2)).view(2, 1, 1)
-        return second.of_data(at | {"second.0.bias": at["second.0.bias"] * scale}, y).square().sum((1, 2))
+        return second.of_data(at | {"second.0.bias": at["second.0.bias"] * scale}, y).square().sum((1, 2)), ()
 
     leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
-    slopes = torch.autograd.grad(loss(leaves).sum(), list(leaves.values()), create_graph=True)
+    slopes = torch.autograd.grad(loss(leaves)[0].sum(), list(leaves.values()), create_graph=True)
     direction = directions(values)
     along = sum((slope * direction[name]).sum() for name, slope in zip(leaves, slopes, strict=True))
     expected = torch.autograd.grad(along, list(leaves.values()))  # type: ignore[arg-type]
