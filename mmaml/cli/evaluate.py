@@ -30,7 +30,7 @@ examples:
   mpirun -n 4 mmaml evaluate data/run1 --num_tasks 400
 """
 # An earlier evaluation is recognised by a key that no other file has, near its start.
-EVALUATION, MAX_START = b'"num_adapt_steps"', 20_000
+MARK, MAX_START = b'"num_adapt_steps"', 20_000
 WHEN = {"adaptation step": "before and after each adaptation step", "episode": "in each episode of a trial"}
 SIZES = ("--num_tasks", "--rollouts_per_task", "max_path_length", "--num_adapt_steps")
 
@@ -53,8 +53,8 @@ def check_output(path: Path) -> None:
     """Raise UsageError unless `path` can be written and is new, or an earlier evaluation, which is replaced."""
     check_file("--output", path)
     with writing("--output", path):
-        start = path.read_bytes()[:MAX_START] if path.exists() else EVALUATION
-    if EVALUATION not in start:
+        start = path.read_bytes()[:MAX_START] if path.exists() else MARK
+    if MARK not in start:
         raise UsageError("--output", f"'{path}' exists and is no earlier evaluation", "choose another file")
 
 
@@ -71,7 +71,7 @@ def _main(argv: list[str] | None, prog: str | None) -> int:
     from mmaml.evaluation.summary import table
     from mmaml.parallel.launch import check_launcher
     from mmaml.parallel.ranks import connect  # these load torch: after the arguments are known to be good
-    from mmaml.storage.layout import run_directory
+    from mmaml.storage.layout import EVALUATION, run_directory
     from mmaml.worker import Worker
 
     ranks = connect()
@@ -83,7 +83,7 @@ def _main(argv: list[str] | None, prog: str | None) -> int:
             check_split(config, arguments.split)
             config, steps = adapted(config, arguments)
             check_memory(config, arguments.num_tasks, steps, SIZES)
-            output = arguments.output or run_directory(arguments.restore_path) / "evaluation.json"
+            output = arguments.output or run_directory(arguments.restore_path) / EVALUATION
             check_output(output)
             return config, state, steps, output
 

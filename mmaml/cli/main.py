@@ -34,6 +34,7 @@ WORK = {
     "sweep": Command("mmaml.cli.sweep", "sweep CONFIG", "train over seeds and values of keys, runs side by side"),
     "evaluate": Command("mmaml.cli.evaluate", "evaluate RUN", "measure it on tasks that training never saw"),
     "plot": Command("mmaml.cli.plot", "plot RUN…", "draw learning curves and trajectories"),
+    "report": Command("mmaml.cli.report", "report RUN…", "write one HTML page about many runs"),
     "visualize": Command("mmaml.cli.visualize", "visualize RUN", "show the policy moving, as GIF and MP4"),
     "replay": Command("mmaml.cli.replay", "replay FILE", "repeat an update whose numbers ended a run"),
 }

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmaml.cli.arguments import check_integers, whole_number
+from mmaml.cli.arguments import check_integers, check_text, whole_number
 from mmaml.cli.script import Parser
 from mmaml.config.value_types import LARGEST, LARGEST_INTEGER, MOST_STEPS
 from mmaml.errors import UsageError
 from mmaml.paths import located
-from mmaml.storage.writable import check_folder
+from mmaml.storage.writable import check_folder, check_path
 
 if TYPE_CHECKING:
     from mmaml.config.keys import Config
@@ -137,3 +138,14 @@ def labelled(name: str, text: str) -> tuple[str, str]:
     if not (label and separator and value):
         raise UsageError(name, expected="LABEL=VALUE", got=f"'{text}'")
     return label, value
+
+
+def labelled_run(text: str) -> tuple[str, Path]:
+    """A run's label, empty unless given, and directory, from RUN or LABEL=RUN. Raises UsageError."""
+    if "=" in text and not os.path.lexists(text):
+        label, path = labelled("RUN", text)
+        check_text("RUN", label)
+    else:
+        label, path = "", text
+    check_path("RUN", path)
+    return label, Path(located(path, "RUN"))

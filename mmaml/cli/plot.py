@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmaml.cli.arguments import check_integers, check_text, whole_number
-from mmaml.cli.options import add_output_folder, labelled, output_folder
+from mmaml.cli.options import add_output_folder, labelled, labelled_run, output_folder
 from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.value_types import LARGEST, LARGEST_INTEGER
 from mmaml.errors import UsageError
@@ -82,7 +81,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Write the figures and print their paths. The exit code."""
     arguments = parse(argv, prog)
-    runs = [_run(text) for text in arguments.runs]
+    runs = [labelled_run(text) for text in arguments.runs]
     for curve in draw_curves(arguments, runs):
         if curve.unread:
             print(f"notice: {curve.label}: unreadable rows left out: {curve.unread}", file=sys.stderr)
@@ -104,17 +103,6 @@ def draw_all_trajectories(arguments: argparse.Namespace, runs: list[Path]) -> No
         check_folder("--output", folder)
         with writing("--output", folder):
             draw_trajectories(run, folder / file, arguments.rollouts_per_task)
-
-
-def _run(text: str) -> tuple[str, Path]:
-    """A run's label, empty unless given, and directory."""
-    if "=" in text and not os.path.lexists(text):
-        label, path = labelled("RUN", text)
-        check_text("RUN", label)
-    else:
-        label, path = "", text
-    check_path("RUN", path)
-    return label, Path(located(path, "RUN"))
 
 
 def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> list[Curve]:

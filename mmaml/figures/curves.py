@@ -138,17 +138,22 @@ def read_external(label: str, path: Path, env_steps_per_iteration: float | None)
 
 def group_runs(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[Curve]:
     """Merge runs that differ only in their seed into one curve. Without a label, it is named by how it differs."""
-    groups: dict[tuple[str, int], list[tuple[dict[str, Any], Curve]]] = {}
-    for values, curve in runs:
-        experiment = _experiment(values)
-        groups.setdefault((repr(experiment), curve.returns.shape[2]), []).append((experiment, curve))
-    experiments = [members[0][0] for members in groups.values()]
-    curves = [[curve for _, curve in members] for members in groups.values()]
+    groups = experiments_of(runs)
+    experiments = [_experiment(runs[members[0]][0]) for members in groups]
+    curves = [[runs[index][1] for index in members] for members in groups]
     given = [next((curve.label for curve in members if curve.label), "") for members in curves]
     return [
         _merge(label or description, members)
         for label, description, members in zip(given, _labels(experiments), curves, strict=True)
     ]
+
+
+def experiments_of(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[list[int]]:
+    """The indices of runs that differ only in their seed, group by group, as `group_runs` merges them."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for index, (values, curve) in enumerate(runs):
+        groups.setdefault((repr(_experiment(values)), curve.returns.shape[2]), []).append(index)
+    return list(groups.values())
 
 
 def _experiment(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,7 +215,7 @@ def plot_curves(
     references: Sequence[tuple[str, float]] = (),
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """Draw the returns before (dashed) and after adaptation (solid) over environment steps, as a PNG.
+    """Draw the returns before (dashed) and after adaptation (solid) over environment steps, as PNG or SVG.
 
     Curves of several seeds show the mean and a band of one standard deviation over seeds. smooth: window of a moving
     average, in iterations. references: labelled horizontal lines. limits: the range of returns shown.

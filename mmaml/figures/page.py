@@ -42,7 +42,10 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def page(path: Path, width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
-    """A figure and its axes in the common style, without a screen; written to `path` at the end."""
+    """A figure and its axes in the common style, without a screen; written to `path` at the end.
+
+    The end of the path's name says in which format: ".png" or ".svg".
+    """
     import matplotlib  # slow, and not needed to read tables
 
     matplotlib.use("Agg")
@@ -54,7 +57,7 @@ def page(path: Path, width: float, height: float, rows: int = 1, columns: int = 
         yield figure, axes if rows * columns > 1 else axes[0, 0]
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            figure.savefig(file, format="png", bbox_inches="tight")
+            figure.savefig(file, format=path.suffix[1:], bbox_inches="tight")
         pyplot.close(figure)
 
 

@@ -9,6 +9,7 @@ LOCK = ".lock"
 PARAMS = "params.json"
 PROGRESS = "progress.csv"
 MESSAGES = "messages.log"
+EVALUATION = "evaluation.json"
 UNSAVED = "unsaved.json"
 
 

@@ -33,6 +33,13 @@ def read_params(
     name: of the argument that gave the directory. remedy: for a damaged file. Raises UsageError if the directory has
     no readable params.json.
     """
+    return {key: value for key, value in read_record(dump_path, name, remedy).items() if key not in RECORDS}
+
+
+def read_record(
+    dump_path: Path, name: str = "dump_path", remedy: str = "fix it, or choose another directory"
+) -> dict[str, Any]:
+    """All of params.json, the entries of RECORDS too; otherwise as `read_params`."""
     path = Path(dump_path) / PARAMS
     try:
         record = json.loads(path.read_text())
@@ -43,7 +50,7 @@ def read_params(
         raise UsageError(name, f"'{path}' is not valid JSON ({error})", remedy) from error
     if not isinstance(record, dict):
         raise UsageError(name, expected=f"a JSON object in '{path}'", got=type(record).__name__, remedy=remedy)
-    return {key: value for key, value in record.items() if key not in RECORDS}
+    return record
 
 
 def _versions() -> dict[str, str | None]:

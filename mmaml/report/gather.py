@@ -1,0 +1,242 @@
+"""What a report needs of runs, read from their folders."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmaml.config.loading import read_config
+from mmaml.errors import ConfigError, UsageError
+from mmaml.figures.curves import Curve, experiments_of, group_runs, read_run, read_table
+from mmaml.storage.layout import EVALUATION, PARAMS, PROGRESS
+from mmaml.storage.params_file import read_record
+from mmaml.written_paths import as_written
+
+LAST_ITERATIONS = 10  # over which returns of training are averaged
+# Keys that runs of one experiment differ in, or that only say where files are.
+_NOT_COMPARED = ("seed", "dump_path", "restore_path", "resume", "te_save_path")
+# Keys by which a task family's returns are comparable.
+_TASKS = ("env", "env_kwargs", "max_path_length", "episodes_per_trial")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run's evaluation.json. returns: [M, C], NaN where not measured. modes: [M]. success: for each stage, or none.
+
+    by_episode: the C stages are the episodes of a trial, else numbers of adaptation steps, from 0.
+    """
+
+    returns: np.ndarray
+    modes: np.ndarray
+    success: tuple[float | None, ...]
+    by_episode: bool
+    split: str
+    iteration: int | None
+
+
+@dataclass(frozen=True)
+class ReportRun:
+    """A run. config: every key that has an effect. seconds, cpu_seconds: None where the log does not say."""
+
+    path: str
+    values: Mapping[str, Any]
+    config: Mapping[str, Any]
+    curve: Curve
+    versions: tuple[tuple[str, str], ...]
+    commit: str
+    ranks: int | None
+    seconds: float | None
+    cpu_seconds: float | None
+    evaluation: Evaluation | None
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Returns of one run: [M, C] for M tasks, and their modes [M]. M = 1 stands for all tasks of training together."""
+
+    returns: np.ndarray
+    modes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs that differ only in their seeds.
+
+    evaluated: `seeds` are held-out tasks, of evaluation.json, else means of the last iterations of training. success:
+    the mean over seeds for each stage, or none.
+    """
+
+    label: str
+    runs: tuple[ReportRun, ...]
+    curve: Curve
+    seeds: tuple[Seed, ...]
+    evaluated: bool
+    by_episode: bool
+    success: tuple[float | None, ...]
+
+    @property
+    def env(self) -> str:
+        return str(self.runs[0].config.get("env", ""))
+
+    @property
+    def tasks(self) -> str:
+        """What is the same in two experiments whose returns may be compared."""
+        return json.dumps([self.runs[0].config.get(key) for key in _TASKS], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that a report shows. notices: what a reader has to know of runs that were left out, and the like."""
+
+    experiments: tuple[Experiment, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def runs(self) -> list[ReportRun]:
+        return [run for experiment in self.experiments for run in experiment.runs]
+
+
+def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
+    """Read runs, each given by a label, which may be empty, and a directory: of a run, or with runs somewhere below.
+
+    Runs below a directory that have no finished iteration are left out, with a notice. Raises UsageError for what is no
+    run, a directory without one, and a damaged file.
+    """
+    runs: dict[Path, ReportRun] = {}
+    notices: list[str] = []
+    for label, path in given:
+        for folder in _folders(path):
+            if folder != path and not (folder / PROGRESS).exists():
+                notices.append(f"{as_written(folder)} has no finished iteration, and is left out.")
+            elif folder.resolve() not in runs:
+                runs[folder.resolve()] = _read(folder, label)
+    if not runs:
+        expected = f"a run with finished iterations in '{given[0][1]}'"
+        raise UsageError("RUN", expected=expected, got="none", remedy="check the path")
+    found = [*runs.values()]
+    for run in found:
+        if run.curve.unread:
+            notices.append(f"{run.path}: {run.curve.unread} unreadable rows of {PROGRESS} are left out.")
+    read = [(dict(run.values), run.curve) for run in found]
+    groups = [[found[index] for index in members] for members in experiments_of(read)]
+    curves = _with_unequal_labels(group_runs(read))
+    experiments = [_experiment(members, curve, notices) for members, curve in zip(groups, curves, strict=True)]
+    return Gathered(tuple(experiments), tuple(notices))
+
+
+def _folders(path: Path) -> list[Path]:
+    """The run's own directory, or those of the runs below."""
+    if (path / PARAMS).exists() or not path.is_dir():
+        return [path]
+    return sorted(file.parent for file in path.rglob(PARAMS))
+
+
+def _read(folder: Path, label: str) -> ReportRun:
+    values, curve = read_run(folder, label)
+    record = read_record(folder, "RUN")
+    table, _ = read_table(folder / PROGRESS)
+    try:
+        config = read_config(values).to_dict()
+    except ConfigError:  # of a user's algorithm that is not here, say
+        config = values
+    versions, placement = (record.get(name) or {} for name in ("versions", "placement"))
+    return ReportRun(
+        path=as_written(folder),
+        values=values,
+        config=config,
+        curve=curve,
+        versions=tuple((str(name), str(version or "–")) for name, version in _items(versions)),
+        commit=str(record.get("git_commit") or "–"),
+        ranks=dict(_items(placement)).get("ranks"),
+        seconds=_last(table.get("Time")),
+        cpu_seconds=_total(table.get("CpuTime")),
+        evaluation=_evaluation(folder / EVALUATION),
+    )
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return [*value.items()] if isinstance(value, Mapping) else []
+
+
+def _last(column: np.ndarray | None) -> float | None:
+    return None if column is None or math.isnan(column[-1]) else float(column[-1])
+
+
+def _total(column: np.ndarray | None) -> float | None:
+    """The sum; None unless it was measured in every iteration."""
+    return None if column is None or np.isnan(column).any() else float(column.sum())
+
+
+def _evaluation(path: Path) -> Evaluation | None:
+    """Raises UsageError for a file that is no evaluation."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        tasks = found["tasks"]
+        returns = np.array([[_number(value) for value in task["return"]] for task in tasks], dtype=np.float64)
+        modes = np.array([int(task["mode"]) for task in tasks])
+        success = tuple(stage.get("success_rate") for stage in found["overall"]["return"])
+        if returns.shape != (len(modes), found["num_adapt_steps"] + 1) or not len(modes):
+            raise ValueError
+        by_episode = found.get("stage") == "episode"
+        iteration = found.get("iteration")
+        return Evaluation(returns, modes, success, by_episode, str(found.get("split", "test")), iteration)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UsageError("RUN", f"'{path}' is not a whole evaluation", "evaluate again, or remove it") from error
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _experiment(runs: Sequence[ReportRun], curve: Curve, notices: list[str]) -> Experiment:
+    """What one experiment's returns are read from: evaluations if all runs have one of a kind, else training."""
+    evaluations = [run.evaluation for run in runs if run.evaluation is not None]
+    kinds = {(one.returns.shape[1], one.by_episode, one.split) for one in evaluations}
+    if len(evaluations) == len(runs) and len(kinds) == 1:
+        seeds = tuple(Seed(one.returns, one.modes) for one in evaluations)
+        success = tuple(_mean(rates) for rates in zip(*(one.success for one in evaluations), strict=True))
+        return Experiment(curve.label, tuple(runs), curve, seeds, True, evaluations[0].by_episode, success)
+    if evaluations:
+        why = "differ in their stages or tasks" if len(evaluations) == len(runs) else "are not there for all runs"
+        notices.append(f"{curve.label}: evaluations {why}; its returns are those of training.")
+    last = [run.curve.returns[0, -LAST_ITERATIONS:] for run in runs]
+    seeds = tuple(Seed(_known_mean(rows)[None], np.zeros(1, dtype=int)) for rows in last)
+    return Experiment(curve.label, tuple(runs), curve, seeds, False, curve.stage == "episode", ())
+
+
+def _mean(rates: Sequence[float | None]) -> float | None:
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _known_mean(rows: np.ndarray) -> np.ndarray:
+    """[I, C] -> [C], NaN where no iteration was measured."""
+    known = ~np.isnan(rows)
+    sums = np.where(known, rows, 0.0).sum(0)
+    return np.divide(sums, known.sum(0), out=np.full(rows.shape[1], np.nan), where=known.any(0))
+
+
+def _with_unequal_labels(curves: Sequence[Curve]) -> list[Curve]:
+    """Number the labels that several curves have."""
+    total, seen = Counter(curve.label for curve in curves), Counter[str]()
+    named = []
+    for curve in curves:
+        seen[curve.label] += 1
+        number = f" ({seen[curve.label]})" if total[curve.label] > 1 else ""
+        named.append(replace(curve, label=curve.label + number))
+    return named
+
+
+def differing_keys(runs: Sequence[ReportRun]) -> list[str]:
+    """The keys, but seeds and paths, whose values are not the same in all runs."""
+    keys = sorted({key for run in runs for key in run.config} - {*_NOT_COMPARED})
+    return [key for key in keys if len({repr(run.config.get(key)) for run in runs}) > 1]
