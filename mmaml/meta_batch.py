@@ -53,12 +53,17 @@ class Master:
 
     def reset_clocks(self) -> None:
         """Count the seconds below from now on."""
-        self.ranks.seconds_busy = self.ranks.roster.seconds_lost = 0.0
+        self.ranks.seconds_busy = self.ranks.cpu_seconds = self.ranks.roster.seconds_lost = 0.0
 
     @property
     def seconds_busy(self) -> float:
         """Seconds that the slowest rank spent on each call, added up."""
         return self.ranks.seconds_busy
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds that the other ranks spent on all calls."""
+        return self.ranks.cpu_seconds
 
     @property
     def seconds_lost(self) -> float:

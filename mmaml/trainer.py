@@ -67,6 +67,7 @@ def one_iteration(run: Run, iteration: int) -> dict[str, float]:
     master = run.master
     row: dict[str, float] = {"Itr": iteration, "EnvStepsPerSecond": float("nan")}
     master.reset_clocks()
+    cpu = time.process_time()
     clock = sampled_at = time.perf_counter()
     try:
         tasks = master.sample_tasks(run.config.meta_batch_size, iteration)
@@ -89,6 +90,7 @@ def one_iteration(run: Run, iteration: int) -> dict[str, float]:
         "Time-OuterStep": update_seconds,
         "Time-Communication": waiting if master.device == "cpu" else float("nan"),
         "Time-Recovery": master.seconds_lost,
+        "Time-CPU": time.process_time() - cpu + master.cpu_seconds,
         "ItrTime": time.perf_counter() - clock,
     }
 

@@ -79,15 +79,16 @@ class _Stderr:
 class Ranks:
     """The ranks of a run.
 
-    rank: which this is; size: how many were started; seconds_busy: of the slowest rank in all calls. roster: on rank 0,
-    the others. cores: how many each rank may keep busy, of the rank that has fewest; known once they have met.
+    rank: which this is; size: how many were started; seconds_busy: of the slowest rank in all calls; cpu_seconds: of
+    the other ranks in all calls. roster: on rank 0, the others. cores: how many each rank may keep busy, of the rank
+    that has fewest; known once they have met.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
         self._comm = comm
         self.rank: int = comm.Get_rank() if comm else 0
         self.size: int = comm.Get_size() if comm else 1
-        self.seconds_busy = 0.0
+        self.seconds_busy = self.cpu_seconds = 0.0
         self.cores = 1
         self._listener: Listener = _Stderr()
         self.roster = Roster(comm, self.size if self.rank == 0 else 1, lambda text: self._listener.warn(text))
@@ -188,7 +189,7 @@ class Ranks:
             if fault is not None and not isinstance(fault, NotFinite | TasksFailed):
                 trace = "".join(traceback.format_exception(fault))
                 fault = WorkerError(f"rank {self.rank} of {self.size} failed in {asked.method}:\n{trace}")
-            self._to_master((list(answer.result), fault, answer.seconds), answer.result.values())
+            self._to_master((list(answer.result), fault, answer.seconds, answer.cpu_seconds), answer.result.values())
         RankLost.ever |= message[0].others_lost
         return False
 
@@ -281,8 +282,9 @@ class Ranks:
         self.roster.owing |= others.keys()
         self.roster.send(others, phase)
         answers = {0: self._work(*messages[0])} if 0 in messages else {}
-        for rank, ((names, fault, seconds), arrays) in self.roster.receive(others, phase).items():
-            answers[rank] = Answer(dict(zip(names, arrays, strict=True)), fault, seconds)
+        for rank, ((names, fault, *times), arrays) in self.roster.receive(others, phase).items():
+            answers[rank] = Answer(dict(zip(names, arrays, strict=True)), fault, *times)
+            self.cpu_seconds += answers[rank].cpu_seconds
         self.roster.owing.clear()
         self.seconds_busy += max((answer.seconds for answer in answers.values()), default=0.0)
         _raise_worst([answer.fault for answer in answers.values() if answer.fault is not None])
@@ -297,12 +299,14 @@ class Ranks:
 
     def _work(self, request: Request, items: Sequence[Any]) -> Answer:
         """This rank's part in a call."""
-        clock = time.perf_counter()
+        clock, cpu = time.perf_counter(), time.process_time()
+        result: Arrays = {}
+        fault: Exception | None = None
         try:
             result = getattr(self._worker, request.method)(request.parameters, request.vector, items, **request.options)
-            return Answer(result, None, time.perf_counter() - clock)
         except Exception as error:
-            return Answer({}, error, time.perf_counter() - clock)
+            fault = error
+        return Answer(result, fault, time.perf_counter() - clock, time.process_time() - cpu)
 
     def _send_all(self, content: Any, phase: str) -> None:
         self.roster.send(dict.fromkeys(self.roster.ranks, (content, ())), phase)

@@ -49,11 +49,15 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came of a rank's items: arrays with an entry an item, or why there are none; and the seconds it took."""
+    """What came of a rank's items: arrays with an entry an item, or why there are none; and the time it took.
+
+    seconds: by the clock. cpu_seconds: of all threads of the rank's process.
+    """
 
     result: Arrays
     fault: Exception | None
     seconds: float
+    cpu_seconds: float
 
 
 class Part(NamedTuple):

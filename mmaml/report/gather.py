@@ -156,7 +156,7 @@ def _read(folder: Path, label: str) -> ReportRun:
         commit=str(record.get("git_commit") or "–"),
         ranks=dict(_items(placement)).get("ranks"),
         seconds=_last(table.get("Time")),
-        cpu_seconds=_total(table.get("CpuTime")),
+        cpu_seconds=_total(table.get("Time-CPU")),
         evaluation=_evaluation(folder / EVALUATION),
     )
 

@@ -2,9 +2,9 @@
 
 What is drawn again, with replacement: first the seeds of an experiment, then, for each drawn seed, its tasks, as many
 of each mode as it had (the modes are the strata). A seed's tasks share one trained policy, so they are drawn within
-their seed: drawing seeds anew for every task, as though each task had been trained by itself, would give intervals that
-are too narrow wherever seeds differ. Davison and Hinkley (1997), Bootstrap Methods, §3.8; Agarwal et al. (2021), Deep RL
-at the Edge of the Statistical Precipice.
+their seed: drawing seeds anew for every task, as though each task had been trained by itself, would give intervals
+that are too narrow wherever seeds differ. Davison and Hinkley (1997), Bootstrap Methods, §3.8; Agarwal et al. (2021),
+Deep RL at the Edge of the Statistical Precipice.
 """
 
 from __future__ import annotations

@@ -1,0 +1,85 @@
+"""What is read of runs: which are one experiment, where returns come from, what is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmaml.errors import UsageError
+from mmaml.report.gather import Gathered, differing_keys, gather
+from tests.helpers.reported import write_evaluation, write_run
+
+RETURNS = [[-800, -8], [-700, -6], [-600, -4]]
+EVALUATED = np.array([[-9.0, -5.0], [-7.0, -3.0]])
+
+
+def gathered(*paths: Path) -> Gathered:
+    return gather([("", path) for path in paths])
+
+
+def test_runs_that_differ_only_in_their_seeds_are_one_experiment(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / "slow" / str(seed), RETURNS, seed=seed, learning_rate=5e-5)
+        write_run(tmp_path / "fast" / str(seed), RETURNS, seed=seed, learning_rate=1e-3, cpu=seed == 1)
+    found = gathered(tmp_path, tmp_path / "fast" / "1")
+    assert [[run.config["seed"] for run in one.runs] for one in found.experiments] == [[1, 2], [1, 2]]
+    assert [one.label for one in found.experiments] == ["mmaml, learning_rate 0.001", "mmaml, learning_rate 5e-05"]
+    assert differing_keys(found.runs) == ["learning_rate"]
+    run, other = found.experiments[0].runs
+    assert (run.seconds, run.cpu_seconds, run.ranks, run.commit) == (6, 9, 2, "0123abc-dirty")
+    assert dict(run.versions)["torch"] == "2.13.0" and other.cpu_seconds is None
+
+
+def test_returns_are_those_of_evaluations_if_all_seeds_have_one(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), RETURNS, seed=seed) for seed in (1, 2)]
+    (one,) = gathered(*runs).experiments
+    assert not one.evaluated
+    np.testing.assert_array_equal(one.seeds[0].returns, [[-700, -6]])
+    write_evaluation(runs[0], EVALUATED, [0, 1])
+    found = gathered(*runs)
+    assert not found.experiments[0].evaluated
+    assert found.notices == ("mmaml: evaluations are not there for all runs; its returns are those of training.",)
+    write_evaluation(runs[1], EVALUATED + 1, [0, 1], success=0.25)
+    found = gathered(*runs)
+    assert found.experiments[0].evaluated and not found.notices
+    np.testing.assert_array_equal(found.experiments[0].seeds[1].returns, EVALUATED + 1)
+    assert found.experiments[0].success == (0.25, 0.25)
+    write_evaluation(runs[1], EVALUATED[:, :1], [0, 1])
+    found = gathered(*runs)
+    assert not found.experiments[0].evaluated and "differ in their stages or tasks" in found.notices[0]
+
+
+def test_the_last_iterations_are_averaged_without_those_not_measured(tmp_path: Path) -> None:
+    rows = [[-99.0, -99.0]] * 5 + [[float(value), -1.0] for value in range(10)]
+    run = write_run(tmp_path / "run", rows)
+    (run / "progress.csv").write_text((run / "progress.csv").read_text().replace(",9.0,", ",,"))
+    np.testing.assert_array_equal(gathered(run).experiments[0].seeds[0].returns, [[4, -1]])
+
+
+def test_runs_of_a_sweep_that_have_not_begun_are_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "sweep" / "seed_1", RETURNS)
+    waiting = write_run(tmp_path / "sweep" / "seed_2", RETURNS, seed=2)
+    (waiting / "progress.csv").unlink()
+    found = gathered(tmp_path / "sweep")
+    assert len(found.runs) == 1 and found.notices == (f"{waiting} has no finished iteration, and is left out.",)
+    with pytest.raises(UsageError, match=r"^RUN: "):
+        gathered(waiting)
+
+
+def test_labels_are_unequal(tmp_path: Path) -> None:
+    for rate in (0.1, 0.2):
+        write_run(tmp_path / str(rate), RETURNS, learning_rate=rate)
+    assert [one.label for one in gather([("ours", tmp_path)]).experiments] == ["ours (1)", "ours (2)"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"tasks": [], "overall": {"return": []}, "num_adapt_steps": 1}', '{"tasks": 3}', "[" * 9999],
+)
+def test_a_damaged_evaluation_is_refused(text: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", RETURNS)
+    (run / "evaluation.json").write_text(text)
+    with pytest.raises(UsageError, match=r"evaluation.json' is not a whole evaluation; evaluate again, or remove it"):
+        gathered(run)
