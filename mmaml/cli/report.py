@@ -29,7 +29,7 @@ EXAMPLES = """\
 examples:
   mmaml report data/navigation_2d_maml_sweep
   mmaml report out/run1 out/run2 --output report.html --title "Two runs"
-  mmaml report MAML=out/maml ProMP=out/promp
+  mmaml report First=out/run1 Second=out/run2
 """
 MAX_START = 2000  # within which an earlier report says that it is one
 
