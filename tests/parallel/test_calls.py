@@ -61,7 +61,7 @@ class Present:
                 self.workers.pop(rank, None)
             elif rank in self.workers:
                 answer = self.workers[rank]._work(Request(asked.method, options=asked.options), asked.items)
-                self._answers[rank] = (list(answer.result), answer.fault, 0.0), [*answer.result.values()]
+                self._answers[rank] = (list(answer.result), answer.fault, 0.0, 0.0), [*answer.result.values()]
 
     def receive(self, ranks: Iterable[int], phase: str) -> dict[int, Any]:
         return {rank: self._answers.pop(rank) for rank in ranks if rank in self._answers}
