@@ -133,6 +133,8 @@ def test_a_worker_that_hangs_is_killed_and_the_exit_code_is_rank_0s(
     settings = {"SECONDS_STOPPED" if fault == "stopped" else "SECONDS_TO_END": 0.5, "SECONDS_OF_RANK_0": 10.0}
     job = launch("slow-end", "loop" if ways == ("no-messages",) else "never-end", *ways, settings=settings)
     if fault == "stopped":
+        (tmp_path / "pause").touch()
+        wait_until((tmp_path / "paused").exists)
         os.kill(job.pid(1), signal.SIGSTOP)
     (tmp_path / "stop").touch()
     wait_until(lambda: job_files.state_of(job.pid(1)) is None)
