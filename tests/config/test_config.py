@@ -198,16 +198,17 @@ def test_a_signal_while_an_environment_loads_is_no_fault_of_its_module(
             {"te_save_path": "x.npz"},
             "te_save_path: expected null with 'tests.helpers.probes:TrainsOnly', which has",
         ),
-        (
-            {"env": "tests.helpers.probes:HeldOut"},
-            "env: HeldOut.splits: expected \"train\" among them, got ('test',); correct it in the class",
-        ),
     ],
 )
 def test_a_run_whose_family_lacks_the_tasks_is_refused(values: dict[str, Any], expected: str) -> None:
     values = {"env": "tests.helpers.probes:TrainsOnly"} | values
     assert refusal(values).startswith(expected)
     build_config(values, trains=False)
+
+
+def test_a_family_without_tasks_to_train_on_is_refused() -> None:
+    expected = "env: HeldOut.splits: expected \"train\" among them, got ('test',); correct it in the class"
+    assert refusal({"env": "tests.helpers.probes:HeldOut"}) == expected
 
 
 def test_only_what_a_run_does_needs_tasks() -> None:
