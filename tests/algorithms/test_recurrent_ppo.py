@@ -280,7 +280,7 @@ LEARNING: dict[str, Any] = {
     "cell_size": 32,
 }
 SURE = {"env": f"{MODULE}:Sure", "episodes_per_trial": 5, "n_itr": 15}
-LOOK = {"env": f"{MODULE}:PayToLook", "episodes_per_trial": 2, "n_itr": 25}
+LOOK = {"env": f"{MODULE}:PayToLook", "episodes_per_trial": 2, "n_itr": 40}
 PULLS = BANDIT | {"episodes_per_trial": 10, "n_itr": 60, "gae_lambda": 0.3}
 MANY_TASKS = {"meta_batch_size": 128, "rollouts_per_meta_task": 2}
 RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 40}
