@@ -9,19 +9,13 @@ them several times through one block of self-attention. x, and how it is trained
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from torch import Tensor
-
-from mmaml.algorithms.recurrent import RecurrentPPO
+from mmaml.algorithms.recurrent import NetworkPPO
 from mmaml.algorithms.shared_keys import RECURRENT
 from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import integer
 from mmaml.policies.distributions import Distribution
-from mmaml.policies.epn import Carried, PlanningNetwork
-from mmaml.policies.params import Params
+from mmaml.policies.epn import PlanningNetwork
 
 DECLARATION = RECURRENT.extended(
     keys={
@@ -46,7 +40,7 @@ DECLARATION = RECURRENT.extended(
 )
 
 
-class EPN(RecurrentPPO):
+class EPN(NetworkPPO):
     """A network that plans over the transitions of the trial so far."""
 
     network: PlanningNetwork
@@ -59,14 +53,3 @@ class EPN(RecurrentPPO):
         sizes = config.lane_length, config.memory_embedding_size, config.planning_iterations
         self.network = PlanningNetwork("memory", self.observation_size, inputs, *sizes)
         return self.network.shapes, self.network.features
-
-    def init_memory(self, rng: np.random.Generator) -> Params:
-        return self.network.init(rng)
-
-    def step(self, params: Params, x: Tensor, carried: Any) -> tuple[Tensor, Any]:
-        before = self.network.start(x) if carried is None else Carried(*carried)
-        features, after = self.network.step(params, x, before)
-        return features, tuple(after)
-
-    def unroll(self, params: Params, x: Tensor) -> Tensor:
-        return self.network.unroll(params, x)

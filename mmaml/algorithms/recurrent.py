@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -235,6 +235,38 @@ class RecurrentPPO(TrialPPO):
         x = self.inputs(data.steps())
         features = self.unroll(params, at_least_two_lanes(x).permute(2, 0, 1, 3).contiguous())
         return self.heads.of_steps(params, features, x.shape[1])
+
+
+class MemoryNetwork(Protocol):
+    """Sizes of a network that looks back over the steps of a trial; its parameters are passed to every call."""
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Its parameters at the start of training."""
+
+    def start(self, x: Tensor) -> tuple[Any, ...]:
+        """What lanes carry before the first step, as plain tensors."""
+
+    def step(self, params: Params, x: Tensor, carried: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        """As `RecurrentPPO.step`, with what `start` or the step before returned."""
+
+    def unroll(self, params: Params, x: Tensor) -> Tensor:
+        """As `RecurrentPPO.unroll`."""
+
+
+class NetworkPPO(RecurrentPPO):
+    """Whose memory is the trial so far, over which a network looks back. network: made by `build_memory`."""
+
+    network: MemoryNetwork
+
+    def init_memory(self, rng: np.random.Generator) -> Params:
+        return self.network.init(rng)
+
+    def step(self, params: Params, x: Tensor, carried: Any) -> tuple[Tensor, Any]:
+        features, after = self.network.step(params, x, self.network.start(x) if carried is None else carried)
+        return features, tuple(after)
+
+    def unroll(self, params: Params, x: Tensor) -> Tensor:
+        return self.network.unroll(params, x)
 
 
 def at_least_two_lanes(memory: Any) -> Any:

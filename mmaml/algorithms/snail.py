@@ -9,18 +9,15 @@ network is trained: `mmaml.algorithms.recurrent`.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 from torch import Tensor
 
-from mmaml.algorithms.recurrent import RecurrentPPO
+from mmaml.algorithms.recurrent import NetworkPPO
 from mmaml.algorithms.shared_keys import RECURRENT
 from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import integer
 from mmaml.policies.params import Params
-from mmaml.policies.snail import Carried, SNAILNetwork
+from mmaml.policies.snail import SNAILNetwork
 
 DECLARATION = RECURRENT.extended(
     keys={
@@ -34,7 +31,7 @@ DECLARATION = RECURRENT.extended(
 )
 
 
-class SNAIL(RecurrentPPO):
+class SNAIL(NetworkPPO):
     """A causal network, whose memory is the trial so far."""
 
     network: SNAILNetwork
@@ -42,14 +39,6 @@ class SNAIL(RecurrentPPO):
     def build_memory(self, config: Config, inputs: int) -> tuple[dict[str, tuple[int, ...]], int]:
         self.network = SNAILNetwork("memory", inputs, config.lane_length, config.filters, config.attention_size)
         return self.network.shapes, self.network.features
-
-    def init_memory(self, rng: np.random.Generator) -> Params:
-        return self.network.init(rng)
-
-    def step(self, params: Params, x: Tensor, carried: Any) -> tuple[Tensor, Any]:
-        before = self.network.start(x) if carried is None else Carried(*carried)
-        features, after = self.network.step(params, x, before)
-        return features, tuple(after)
 
     def unroll(self, params: Params, x: Tensor) -> Tensor:
         return self.network.unroll(params, x.permute(1, 2, 0, 3)).permute(2, 0, 1, 3)

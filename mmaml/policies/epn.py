@@ -16,7 +16,7 @@ trial. While learning, a step's rows are computed again for its gradient, so tha
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ class PlanningNetwork:
         return Carried(clock, x.new_zeros(tasks, lanes, self.embedding), memory)
 
     @torch.no_grad()
-    def step(self, params: Params, x: Tensor, carried: Carried) -> tuple[Tensor, Carried]:
+    def step(self, params: Params, x: Tensor, carried: tuple[Any, ...]) -> tuple[Tensor, Carried]:
         """Features [M, N, C] after one step, from inputs x [M, N, F], and what is to be carried on.
 
         The memory that was carried is written over.

@@ -11,7 +11,7 @@ ones: of each convolution y W_1 of the last d steps, and keys and values of the 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class SNAILNetwork:
         return Carried(torch.zeros(tasks, lanes, dtype=torch.long, device=x.device), convolved, keys, values)
 
     @torch.no_grad()
-    def step(self, params: Params, x: Tensor, carried: Carried) -> tuple[Tensor, Carried]:
+    def step(self, params: Params, x: Tensor, carried: tuple[Any, ...]) -> tuple[Tensor, Carried]:
         """Features [M, N, C] after one step, from inputs x [M, N, F], and what is to be carried on.
 
         What was carried is written over.
