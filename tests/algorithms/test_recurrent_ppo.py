@@ -319,12 +319,13 @@ def test_it_learns_what_needs_a_memory_and_controls_do_not(
 
 
 @pytest.mark.learn
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm, keys, low, high",
     [
         ("rl2", MANY_TASKS, 5.9, 6.06),
         (f"{MODULE}:Forgetful", {}, 4.9, 5.82),
-        pytest.param("snail", {"learning_rate": 1e-3}, 5.9, 6.05, marks=pytest.mark.slow),
+        ("snail", {"learning_rate": 1e-3}, 5.9, 6.05),
     ],
 )
 def test_it_explores_a_bandit_better_than_the_last_pull_alone_allows(

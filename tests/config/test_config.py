@@ -377,5 +377,7 @@ def _pairs() -> list[Any]:
 @pytest.mark.parametrize(("path", "algorithm"), _pairs())
 def test_a_shipped_config_runs(path: Path, algorithm: str, tmp_path: Path) -> None:
     values = {"algorithm": algorithm, "dump_path": str(tmp_path / "run"), "num_minibatches": 2}
+    if "episodes_per_trial" in read_config_file(path):
+        values["episodes_per_trial"] = 4
     config = load_config(path, SMALL | REQUIRED.get(algorithm, {}) | values)
     assert run(config)["iteration"] == 2

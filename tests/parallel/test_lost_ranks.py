@@ -34,7 +34,7 @@ pytestmark = pytest.mark.ranks
 Result = tuple[dict[str, torch.Tensor], list[dict[str, str]]]
 
 # Runs, and in each the ranks that are killed at random moments; the points below add a dozen.
-RUNS, VICTIMS = 5, 8
+VICTIMS = 8
 LONG = VALUES | {"n_itr": 40, "save_steps": 7, "meta_batch_size": VICTIMS + 1}
 # Where a rank is not lost for its silence before the test fails for its length.
 UNHURRIED = VALUES | {"rank_timeout": 10 * GUARD}
@@ -89,26 +89,25 @@ def test_a_rank_killed_in_any_phase_costs_no_bit(
         assert (match := re.search(pattern, line)) and match[1] in ended.stderr
 
 
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
 def test_kills_at_random_moments_down_to_the_master_alone_cost_no_bit(
-    undisturbed: dict[int, Result], tmp_path: Path
+    seed: int, undisturbed: dict[int, Result], tmp_path: Path
 ) -> None:
-    """Each run loses all ranks but the master, within some iterations of each other and whatever they do then."""
-    chance = random.Random(1)
-    for number in range(RUNS):
-        path = str(tmp_path / f"{number}")
-        with started(LONG | {"dump_path": path}, VICTIMS + 1) as process:
-            wait_until(lambda path=path: iterations(path))
-            victims = [pid for pid, rank in processes(path).items() if rank]
-            assert len(victims) == VICTIMS
-            for pid in chance.sample(victims, VICTIMS):
-                later = iterations(path) + chance.choice([0, 0, 1, 2, 3])
-                wait_until(lambda path=path, later=later: iterations(path) >= later)
-                os.kill(pid, signal.SIGKILL)
-            ended = finished(process)
-        assert ended.returncode == 0, ended.stderr
-        assert_same(path, undisturbed[LONG["n_itr"]])
-        lost = [line for line in messages(path) if "was lost in" in line]
-        assert len(lost) == VICTIMS and f"; 1 of {VICTIMS + 1} ranks go on" in lost[-1]
+    """All ranks but the master are lost, within some iterations of each other and whatever they do then."""
+    chance, path = random.Random(seed), str(tmp_path / "run")
+    with started(LONG | {"dump_path": path}, VICTIMS + 1) as process:
+        wait_until(lambda: iterations(path))
+        victims = [pid for pid, rank in processes(path).items() if rank]
+        assert len(victims) == VICTIMS
+        for pid in chance.sample(victims, VICTIMS):
+            later = iterations(path) + chance.choice([0, 0, 1, 2, 3])
+            wait_until(lambda later=later: iterations(path) >= later)
+            os.kill(pid, signal.SIGKILL)
+        ended = finished(process)
+    assert ended.returncode == 0, ended.stderr
+    assert_same(path, undisturbed[LONG["n_itr"]])
+    lost = [line for line in messages(path) if "was lost in" in line]
+    assert len(lost) == VICTIMS and f"; 1 of {VICTIMS + 1} ranks go on" in lost[-1]
 
 
 def test_a_stopped_rank_and_one_that_loops_are_named_killed_and_done_without(
