@@ -2,12 +2,14 @@
 # make train      meta-train, on all cores: CONFIG=file  RANKS=n  ARGS='--overrides {"n_itr": 5} --dump_path out/run1'
 # make test       all tests but the slow ones; make test-fast: those of the mathematics; make test-slow; make lint
 # make bench      measure speed; make soak: a long run, watched for leaks
+# make reproduce  repeat a published table by its commands: TABLE=memory/gridnavi; without TABLE, list them
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONFIG ?= configs/point_env_momentum_dense.json
 SCRIPT ?= run_scripts/mumo_run_point_mass.py
 ARGS ?=
 RANKS ?=
+TABLE ?=
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -20,7 +22,7 @@ QUOTED_ARGS = $(if $(UNQUOTED),$(subst {,\{,$(subst [,\[,$(subst ",\",$(ARGS))))
 
 IN_TWO_PROCESSES := -n 2 --no-loadscope-reorder
 
-.PHONY: setup train test test-fast test-slow lint bench soak
+.PHONY: setup train test test-fast test-slow lint bench soak reproduce
 
 setup: $(READY)
 
@@ -54,3 +56,6 @@ bench: $(READY)
 
 soak: $(READY)
 	$(RUN) python benchmarks/soak.py
+
+reproduce: $(READY)
+	$(RUN) python scripts/reproduce.py $(TABLE)

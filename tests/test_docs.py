@@ -6,6 +6,8 @@ import ast
 import importlib
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -177,6 +179,36 @@ def test_make_targets_and_variables_exist() -> None:
     for variable in ("CONFIG", "ARGS", "RANKS", "SCRIPT"):
         assert f"`{variable}=`" in README and f"| `{variable}` |" in TEXTS["docs/runs.md"]
         assert re.search(rf"^{variable} \?=", makefile, flags=re.MULTILINE)
+
+
+REPEAT = ROOT / "scripts" / "reproduce.py"
+RESULTS = Path("docs") / "results"
+
+
+def test_every_table_of_results_can_be_repeated() -> None:
+    listed = subprocess.run([sys.executable, REPEAT], capture_output=True, text=True, check=True).stdout
+    tables = dict(line.split(None, 1) for line in listed.splitlines())
+    pages = {path.stem for path in (ROOT / RESULTS).glob("*.md")}
+    assert {name for name in tables if "/" not in name} == pages
+    for page in pages:
+        printed = subprocess.run([sys.executable, REPEAT, page, "--print"], capture_output=True, text=True, check=True)
+        lines = [line.removeprefix("$ ") for line in printed.stdout.splitlines()]
+        assert f"{len(lines)} commands" == tables[page] and all(accepted(line) for line in lines if "mmaml " in line)
+
+
+def test_a_table_is_repeated_by_its_commands_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / RESULTS).mkdir(parents=True)
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(REPEAT, tmp_path / "scripts")
+    (tmp_path / RESULTS / "page.md").write_text(
+        "# Page\n## A table\n```sh\n# twice\necho mmaml train --dump_path \\\n  out >> seen\nfalse\necho never\n```\n"
+    )
+    done = subprocess.run([sys.executable, script, "page/a-table"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: exit code 1 from: false\n")
+    assert (tmp_path / "seen").read_text() == "mmaml train --dump_path out --resume\n"
+    wrong = subprocess.run([sys.executable, script, "table"], capture_output=True, text=True)
+    expected = "error: TABLE: expected one of page, page/a-table, got 'table'\n"
+    assert (wrong.returncode, wrong.stderr) == (2, expected)
 
 
 def test_the_table_of_algorithms_is_complete() -> None:

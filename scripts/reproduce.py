@@ -1,0 +1,74 @@
+"""Repeat a table of docs/results: run the commands that stand beside it.
+
+python scripts/reproduce.py                  # the tables, and how many commands each takes
+python scripts/reproduce.py memory/gridnavi  # all commands of that section, or of a page: memory
+python scripts/reproduce.py memory/gridnavi --print
+
+`make reproduce TABLE=memory/gridnavi` does the same. Runs that are there already are continued, so that the same
+command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "results"
+TRAINS = re.compile(r"\bmmaml train\b|run_scripts/\S+_run\w*\.py")
+
+
+def tables() -> dict[str, list[str]]:
+    """The commands of each section that has some, by "page/section", and those of each page, by its name."""
+    found: dict[str, list[str]] = {}
+    for page in sorted(PAGES.glob("*.md")):
+        for section in re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+            lines = _commands(section)
+            if lines:
+                title = section.splitlines()[0]
+                found[f"{page.stem}/{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}"] = lines
+                found.setdefault(page.stem, []).extend(lines)
+    return found
+
+
+def _commands(text: str) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [_continuing(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _continuing(line: str) -> str:
+    """The command that goes on with a run where there is one. A sweep does so by itself."""
+    return f"{line} --resume" if TRAINS.search(line) and "--dump_path" in line else line
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code: that of the first command that failed, 2 for a table that there is not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", nargs="?", metavar="TABLE")
+    parser.add_argument("--print", action="store_true", help="only print the commands")
+    options = parser.parse_args(argv)
+    known = tables()
+    if not options.table:
+        print("\n".join(f"{name:40} {len(lines)} commands" for name, lines in sorted(known.items())))
+        return 0
+    if options.table not in known:
+        print(f"error: TABLE: expected one of {', '.join(sorted(known))}, got '{options.table}'", file=sys.stderr)
+        return 2
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    for line in known[options.table]:
+        print(f"$ {line}", flush=True)
+        if not options.print:
+            code = subprocess.run(["bash", "-c", line], cwd=ROOT, env=os.environ | {"PATH": programs}).returncode
+            if code:
+                print(f"error: exit code {code} from: {line}", file=sys.stderr)
+                return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
