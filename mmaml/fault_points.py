@@ -18,6 +18,7 @@ Point = Literal[
     "advantages",  # collection: before they are estimated
     "adaptation",  # collection: before the inner step on it
     "evaluation",  # function: before a function of the algorithm is evaluated on a rank's tasks
+    "master step",  # step: before a step of the update that the master takes alone
     "checkpoint",  # saved: before the checkpoint of so many iterations is written
     "half written",  # file: when it is complete, but does not have its name yet
 ]

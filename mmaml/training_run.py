@@ -24,6 +24,7 @@ from mmaml.seeding import generator
 from mmaml.storage import checkpoint, layout
 from mmaml.storage.bad_update_file import write_dump
 from mmaml.storage.saver import NotSaved, Saver
+from mmaml.wording import counted
 from mmaml.worker import Worker
 
 
@@ -98,7 +99,7 @@ class Run:
                 if isinstance(reason, Interrupted | RunStopped):
                     again = f"continue with --restore_path {self.dump_path}"
                     trace = reason.trace if isinstance(reason, RunStopped) else ""
-                    self.warn(f"{reason} (after {self.iteration} iterations; {again})\n{trace}".rstrip())
+                    self.warn(f"{reason} (after {counted(self.iteration, 'iteration')}; {again})\n{trace}".rstrip())
                 if isinstance(reason, Interrupted):
                     reason.reported = True
                 with suppress(Exception):  # what ends the run is the reason

@@ -35,6 +35,7 @@ from mmaml.algorithms.shared_keys import CELL_SIZE, TRIAL
 from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import SIZES, choice, integer, number, optional
+from mmaml.fault_points import reached
 from mmaml.policies.belief import BeliefEncoder, RewardDecoder, draw, kl_of_beliefs
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.mlp import MLP
@@ -265,6 +266,7 @@ class VariBAD(TrialPPO):
         self.buffer.add(self.to_keep(data, evaluate.scaling))
         encoded, sums = parameters[self.encoded], np.zeros(2)
         for step in range(self.config.vae_updates):
+            reached("master step", step=step)
             rng = generator(self.config.seed, "variational", iteration, step)
             trials = self.as_seen_now(self.buffer.draw(rng, self.config.vae_batch_size), evaluate.scaling)
             params = self.variational.per_task(encoded, 1)

@@ -10,6 +10,7 @@ from mmaml.cli.arguments import check_integers, whole_number
 from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
+from mmaml.wording import counted
 
 if TYPE_CHECKING:
     from mmaml.envs.check.examination import Report
@@ -84,9 +85,5 @@ def text_of(report: Report, verbose: bool = False) -> str:
 
 def _verdict(report: Report) -> str:
     levels = [finding.level for finding in report.findings]
-    counts = [
-        f"{levels.count(level)} {level}{'s' if levels.count(level) != 1 else ''}"
-        for level in ("error", "warning")
-        if level in levels
-    ]
+    counts = [counted(levels.count(level), level) for level in ("error", "warning") if level in levels]
     return ("passed" if report.passed else "failed") + (f": {', '.join(counts)}" if counts else "")

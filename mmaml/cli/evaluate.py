@@ -16,6 +16,7 @@ from mmaml.errors import UsageError
 from mmaml.launcher.protocol import ended
 from mmaml.storage.files import writing
 from mmaml.storage.writable import check_file
+from mmaml.wording import counted
 from mmaml.written_paths import as_written
 
 DESCRIPTION = """\
@@ -122,7 +123,7 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
         with atomic_file(output) as file:
             file.write((json.dumps({**about, **summary}, indent=2) + "\n").encode())
     print(
-        f"{about['algorithm']} on {about['env']} after {about['iteration']} iterations, "
+        f"{about['algorithm']} on {about['env']} after {counted(about['iteration'], 'iteration')}, "
         f"{about['env_steps']:,} env steps\n"
         f"return per episode {WHEN[about['stage']]}, over {about['split']} tasks\n"
         f"{about['rollouts_per_task']} rollouts a collection, episodes of at most {about['max_path_length']} steps\n\n"

@@ -13,6 +13,7 @@ from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.storage.files import writing
 from mmaml.storage.writable import check_folder
+from mmaml.wording import counted
 from mmaml.written_paths import as_written
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     config, steps = adapted(config, arguments)
     check_memory(config, 1, steps, ("--rollouts_per_task", "max_path_length", "--num_adapt_steps"))
     panels = make_panels(config, state, steps, arguments)
-    title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
+    title = f"{config.algorithm} on {config.env} after {counted(state['iteration'], 'iteration')}"
     gif, mp4, sheet = (folder / f"policy.{kind}" for kind in ("gif", "mp4", "png"))
     with closing(panels):
         times = video.frame_times(panels, arguments.every)

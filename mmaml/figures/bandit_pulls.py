@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmaml.figures.page import COLOURS, INK, page
+from mmaml.figures.page import COLOURS, INK, legend_below, page
 from mmaml.figures.recording import SampledStages
 
 
@@ -69,8 +69,9 @@ def plot_bandit_pulls(pulls: BanditPulls, path: Path, *, title: str = "") -> Non
             above.grid(visible=False)
             if arms <= 12:
                 above.set_yticks(range(arms), [f"{mean:.2f}" for mean in pulls.means[task][order]], fontsize=8)
-            below.plot(stage, pulls.regret[task], "o-" if stages < 16 else "-", color=COLOURS[0], markersize=3.5)
-            below.plot(stage, pulls.random_regret[task], "--", color="#999999", linewidth=1)
+            marker = "o-" if stages < 16 else "-"
+            below.plot(stage, pulls.regret[task], marker, color=COLOURS[0], markersize=3.5, label="the policy")
+            below.plot(stage, pulls.random_regret[task], "--", color="#999999", linewidth=1, label="pulls at random")
             largest = max(pulls.regret[task].max(), pulls.random_regret[task].max())
             below.set(xlabel=name, ylim=(0, 1.1 * largest + 1e-9), xlim=extent[:2])
             for axes in (above, below):
@@ -78,5 +79,6 @@ def plot_bandit_pulls(pulls: BanditPulls, path: Path, *, title: str = "") -> Non
         panels[0, 0].set_ylabel("arm, by its mean", fontsize=11)
         panels[1, 0].set_ylabel("regret so far" if pulls.by_episode else "regret a pull", fontsize=11)
         figure.subplots_adjust(wspace=0.28, hspace=0.18)
+        legend_below(figure, panels[1, 0].get_lines(), 0.5)
         if title:
             figure.suptitle(title, x=0.125, y=0.97, ha="left", va="bottom", fontsize=12, color=INK)

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from mmaml.envs.discounting_chain import DiscountingChain
-from mmaml.figures.page import COLOURS, INK, page, stage_name
+from mmaml.figures.page import COLOURS, INK, legend_below, page, stage_name
 from mmaml.figures.recording import SampledStages
 
 
@@ -56,9 +56,10 @@ def plot_chain_choices(choices: ChainChoices, path: Path, *, title: str = "") ->
                 axes.plot([0.7, step], [chain, chain], color="#DDDDDD", linewidth=1, zorder=1)
                 if share > 0:
                     axes.plot([0.7, step], [chain, chain], color=COLOURS[0], linewidth=9 * share, zorder=2)
-                is_bonus = chain == choices.bonus[task]
-                mark, colour = ("*", COLOURS[1]) if is_bonus else ("o", "#888888")
-                axes.plot(step, chain, mark, color=colour, markersize=12 if is_bonus else 5, zorder=3)
+                if chain == choices.bonus[task]:
+                    star = axes.plot(step, chain, "*", color=COLOURS[1], markersize=12, zorder=3, label="bonus")
+                else:
+                    axes.plot(step, chain, "o", color="#888888", markersize=5, zorder=3)
                 axes.text(140, chain, f"{100 * share:.0f} %", fontsize=8, va="center", color=INK)
             axes.set(xscale="log", xlim=(0.7, 130), ylim=(chains - 0.5, -0.5), yticks=range(chains))
             axes.set_xticks(choices.steps, [str(step) for step in choices.steps])
@@ -73,5 +74,6 @@ def plot_chain_choices(choices: ChainChoices, path: Path, *, title: str = "") ->
             last = stage == stages - 1
             axes.set_xlabel(f"return {choices.returns[task, stage]:.2f}" + ("\nsteps" if last else ""), fontsize=9)
         figure.subplots_adjust(wspace=0.3, hspace=0.5)
+        legend_below(figure, star, 0.6)
         if title:
             figure.suptitle(title, x=0.125, y=0.93 + 0.06 / stages, ha="left", va="bottom", fontsize=12, color=INK)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmaml.storage.files import atomic_file
+from mmaml.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 
 # The colours of Okabe and Ito, which colour-blind readers can tell apart, and six more.
@@ -61,8 +63,15 @@ def page(path: Path, width: float, height: float, rows: int = 1, columns: int = 
         pyplot.close(figure)
 
 
+def legend_below(figure: Figure, lines: Sequence[Line2D], distance: float) -> None:
+    """Say under the panels what lines or marks mean, by their labels. distance: from the panels, in inches."""
+    edges = figure.subplotpars
+    corner = (edges.right, edges.bottom - distance / figure.get_figheight())
+    figure.legend(handles=lines, loc="upper right", bbox_to_anchor=corner, ncols=len(lines), fontsize=9, labelcolor=INK)
+
+
 def stage_name(stage: int, by_episode: bool) -> str:
     """How a stage of learning a task is called: after a number of adaptation steps, or an episode of a trial."""
     if by_episode:
         return f"episode {stage + 1}"
-    return f"after {stage} step{'s' if stage > 1 else ''}" if stage else "before adaptation"
+    return f"after {counted(stage, 'step')}" if stage else "before adaptation"

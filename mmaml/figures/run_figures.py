@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mmaml.figures import curves
 from mmaml.storage.checkpoint_format import CheckpointError
 from mmaml.storage.layout import PROGRESS
+from mmaml.wording import counted
 from mmaml.written_paths import as_written
 
 if TYPE_CHECKING:
@@ -45,6 +46,6 @@ def draw_trajectories(run: Path, path: Path, rollouts_per_task: int = 20, env_sp
     assert config.env_spec is not None
     picture = picture_of(config.env_spec.family)
     if picture is not None:
-        title = f"{config.algorithm} on {config.env} after {state['iteration']} iterations"
+        title = f"{config.algorithm} on {config.env} after {counted(state['iteration'], 'iteration')}"
         picture(sampled_stages(config, state, rollouts_per_task), path, title)
         print(as_written(path))

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
+    from matplotlib.lines import Line2D
 
-from mmaml.figures.page import INK, page, stage_name
+from mmaml.figures.page import INK, legend_below, page, stage_name
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def plot_trajectories(trajectories: Trajectories, path: Path, *, title: str = ""
     reach = trajectories.reach
     with page(path, 2.3 * tasks + 0.6, 2.3 * collections + 0.5, collections, tasks) as (figure, panels):
         for (collection, task), axes in np.ndenumerate(panels):
-            _draw_paths(axes, trajectories, task, collection)
+            stars = _draw_paths(axes, trajectories, task, collection)
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set(visible=True, color="#CCCCCC")
@@ -58,6 +59,7 @@ def plot_trajectories(trajectories: Trajectories, path: Path, *, title: str = ""
             if task == 0:
                 axes.set_ylabel(stage_name(collection, trajectories.by_episode), fontsize=11)
         figure.subplots_adjust(wspace=0.06, hspace=0.06)
+        legend_below(figure, stars, 0.05)
         if title:
             panels[0, 0].annotate(
                 title,
@@ -70,7 +72,8 @@ def plot_trajectories(trajectories: Trajectories, path: Path, *, title: str = ""
             )
 
 
-def _draw_paths(axes: Axes, trajectories: Trajectories, task: int, collection: int) -> None:
+def _draw_paths(axes: Axes, trajectories: Trajectories, task: int, collection: int) -> list[Line2D]:
+    """Draw the rollouts of a task; the stars, with what they mean as labels."""
     from matplotlib.collections import LineCollection
 
     positions = trajectories.positions[task, collection]
@@ -83,11 +86,20 @@ def _draw_paths(axes: Axes, trajectories: Trajectories, task: int, collection: i
     for gap in [] if trajectories.gaps is None else trajectories.gaps[task]:
         axes.plot(*wall(gap).T, color="#777777", linewidth=1.6, zorder=3)
     others = np.delete(trajectories.goals, task, axis=0)
-    axes.plot(*others.T, "*", markersize=9, color="#D5D5D5", markeredgewidth=0, zorder=0)
-    axes.plot(*trajectories.goals[task], "*", markersize=13, color="#D55E00", markeredgecolor="white", zorder=4)
+    own: dict[str, Any] = {"color": "#D55E00", "markeredgecolor": "white", "zorder": 4, "label": "goal"}
+    stars = axes.plot(*trajectories.goals[task], "*", markersize=13, **own)
+    if len(others):
+        pale: dict[str, Any] = {
+            "color": "#D5D5D5",
+            "markeredgewidth": 0,
+            "zorder": 0,
+            "label": "goals of the other tasks",
+        }
+        stars += axes.plot(*others.T, "*", markersize=9, **pale)
     value = f"return {trajectories.returns[task, collection]:.0f}".replace("-", "−")
     white = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}
     axes.text(0.96, 0.04, value, transform=axes.transAxes, ha="right", fontsize=9, color=INK, bbox=white, zorder=5)
+    return stars
 
 
 def wall(gap: np.ndarray) -> np.ndarray:

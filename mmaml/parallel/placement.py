@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from mmaml.wording import counted
+
 
 class Placement(NamedTuple):
     """How many ranks a run started with, on how many machines, and where its meta-gradient is computed.
@@ -19,7 +21,7 @@ class Placement(NamedTuple):
 
     def __str__(self) -> str:
         where = "the ranks" if self.meta_gradient == "ranks" else f"the master ({self.device})"
-        ranks = f"{_count(self.ranks, 'rank')} on {_count(self.machines, 'machine')}"
+        ranks = f"{counted(self.ranks, 'rank')} on {counted(self.machines, 'machine')}"
         if self.physics_threads > 1:
             ranks += f", {self.physics_threads} physics threads{' each' * (self.ranks > 1)}"
         return f"{ranks} · meta-gradient on {where}"
@@ -30,7 +32,3 @@ class Placement(NamedTuple):
 
 
 ALONE = Placement()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

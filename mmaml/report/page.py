@@ -25,6 +25,7 @@ from mmaml.report.statistics import (
     probability_of_improvement,
     resampled,
 )
+from mmaml.wording import counted
 
 GENERATOR = '<meta name="generator" content="mmaml report">'  # by which an earlier report is known
 UNKNOWN = "–"
@@ -78,7 +79,7 @@ def page(gathered: Gathered, title: str, written: str, smooth: int = 1) -> str:
     experiments = gathered.experiments
     groups = _by_tasks(experiments)
     runs = gathered.runs
-    counts = f"{_count(len(experiments), 'experiment')}, {_count(len(runs), 'run')}"
+    counts = f"{counted(len(experiments), 'experiment')}, {counted(len(runs), 'run')}"
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(counts)} · written {escape(written)}</p>',
@@ -212,7 +213,7 @@ def _returns(experiment: Experiment) -> str:
 
 def _source(experiment: Experiment) -> str:
     """Where the numbers come from."""
-    seeds = _count(len(experiment.runs), "seed")
+    seeds = counted(len(experiment.runs), "seed")
     if not experiment.evaluated:
         return f"{seeds}; training tasks, the last {LAST_ITERATIONS} iterations of progress.csv"
     numbers = sorted({len(seed.modes) for seed in experiment.seeds})
@@ -378,7 +379,3 @@ def _duration(seconds: float | None) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

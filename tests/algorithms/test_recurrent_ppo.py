@@ -284,6 +284,7 @@ LOOK = {"env": f"{MODULE}:PayToLook", "episodes_per_trial": 2, "n_itr": 40}
 PULLS = BANDIT | {"episodes_per_trial": 10, "n_itr": 60, "gae_lambda": 0.3}
 MANY_TASKS = {"meta_batch_size": 128, "rollouts_per_meta_task": 2}
 RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 40}
+LONG_RECALL = RECALL | {"env_kwargs": {"length": 64}, "max_path_length": 64}
 SNAIL = {"n_itr": 25, "learning_rate": 1e-3}
 SMALL_SNAIL = {"n_itr": 25, "filters": 16, "attention_size": 16}
 SHORT_RECALL = RECALL | {"env_kwargs": {"length": 5}, "max_path_length": 5, "n_itr": 14, "num_promp_steps": 6}
@@ -298,13 +299,17 @@ FORGETFUL_PLANNER = "tests.helpers.forgetful_planner:ForgetfulPlanner"
     [
         ("rl2", SURE, 4.4, 4.5),
         (f"{MODULE}:WithoutFeedback", SURE, 2.3, 2.7),
+        (f"{MODULE}:WithoutEarlierEpisodes", SURE, 2.3, 2.7),
         ("rl2", LOOK, 0.85, 0.9),
         (f"{MODULE}:CreditCutAtEpisodes", LOOK, -0.2, 0.2),
         ("rl2", RECALL, 0.9, 1.0),
         pytest.param("snail", SURE | SNAIL, 4.4, 4.5, marks=pytest.mark.slow),
         ("snail", LOOK, 0.85, 0.9),
+        pytest.param("rl2", LONG_RECALL, 0.9, 1.0, marks=pytest.mark.slow),
         pytest.param("snail", RECALL | SMALL_SNAIL, 0.9, 1.0, marks=pytest.mark.slow),
+        pytest.param("snail", LONG_RECALL | SMALL_SNAIL, 0.9, 1.0, marks=pytest.mark.slow),
         (f"{MODULE}:Forgetful", RECALL | {"n_itr": 10}, 0.15, 0.35),
+        (f"{MODULE}:AnewInEachEpisode", SHORT_RECALL, 0.9, 1.0),
         ("epn", SHORT_RECALL | SMALL_EPN, 0.9, 1.0),
         (FORGETFUL_PLANNER, SHORT_RECALL | SMALL_EPN | {"n_itr": 6}, 0.15, 0.35),
         pytest.param("epn", LOOK | SMALL_EPN | {"n_itr": 20}, 0.85, 0.9, marks=pytest.mark.slow),
@@ -324,7 +329,8 @@ def test_it_learns_what_needs_a_memory_and_controls_do_not(
     "algorithm, keys, low, high",
     [
         ("rl2", MANY_TASKS, 5.9, 6.06),
-        (f"{MODULE}:Forgetful", {}, 4.9, 5.82),
+        (f"{MODULE}:AnewInEachEpisode", {}, 4.9, 5.82),
+        (f"{MODULE}:WithoutEarlierEpisodes", {}, 4.5, 5.5),
         ("snail", {"learning_rate": 1e-3}, 5.9, 6.05),
     ],
 )

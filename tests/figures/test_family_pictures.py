@@ -103,6 +103,23 @@ def test_every_picture_is_drawn(env: str, episodes: int, tmp_path: Path) -> None
     assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ("BernoulliBandit", ["the policy", "pulls at random"]),
+        ("DiscountingChain", ["bonus"]),
+        ("SparsePointRobot", ["goal", "goals of the other tasks"]),
+    ],
+)
+def test_a_picture_says_what_its_lines_and_stars_mean(env: str, words: list[str], tmp_path: Path) -> None:
+    shown = sampled(env, 0)
+    draw = picture_of(type(shown.family))
+    assert draw is not None
+    draw(shown, tmp_path / "picture.svg", "title")
+    written = (tmp_path / "picture.svg").read_text()
+    assert all(written.count(f"<!-- {word} -->") == 1 for word in words)
+
+
 def with_beliefs(beliefs: np.ndarray, path: Path) -> np.ndarray:
     """The picture of a board in each of some episodes, with beliefs [1, K+1, 5, 5]: pixels."""
     stages = beliefs.shape[1]

@@ -25,14 +25,15 @@ PROGRAM = str(Path(__file__).with_name("faulty_rank.py"))
 Fault = dict[str, Any]
 
 
-def fault(what: str, point: Point, time: int = 1, **when: int | str) -> Fault:
+def fault(what: str, point: Point, time: int = 1, *, to: int | None = None, **when: int | str) -> Fault:
     """What happens in a rank at the `time`-th time (from 1) that it reaches a point.
 
-    what: a signal that its process sends itself, "crash" (it ends with code 3), "loop" or "hang", both without end.
+    what: a signal that its process sends itself, or that of rank `to`, "crash" (it ends with code 3), "loop" or "hang",
+    both without end.
     when: only those times count at which the point, or the latest before it that says so, is reached in this
     "iteration", "collection", "function", … (`mmaml.fault_points`).
     """
-    return {"what": what, "point": point, "time": time, "when": when}
+    return {"what": what, "point": point, "time": time, "to": to, "when": when}
 
 
 def described(fault: Fault) -> str:

@@ -38,10 +38,10 @@ class Faults:
             if fault["point"] == point and fault["when"].items() <= self._now.items():
                 self._times[k] += 1
                 if self._times[k] == fault["time"]:
-                    happen(fault["what"], point)
+                    happen(fault["what"], point, fault["to"])
 
 
-def happen(what: str, point: str) -> None:
+def happen(what: str, point: str, rank: int | None) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / point).touch()
     if what == "crash":
@@ -53,7 +53,14 @@ def happen(what: str, point: str) -> None:
         while True:
             time.sleep(0.01)
     else:
-        os.kill(os.getpid(), signal.Signals[what])
+        os.kill(os.getpid() if rank is None else process_of(rank), signal.Signals[what])
+
+
+def process_of(rank: int) -> int:
+    from tests.helpers.faults import processes
+
+    path = GIVEN["folder"].removesuffix(".faults")
+    return next(pid for pid, found in processes(path).items() if found == rank)
 
 
 if faults := GIVEN["faults"].get(RANK):

@@ -146,3 +146,23 @@ class Forgetful(RL2):
 
     def unroll(self, params: Params, x: Tensor) -> Tensor:
         return torch.cat([gru_states(params, GRU, step[None]) for step in x])
+
+
+class AnewInEachEpisode(RL2):
+    """Its memory is empty at the start of every episode; all are of `max_path_length` steps."""
+
+    def step(self, params: Params, x: Tensor, carried: Any) -> tuple[Tensor, Any]:
+        starts = x[..., -1].bool().all()
+        return super().step(params, x, None if starts else carried)
+
+    def unroll(self, params: Params, x: Tensor) -> Tensor:
+        return torch.cat([gru_states(params, GRU, episode) for episode in x.split(self.config.max_path_length)])
+
+
+class WithoutEarlierEpisodes(AnewInEachEpisode):
+    """Nor does it see there what was done last and what came of it."""
+
+    def inputs(self, step: Step) -> Tensor:
+        goes_on = 1 - step.episode_start.float()
+        action, reward = step.previous_action * goes_on[..., None], step.previous_reward * goes_on
+        return super().inputs(step._replace(previous_action=action, previous_reward=reward))

@@ -63,6 +63,17 @@ def test_a_run_in_which_ranks_are_lost_has_the_same_bits(alone: tuple[dict[str, 
     compare(*alone, str(tmp_path / "run"), 4, lost=LOST)
 
 
+@pytest.mark.parametrize("alone", ["varibad"], indirect=True)
+def test_a_rank_that_is_lost_while_the_master_works_alone_is_missed_at_the_next_call(
+    alone: tuple[dict[str, Any], str], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "run")
+    loss = faults.fault("SIGKILL", "master step", to=1, iteration=1, step=1)
+    compare(*alone, path, 3, lost={0: [loss]})
+    (message,) = faults.messages(path)
+    assert "warning: rank 1 of 3 was lost in collect: its process ended; 2 of 3 ranks go on with its work" in message
+
+
 @pytest.mark.parametrize("alone", ["proof"], indirect=True)
 @pytest.mark.parametrize(
     "ranks, options", [(2, {}), (3, {}), (3, {"master_samples": False}), (3, {"meta_gradient": "master"})]
