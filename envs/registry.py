@@ -183,15 +183,15 @@ def check_family(
 ) -> EnvSpec:
     """What there is to know of a family, from one lane of it, which is built and closed.
 
-    normalization_scale: by which actions are to be rescaled; "family": by the family's own. trains: examine a little of
-    what it does too, with a second lane. Settings of the process that building it changes are put back, and the spec
-    holds a warning of each. Raises ConfigError, of "env", "env_kwargs" or "normalization_scale", where a lane cannot be
-    built, is not as training needs it, or its actions cannot be rescaled.
+    normalization_scale: by which actions are to be rescaled; "family": by the family's own. trains: require tasks
+    to train on, and examine a little of what it does too, with a second lane. Settings of the process that building it
+    changes are put back, and the spec holds a warning of each. Raises ConfigError, of "env", "env_kwargs" or
+    "normalization_scale", where a lane cannot be built, is not as is needed, or its actions cannot be rescaled.
     """
     with code_settings(name).running() as changes:
         family = _one_lane(name, env_kwargs)
     try:
-        check_attributes(family, uses_own_scale=normalization_scale == "family")
+        check_attributes(family, normalization_scale == "family", trains)
         warned = Warned([f"{change}; {change.remedy}" for change in changes], [])
         if trains:
             found = check_start(name, env_kwargs, family, lambda: _one_lane(name, env_kwargs))

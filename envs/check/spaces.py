@@ -20,24 +20,27 @@ def of_spaces(name: str, observations: Any, actions: Any) -> list[Finding]:
     return [of_usage_error(refused) for refused in refused_spaces(name, observations, actions)]
 
 
-def of_attributes(name: str, env: Any, actions: Any, uses_scale: bool = True) -> list[Finding]:
-    """num_modes, splits, finite_horizon and, if it is used, normalization_scale, of an object or of what it wraps."""
+def of_attributes(name: str, env: Any, actions: Any, uses_scale: bool = True, trains: bool = True) -> list[Finding]:
+    """num_modes, splits, finite_horizon and, if it is used, normalization_scale, of an object or of what it wraps.
+
+    trains: whether tasks to train on are needed.
+    """
     findings = []
     modes = attribute(env, "num_modes", 1)
     if not isinstance(modes, int | np.integer) or isinstance(modes, bool) or modes < 1:
         findings.append(error(f"{name}.num_modes", expected="a whole number of at least 1", got=shown(modes)))
     if not isinstance(horizon := attribute(env, "finite_horizon", False), bool):
         findings.append(error(f"{name}.finite_horizon", expected="True or False", got=shown(horizon)))
-    return [*findings, *_of_splits(name, env), *(_of_scale(name, env, actions) if uses_scale else [])]
+    return [*findings, *_of_splits(name, env, trains), *(_of_scale(name, env, actions) if uses_scale else [])]
 
 
-def _of_splits(name: str, env: Any) -> list[Finding]:
+def _of_splits(name: str, env: Any, trains: bool) -> list[Finding]:
     splits = attribute(env, "splits", ("train", "test"))
     listed = isinstance(splits, tuple | list)
     if not listed or not splits or not set(map(str, splits)) <= set(SPLITS):
         expected = f"some of {SPLITS}, in a tuple"
         return [error(f"{name}.splits", expected=expected, got=shown(splits))]
-    if "train" not in splits:
+    if trains and "train" not in splits:
         return [error(f"{name}.splits", expected='"train" among them', got=shown(splits))]
     if "test" not in splits:
         problem = 'has no "test": evaluations during training and embeddings need tasks that training never sees'

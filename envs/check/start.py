@@ -34,12 +34,14 @@ class Warned(NamedTuple):
     unless_normalised: list[str]
 
 
-def check_attributes(family: TaskVectorEnv, uses_own_scale: bool) -> None:
-    """Raise ConfigError for the first attribute of a family that training cannot take.
+def check_attributes(family: TaskVectorEnv, uses_own_scale: bool, trains: bool) -> None:
+    """Raise ConfigError for the first attribute of a family that the program cannot take.
 
-    uses_own_scale: whether actions are rescaled by its `normalization_scale`, which is examined only then.
+    uses_own_scale: whether actions are rescaled by its `normalization_scale`, which is examined only then. trains:
+    whether it needs tasks to train on.
     """
-    for finding in spaces.of_attributes(_name_of(family), family, family.single_action_space, uses_own_scale):
+    name, actions = _name_of(family), family.single_action_space
+    for finding in spaces.of_attributes(name, family, actions, uses_own_scale, trains):
         if finding.level == ERROR:
             raise ConfigError("env", str(finding), "correct it in the class")
 

@@ -14,14 +14,14 @@ import pytest
 from mmaml.config.loading import build_config
 from mmaml.envs.base import Task
 from mmaml.envs.point_mass import PointMass
-from mmaml.errors import Failure, NotFinite, TasksFailed
+from mmaml.errors import Failure, NotFinite, TasksFailed, UsageError
 from mmaml.evaluation import held_out, summary
 from mmaml.figures import recording
 from mmaml.figures.family_pictures import picture_of
 from mmaml.parallel.ranks import connect
 from mmaml.trainer import train
 from mmaml.worker import Worker
-from tests.helpers.probes import GoesWrong
+from tests.helpers.probes import GoesWrong, HeldOut
 
 SCRIPTS = Path(__file__).parents[2] / "run_scripts"
 SMALL = {
@@ -218,6 +218,17 @@ def test_a_family_of_its_own_with_success_and_other_splits(tmp_path: Path, evalu
     assert result["split"] == "ood" and result["overall"]["return"][0]["success_rate"] == 1.0
     config, _ = held_out.restore(other)
     assert config.env_spec is not None and picture_of(config.env_spec.family) is None
+
+
+def test_a_family_that_has_no_tasks_to_train_on_any_more_is_evaluated_on_those_it_has(
+    tmp_path: Path, evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(HeldOut, "splits", ("train", "test"))
+        other = _train(tmp_path / "run", env="tests.helpers.probes:HeldOut", algorithm="promp")
+    assert len(evaluate(restore_path=other)["tasks"]) == 7
+    with pytest.raises(UsageError, match=r"^--split: expected a split of '.+:HeldOut', which has test"):
+        held_out.check_split(held_out.restore(other)[0], "train")
 
 
 @pytest.mark.parametrize(
