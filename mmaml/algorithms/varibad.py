@@ -94,7 +94,12 @@ DECLARATION = TRIAL.extended(
             'what is decoded: "gaussian", the reward; "bernoulli", whether it is positive',
         ),
         "kl_weight": Key("Belief", 1.0, number(0), "w, weight of the KL between successive beliefs"),
-        "vae_learning_rate": Key("Belief", 1e-3, number(0, open_low=True), "Adam's step size for encoder and decoder"),
+        "vae_learning_rate": Key(
+            "Belief",
+            1e-3,
+            number(0, open_low=True),
+            "Adam's step size for encoder and decoder, times learning_rate_anneal^iteration",
+        ),
         "vae_updates": Key("Belief", 3, integer(0), "steps of encoder and decoder an iteration"),
         "vae_batch_size": Key("Belief", 25, integer(1), "trials of the buffer in such a step"),
         "vae_buffer_size": Key("Belief", 1000, integer(1), "trials that the buffer holds, the newest"),
@@ -265,6 +270,8 @@ class VariBAD(TrialPPO):
         (data,) = evaluate.rollouts()
         self.buffer.add(self.to_keep(data, evaluate.scaling))
         encoded, sums = parameters[self.encoded], np.zeros(2)
+        # Beliefs that change faster than the policy can follow end a run that had learned.
+        self.optimizer.learning_rate = self.config.vae_learning_rate * self.config.learning_rate_anneal**iteration
         for step in range(self.config.vae_updates):
             reached("master step", step=step)
             rng = generator(self.config.seed, "variational", iteration, step)

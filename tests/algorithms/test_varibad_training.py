@@ -43,6 +43,15 @@ def test_ppo_trains_the_policy_alone_and_the_elbo_encoder_and_decoder() -> None:
     assert math.isnan(row["RewardError"]) and math.isnan(row["BeliefKL"])  # nothing was decoded
 
 
+def test_the_steps_of_encoder_and_decoder_shrink_as_those_of_the_policy_do() -> None:
+    moved = []
+    for iteration in (0, 1):
+        algo, block, flat = collected(learning_rate_anneal=1e-3, vae_updates=1)
+        after, _ = algo.update(flat, block.evaluate(), iteration)
+        moved.append((after - flat)[algo.encoded].abs().max())
+    assert float(moved[1]) == pytest.approx(1e-3 * float(moved[0]), rel=0.1)
+
+
 def test_the_newest_trials_are_kept() -> None:
     algo, block, flat = collected(vae_buffer_size=20)
     evaluate = block.evaluate()
