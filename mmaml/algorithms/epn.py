@@ -23,7 +23,7 @@ DECLARATION = RECURRENT.extended(
             "Memory",
             16,
             integer(1),
-            "entries of an embedded state, action or goal; a transition has four times as many",
+            "entries of an embedded state, action or goal; a row that is planned over has four times as many",
         ),
         "planning_iterations": Key("Memory", 2, integer(1), "how often the memory passes through the planning block"),
     },

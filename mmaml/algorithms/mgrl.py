@@ -5,16 +5,17 @@
     L'(τ', θ') = -mean[ (G' - V') log π_θ' ],   G' and V' of fixed γ', λ'
     dL'/dη = ∇L'(τ', θ') · z,   z ← μ z - α ∘ ∂g/∂η,   ∂g/∂η = ∇( -mean[ ∂G/∂η (log π + c_V V) ] )
 
-G is data in g, and so are γ and λ where networks read them. Only gradients are needed, no second derivative: η changes
-how much each step's ∇ log π and ∇V count. The trace z stands for dθ/dη; with μ = 0 it sees the last update alone.
+G is a constant in g, and so are γ and λ where networks read them. No second derivative is needed: η only changes with
+which weight each step's ∇ log π and ∇V count. The trace z stands for dθ/dη; with μ = 0 it holds the last update alone.
 
-An iteration collects one batch, which serves twice: τ' for the update of the iteration before, whose trace is there,
-and τ for the next. One question gives all gradients; then η ← Adam(dL'/dη) and θ ← θ - α ∘ g, with the g of the γ and λ
-that sampled. With "adam", α ∘ is its step sizes, held: learning_rate / (√v̂ + ε).
+An iteration collects one batch, which serves twice: as τ' for the update of the iteration before, whose trace is kept,
+and as τ for the next. One question gives all gradients; then η ← Adam(dL'/dη) and θ ← θ - α ∘ g, with the g of the γ
+and λ that sampled. With "adam", α ∘ is its step sizes, held: learning_rate / (√v̂ + ε).
 
 η is a logistic function of the meta-parameters u: γ = low + (high - low) σ(u) within `discount_range`, λ = σ(u). With
-`outer_value` there is a value function of its own for V', trained with γ' and λ' (Bonnet, Midgley, Laterre 2022): a V
-trained for a small γ, in its place, may favour myopia. There is no inner step: every iteration is one for all tasks.
+`outer_value` V' is a value function of its own, trained with γ' and λ' (Bonnet, Midgley, Laterre 2022); without it V'
+is V, which is trained for a smaller γ and may make the outer loss favour a small γ. There is no inner step: an
+iteration is one update for all tasks.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ DECLARATION = Declaration(
 )
 DISCOUNT, LAMBDA = "discount", "lambda"
 RETURNS = "returns."
-# How far u is learned to go from 0, where the derivative in it is 1/3000: beyond, Adam's ε stops it for good.
+# Bound of |u|. There the logistic function's derivative is 1/3000; beyond, gradients are so small that Adam's ε would
+# keep u from ever coming back.
 MAX_U = 8.0
 
 
@@ -355,7 +357,7 @@ class MGRL(Algorithm):
         return torch.cat([networks, u]), row
 
     def _meta_step(self, u: Tensor, outer: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """New u [L] from ∇L' at parameters whose traces are there, and what to log.
+        """New u, one for each of γ and λ that is learned, and what to log. outer: ∇L', [P].
 
         "MetaGradient": -dL'/dη, above 0 where γ or λ should rise. "MetaCosine": how well -∇L' and z agree.
         """

@@ -7,9 +7,9 @@
            + η_out KL(π_old ‖ π)                                 `losses.clipped_surrogate`, `.value_error`
 
 What is maximised is the discounted return of a trial, E episodes of one task: rewards of later episodes are credited to
-what was found out in earlier ones. After the trial V is 0, unless the horizon cut what would have gone on. Â is
-normalised over the meta-batch. J is minimised by epochs of Adam over minibatches of tasks with whole trials, through
-which the gradient flows from the last step to the first.
+what was found out in earlier ones. After the trial V is 0, unless the horizon cut off an episode that would have gone
+on. Â is normalised over the meta-batch. J is minimised by epochs of Adam over minibatches of tasks with whole trials,
+through which the gradient flows from the last step to the first.
 
 An algorithm says what the memory is: `build_memory`, `step` and `unroll`.
 """
@@ -254,7 +254,10 @@ class MemoryNetwork(Protocol):
 
 
 class NetworkPPO(RecurrentPPO):
-    """Whose memory is the trial so far, over which a network looks back. network: made by `build_memory`."""
+    """PPO of a policy whose memory is the whole trial so far, over which a network looks back.
+
+    network: made by `build_memory`.
+    """
 
     network: MemoryNetwork
 

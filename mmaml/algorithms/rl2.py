@@ -4,7 +4,8 @@
     π(·|h_t), V(h_t)                                          linear in h_t
 
 The hidden state is what is learned about the task: it is carried over the episodes of a trial, and never reset within
-it. x, and how the GRU is trained: `mmaml.algorithms.recurrent`. At first its entries last 1 … T steps, `long_memory`.
+it. x, and how the GRU is trained: `mmaml.algorithms.recurrent`. At the start of training its entries decay over 1 … T
+steps, each over its own time: `long_memory`.
 """
 
 from __future__ import annotations

@@ -1,22 +1,23 @@
 """VariBAD: variational Bayes-adaptive deep RL (Zintgraf et al. 2020, arXiv 1910.08348).
 
-    b_t = [μ_t, log σ²_t]                             encoded from what was lived through, `mmaml.policies.belief`
+    b_t = [μ_t, log σ²_t]                             encoded from the first t steps, `mmaml.policies.belief`
     π(·|o_t, b_t), V(o_t, b_t)                        trained by PPO over whole trials, `mmaml.algorithms.recurrent`,
                                                       in which b_t is data
     ELBO_t = E_{m ~ N(μ_t, σ²_t)} [ Σ_k log p(r_k | m, step k) ] - w KL( N(μ_t, σ²_t) ‖ N(μ_{t-1}, σ²_{t-1}) )
     L(encoder, decoder) = mean over trials of  -Σ_{t=0…T} ELBO_t,        N(μ_{-1}, σ²_{-1}) = N(0, I)
 
-What was lived through until any t has to tell the rewards of all steps k of the trial, those to come too; so b_t says
-what is known of the task, and how uncertainly. L is minimised by an Adam of its own, `vae_updates` steps an iteration,
-each over `vae_batch_size` trials of a buffer of the newest; the rest is PPO's, for which rewards never flow through b.
+The belief after any number t of steps has to predict the rewards of all steps k of the trial, also of later ones: so it
+describes the task, and how uncertain it still is. L is minimised by an Adam of its own, in `vae_updates` steps an
+iteration, each on `vae_batch_size` trials from a buffer of the newest. PPO trains policy and value function alone: its
+gradient does not flow through b.
 
-log p is -(r - r̂)² ("gaussian"), or that of whether a reward is positive ("bernoulli"). Where a step led to that ended
-an episode within the trial is not seen any more: the encoder is told so by d, and a decoder that reads it passes over
-such steps.
+log p is -(r - r̂)² ("gaussian"), or the log-probability of whether the reward is positive ("bernoulli"). Where the last
+step of an episode led is unknown if another episode of the trial follows: the next observation is the first of that
+one. d says so to the encoder, and a decoder that reads the next observation leaves such steps out.
 
-With `vae_prefixes` or `vae_decoded_steps`, as many t or k are drawn for each trial, without repetition, in place of
-all, and their sum is scaled up, so that L is the same on average. The published code adds up what was drawn, and its KL
-over the trials of a batch; what it calls a weight of the KL corresponds to another w (docs/algorithms/varibad.md).
+With `vae_prefixes` or `vae_decoded_steps`, so many t or k are drawn for each trial, without repetition, in place of
+all, and their sum is scaled up, so that L is the same on average. The published code does not scale it, and adds up its
+KL over the trials of a batch; its weight of the KL corresponds to another w (docs/algorithms/varibad.md).
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ def _reads_little(config: Config) -> str:
     if config.max_path_length > 1 or config.episodes_per_trial == 1 or config.decoder_reads == "observation_action":
         return ""
     return (
-        f'decoder_reads "{config.decoder_reads}" with max_path_length 1: of a trial the last reward alone is decoded, '
-        'since where other episodes end is not seen; with "observation_action" all are'
+        f'decoder_reads "{config.decoder_reads}" with max_path_length 1: only the last reward of a trial is decoded, '
+        'since what follows the last step of an earlier episode is not observed; with "observation_action" all are'
     )
 
 
