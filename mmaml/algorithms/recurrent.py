@@ -68,7 +68,7 @@ class TrialPPO(Algorithm):
         """π and V at every step of the trials: over [M, N·T, A], and [M, N·T]; differentiable in what PPO trains."""
 
     def values(self, state: Params, rollouts: Rollouts) -> Tensor:
-        """V of every step and of what follows the trial, [M, N, T+1]; 0 for the latter where it counts for nothing."""
+        """V of every step and of what follows the trial, [M, N, T+1]; there 0, unless the horizon cut an episode."""
         if rollouts.followed is not None:
             return self.values_of_steps(state, rollouts.going_on(rollouts.last_of_lane()))
         values = self.values_of_steps(state, rollouts)

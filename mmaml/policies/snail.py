@@ -134,7 +134,7 @@ class SNAILNetwork:
 
 
 def _exchanged(ring: Tensor, clock: Tensor, new: Tensor) -> Tensor:
-    """Put `new` [M, N, D] where the ring [M, N, d, D] has what is d steps old; the latter."""
+    """Replace what is d steps old in the ring [M, N, d, D] by `new` [M, N, D], and return it."""
     length, rows = ring.shape[2], ring.view(-1, ring.shape[3])
     index = torch.arange(clock.numel(), device=clock.device) * length + clock.flatten() % length
     old = rows.index_select(0, index).view(new.shape)
