@@ -6,6 +6,7 @@ which has 4.0 at most.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +33,20 @@ def trained(name: str, folder: Path, **overrides: Any) -> tuple[Config, dict[str
 
 @pytest.fixture(scope="module")
 def varibad(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, dict[str, Any]]:
-    return trained("grid_navi_varibad", tmp_path_factory.mktemp("run"), n_itr=400, learning_rate_anneal=0.995)
+    return trained("grid_navi_varibad", tmp_path_factory.mktemp("run"), n_itr=450)
 
 
-# A part of the way to the best policy, but more than any policy without a memory has after the first episode.
-LEARNED = [1.0, 5.0, 7.5, 7.5]
-
-
-def assert_learned(found: tuple[Config, dict[str, Any]]) -> None:
-    assert (held_out_returns(*found, tasks=400).mean(0) >= LEARNED).all()
+def assert_learned(found: tuple[Config, dict[str, Any]], least: Sequence[float]) -> None:
+    """least: only a part of the best returns, but after the first episode more than is possible without a memory."""
+    assert (held_out_returns(*found, tasks=400).mean(0) >= least).all()
 
 
 def test_rl2_learns_to_search_and_to_return(tmp_path: Path) -> None:
-    assert_learned(trained("rl2_ppo", tmp_path, n_itr=160, learning_rate_anneal=0.988))
+    assert_learned(trained("rl2_ppo", tmp_path, n_itr=160, learning_rate_anneal=0.988), [1.0, 5.0, 7.5, 7.5])
 
 
 def test_varibad_learns_to_search_and_to_return(varibad: tuple[Config, dict[str, Any]]) -> None:
-    assert_learned(varibad)
+    assert_learned(varibad, [2.0, 7.0, 9.0, 9.0])
 
 
 def test_varibad_expects_the_goal_where_it_has_not_been(varibad: tuple[Config, dict[str, Any]]) -> None:
