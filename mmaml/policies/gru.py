@@ -258,6 +258,7 @@ class _GRU(Function):
         h = x.new_zeros(tasks, lanes, cell)
         if kernel.serves(x, *weights):
             gates, products, candidates, before, after = kernel.gru_forward(x, continues, h, weights, steps)
+            assert before is not None
         else:
             gates = x.new_empty(*x.shape[:3], 2 * cell)
             candidates, products, before, after = x.new_empty(4, *x.shape[:3], cell).unbind(0)
@@ -310,7 +311,7 @@ def _gradient(
 
 
 def _compiled_gradient(
-    grad_states: Tensor, steps: int, _: Sequence[bool], tensors: Sequence[Tensor]
+    grad_states: Tensor, steps: int, tensors: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `_gradient`."""
     _, continues, end, gates, candidates, products, before, _, ug, _, _, uc, _ = tensors
@@ -329,7 +330,10 @@ class _GRUGradient(Function):
     @staticmethod
     def forward(ctx, grad_states, steps, restarts, *tensors):  # type: ignore[override]
         x, _, _, _, candidates, _, before, *_ = tensors
-        found = (_compiled_gradient if kernel.serves(x, candidates) else _gradient)(grad_states, steps, restarts, tensors)
+        if kernel.serves(x, candidates):
+            found = _compiled_gradient(grad_states, steps, tensors)
+        else:
+            found = _gradient(grad_states, steps, restarts, tensors)
         d_gates, d_candidates, d_products, d_after = found
         for value in (d_gates, d_candidates, d_products):
             value[steps:] = 0

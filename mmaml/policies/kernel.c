@@ -51,6 +51,8 @@ typedef struct {
 #define VECTORS 4 /* of columns in a tile */
 #define NAME(name) name##_avx512
 #define fused _mm512_fmadd_ps /* x y + z, rounded once */
+#define LOAD_SOME(from, left) _mm512_maskz_loadu_ps((1 << (left)) - 1, from)
+#define STORE_SOME(to, x, left) _mm512_mask_storeu_ps(to, (1 << (left)) - 1, x)
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #include "kernel.c"
@@ -59,11 +61,16 @@ typedef struct {
 #undef VECTORS
 #undef NAME
 #undef fused
+#undef LOAD_SOME
+#undef STORE_SOME
 
 #define LANES 8
 #define VECTORS 2
 #define NAME(name) name##_avx2
 #define fused _mm256_fmadd_ps
+#define FIRST(left) (__m256i)((__v8si){0, 1, 2, 3, 4, 5, 6, 7} < (int)(left))
+#define LOAD_SOME(from, left) _mm256_maskload_ps(from, FIRST(left))
+#define STORE_SOME(to, x, left) _mm256_maskstore_ps(to, FIRST(left), x)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #include "kernel.c"
@@ -137,11 +144,9 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 /* A vector of the next numbers, of which `left` are there; zeros beyond. */
 INLINE vec load(const float *from, long left)
 {
-    vec x = {0};
     if (left >= LANES)
         return *(const vec *)from;
-    memcpy(&x, from, (left & (LANES - 1)) * sizeof(float));
-    return x;
+    return LOAD_SOME(from, left);
 }
 
 INLINE void store(float *to, vec x, long left)
@@ -149,7 +154,7 @@ INLINE void store(float *to, vec x, long left)
     if (left >= LANES)
         *(vec *)to = x;
     else
-        memcpy(to, &x, (left & (LANES - 1)) * sizeof(float));
+        STORE_SOME(to, x, left);
 }
 
 INLINE vec NAME(all)(float x) { return x - (vec){0}; }
@@ -257,9 +262,13 @@ INLINE void NAME(tile)(int R, int V, long valid, long left, const float *init, l
                     sum[r][j] = fused(NAME(all)(rows[r][k]), column[j], sum[r][j]);
         }
     }
+    vec found[MAX_ROWS][VECTORS]; /* which may be in memory, as the sums may not */
     for (int r = 0; r < R; r++)
-        for (int j = 0; r < valid && j < V; j++)
-            NAME(finish)(last, sum[r][j], at + r * last->stride + j * LANES, left - j * LANES);
+        for (int j = 0; j < V; j++)
+            found[r][j] = sum[r][j];
+    for (int r = 0; r < valid; r++)
+        for (int j = 0; j < V; j++)
+            NAME(finish)(last, found[r][j], at + r * last->stride + j * LANES, left - j * LANES);
 }
 
 #define CASE(R, V) \
@@ -339,48 +348,49 @@ static void NAME(layer)(long tasks, long rows, long cols, float *room, const flo
     }
 }
 
-/* Σ x[row, i] d[row, :] over a block of rows, added to out[i, :] for R inputs, of which `valid` are there. */
-INLINE void NAME(outer_tile)(int R, int V, long rows, long valid, const float *x, long xr, const float *d, long dr,
-                             float *out, long cols, long left)
+/* Σ x[row, i] d[row, :] over a block of rows, added to out[i, :] for R inputs and V vectors of columns. */
+INLINE void NAME(outer_tile)(int R, int V, long rows, const float *x, long xr, const float *d, long dr, float *out,
+                             long cols, long left)
 {
-    vec sum[MAX_ROWS][VECTORS];
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < V; j++)
-            sum[r][j] = load(out + (r < valid ? r : 0) * cols + j * LANES, left - j * LANES);
+    vec sum[MAX_ROWS][VECTORS] = {0};
     for (long row = 0; row < rows; row++, x += xr, d += dr) {
         vec column[VECTORS];
         for (int j = 0; j < V; j++)
             column[j] = *(const vec *)(d + j * LANES);
         for (int r = 0; r < R; r++)
             for (int j = 0; j < V; j++)
-                sum[r][j] = fused(NAME(all)(x[r < valid ? r : 0]), column[j], sum[r][j]);
+                sum[r][j] = fused(NAME(all)(x[r]), column[j], sum[r][j]);
     }
     for (int r = 0; r < R; r++)
-        for (int j = 0; r < valid && j < V; j++)
-            store(out + r * cols + j * LANES, sum[r][j], left - j * LANES);
+        for (int j = 0; j < V; j++) {
+            float *at = out + r * cols + j * LANES;
+            store(at, load(at, left - j * LANES) + sum[r][j], left - j * LANES);
+        }
 }
 
 #define CASE(R, V) \
     case 10 * R + V: \
-        NAME(outer_tile)(R, V, rows, valid, x, xr, d, dr, out, cols, left); \
+        NAME(outer_tile)(R, V, rows, x, xr, d, dr, out, cols, left); \
         break;
-static void NAME(outer_tiles)(long rows, long valid, const float *x, long xr, const float *d, long dr, float *out,
+#if VECTORS == 4
+#define CASES(R) CASE(R, 1) CASE(R, 2) CASE(R, 3) CASE(R, 4)
+#else
+#define CASES(R) CASE(R, 1) CASE(R, 2)
+#endif
+static void NAME(outer_tiles)(long rows, long inputs, const float *x, long xr, const float *d, long dr, float *out,
                               long cols, long left)
 {
-    switch ((valid <= 2 ? 20 : 60) + (left + LANES - 1) / LANES) {
-        CASE(2, 1)
-        CASE(6, 1)
-        CASE(2, 2)
-        CASE(6, 2)
-#if VECTORS == 4
-        CASE(2, 3)
-        CASE(6, 3)
-        CASE(2, 4)
-        CASE(6, 4)
-#endif
+    switch (10 * inputs + (left + LANES - 1) / LANES) {
+        CASES(1)
+        CASES(2)
+        CASES(3)
+        CASES(4)
+        CASES(5)
+        CASES(6)
     }
 }
 #undef CASE
+#undef CASES
 
 /* Added to out and to sums, where they are not NULL. room: OUTER_ROWS × 64. */
 static void NAME(outer)(long tasks, long rows, long inputs, long cols, float *room, float *out, float *sums,

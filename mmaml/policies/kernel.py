@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,28 +32,31 @@ Term = tuple[Tensor, Tensor]
 
 def _loaded(most_bits: int = 512) -> ctypes.CDLL | None:
     """The library, for vectors of so many bits at most; None where it is not built, or cannot run."""
-    spec = find_spec("mmaml.policies._kernel")
-    if os.environ.get(SWITCH, "").lower() == "off":
-        return _without(f"{SWITCH}=off")
-    if spec is None or spec.origin is None:
-        return _without("it was not compiled when the package was installed")
     try:
-        library = ctypes.CDLL(spec.origin)
+        return _library_for(most_bits)
     except OSError as error:
-        return _without(str(error))
+        logging.getLogger(__name__).debug("computing without the compiled kernel: %s", error)
+        return None
+
+
+def _library_for(most_bits: int) -> ctypes.CDLL:
+    """Raises OSError, which says why there is none."""
+    if os.environ.get(SWITCH, "").lower() == "off":
+        raise OSError(f"{SWITCH}=off")
+    spec = find_spec("mmaml.policies._kernel")
+    if spec is None or spec.origin is None:
+        raise OSError("it was not compiled when the package was installed")
+    library = ctypes.CDLL(spec.origin)
     if not library.vector_bits(most_bits):
-        return _without("this processor lacks AVX2")
-    pointer, number = ctypes.c_void_p, ctypes.c_long
+        raise OSError("this processor lacks AVX2")
+    pointer: Any = ctypes.c_void_p
+    number: Any = ctypes.c_long
     term = [pointer, number, number, pointer, *[number] * 4]
-    library.layer.argtypes = [*[number] * 4, pointer, pointer, number, *[pointer] * 5, *term, *term]
-    library.outer.argtypes = [*[number] * 4, *[pointer] * 3, *[pointer, number, number] * 2]
+    library.layer.argtypes = [*[number] * 4, *[pointer] * 2, number, *[pointer] * 5, *term, *term]
+    library.outer.argtypes = [*[number] * 4, *[pointer] * 3, pointer, *[number] * 2, pointer, *[number] * 2]
     library.gru_forward.argtypes = [*[number] * 6, *[pointer] * 11]
-    library.gru_backward.argtypes = [*[number] * 5, *[pointer] * 2, *[pointer, number] * 2, *[pointer] * 9]
+    library.gru_backward.argtypes = [*[number] * 5, *[pointer] * 2, pointer, number, pointer, number, *[pointer] * 9]
     return library
-
-
-def _without(reason: str) -> None:
-    logging.getLogger(__name__).debug("computing without the compiled kernel: %s", reason)
 
 
 _library = _loaded()
@@ -60,9 +64,7 @@ _library = _loaded()
 
 def serves(*values: Tensor) -> bool:
     """Whether the kernel computes with these: float32 on the CPU."""
-    return _library is not None and all(
-        value.dtype is torch.float32 and value.device.type == "cpu" for value in values
-    )
+    return _library is not None and all(value.dtype is torch.float32 and value.device.type == "cpu" for value in values)
 
 
 def layer(terms: Sequence[Term], bias: Tensor | None = None, nonlinearity: str = "linear") -> Tensor:
@@ -88,7 +90,10 @@ def bent_back(terms: Sequence[Term], y: Tensor, rate: Tensor, delta: Tensor) -> 
 
 
 def outer(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Σ x^T d over pairs and rows, and the sum of the first d over rows: [M, n, I], [M, n, H] -> [M, I, H], [M, 1, H]."""
+    """Σ x^T d over pairs and rows, [M, I, H], and the sum of the first d over rows, [M, 1, H].
+
+    pairs: x [M, n, I] and d [M, n, H].
+    """
     x, d = pairs[0]
     (tasks, _, inputs), cols = x.shape, d.shape[2]
     sums = x.new_zeros(tasks, 1, cols)

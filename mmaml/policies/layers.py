@@ -91,9 +91,7 @@ class Layers(NamedTuple):
                 moved.append(change)
         return Tangent(weights, biases, rates, moved)
 
-    def _rate(
-        self, layer: int, weight: Tensor, bias: Tensor, moved: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _rate(self, layer: int, weight: Tensor, bias: Tensor, moved: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """r of a layer and, if it is hidden, y' of its output. moved: y' of its input, which may change."""
         x, own, is_last = self.inputs[layer], self.weights[layer], layer == len(self.weights) - 1
         if self._is_compiled:

@@ -40,7 +40,9 @@ def _twice(values: Sequence[Tensor], function: Callable[..., Tensor]) -> list[Te
     return [value.detach() for value in (output, *gradient, *second)]
 
 
-def _mlp(sizes: Sequence[int], rows: int, nonlinearity: str, dtype: torch.dtype, tasks: slice = slice(M)) -> list[Tensor]:
+def _mlp(
+    sizes: Sequence[int], rows: int, nonlinearity: str, dtype: torch.dtype, tasks: slice = slice(M)
+) -> list[Tensor]:
     x, weights, biases = _network(sizes, rows, dtype)
     parameters = [value[tasks] for value in (*weights, *biases)]
     depth = len(weights)
@@ -51,7 +53,9 @@ def _gru(cell: int, lanes: int, dtype: torch.dtype, tasks: slice = slice(M)) -> 
     torch.manual_seed(0)
     steps, inputs = 9, 5
     shapes = gru_shapes("g", inputs, cell)
-    params = {name: torch.randn(M, *shape, dtype=torch.float64).mul(0.4).to(dtype)[tasks] for name, shape in shapes.items()}
+    params = {
+        name: torch.randn(M, *shape, dtype=torch.float64).mul(0.4).to(dtype)[tasks] for name, shape in shapes.items()
+    }
     x = torch.randn(steps, M, lanes, inputs, dtype=torch.float64).to(dtype)[:, tasks]
     start = torch.rand(steps, M, lanes) < 0.3
     start[0] = True
@@ -149,7 +153,9 @@ def test_tanh_and_sigmoid() -> None:
     infinite = torch.tensor([-torch.inf, torch.inf, torch.nan, -1e30, 1e30])[None, :, None]
     for name in ("tanh", "sigmoid", "relu"):
         exact = getattr(torch, name)(infinite)
-        torch.testing.assert_close(kernel.layer([(infinite, one)], None, name), exact, atol=1e-37, rtol=0, equal_nan=True)
+        torch.testing.assert_close(
+            kernel.layer([(infinite, one)], None, name), exact, atol=1e-37, rtol=0, equal_nan=True
+        )
 
 
 @built
