@@ -127,7 +127,7 @@ def _ranks(config: Config) -> int:
 
 
 def _trust_region(config: Config, spec: EnvSpec) -> list[Need]:
-    """What is held for the products with the Fisher matrix (`mmaml.algorithms.maml.FisherProducts`), beside rollouts.
+    """What is held for the products of an update with the Fisher matrix (`Algorithm.prepared`), beside rollouts.
 
     Of each step, the policy's activations, their cotangents at each inner step, and what belongs to its output. Where
     a GPU may compute them, they lie in its memory.

@@ -249,6 +249,11 @@ INLINE void NAME(tile)(int R, int V, long valid, long left, const float *init, l
     for (int r = 0; r < R; r++)
         for (int j = 0; j < V; j++)
             sum[r][j] = load(init + (r < valid ? r : 0) * apart + j * LANES, apart ? left - j * LANES : LANES);
+    const float *beside[] = {last->y, last->rate, last->delta};
+    for (int i = 0; i < 3 && beside[i]; i++) /* arrives while the products are computed */
+        for (int r = 0; r < R; r++)
+            for (int j = 0; j < V; j++)
+                __builtin_prefetch(beside[i] + at + (r < valid ? r : 0) * last->stride + j * LANES);
     for (int term = 0; term < count; term++) {
         const float *rows[MAX_ROWS], *w = panels[term];
         for (int r = 0; r < R; r++)
