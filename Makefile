@@ -14,6 +14,7 @@ TABLE ?=
 VENV := .venv
 READY := $(VENV)/.ready
 MPI_SETUP := mmaml/launcher/install.py
+KERNEL := mmaml/policies/kernel.c
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 # JSON that is not itself quoted is kept from the shell; run_scripts join the words of --overrides.
@@ -26,7 +27,7 @@ IN_TWO_PROCESSES := -n 2 --no-loadscope-reorder
 
 setup: $(READY)
 
-$(READY): requirements.txt pyproject.toml $(MPI_SETUP)
+$(READY): requirements.txt pyproject.toml $(MPI_SETUP) $(KERNEL)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .

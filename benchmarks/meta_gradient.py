@@ -1,7 +1,8 @@
-"""One epoch of the MMAML meta-gradient against its multiply-adds: `python benchmarks/meta_gradient.py`
+"""Meta-gradient and meta-loss against their multiply-adds: `python benchmarks/meta_gradient.py`
 
-The multiply-adds of one epoch, counted below, take a certain time as large float32 matrix products on the same
-core; the ratio says how much of the epoch is anything else. Published sizes, one rank's share of two.
+The multiply-adds, counted below, take a certain time as torch's large float32 matrix products on the same core.
+Published sizes: one rank's share of two, and two tasks, as a rank of twenty has them. `MMAML_KERNEL=off` measures torch
+alone.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from mmaml.seeding import generator
 from mmaml.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]
-TASKS, REPEATS, LARGE = 20, 7, 2048
+TASKS, FEW_TASKS, REPEATS, LARGE = 20, 2, 7, 2048
 
 
-def multiply_adds(config: Config, observation: int, action: int, encoder: bool) -> float:
-    """Multiply-adds of one epoch for TASKS tasks.
+def multiply_adds(config: Config, observation: int, action: int, encoder: bool, differentiated: bool) -> float:
+    """Multiply-adds for one task. differentiated: of the meta-gradient, else of the meta-loss.
 
     A network of w weights costs w a sample forward. An inner step: forward 1, its gradient 2, and back through it 6
     (two products forward, four back), to which the gradient of the KL adds none. The last collection: forward 1,
     gradient 2. No product leads to the observations, so that the first layer has half of the backward products. The
     GRU: forward 1, gradient 2.
     """
-    samples = TASKS * config.rollouts_per_meta_task * config.max_path_length
+    samples = config.rollouts_per_meta_task * config.max_path_length
     sizes = (observation, *config.hidden_sizes, action)
-    products = [a * b for a, b in zip(sizes, sizes[1:], strict=False)]
-    inner = sum(9 * w for w in products[1:]) + 4 * products[0]
-    last = sum(3 * w for w in products[1:]) + 2 * products[0]
+    first, *later = [a * b for a, b in zip(sizes, sizes[1:], strict=False)]
+    inner = 9 * sum(later) + 4 * first if differentiated else 3 * sum(later) + 2 * first
+    last = 3 * sum(later) + 2 * first if differentiated else sum(later) + first
     total = config.num_inner_grad_steps * inner + last
     if encoder:
         cell, inputs = config.cell_size, observation + action + 1
-        total += 3 * cell * (3 * cell) + 2 * inputs * 3 * cell
+        total += 3 * cell * (3 * cell) + 2 * inputs * 3 * cell if differentiated else 3 * cell * (cell + inputs)
     return float(samples * total)
 
 
@@ -69,19 +70,17 @@ def main() -> None:
         block = worker.block
         assert block is not None
         options = {"clip": True, "clip_eps": 0.1, "kl_coefficients": [5e-4] * config.num_inner_grad_steps}
-
-        def epoch(block=block, flat=flat, options=options) -> None:  # type: ignore[no-untyped-def]
-            block.answer(Question("meta_gradient", flat, options={"outer_kl_coefficient": 0.0} | options))
-
-        epoch()
-        ours = best(epoch)
-        rate = LARGE**3 / best(lambda: large @ large)
-        count = multiply_adds(config, 4, 2, encoder=name == "mmaml")
-        print(
-            f"{name}: one epoch of {TASKS} tasks {ours:.3f} CPU s; its {2 * count / 1e9:.1f} GFLOP as large "
-            f"products {count / rate:.3f} s ({2 * rate / 1e9:.0f} GFLOP/s); ratio {ours * rate / count:.2f}"
-            + (" (to reach: 3)" if name == "mmaml" else "")
-        )
+        for function, tasks in (("meta_gradient", TASKS), ("meta_loss", TASKS), ("meta_gradient", FEW_TASKS)):
+            question = Question(function, flat, None, range(tasks), options={"outer_kl_coefficient": 0.0} | options)
+            block.answer(question)
+            ours = best(lambda block=block, question=question: block.answer(question))
+            rate = LARGE**3 / best(lambda: large @ large)
+            count = tasks * multiply_adds(config, 4, 2, name == "mmaml", function == "meta_gradient")
+            print(
+                f"{name}: {function} of {tasks} tasks {ours:.4f} CPU s; its {2 * count / 1e9:.2f} GFLOP as large "
+                f"products {count / rate:.4f} s ({2 * rate / 1e9:.0f} GFLOP/s); ratio {ours * rate / count:.2f}"
+                " (to reach: 2)"
+            )
 
 
 if __name__ == "__main__":

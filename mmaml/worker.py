@@ -27,17 +27,15 @@ from mmaml.fault_points import reached
 from mmaml.parallel.requests import partition
 from mmaml.policies.distributions import distribution_over
 from mmaml.sampling import finite
+from mmaml.sampling.chunks import CPU_CHUNK_STEPS, KEPT_STEPS
 from mmaml.sampling.collector import Lanes, rollout
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment, described, failing_tasks, traced
 from mmaml.sampling.normalisation import ObservedMoments, RunningStatistics, Scaling, moments_of_returns
-from mmaml.sampling.rollouts import CPU_CHUNK_STEPS, Rollouts
+from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import stage_statistics, stages_of
 from mmaml.seeding import generator, integer
 from mmaml.storage.compatibility import restored_statistics
 from mmaml.updates.evaluate import Evaluate, Question, Results
-
-# Steps of a rank's tasks up to which what was prepared for many vectors is held, which bounds its memory.
-KEPT_STEPS = 10 * CPU_CHUNK_STEPS
 
 
 class TaskBlock:

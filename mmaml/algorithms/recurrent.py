@@ -31,7 +31,8 @@ from mmaml.policies.distributions import Distribution
 from mmaml.policies.linear_heads import LinearHeads
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.sampling.acting import Actor, Step
-from mmaml.sampling.rollouts import CPU_CHUNK_STEPS, Rollouts
+from mmaml.sampling.chunks import CPU_CHUNK_STEPS
+from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate, Question, Results
 from mmaml.updates.objective import Objective, results_with_gradient

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mmaml.config.keys import Config
 from mmaml.errors import ConfigError
+from mmaml.sampling.chunks import tasks_held
 
 if TYPE_CHECKING:
     from mmaml.envs.spec import EnvSpec
@@ -88,7 +89,13 @@ def training(config: Config, spec: EnvSpec) -> list[Need]:
     if config.num_train_tasks is not None:
         count = config.num_train_tasks
         found.append(Need(count * TASK_BYTES, f"{_short(count)} training tasks", ("num_train_tasks",)))
-    return [*found, *_baseline(config, spec), _weights(config, spec), *_of_algorithm(config)]
+    return [
+        *found,
+        *_baseline(config, spec),
+        _weights(config, spec),
+        *_trust_region(config, spec),
+        *_of_algorithm(config),
+    ]
 
 
 def rollouts(config: Config, tasks: int, stages: int, spec: EnvSpec, keys: Sequence[str]) -> Need:
@@ -109,10 +116,32 @@ def _baseline(config: Config, spec: EnvSpec) -> list[Need]:
     if config.declaration.is_idle("baseline") or not features:
         return []
     steps = config.rollouts_per_meta_task * config.lane_length
-    ranks = min(max(_announced("OMPI_COMM_WORLD_SIZE"), 1), config.meta_batch_size)
+    ranks = _ranks(config)
     size = 8 * ranks * (2 * steps * features + 2 * min(steps, features) ** 2)
     what = f"{config.baseline} of {_short(steps)} steps × {features} features, on {ranks} rank{'s' * (ranks > 1)}"
     return [Need(size, what, ROLLOUT_KEYS[1:4], ', or take another "baseline"')]
+
+
+def _ranks(config: Config) -> int:
+    return min(max(_announced("OMPI_COMM_WORLD_SIZE"), 1), config.meta_batch_size)
+
+
+def _trust_region(config: Config, spec: EnvSpec) -> list[Need]:
+    """What is held for the products of an update with the Fisher matrix (`Algorithm.prepared`), beside rollouts.
+
+    Of each step, the policy's activations, their cotangents at each inner step, and what belongs to its output. Where
+    a GPU may compute them, they lie in its memory.
+    """
+    on_master = config.meta_gradient == "master"
+    if config.chosen_update != "trpo" or (on_master and config.device != "cpu"):
+        return []
+    ranks, steps = 1 if on_master else _ranks(config), config.rollouts_per_meta_task * config.lane_length
+    tasks, larger = divmod(config.meta_batch_size, ranks)
+    held = steps * (larger * tasks_held(tasks + 1, steps) + (ranks - larger) * tasks_held(tasks, steps))
+    inner = config.num_inner_grad_steps
+    numbers = (2 * inner + 1) * sum(config.hidden_sizes) + 2 * (inner + 1) * spec.action_size
+    what = f"{numbers} numbers of each of {_short(held)} steps, for the products of the trust region"
+    return [Need(4 * held * numbers, what, ["hidden_sizes", *ROLLOUT_KEYS], ', or take another "meta_update"')]
 
 
 def _weights(config: Config, spec: EnvSpec) -> Need:

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 
 from mmaml.launcher import job
+from mmaml.policies import kernel
 
 
 class Process(NamedTuple):
-    """That of a rank: on which machine, and what the processor can do.
+    """That of a rank: on which machine, and what its results' last bits depend on.
 
     started: in clock ticks since boot, None where there is no /proc to see it in.
     """
@@ -34,7 +35,8 @@ class Process(NamedTuple):
             boot.read_text() if boot.exists() else "",
             os.readlink(namespace) if namespace.is_symlink() else "",
         )
-        capability = (platform.machine(), torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR"))
+        compiled = "kernel" if kernel.serves() else "no kernel"
+        capability = platform.machine(), torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR"), compiled
         own = job.state_of(os.getpid())
         started = None if own is None else own.started
         return Process(os.getpid(), started, platform.node(), machine, capability)

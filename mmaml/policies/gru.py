@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from mmaml.policies import kernel
 from mmaml.policies.batch_invariant import is_batched, outer, refuse_third_derivative, sigmoid_, sum_rows, tanh_
 from mmaml.policies.mlp import MLP, glorot_uniform
 from mmaml.policies.params import Params
@@ -110,9 +111,12 @@ def gru_step(params: Params, prefix: str, x: Tensor, h: Tensor) -> Tensor:
 
     To the bit what `gru_states` computes of the same lanes.
     """
+    weights = _of(params, prefix)
     with torch.no_grad():
+        if kernel.serves(x, h, *weights):
+            return kernel.gru_forward(x[None], None, h, weights, steps=1)[-1][0]
         g, q, n, after = (h.new_empty(*h.shape[:2], size * h.shape[2]) for size in (2, 1, 1, 1))
-        return _step(x.contiguous(), h.contiguous(), _of(params, prefix), g, q, n, after)
+        return _step(x.contiguous(), h.contiguous(), weights, g, q, n, after)
 
 
 def gru_states(params: Params, prefix: str, x: Tensor) -> Tensor:
@@ -176,10 +180,14 @@ class _GRUStates(Function):
     @staticmethod
     def forward(ctx, x, *weights):  # type: ignore[override]
         cell = weights[4].shape[-1]
+        h = x.new_zeros(*x.shape[1:3], cell)
+        if kernel.serves(x, *weights):
+            gates, products, candidates, _, after = kernel.gru_forward(x, None, h, weights, steps=len(x))
+            ctx.save_for_backward(x, gates, products, candidates, after, *weights)
+            return after
         gates = x.new_empty(*x.shape[:3], 2 * cell)
         products, candidates = x.new_empty(2, *x.shape[:3], cell).unbind(0)
-        after = _all_steps_of_a_task(x, cell)
-        h = x.new_zeros(*x.shape[1:3], cell)
+        after = kernel.steps_of_tasks(x, cell)
         for t in range(len(x)):
             h = _step(x[t], h, weights, gates[t], products[t], candidates[t], after[t])
         ctx.save_for_backward(x, gates, products, candidates, after, *weights)
@@ -190,9 +198,21 @@ class _GRUStates(Function):
     def backward(ctx, grad_states):  # type: ignore[override]
         x, gates, products, candidates, after, wg, ug, _, wc, uc, _ = ctx.saved_tensors
         shape, cell = x.shape, after.shape[-1]
+        if kernel.serves(x, after):
+            forward = gates, products, candidates, None, after
+            found = kernel.gru_backward(None, ug, uc, forward, torch.empty_like(after).copy_(grad_states), len(x))
+            of_gates, of_candidate, of_products = map(_by_task, found)
+            dx = None
+            if ctx.needs_input_grad[0]:
+                dx = kernel.layer([(of_gates, wg.transpose(1, 2)), (of_candidate, wc.transpose(1, 2))])
+                dx = dx.view(shape[1], shape[0], *shape[2:]).transpose(0, 1)
+            # Nothing is before the first step, of which there are as many rows as lanes.
+            before = _by_task(after)[:, : -shape[2]]
+            later = of_gates[:, shape[2] :], of_products[:, shape[2] :]
+            return dx, *_of_parameters(_by_task(x), before, of_gates, of_candidate, *later)
         # Derivatives in q = h U_c, in both gates and in the candidate side by side: the first three are those of
         # products with h, the last three those of products with x, one product each.
-        slopes = _all_steps_of_a_task(x, 4 * cell)
+        slopes = kernel.steps_of_tasks(x, 4 * cell)
         recurrent = torch.cat([uc, ug], -1).transpose(1, 2).contiguous()
         nothing = torch.zeros_like(candidates[0])
         carried = nothing
@@ -212,10 +232,17 @@ class _GRUStates(Function):
         return dx, d_wg, d_ug, d_bg, d_wc, d_uc, d_bc
 
 
-def _all_steps_of_a_task(x: Tensor, size: int) -> Tensor:
-    """Room for [T, M, N, size], in which the steps of a task lie together, as `_by_task` wants. x: [T, M, N, F]."""
-    steps, tasks, lanes = x.shape[:3]
-    return x.new_empty(tasks, steps, lanes, size).transpose(0, 1)
+def _of_parameters(
+    x: Tensor, before: Tensor, of_gates: Tensor, of_candidate: Tensor, with_h: Tensor, of_products: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients in the parameters, by the kernel, in the order of `gru_shapes`.
+
+    x: [M, n, F]. before: the states before steps, of which with_h and of_products are the derivatives in gates and in
+    h U_c; of_gates, of_candidate: derivatives at all steps, [M, n, ·].
+    """
+    (d_wg, d_bg), (d_wc, d_bc) = kernel.outer([(x, of_gates)]), kernel.outer([(x, of_candidate)])
+    d_ug, d_uc = (kernel.outer([(before, slopes)])[0] for slopes in (with_h, of_products))
+    return d_wg, d_ug, d_bg, d_wc, d_uc, d_bc
 
 
 class _GRU(Function):
@@ -225,18 +252,23 @@ class _GRU(Function):
     def forward(ctx, x, start, end, wg, ug, bg, wc, uc, bc):  # type: ignore[override]
         (tasks, lanes), cell = x.shape[1:3], wc.shape[-1]
         steps = len(x) if end is None else int(end.flatten(1).any(1).nonzero()[-1]) + 1
-        gates = x.new_empty(*x.shape[:3], 2 * cell)
-        candidates, products, before, after = x.new_empty(4, *x.shape[:3], cell).unbind(0)
+        weights = wg, ug, bg, wc, uc, bc
         continues = (~start).to(x.dtype).unsqueeze(-1)
         restarts = [True] * steps if end is None else start.flatten(1).any(1).tolist()
         h = x.new_zeros(tasks, lanes, cell)
-        for t in range(steps):
-            h_in = before[t]
-            if restarts[t]:
-                torch.mul(h, continues[t], out=h_in)
-            else:
-                h_in.copy_(h)
-            h = _step(x[t], h_in, (wg, ug, bg, wc, uc, bc), gates[t], products[t], candidates[t], after[t])
+        if kernel.serves(x, *weights):
+            gates, products, candidates, before, after = kernel.gru_forward(x, continues, h, weights, steps)
+            assert before is not None
+        else:
+            gates = x.new_empty(*x.shape[:3], 2 * cell)
+            candidates, products, before, after = x.new_empty(4, *x.shape[:3], cell).unbind(0)
+            for t in range(steps):
+                h_in = before[t]
+                if restarts[t]:
+                    torch.mul(h, continues[t], out=h_in)
+                else:
+                    h_in.copy_(h)
+                h = _step(x[t], h_in, weights, gates[t], products[t], candidates[t], after[t])
         before[steps:] = 0
         ctx.save_for_backward(x, continues, end, gates, candidates, products, before, wg, ug, bg, wc, uc, bc)
         ctx.steps, ctx.restarts = steps, restarts
@@ -247,37 +279,69 @@ class _GRU(Function):
         return None, None, None, *_GRUGradient.apply(grad_states, ctx.steps, ctx.restarts, *ctx.saved_tensors)
 
 
+def _gradient(
+    grad_states: Tensor, steps: int, restarts: Sequence[bool], tensors: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Derivatives in gates and candidates, before their nonlinearities, in products with U_c, and in the states.
+
+    tensors: what `_GRU` keeps.
+    """
+    _, continues, end, gates, candidates, products, before, _, ug, _, _, uc, _ = tensors
+    cell = candidates.shape[-1]
+    d_gates, d_candidates, d_products, d_after = (
+        torch.empty_like(value) for value in (gates, candidates, products, candidates)
+    )
+    arriving = None if end is None else _ends_by_step(end)
+    ug_t, uc_t = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
+    carried = torch.zeros_like(candidates[0])
+    for t in range(steps - 1, -1, -1):
+        if arriving is None:
+            dh = torch.add(carried, grad_states[t], out=d_after[t])
+        else:
+            dh = d_after[t].copy_(carried)
+            episodes, lanes = arriving[t]
+            if len(episodes):
+                dh.view(-1, cell).index_add_(0, lanes, grad_states.index_select(0, episodes))
+        outputs = d_products[t], d_gates[t], d_candidates[t]
+        passed = _step_back(dh, before[t], gates[t], products[t], candidates[t], outputs)
+        carried = passed.baddbmm_(d_gates[t], ug_t).baddbmm_(d_products[t], uc_t)
+        if restarts[t]:
+            carried.mul_(continues[t])
+    return d_gates, d_candidates, d_products, d_after
+
+
+def _compiled_gradient(
+    grad_states: Tensor, steps: int, tensors: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `_gradient`."""
+    _, continues, end, gates, candidates, products, before, _, ug, _, _, uc, _ = tensors
+    d_after = torch.zeros_like(candidates)
+    if end is None:
+        d_after.copy_(grad_states)
+    else:
+        d_after.transpose(0, 1)[end.transpose(0, 1)] = grad_states
+    forward = gates, products, candidates, before, None
+    return *kernel.gru_backward(continues, ug, uc, forward, d_after, steps), d_after
+
+
 class _GRUGradient(Function):
     """The gradient of <grad_states, states> in the parameters, itself differentiable in grad_states and parameters."""
 
     @staticmethod
     def forward(ctx, grad_states, steps, restarts, *tensors):  # type: ignore[override]
-        x, continues, end, gates, candidates, products, before, _, ug, _, _, uc, _ = tensors
-        cell = candidates.shape[-1]
-        d_gates, d_candidates, d_products, d_after = (
-            torch.empty_like(value) for value in (gates, candidates, products, candidates)
-        )
-        arriving = None if end is None else _ends_by_step(end)
-        ug_t, uc_t = ug.transpose(1, 2).contiguous(), uc.transpose(1, 2).contiguous()
-        carried = torch.zeros_like(candidates[0])
-        for t in range(steps - 1, -1, -1):
-            if arriving is None:
-                dh = torch.add(carried, grad_states[t], out=d_after[t])
-            else:
-                dh = d_after[t].copy_(carried)
-                episodes, lanes = arriving[t]
-                if len(episodes):
-                    dh.view(-1, cell).index_add_(0, lanes, grad_states.index_select(0, episodes))
-            outputs = d_products[t], d_gates[t], d_candidates[t]
-            passed = _step_back(dh, before[t], gates[t], products[t], candidates[t], outputs)
-            carried = passed.baddbmm_(d_gates[t], ug_t).baddbmm_(d_products[t], uc_t)
-            if restarts[t]:
-                carried.mul_(continues[t])
+        x, _, _, _, candidates, _, before, *_ = tensors
+        if kernel.serves(x, candidates):
+            found = _compiled_gradient(grad_states, steps, tensors)
+        else:
+            found = _gradient(grad_states, steps, restarts, tensors)
+        d_gates, d_candidates, d_products, d_after = found
         for value in (d_gates, d_candidates, d_products):
             value[steps:] = 0
         ctx.save_for_backward(*tensors, d_gates, d_candidates, d_products, d_after)
         ctx.steps, ctx.restarts = steps, restarts
         x, before, d_gates, d_candidates, d_products = map(_by_task, (x, before, d_gates, d_candidates, d_products))
+        if kernel.serves(x, before):
+            return _of_parameters(x, before, d_gates, d_candidates, d_gates, d_products)
         return (
             *(outer(x, d_gates), outer(before, d_gates), sum_rows(d_gates)),
             *(outer(x, d_candidates), outer(before, d_products), sum_rows(d_candidates)),

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmaml.policies import kernel
 from mmaml.policies.batch_invariant import NARROW, affine, outer, sum_rows, tanh_
 
 # Inputs up to which `FirstLayer` costs less than it saves.
@@ -33,11 +34,16 @@ def forward(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], nonl
     """All layer outputs y_1 … y_L: [M, n, H] each."""
     outputs, y = [], x
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        y = affine(y, weight, bias)
-        if layer < len(weights) - 1:
-            y = tanh_(y) if nonlinearity == "tanh" else y.relu_()
+        y = _layer(y, weight, bias, nonlinearity if layer < len(weights) - 1 else "linear")
         outputs.append(y)
     return outputs
+
+
+def _layer(x: Tensor, weight: Tensor, bias: Tensor, nonlinearity: str) -> Tensor:
+    if kernel.serves(x, weight, bias):
+        return kernel.layer([(x, weight)], bias, nonlinearity)
+    u = affine(x, weight, bias)
+    return tanh_(u) if nonlinearity == "tanh" else u.relu_() if nonlinearity == "relu" else u
 
 
 def halves(parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
@@ -58,29 +64,45 @@ class Tangent(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """The layers at one point. inputs: y_0 … y_{L-1}, [M, n, ·]; slopes: f' at the hidden ones; weights: W_1 … W_L."""
+    """The layers at one point. inputs: y_0 … y_{L-1}, [M, n, ·]; weights: W_1 … W_L.
+
+    slopes: f' at the hidden ones; none where the kernel finds them on its way.
+    """
 
     inputs: Sequence[Tensor]
     slopes: Sequence[Tensor]
     weights: Sequence[Tensor]
+    nonlinearity: str
 
     @staticmethod
     def of(inputs: Sequence[Tensor], weights: Sequence[Tensor], nonlinearity: str) -> Layers:
         """With the slopes that follow from the outputs of the hidden layers."""
-        if nonlinearity == "tanh":
-            return Layers(inputs, [(y * y).neg_().add_(1) for y in inputs[1:]], weights)
-        return Layers(inputs, [(y > 0).to(y.dtype) for y in inputs[1:]], weights)
+        kept = [] if kernel.serves(*inputs, *weights) else [slope(y, nonlinearity) for y in inputs[1:]]
+        return Layers(inputs, kept, weights, nonlinearity)
 
     def tangent(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tangent:
         """The change of every layer in a direction (V, v)."""
-        rates, moved = [affine(self.inputs[0], weights[0], biases[0])], []
-        for layer in range(1, len(self.weights)):
-            moved.append(rates[-1] * self.slopes[layer - 1])
-            rate = affine(self.inputs[layer], weights[layer], biases[layer])
-            narrow = rate.shape[-1] < NARROW
-            weight = self.weights[layer]
-            rates.append(affine(moved[-1], weight, rate) if narrow else rate.baddbmm_(moved[-1], weight))
+        rates: list[Tensor] = []
+        moved: list[Tensor] = []
+        for layer, direction in enumerate(zip(weights, biases, strict=True)):
+            rate, change = self._rate(layer, *direction, moved[-1] if moved else None)
+            rates.append(rate)
+            if change is not None:
+                moved.append(change)
         return Tangent(weights, biases, rates, moved)
+
+    def _rate(self, layer: int, weight: Tensor, bias: Tensor, moved: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """r of a layer and, if it is hidden, y' of its output. moved: y' of its input, which may change."""
+        x, own, is_last = self.inputs[layer], self.weights[layer], layer == len(self.weights) - 1
+        if self._is_compiled:
+            terms = [(x, weight)] if moved is None else [(x, weight), (moved, own)]
+            if is_last:
+                return kernel.layer(terms, bias), None
+            return kernel.rate(terms, bias, self.inputs[layer + 1], self.nonlinearity)
+        rate = affine(x, weight, bias)
+        if moved is not None:
+            rate = affine(moved, own, rate) if rate.shape[-1] < NARROW else rate.baddbmm_(moved, own)
+        return rate, None if is_last else rate * self.slopes[layer]
 
     def cotangents(self, last: Tensor, bend: Bend | None = None, tangent: Tangent | None = None) -> list[Tensor]:
         """Cotangents c_1 … c_L of u_1 … u_L, from the last.
@@ -89,29 +111,59 @@ class Layers(NamedTuple):
         """
         found = [last]
         for layer in range(len(self.weights) - 1, 0, -1):
-            weight = self.weights[layer].transpose(1, 2)
             if bend is None or tangent is None or layer < bend.lowest:
-                c = torch.bmm(found[-1], weight).mul_(self.slopes[layer - 1])
+                found.append(self._back(layer, found[-1]))
             else:
-                c = torch.bmm(bend.deltas[layer], tangent.weights[layer].transpose(1, 2)).baddbmm_(found[-1], weight)
-                c.mul_(self.slopes[layer - 1])
-                if bend.curved:
-                    curving = tangent.rates[layer - 1].mul_(self.inputs[layer]).mul_(bend.deltas[layer - 1])
-                    c.sub_(curving, alpha=2)
-            found.append(c)
+                found.append(self._bent_back(layer, found[-1], bend, tangent))
         return found[::-1]
+
+    def _back(self, layer: int, above: Tensor) -> Tensor:
+        weight = self.weights[layer].transpose(1, 2)
+        if self._is_compiled:
+            return kernel.back([(above, weight)], self.inputs[layer], self.nonlinearity)
+        return torch.bmm(above, weight).mul_(self.slopes[layer - 1])
+
+    def _bent_back(self, layer: int, above: Tensor, bend: Bend, tangent: Tangent) -> Tensor:
+        weight, direction = self.weights[layer].transpose(1, 2), tangent.weights[layer].transpose(1, 2)
+        y, rate = self.inputs[layer], tangent.rates[layer - 1]
+        delta, above_delta = bend.deltas[layer - 1 : layer + 1]
+        if self._is_compiled:
+            terms = [(above_delta, direction), (above, weight)]
+            if bend.curved:
+                return kernel.bent_back(terms, y, rate, delta)
+            return kernel.back(terms, y, self.nonlinearity)
+        c = torch.bmm(above_delta, direction).baddbmm_(above, weight).mul_(self.slopes[layer - 1])
+        return c.sub_(rate.mul_(y).mul_(delta), alpha=2) if bend.curved else c
 
     def gradient(
         self, cotangents: Sequence[Tensor], bend: Bend | None = None, tangent: Tangent | None = None
     ) -> list[Tensor]:
         """What the cotangents are in all weights and then all biases; with the terms of d as above."""
-        weights, biases = list(map(outer, self.inputs, cotangents)), list(map(sum_rows, cotangents))
+        pairs = [[pair] for pair in zip(self.inputs, cotangents, strict=True)]
         if bend is not None and tangent is not None:
-            for layer in range(bend.lowest, len(weights)):
-                weights[layer] = weights[layer] + outer(tangent.moved[layer - 1], bend.deltas[layer])
-            if bend.first is not None:
-                bend.first.add_to(weights, biases, tangent)
+            for layer in range(bend.lowest, len(pairs)):
+                pairs[layer].append((tangent.moved[layer - 1], bend.deltas[layer]))
+        weights, biases = map(list, zip(*map(_outer, pairs), strict=True))
+        if bend is not None and tangent is not None and bend.first is not None:
+            bend.first.add_to(weights, biases, tangent)
         return [*weights, *biases]
+
+    @property
+    def _is_compiled(self) -> bool:
+        return kernel.serves(*self.inputs, *self.weights)
+
+
+def slope(y: Tensor, nonlinearity: str) -> Tensor:
+    """f', as a function of the output."""
+    return (y * y).neg_().add_(1) if nonlinearity == "tanh" else (y > 0).to(y.dtype)
+
+
+def _outer(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Σ x^T d over pairs, and the sum of the first d over rows."""
+    if kernel.serves(*pairs[0]):
+        return kernel.outer(pairs)
+    weight, *more = [outer(x, d) for x, d in pairs]
+    return sum(more, start=weight), sum_rows(pairs[0][1])
 
 
 class Bend(NamedTuple):
@@ -148,13 +200,14 @@ class FirstLayer:
     """
 
     def __init__(self, layers: Layers, bend: Bend) -> None:
-        x, slope, above = layers.inputs[0], layers.slopes[0], bend.deltas[1]
+        x, above = layers.inputs[0], bend.deltas[1]
+        slope_1 = layers.slopes[0] if layers.slopes else slope(layers.inputs[1], layers.nonlinearity)
         ones = torch.ones_like(x[..., :1])
         x = torch.cat([x, ones], -1)
         columns = [x[..., i : i + 1] for i in range(x.shape[-1])]
-        self.mixed = torch.stack([outer(above, slope * column) for column in columns], 2)
+        self.mixed = torch.stack([_outer([(above, slope_1 * column)])[0] for column in columns], 2)
         curving = [layers.inputs[1] * bend.deltas[0] * column for column in columns] if bend.curved else []
-        self.pure = [outer(x, values) for values in curving]
+        self.pure = [_outer([(x, values)])[0] for values in curving]
 
     def add_to(self, weights: list[Tensor], biases: list[Tensor], tangent: Tangent) -> None:
         """Add the gradient of the form in the direction of the tangent."""

@@ -151,9 +151,8 @@ class _MLP(Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        data = ctx.saved_tensors[: 2 * ctx.depth - 1]
-        parameters = ctx.saved_tensors[2 * ctx.depth - 1 :]
-        constants = [value.detach() for value in data]
+        parameters = ctx.saved_tensors[-2 * ctx.depth :]
+        constants = [value.detach() for value in ctx.saved_tensors[: -2 * ctx.depth]]
         return None, None, *_MLPGradient.apply(grad, ctx.nonlinearity, ctx.depth, *constants, *parameters)
 
 
@@ -162,7 +161,8 @@ class _MLPGradient(Function):
 
     @staticmethod
     def forward(ctx, grad, nonlinearity, depth, *tensors):  # type: ignore[override]
-        layers = Layers(tensors[:depth], tensors[depth : 2 * depth - 1], tensors[2 * depth - 1 : 3 * depth - 1])
+        weights, _ = halves(tensors[-2 * depth :])
+        layers = Layers(tensors[:depth], tensors[depth : -2 * depth], weights, nonlinearity)
         deltas = layers.cotangents(grad)
         ctx.nonlinearity, ctx.depth = nonlinearity, depth
         ctx.save_for_backward(*layers.inputs, *layers.weights, *deltas, *layers.slopes)
@@ -172,10 +172,10 @@ class _MLPGradient(Function):
     def backward(ctx, *direction):  # type: ignore[override]
         refuse_third_derivative("mlp")
         depth, saved = ctx.depth, ctx.saved_tensors
-        layers = Layers(saved[:depth], saved[3 * depth :], saved[depth : 2 * depth])
+        layers = Layers(saved[:depth], saved[3 * depth :], saved[depth : 2 * depth], ctx.nonlinearity)
         bend = Bend(saved[2 * depth : 3 * depth], curved=ctx.nonlinearity == "tanh")
         tangent = layers.tangent(*halves(direction))
         # Nothing arrives at the output, u_L being linear in the tangents.
         cotangents = layers.cotangents(torch.zeros_like(tangent.rates[-1]), bend, tangent)
         gradient = layers.gradient(cotangents, bend, tangent)
-        return tangent.rates[-1], None, None, *(None,) * (2 * depth - 1), *gradient
+        return tangent.rates[-1], None, None, *(None,) * (depth + len(layers.slopes)), *gradient

@@ -17,9 +17,6 @@ from torch import Tensor
 from mmaml.policies.distributions import DISTRIBUTIONS, Distribution
 from mmaml.sampling.acting import Step
 
-# Steps that are computed on together on a CPU: enough to amortise the calls, few enough for its memory.
-CPU_CHUNK_STEPS = 40_000
-
 
 @dataclass
 class Rollouts:

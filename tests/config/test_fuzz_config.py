@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from mmaml.config import memory_check
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
 from mmaml.config.loading import ConfigError, build_config, idle_keys, load_config, parse_object, read_config_file
 from mmaml.envs.registry import FAMILIES, make_family
+from mmaml.sampling.chunks import KEPT_STEPS, tasks_held
 from tests.helpers.fuzzing import ANYTHING, FUZZ, NUMBERS, TEXTS, no_hang, refusal
 from tests.helpers.support import sampled, small_config
 
@@ -269,6 +271,30 @@ def test_the_least_estimate_of_memory_is_below_what_a_run_takes() -> None:
     held = sum(value.nbytes for data in worker.block.rollouts for value in data.fields().values())
     need = memory_check.rollouts(worker.config, 4, 2, worker.spec, memory_check.ROLLOUT_KEYS).bytes
     assert 0.8 * held < need - 4 * memory_check.TASK_BYTES <= held
+
+
+def test_what_a_trust_region_holds_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what torch has allocated, and not freed, once the products with the Fisher matrix are prepared."""
+    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
+    values = {"meta_update": "trpo", "hidden_sizes": [100, 80], "max_path_length": 400}
+    worker, parameters, _ = sampled(small_config("maml", **values))
+    assert worker.block is not None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        prepared = worker.algorithm.prepared("fisher_product", parameters, worker.block.rollouts)
+    assert prepared is not None
+    held = sum(event.self_cpu_memory_usage for event in profile.key_averages())
+    (need,) = [need for need in memory_check.training(worker.config, worker.spec) if "trust region" in need.what]
+    assert 0.5 * held <= need.bytes <= held, "without the kernel, slopes are held too"
+
+
+def test_a_rank_holds_what_is_prepared_for_its_tasks_up_to_a_number_of_steps() -> None:
+    assert tasks_held(40, 2_000) == 40 and tasks_held(400, 2_000) == KEPT_STEPS // 2_000
+    assert tasks_held(3, 10 * KEPT_STEPS) == 1, "a task at a time"
+    config = build_config({"algorithm": "maml", "meta_batch_size": 1_000})
+    assert config.env_spec is not None
+    need = memory_check.training(config, config.env_spec)
+    (numbers,) = [need.what for need in need if "trust region" in need.what]
+    assert f"of each of {KEPT_STEPS} steps" in numbers
 
 
 WIDE = {"env": "tests.helpers.probes:Wide", "meta_batch_size": 2, "env_kwargs": {"size": 21_168}}
