@@ -5,12 +5,13 @@ python scripts/reproduce.py memory/gridnavi  # all commands of that section, or 
 python scripts/reproduce.py memory/gridnavi --print
 
 `make reproduce TABLE=memory/gridnavi` does the same. Runs that are there already are continued, so that the same
-command goes on after an interruption.
+command goes on after an interruption; those that the page gives no folder are in data/reproduced.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import subprocess
@@ -19,7 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "results"
-TRAINS = re.compile(r"\bmmaml train\b|run_scripts/\S+_run\w*\.py")
+FOLDER = "data/reproduced"
+TRAINS = re.compile(r"\bmmaml train (?P<config>\w*)|run_scripts/\S+_run\w*\.py")
 
 
 def tables() -> dict[str, list[str]]:
@@ -42,8 +44,16 @@ def _commands(text: str) -> list[str]:
 
 
 def _continuing(line: str) -> str:
-    """The command that goes on with a run where there is one. A sweep does so by itself."""
-    return f"{line} --resume" if TRAINS.search(line) and "--dump_path" in line else line
+    """The command that goes on with a run where there is one. A sweep does so by itself.
+
+    A run without a folder gets one that depends on the command alone, so that the same command finds it again.
+    """
+    if not (found := TRAINS.search(line)):
+        return line
+    if "--dump_path" not in line:
+        digest = hashlib.sha256(line.encode()).hexdigest()[:8]
+        line = f"{line} --dump_path {FOLDER}/{found['config'] or 'run'}_{digest}"
+    return f"{line} --resume"
 
 
 def main(argv: list[str] | None = None) -> int:

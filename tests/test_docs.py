@@ -206,6 +206,14 @@ def test_a_table_is_repeated_by_its_commands_and_goes_on_where_it_was(tmp_path: 
     done = subprocess.run([sys.executable, script, "page/a-table"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "error: exit code 1 from: false\n")
     assert (tmp_path / "seen").read_text() == "mmaml train --dump_path out --resume\n"
+    (tmp_path / RESULTS / "page.md").write_text(
+        "# Page\n## A table\n```sh\necho mmaml train a\necho mmaml train a n_itr=1\n```\n"
+    )
+    folders = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, script, "page", "--print"], capture_output=True, text=True, check=True)
+        folders.append(re.findall(r"train a.* --dump_path (data/reproduced/a_\w+) --resume", done.stdout))
+    assert folders[0] == folders[1] and len({*folders[0]}) == 2
     wrong = subprocess.run([sys.executable, script, "table"], capture_output=True, text=True)
     expected = "error: TABLE: expected one of page, page/a-table, got 'table'\n"
     assert (wrong.returncode, wrong.stderr) == (2, expected)

@@ -5,38 +5,48 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmaml.cli import train
 from mmaml.cli.arguments import check_integers, whole_number
-from mmaml.cli.overrides import merged, split_keys, value_of
+from mmaml.cli.overrides import laid_over, merged, split_keys, value_of
 from mmaml.cli.script import Parser, one_line_errors
-from mmaml.config.keys import Config
+from mmaml.config.keys import ALIASES, Config
+from mmaml.config.loading import idle_keys
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.parallel.cores import physical_cores
 from mmaml.paths import absolute, located
 from mmaml.storage.checkpoint import file_name
-from mmaml.storage.layout import FOLDER
+from mmaml.storage.layout import FOLDER, PARAMS
 from mmaml.storage.starting import DEFAULT_FOLDER
 from mmaml.storage.writable import check_folder
 from mmaml.sweeps.grid import SweepRun, read_grid, read_seeds, sweep_runs
+from mmaml.wording import counted
 
 DESCRIPTION = """\
 Train with several seeds, and with every choice of values from a grid: one run each, side by side, on one core each.
 
 The same command continues what was interrupted and starts what has not begun. A run that fails does not stop the rest.
 Runs of one choice of values differ only in their seeds: `mmaml plot DIR/CHOICE/seed_?` draws them as one curve with a
-band.
+band. A key that --grid gives one value holds for all runs, and is in no directory's name.
 """
+# Keys that a sweep sets, or that would have all runs write one file; and what to do instead.
+RESERVED = {
+    "seed": ("differs from run to run", "use --seeds"),
+    "dump_path": ("differs from run to run", "use --dump_path"),
+    "restore_path": ("differs from run to run", "leave it out: a sweep continues its runs"),
+    "resume": ('is "auto" in a sweep', "leave it out"),
+    "te_save_path": ("would be the file of all runs", "leave it out, and give it when a run is continued"),
+}
 EXAMPLES = """\
 examples:
   mmaml sweep navigation_2d_maml --seeds 1-3
   mmaml sweep point_mass_4_modes --seeds 1-5 --grid learning_rate=1e-3,2e-3 inner_lr=0.05,0.1 --dump_path out/sweep
-  mmaml sweep grid_navi --seeds 1-3 --grid 'env_kwargs={"size": 5},{"size": 7}' n_itr=500
+  mmaml sweep grid_navi --seeds 1-3 --grid 'env_kwargs={"size": 5},{"size": 7}' --n_itr=500
   mmaml sweep navigation_2d_maml --seeds 1-20 --slurm partition=short time=60 mem_gb=4
 """
 
@@ -55,12 +65,24 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
     words, keys = split_keys(sys.argv[1:] if argv is None else argv, parser.flags())
     options = parser.parse_args(words)
     check_integers(options, {"jobs": (1, LARGEST_INTEGER)})
-    options.seeds, options.grid = read_seeds(options.seeds), read_grid(options.grid)
+    options.seeds, grid = read_seeds(options.seeds), read_grid(options.grid)
     options.overrides = merged([*options.overrides, [f"{name}={value}" for name, value in keys.items()]])
-    for name in {"seed", "dump_path", "restore_path", *options.grid} & {*options.overrides}:
-        remedy = "keep one of them" if name in options.grid else f"use --{'seeds' if name == 'seed' else 'dump_path'}"
-        raise UsageError("--overrides", f"sets '{name}', which differs from run to run", remedy)
+    _check_names(grid, options.overrides)
+    options.grid = {name: values for name, values in grid.items() if len(values) > 1}
+    fixed = [f"{name}={values[0]}" for name, values in grid.items() if len(values) == 1]
+    options.overrides = laid_over(options.overrides, merged([fixed]))
     return options
+
+
+def _check_names(grid: Collection[str], overrides: Collection[str]) -> None:
+    """Raise UsageError for a key that a sweep sets itself, or that both give."""
+    for flag, names in (("--grid", grid), ("--overrides", overrides)):
+        for name in (name for name in names if name in RESERVED):
+            why, remedy = RESERVED[name]
+            raise UsageError(flag, f"sets '{name}', which {why}", remedy)
+    for name in overrides:
+        if name in grid or name.partition(".")[0] in grid:
+            raise UsageError("--overrides", f"sets '{name}', which --grid sets too", "keep one of them")
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
@@ -74,6 +96,8 @@ def _run(argv: list[str] | None, prog: str | None) -> int:
     given = options.dump_path or str(Path(DEFAULT_FOLDER) / f"{config.stem}_sweep")
     folder = Path(absolute(given) if options.dump_path is None else located(given, "--dump_path"))
     check_folder("--dump_path", folder)
+    if (folder / PARAMS).exists():
+        raise UsageError("--dump_path", f"'{given}' is the directory of a run", "choose another for the sweep")
     runs = sweep_runs(options.seeds, options.grid)
 
     def arguments(run: SweepRun) -> list[str]:
@@ -81,7 +105,8 @@ def _run(argv: list[str] | None, prog: str | None) -> int:
         overrides = ["--overrides", json.dumps(options.overrides), *run.words]
         return [str(config), "--resume", "--dump_path", str(folder / run.name), "--ranks", "1", *overrides]
 
-    finished = [run.name for run, config in checked(runs, arguments).items() if has_finished(folder / run.name, config)]
+    configs = checked(runs, arguments, folder, options.grid)
+    finished = [run.name for run, config in configs.items() if has_finished(folder / run.name, config)]
 
     def command(run: SweepRun) -> list[str]:
         return [sys.executable, "-m", "mmaml", "train", *arguments(run)]
@@ -91,26 +116,39 @@ def _run(argv: list[str] | None, prog: str | None) -> int:
         from mmaml.sweeps.slurm import submit
 
         jobs = submit(left, command, folder, options.jobs, _options_of_slurm(options.slurm))
-        print(f"submitted {len(jobs)} runs to Slurm, jobs {jobs[0]} to {jobs[-1]} → {given}")
+        print(f"submitted {counted(len(jobs), 'run')} to Slurm, jobs {jobs[0]} to {jobs[-1]} → {given}")
         return 0
     from mmaml.sweeps.local import LocalSweep, Show
 
-    print(f"{len(runs)} runs → {given}", flush=True)
+    print(f"{counted(len(runs), 'run')} → {given}", flush=True)
     return LocalSweep(runs, command, folder, options.jobs or physical_cores(), finished).run(Show())
 
 
-def checked(runs: Sequence[SweepRun], arguments: Callable[[SweepRun], list[str]]) -> dict[SweepRun, Config]:
-    """The configuration of each run, but for its seed: one of each choice of values is looked at.
+def checked(
+    runs: Sequence[SweepRun], arguments: Callable[[SweepRun], list[str]], folder: Path, grid: Collection[str]
+) -> dict[SweepRun, Config]:
+    """The configuration of each run: of one of each choice of values, whose others differ in their seeds alone; and of
+    each that is there already, which has to be the run that is meant.
 
-    Raises UsageError if it cannot be trained.
+    grid: the keys whose values differ. Notices on stderr, where one has no effect. Raises UsageError for a run that
+    cannot be trained, or continued.
     """
-    configs: dict[tuple[str, ...], Config] = {}
+    found: dict[SweepRun, Config] = {}
+    choices: dict[tuple[str, ...], Config] = {}
     for run in runs:
         choice = run.words[:-1]
-        if choice not in configs:
+        if choice not in choices or (folder / run.name / PARAMS).exists():
             options = train.parse(arguments(run), train.COMMAND)
-            configs[choice], _ = train.resolve(options, Config.algorithm, train.COMMAND)
-    return {run: configs[run.words[:-1]] for run in runs}
+            choices[choice], _ = train.resolve(options, Config.algorithm, train.COMMAND)
+        found[run] = choices[choice]
+    for config in choices.values():
+        if config.te_save_path is not None and config.declaration.embeds:
+            raise UsageError("te_save_path", *RESERVED["te_save_path"])
+    keys = dict.fromkeys(ALIASES.get(name, name.partition(".")[0]) for name in grid)
+    idle = {(config.algorithm, name) for config in choices.values() for name in idle_keys(config, keys)}
+    for algorithm, name in sorted(idle):
+        print(f"notice: no effect under {algorithm}: {name}; its values give equal runs", file=sys.stderr)
+    return found
 
 
 def has_finished(run: Path, config: Config) -> bool:

@@ -149,10 +149,18 @@ def group_runs(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[Curve]:
 
 
 def experiments_of(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[list[int]]:
-    """The indices of runs that differ only in their seed, group by group, as `group_runs` merges them."""
-    groups: dict[tuple[str, int], list[int]] = {}
-    for index, (values, curve) in enumerate(runs):
-        groups.setdefault((repr(_experiment(values)), curve.returns.shape[2]), []).append(index)
+    """The indices of runs that differ only in their seed, group by group, as `group_runs` merges them.
+
+    Runs with different labels are never merged. One without a label joins the first of its kind.
+    """
+    kinds = [(repr(_experiment(values)), curve.returns.shape[2]) for values, curve in runs]
+    first: dict[tuple[str, int], str] = {}
+    for kind, (_, curve) in zip(kinds, runs, strict=True):
+        if curve.label:
+            first.setdefault(kind, curve.label)
+    groups: dict[tuple[tuple[str, int], str], list[int]] = {}
+    for index, (kind, (_, curve)) in enumerate(zip(kinds, runs, strict=True)):
+        groups.setdefault((kind, curve.label or first.get(kind, "")), []).append(index)
     return list(groups.values())
 
 

@@ -22,15 +22,18 @@ from mmaml.written_paths import as_written
 LAST_ITERATIONS = 10  # over which returns of training are averaged
 # Keys that runs of one experiment differ in, or that only say where files are.
 _NOT_COMPARED = ("seed", "dump_path", "restore_path", "resume", "te_save_path")
-# Keys by which a task family's returns are comparable.
-_TASKS = ("env", "env_kwargs", "max_path_length", "episodes_per_trial")
+# Keys by which returns per episode are comparable, those of steps of adaptation with those of episodes of a trial too.
+_TASKS = ("env", "env_kwargs", "max_path_length")
+# What an evaluation says of how it was made, where flags may have changed it.
+_MADE_BY = ("rollouts_per_task", "max_path_length", "inner_lr")
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A run's evaluation.json. returns: [M, C], NaN where not measured. modes: [M]. success: for each stage, or none.
 
-    by_episode: the C stages are the episodes of a trial, else numbers of adaptation steps, from 0.
+    by_episode: the C stages are the episodes of a trial, else numbers of adaptation steps, from 0. made_by: rollouts,
+    horizon and step sizes, as JSON.
     """
 
     returns: np.ndarray
@@ -39,6 +42,7 @@ class Evaluation:
     by_episode: bool
     split: str
     iteration: int | None
+    made_by: str
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,9 @@ class Gathered:
 def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
     """Read runs, each given by a label, which may be empty, and a directory: of a run, or with runs somewhere below.
 
-    Runs below a directory that have no finished iteration are left out, with a notice. Raises UsageError for what is no
-    run, a directory without one, and a damaged file.
+    Runs below a directory that have no finished iteration are left out, with a notice; so are runs that repeat a seed
+    of their experiment, as the same numbers would count twice. Raises UsageError for what is no run, a directory
+    without one, and a damaged file.
     """
     runs: dict[Path, ReportRun] = {}
     notices: list[str] = []
@@ -120,7 +125,7 @@ def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
     if not runs:
         expected = f"a run with finished iterations in '{given[0][1]}'"
         raise UsageError("RUN", expected=expected, got="none", remedy="check the path")
-    found = [*runs.values()]
+    found = _without_repeats([*runs.values()], notices)
     for run in found:
         if run.curve.unread:
             notices.append(f"{run.path}: {run.curve.unread} unreadable rows of {PROGRESS} are left out.")
@@ -129,6 +134,24 @@ def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
     curves = _with_unequal_labels(group_runs(read))
     experiments = [_experiment(members, curve, notices) for members, curve in zip(groups, curves, strict=True)]
     return Gathered(tuple(experiments), tuple(notices))
+
+
+def _without_repeats(runs: Sequence[ReportRun], notices: list[str]) -> list[ReportRun]:
+    """One run of each seed of an experiment, that with the most iterations."""
+    kept: list[ReportRun] = []
+    for members in experiments_of([(dict(run.values), run.curve) for run in runs]):
+        by_seed: dict[Any, list[ReportRun]] = {}
+        for run in (runs[index] for index in members):
+            by_seed.setdefault(run.config.get("seed", run.path), []).append(run)
+        for seed, same in by_seed.items():
+            longest = max(same, key=lambda run: len(run.curve.env_steps))
+            kept.append(longest)
+            notices += [
+                f"{run.path} repeats seed {seed} of {longest.path}, and is left out."
+                for run in same
+                if run is not longest
+            ]
+    return kept
 
 
 def _folders(path: Path) -> list[Path]:
@@ -187,8 +210,9 @@ def _evaluation(path: Path) -> Evaluation | None:
         if returns.shape != (len(modes), found["num_adapt_steps"] + 1) or not len(modes):
             raise ValueError
         by_episode = found.get("stage") == "episode"
-        iteration = found.get("iteration")
-        return Evaluation(returns, modes, success, by_episode, str(found.get("split", "test")), iteration)
+        made_by = json.dumps([found.get(name) for name in _MADE_BY])
+        split, iteration = str(found.get("split", "test")), found.get("iteration")
+        return Evaluation(returns, modes, success, by_episode, split, iteration, made_by)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError("RUN", f"'{path}' is not a whole evaluation", "evaluate again, or remove it") from error
 
@@ -199,18 +223,30 @@ def _number(value: Any) -> float:
 
 def _experiment(runs: Sequence[ReportRun], curve: Curve, notices: list[str]) -> Experiment:
     """What one experiment's returns are read from: evaluations if all runs have one of a kind, else training."""
+    if short := [text for run in runs if (text := _left(run))]:
+        notices.append(f"{curve.label}: fewer iterations than n_itr: {', '.join(short)}.")
     evaluations = [run.evaluation for run in runs if run.evaluation is not None]
-    kinds = {(one.returns.shape[1], one.by_episode, one.split) for one in evaluations}
+    kinds = {(one.returns.shape[1], one.by_episode, one.split, one.made_by) for one in evaluations}
     if len(evaluations) == len(runs) and len(kinds) == 1:
         seeds = tuple(Seed(one.returns, one.modes) for one in evaluations)
         success = tuple(_mean(rates) for rates in zip(*(one.success for one in evaluations), strict=True))
         return Experiment(curve.label, tuple(runs), curve, seeds, True, evaluations[0].by_episode, success)
     if evaluations:
-        why = "differ in their stages or tasks" if len(evaluations) == len(runs) else "are not there for all runs"
+        why = (
+            "differ in stages, tasks, rollouts or step sizes"
+            if len(evaluations) == len(runs)
+            else "are not there for all runs"
+        )
         notices.append(f"{curve.label}: evaluations {why}; its returns are those of training.")
     last = [run.curve.returns[0, -LAST_ITERATIONS:] for run in runs]
     seeds = tuple(Seed(_known_mean(rows)[None], np.zeros(1, dtype=int)) for rows in last)
     return Experiment(curve.label, tuple(runs), curve, seeds, False, curve.stage == "episode", ())
+
+
+def _left(run: ReportRun) -> str:
+    """How many iterations a run has that has not had all of them; else nothing."""
+    done, wanted = len(run.curve.env_steps) + run.curve.unread, run.config.get("n_itr")
+    return f"{run.path} ({done} of {wanted})" if isinstance(wanted, int) and done < wanted else ""
 
 
 def _mean(rates: Sequence[float | None]) -> float | None:

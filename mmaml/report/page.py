@@ -62,6 +62,7 @@ td { white-space: nowrap; }
 .interval { color: var(--soft); font-size: .85em; white-space: nowrap; }
 .swatch { display: inline-block; width: .75em; height: .75em; border-radius: .15em; margin-right: .45em;
   border: 1px solid var(--line); print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.text th code { white-space: nowrap; }
 code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 @media print { :root { --ink: #000000; --soft: #444444; --line: #bbbbbb; --ground: #ffffff; --shade: #f4f4f4;
   --warn: #ffffff; } body { max-width: none; padding: 0; font-size: 10pt; } h2 { break-after: avoid; }

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
+from mmaml.config.value_types import clipped
 from mmaml.errors import UsageError
 
 MAX_RUNS = 10_000
-_SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
+_SEEDS = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
 _OPENING, _CLOSING, _QUOTES = "([{", ")]}", "'\""
 
 
@@ -52,7 +53,7 @@ def read_seeds(text: str) -> list[int]:
         found = _SEEDS.fullmatch(part.strip())
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if not first <= last < first + MAX_RUNS:
-            raise UsageError("--seeds", expected="whole numbers, upwards, as 1-5 or 1,2,7", got=f"'{text}'")
+            raise UsageError("--seeds", expected="whole numbers, upwards, as 1-5 or 1,2,7", got=f"'{clipped(text)}'")
         seeds += range(first, last + 1)
     if len({*seeds}) < len(seeds):
         raise UsageError("--seeds", f"'{text}' has a seed twice", "give each seed once")

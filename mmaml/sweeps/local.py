@@ -18,6 +18,7 @@ from typing import TextIO
 from mmaml.launcher import job
 from mmaml.launcher.protocol import SECONDS_OF_ONE_SIGNAL
 from mmaml.sweeps.grid import SweepRun
+from mmaml.wording import counted
 
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_TABLES = 1.0
@@ -156,7 +157,7 @@ class Show:
         }
         names = {FAILED: "failed", STOPPED: "stopped", WAITING: "not started"}
         others = "".join(f", {counts[state]} {name}" for state, name in names.items() if counts[state])
-        print(f"{counts[FINISHED]} of {len(progress)} runs finished{others}", file=self._stream, flush=True)
+        print(f"{counts[FINISHED]} of {counted(len(progress), 'run')} finished{others}", file=self._stream, flush=True)
 
     def _draw(self, progress: Sequence[Progress]) -> None:
         """Draw the table over the last one: those that wait or have finished as numbers where it would be too long."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmaml.cli import sweep
+from mmaml.sweeps.grid import SweepRun, sweep_runs
 from tests.helpers.scripts import ROOT
 from tests.helpers.waiting import wait_until
 
@@ -57,6 +58,27 @@ def test_the_command_trains_every_run_and_has_nothing_left_to_do(here: Path, cap
     assert {folder: Path(f"{folder}.log").read_text() for folder in folders} == logs  # nothing was started
     assert sweep.main([*options, "n_itr=3"]) == 0
     assert all(rows(folder) == [0, 1, 2] for folder in folders)
+    (here / "out" / "discount-0.5" / "seed_6").mkdir()
+    capfd.readouterr()
+    other_value = [*words("--seeds", "6,1,5", "--grid", "discount=0.9,0.5")[4:], "n_itr=3", "gae_lambda=0.5"]
+    assert sweep.main(other_value) == 2
+    assert "gae_lambda: expected the values of the run that is continued" in capfd.readouterr().err
+
+
+def test_a_key_of_one_value_holds_for_all_runs(here: Path) -> None:
+    options = sweep.parse(words("--grid", "discount=0.9,0.5", "n_itr=3", "env_kwargs.a=1")[4:])
+    assert options.grid == {"discount": ["0.9", "0.5"]}
+    assert options.overrides == {"n_itr": 3, "env_kwargs.a": 1}
+
+
+def test_values_without_effect_are_noticed(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def arguments(run: SweepRun) -> list[str]:
+        return ["small.json", "--dump_path", str(here / "out" / run.name), "--overrides", *run.words]
+
+    grid = {"inner_lr": ["0.1", "0.2"], "algorithm": ["promp", "rl2"], "env_kwargs.radius": ["0.1", "0.2"]}
+    sweep.checked(sweep_runs([1], grid), arguments, here / "out", grid)
+    expected = "notice: no effect under rl2: inner_lr; its values give equal runs\n"
+    assert capfd.readouterr().err == expected
 
 
 @pytest.mark.parametrize(
@@ -64,8 +86,13 @@ def test_the_command_trains_every_run_and_has_nothing_left_to_do(here: Path, cap
     [
         (["--grid", "discount=0.9,2"], "discount: expected a number ≥ 0 and ≤ 1, got 2"),
         (["--grid", "discont=0.9"], "discont: unknown key; did you mean 'discount'?"),
-        (["--overrides", "discount=0.9", "--grid", "discount=1"], "--overrides: sets 'discount', which differs"),
+        (["--overrides", "discount=0.9", "--grid", "discount=1"], "--overrides: sets 'discount', which --grid sets"),
         (["seed=3"], "--overrides: sets 'seed', which differs from run to run; use --seeds"),
+        (["--grid", "dump_path=a,b"], "--grid: sets 'dump_path', which differs from run to run; use --dump_path"),
+        (["te_save_path=a.npz"], "--overrides: sets 'te_save_path', which would be the file of all runs; leave it out"),
+        (["env_kwargs.noise=1", "--grid", "env_kwargs={},{}"], "--overrides: sets 'env_kwargs.noise', which --grid"),
+        (["--overrides", "n_itr=1", "--grid", "n_itr=2"], "--overrides: sets 'n_itr', which --grid sets too; keep one"),
+        (["--seeds", "9" * 5000], "--seeds: expected whole numbers, upwards, as 1-5 or 1,2,7, got '999"),
         (["--jobs", "0"], "--jobs: expected a whole number ≥ 1, got 0"),
         (["--slurm", "partition"], "--slurm: expected OPTION=VALUE …, got 'partition'"),
     ],
@@ -77,6 +104,15 @@ def test_bad_input_is_one_line_before_anything_runs(
     errors = capfd.readouterr().err
     assert errors.startswith(f"error: {reason}") and errors.count("\n") == 1
     assert not (here / "out").exists()
+
+
+def test_a_sweep_is_not_put_into_a_run(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (here / "out").mkdir()
+    (here / "out" / "params.json").write_text("{}")
+    assert sweep.main(words()[4:]) == 2
+    assert capfd.readouterr().err == (
+        "error: --dump_path: 'out' is the directory of a run; choose another for the sweep\n"
+    )
 
 
 def test_a_sweep_that_is_stopped_goes_on_where_it_was(here: Path) -> None:

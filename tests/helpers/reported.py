@@ -11,14 +11,14 @@ import numpy as np
 
 from mmaml.evaluation.summary import summarise
 
-PARAMS = {"algorithm": "mmaml", "env": "MetaPointEnvMomentumModes", "seed": 1, "learning_rate": 1e-3, "n_itr": 4}
+PARAMS = {"algorithm": "mmaml", "env": "MetaPointEnvMomentumModes", "seed": 1, "learning_rate": 1e-3}
 VERSIONS = {"python": "3.11.9", "torch": "2.13.0", "tensorboard": None}
 
 
 def write_run(path: Path, returns: Sequence[Sequence[float]], cpu: bool = True, **changes: Any) -> Path:
     """A run with these returns [I, K+1] in its iterations of 1000 env steps, 2 s and 3 CPU seconds."""
     path.mkdir(parents=True)
-    record = {**PARAMS, "dump_path": str(path), **changes}
+    record = {**PARAMS, "n_itr": len(returns), "dump_path": str(path), **changes}
     record |= {"placement": {"ranks": 2}, "versions": VERSIONS, "git_commit": "0123abc-dirty"}
     (path / "params.json").write_text(json.dumps(record))
     names = ["Itr", "n_timesteps", "Time", *(["Time-CPU"] if cpu else [])]
@@ -31,10 +31,15 @@ def write_run(path: Path, returns: Sequence[Sequence[float]], cpu: bool = True, 
 
 
 def write_evaluation(
-    run: Path, returns: np.ndarray, modes: Sequence[int], success: float = np.nan, by_episode: bool = False
+    run: Path,
+    returns: np.ndarray,
+    modes: Sequence[int],
+    success: float = np.nan,
+    by_episode: bool = False,
+    **changes: Any,
 ) -> None:
     """evaluation.json with returns [M, K+1] of tasks of these modes [M]."""
-    about = {"iteration": 4, "split": "test", "num_adapt_steps": returns.shape[1] - 1}
+    about: dict[str, Any] = {"iteration": 4, "split": "test", "num_adapt_steps": returns.shape[1] - 1}
     about["stage"] = "episode" if by_episode else "adaptation step"
     summary = summarise(returns, np.array(modes), np.full(returns.shape, success), by_episode)
-    (run / "evaluation.json").write_text(json.dumps(about | summary))
+    (run / "evaluation.json").write_text(json.dumps(about | changes | summary))

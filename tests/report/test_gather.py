@@ -48,7 +48,39 @@ def test_returns_are_those_of_evaluations_if_all_seeds_have_one(tmp_path: Path) 
     assert found.experiments[0].success == (0.25, 0.25)
     write_evaluation(runs[1], EVALUATED[:, :1], [0, 1])
     found = gathered(*runs)
-    assert not found.experiments[0].evaluated and "differ in their stages or tasks" in found.notices[0]
+    assert not found.experiments[0].evaluated and "differ in stages, tasks, rollouts or step sizes" in found.notices[0]
+
+
+def test_evaluations_with_other_step_sizes_are_not_averaged(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        run = write_run(tmp_path / str(seed), RETURNS, seed=seed)
+        write_evaluation(run, EVALUATED, [0, 1], inner_lr=[0.1 * seed])
+    found = gathered(tmp_path)
+    assert not found.experiments[0].evaluated and "step sizes" in found.notices[0]
+
+
+def test_a_seed_counts_once(tmp_path: Path) -> None:
+    """The same numbers twice would make intervals too narrow; the run that went further is the one that is kept."""
+    shorter = write_run(tmp_path / "a", RETURNS[:2], seed=1, n_itr=2)
+    longer = write_run(tmp_path / "b", RETURNS, seed=1)
+    write_run(tmp_path / "c", RETURNS, seed=2)
+    found = gathered(tmp_path)
+    assert [run.path for run in found.runs] == [str(longer), str(tmp_path / "c")]
+    assert found.notices == (f"{shorter} repeats seed 1 of {longer}, and is left out.",)
+
+
+def test_runs_with_different_labels_are_different_experiments(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / name, RETURNS) for name in ("old", "new")]
+    other = write_run(tmp_path / "other", RETURNS, seed=2)
+    found = gather([("Old", paths[0]), ("New", paths[1]), ("", other)])
+    assert [(one.label, len(one.runs)) for one in found.experiments] == [("Old", 2), ("New", 1)]
+    assert not found.notices
+
+
+def test_runs_that_have_not_had_all_iterations_are_noticed(tmp_path: Path) -> None:
+    stopped = write_run(tmp_path / "1", RETURNS, n_itr=10)
+    write_run(tmp_path / "2", RETURNS, seed=2)
+    assert gathered(tmp_path).notices == (f"mmaml: fewer iterations than n_itr: {stopped} (3 of 10).",)
 
 
 def test_the_last_iterations_are_averaged_without_those_not_measured(tmp_path: Path) -> None:

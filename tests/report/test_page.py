@@ -69,7 +69,7 @@ def test_every_run_and_every_key_that_differs_is_there(text: str, tmp_path: Path
     shown = Reader(text).text
     for run in tmp_path.glob("*/seed_?"):
         assert str(run) in shown
-    assert re.search(r"learning_rate 0\.1 0\.2 n_itr 4 2, 4", shown)
+    assert re.search(r"learning_rate 0\.1 0\.2 n_itr 2 2, 4", shown)
     for needed in ("0123abc-dirty", "torch 2.13.0", "tensorboard –", "evaluation.json after iteration 4", "mode 3"):
         assert needed in shown
     assert "training tasks, the last 10 iterations of progress.csv" in shown and "50.0%" in shown
@@ -111,6 +111,16 @@ def test_experiments_are_compared_where_their_returns_are_of_a_kind(tmp_path: Pa
     text = Reader(page(gather([("", tmp_path)]), "", "")).text
     compared = text.partition("Probability of improvement")[2].partition("What differs")[0]
     assert "0.50 [" in compared and "2DNavigation-v0" not in compared
+
+
+def test_steps_of_adaptation_and_episodes_of_a_trial_are_compared(tmp_path: Path) -> None:
+    """Both are returns per episode, where the environment and its arguments are the same."""
+    write_run(tmp_path / "maml", [[-3.0, -1.0]])
+    write_run(tmp_path / "rl2", [[-3.0, -2.0]], algorithm="rl2", episodes_per_trial=2)
+    text = page(gather([("Steps", tmp_path / "maml"), ("Trials", tmp_path / "rl2")]), "", "")
+    shown = Reader(text).text
+    assert text.count("<img") == 1 and "last return (after 1 step, episode 2)" in shown
+    assert re.search(r"better than → Steps Trials Steps 1\.00 Trials 0\.00", shown)
 
 
 def test_the_whole_trial_has_a_line_where_stages_are_episodes(tmp_path: Path) -> None:
