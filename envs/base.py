@@ -246,6 +246,11 @@ def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:
     return tasks
 
 
+def mode_label(mode: int, names: Sequence[str]) -> str:
+    """What a mode is called in tables and pictures. names: those of the family's modes, if they have any."""
+    return names[mode] if mode < len(names) else f"mode {mode}"
+
+
 def _of_one_lane(value: Any) -> Any:
     """The number of the only lane; what is no array of lanes as it is."""
     return value[0].item() if isinstance(value, np.ndarray) and value.shape == (1,) else value

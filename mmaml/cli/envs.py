@@ -64,7 +64,7 @@ def details(name: str) -> str:
     defaults = dict(registered.env_kwargs) if registered else {}
     scale = spec.normalization_scale
     facts = [
-        ("modes", str(spec.num_modes)),
+        ("modes", f"{spec.num_modes}" + (f": {', '.join(spec.mode_names)}" if spec.mode_names else "")),
         ("splits", ", ".join(spec.splits)),
         ("observations", str(spec.observation_space)),
         ("actions", str(spec.action_space)),

@@ -30,6 +30,7 @@ _TASKS = ("env", "env_kwargs", "max_path_length", "episodes_per_trial")
 class Evaluation:
     """A run's evaluation.json. returns: [M, C], NaN where not measured. modes: [M]. success: for each stage, or none.
 
+    mode_names: of those of the modes that have a name.
     by_episode: the C stages are the episodes of a trial, else numbers of adaptation steps, from 0.
     """
 
@@ -39,6 +40,7 @@ class Evaluation:
     by_episode: bool
     split: str
     iteration: int | None
+    mode_names: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Experiment:
     @property
     def env(self) -> str:
         return str(self.runs[0].config.get("env", ""))
+
+    @property
+    def mode_names(self) -> dict[int, str]:
+        """Of those of the modes that have a name."""
+        return {mode: name for run in self.runs if run.evaluation for mode, name in run.evaluation.mode_names.items()}
 
     @property
     def tasks(self) -> str:
@@ -188,7 +195,9 @@ def _evaluation(path: Path) -> Evaluation | None:
             raise ValueError
         by_episode = found.get("stage") == "episode"
         iteration = found.get("iteration")
-        return Evaluation(returns, modes, success, by_episode, str(found.get("split", "test")), iteration)
+        split = str(found.get("split", "test"))
+        names = {int(mode): str(group["name"]) for mode, group in _items(found.get("modes")) if "name" in group}
+        return Evaluation(returns, modes, success, by_episode, split, iteration, names)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError("RUN", f"'{path}' is not a whole evaluation", "evaluate again, or remove it") from error
 
