@@ -159,7 +159,7 @@ def library() -> Any:
             got=got,
             remedy='install them with: pip install "mmaml[metaworld]"',
         )
-    import metaworld
+    import metaworld.evaluation
 
     return metaworld
 
