@@ -14,9 +14,10 @@
 | 0 … 2  | by how much to drag the hand in x, y and z, in units of 1 cm |
 | 3      | force that closes the gripper, opens it where negative     |
 
-Rewards are Meta-World's, 0 … 10. An episode is truncated after 500 steps; "success" is that of the step. Environments
-are the modes; one benchmark's training and test tasks may be of different ones. Each environment has the 50 tasks
-(places of objects and goal) that Meta-World draws for a seed, and all episodes of a task begin in the same state.
+Rewards are Meta-World's; those of "v2" are 0 … 10. An episode is truncated after 500 steps; "success" is that of the
+step. Environments are the modes; one benchmark's training and test tasks may be of different ones. Each environment has
+the 50 tasks (places of objects and goal) that Meta-World draws for a seed, and all episodes of a task begin in the same
+state.
 
 Source: Yu et al. 2019, "Meta-World"; McLean et al. 2025, "Meta-World+", whose version 3 this is.
 """
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
+from mmaml.envs.arguments import choice
 from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 from mmaml.errors import ConfigError
 
@@ -42,6 +44,7 @@ VERSIONS = {"metaworld": "3.1.1", "mujoco": "3.3.0"}  # of packages; the second 
 ACTIONS, OBSERVATIONS = 4, 39
 HORIZON = 500  # steps of an episode
 ONE_HOT = ("MT10", "MT25", "MT50")  # benchmarks whose observations name the environment by default
+REWARD_VERSIONS = ("v1", "v2")
 OTHERS = ("ML10", "ML25", "ML45", *ONE_HOT)
 
 
@@ -50,7 +53,7 @@ class MetaWorld(TaskVectorEnv):
 
     benchmark: "ML1-NAME" or "MT1-NAME" for an environment of Meta-World, or one of `OTHERS`. benchmark_seed: from which
     Meta-World draws the benchmark's tasks. one_hot: append which environment it is to observations; None: in MT10, MT25
-    and MT50.
+    and MT50. reward_version: "v1", of the first Meta-World, or "v2".
 
     The values of a task are "environment", a name, and "rand_vec" [3 … 7], where its objects and its goal are. n tasks
     are of as equal numbers of a split's environments as n allows, and no two the same before all of an environment have
@@ -67,11 +70,13 @@ class MetaWorld(TaskVectorEnv):
         benchmark: str,
         benchmark_seed: int = 0,
         one_hot: bool | None = None,
+        reward_version: str = "v2",
     ) -> None:
         if isinstance(benchmark_seed, bool) or not isinstance(benchmark_seed, int) or not 0 <= benchmark_seed < 2**31:
             raise ValueError(f"benchmark_seed: expected a whole number from 0 to 2^31 - 1, got {benchmark_seed!r}")
         if one_hot is not None and not isinstance(one_hot, bool):
             raise ValueError(f"one_hot: expected true, false or null, got {one_hot!r}")
+        self._reward_version = choice("reward_version", reward_version, REWARD_VERSIONS)
         self.environments = environments_of(benchmark)
         self.splits = tuple(self.environments)
         self.hides_goal = benchmark.startswith("ML")
@@ -129,7 +134,7 @@ class MetaWorld(TaskVectorEnv):
                 )
         self._sawyers = [sawyer_of(task.values["environment"]) for task in tasks]
         self._starts = [
-            sawyer.start(np.asarray(task.values["rand_vec"], np.float64), self.hides_goal)
+            sawyer.start(np.asarray(task.values["rand_vec"], np.float64), self.hides_goal, self._reward_version)
             for sawyer, task in zip(self._sawyers, tasks, strict=True)
         ]
         self._names = np.repeat(np.eye(self.num_modes)[[task.mode for task in tasks]], self.rollouts_per_task, axis=0)

@@ -63,7 +63,7 @@ class Sawyer:
         self._as_built = _attributes(self.environment), _state(self.model, self.data), self._moved()
         self._rewarding = _without_frills(environment_class)
         self._views = _Views(self.data)
-        self._starts: dict[tuple[bytes, bool], Start] = {}
+        self._starts: dict[tuple[bytes, bool, str], Start] = {}
 
     def fresh(self, simulates: bool = True) -> Any:
         """The environment object as it was built. simulates: False: without physics, until the next call."""
@@ -78,16 +78,18 @@ class Sawyer:
             self.environment.do_simulation = lambda *_: mujoco.mj_kinematics(self.model, self.data)
         return self.environment
 
-    def start(self, rand_vec: np.ndarray, hides_goal: bool) -> Start:
+    def start(self, rand_vec: np.ndarray, hides_goal: bool, reward_version: str = "v2") -> Start:
         """How episodes of a task begin.
 
         rand_vec: where Meta-World puts its objects and its goal. hides_goal: whether observations do not have the goal.
+        reward_version: which of Meta-World's two rewards.
         """
-        key = rand_vec.tobytes(), hides_goal
+        key = rand_vec.tobytes(), hides_goal, reward_version
         if key not in self._starts:
             environment = self.fresh()
             environment._set_task_called, environment._last_rand_vec = True, rand_vec.copy()
             environment._partially_observable = hides_goal
+            environment.reward_function_version = reward_version
             environment.__dict__.pop("sawyer_observation_space", None)  # computed anew, with the goal or without
             observation, _ = environment.reset()
             attributes = _attributes(environment) | {"data": self._views}

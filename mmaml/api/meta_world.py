@@ -104,6 +104,7 @@ def evaluate(
         meta_batch_size=meta_batch_size,
         total_tasks_per_cls=GOALS,
         max_episode_steps=max_episode_steps,
+        reward_function_version=config.env_kwargs.get("reward_version", "v2"),
     )
     try:
         success_rate, mean_return, by_environment = library().evaluation.metalearning_evaluation(

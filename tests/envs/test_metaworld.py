@@ -45,7 +45,7 @@ def test_what_to_install_is_said_in_a_line(
     assert shown in line and line.endswith('install them with: pip install "mmaml[metaworld]"')
 
 
-def own_environment(task: Task, hides_goal: bool = True) -> Any:
+def own_environment(task: Task, hides_goal: bool, reward_version: str) -> Any:
     """Meta-World's environment object, new, with a task of ours."""
     name, library = task.values["environment"], metaworld.library()
     environment_class = library.env_dict.ALL_V3_ENVIRONMENTS[name]
@@ -54,7 +54,7 @@ def own_environment(task: Task, hides_goal: bool = True) -> Any:
         "rand_vec": task.values["rand_vec"],
         "partially_observable": hides_goal,
     }
-    environment = environment_class()
+    environment = environment_class(reward_function_version=reward_version)
     environment.set_task(library.types.Task(name, pickle.dumps(values)))
     return environment
 
@@ -66,13 +66,13 @@ def expert(name: str) -> Any:
     return getattr(policies, f"Sawyer{''.join(map(str.capitalize, name.split('-')))}Policy")()
 
 
-def compare(name: str, steps: int, hides_goal: bool = True) -> int:
+def compare(name: str, steps: int, hides_goal: bool = True, reward_version: str = "v2") -> int:
     """Step lanes of two tasks, and Meta-World's environments; the number of steps that succeeded."""
     kind = "ML1" if hides_goal else "MT1"
-    family = make_family(f"Meta-World/{kind}-{name}", 2, 2)
+    family = make_family(f"Meta-World/{kind}-{name}", 2, 2, reward_version=reward_version)
     tasks = family.sample_tasks(2, np.random.default_rng(0))
     family.set_tasks(tasks)
-    owns = [own_environment(task, hides_goal) for task in tasks for _ in range(2)]
+    owns = [own_environment(task, hides_goal, reward_version) for task in tasks for _ in range(2)]
     observations, _ = family.reset(seed=0)
     states = [own.reset()[0] for own in owns]
     np.testing.assert_array_equal(observations, np.float32(states))
@@ -99,6 +99,12 @@ def compare(name: str, steps: int, hides_goal: bool = True) -> int:
 @pytest.mark.parametrize("name", SOME)
 def test_steps_are_those_of_meta_world_to_the_bit(name: str) -> None:
     compare(name, 40)
+
+
+@needs_metaworld
+@pytest.mark.parametrize("name", ["reach-v3", "pick-place-v3"])
+def test_rewards_of_the_first_version_are_those_of_meta_world(name: str) -> None:
+    compare(name, 60, reward_version="v1")
 
 
 @needs_metaworld
@@ -178,7 +184,8 @@ def test_training_starts_without_a_warning() -> None:
         ("Meta-World/ML1-reech-v3", {}, "env: expected Meta-World/ and ML10, .* got 'Meta-World/ML1-reech-v3'"),
         ("Meta-World/ML1-reach-v3", {"benchmark_seed": -1}, "benchmark_seed: expected a whole number from 0"),
         ("Meta-World/ML1-reach-v3", {"one_hot": 1}, "one_hot: expected true, false or null"),
-        ("Meta-World/ML1-reach-v3", {"seed": 1}, "takes benchmark, benchmark_seed, one_hot, got 'seed'"),
+        ("Meta-World/ML1-reach-v3", {"reward_version": "v3"}, "reward_version: expected one of"),
+        ("Meta-World/ML1-reach-v3", {"seed": 1}, "takes benchmark, .* reward_version, got 'seed'"),
     ],
 )
 def test_wrong_arguments_are_refused(env: str, env_kwargs: dict[str, Any], error: str) -> None:
