@@ -93,7 +93,7 @@ class MetaWorld(TaskVectorEnv):
         )
         self._sawyers: list[Sawyer] = []
         self._starts: list[Start] = []
-        self._played: dict[int, Lane] = {}
+        self._played: list[Lane] = []
         self._observations = np.zeros((self.num_envs, OBSERVATIONS))
         self._lengths = np.zeros(self.num_envs, int)  # steps of each lane's episode so far
 
@@ -102,16 +102,13 @@ class MetaWorld(TaskVectorEnv):
         actions = np.clip(actions, -1, 1).astype(np.float32)
         rewards, solved = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
         for task, (sawyer, start) in enumerate(zip(self._sawyers, self._starts, strict=True)):
-            play = sawyer.play(start)
-            for lane in self._lanes(task):
-                reward, info = play.step(self._played[lane], actions[lane], self._observations[lane])
-                rewards[lane], solved[lane] = reward, info["success"]
+            lanes = slice(task * self.rollouts_per_task, (task + 1) * self.rollouts_per_task)
+            results = sawyer.step(start, self._played[lanes], actions[lanes], self._observations[lanes])
+            rewards[lanes] = [reward for reward, _ in results]
+            solved[lanes] = [info["success"] for _, info in results]
         self._lengths += 1
         never = np.zeros(self.num_envs, bool)
         return self._observe(), rewards, never, self._lengths >= HORIZON, {"success": solved}
-
-    def _lanes(self, task: int) -> range:
-        return range(task * self.rollouts_per_task, (task + 1) * self.rollouts_per_task)
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         names = self.environments[split]
@@ -137,12 +134,13 @@ class MetaWorld(TaskVectorEnv):
             sawyer.start(np.asarray(task.values["rand_vec"], np.float64), self.hides_goal, self._reward_version)
             for sawyer, task in zip(self._sawyers, tasks, strict=True)
         ]
+        self._played = [start.lane() for start in self._starts for _ in range(self.rollouts_per_task)]
         self._names = np.repeat(np.eye(self.num_modes)[[task.mode for task in tasks]], self.rollouts_per_task, axis=0)
 
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
         start = self._starts[task]
         for lane in lanes:
-            self._played[int(lane)] = start.lane()
+            self._played[lane] = start.lane()
         self._observations[lanes] = start.observation
         self._lengths[lanes] = 0
 

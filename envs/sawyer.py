@@ -14,13 +14,15 @@ What is left out, or done once, changes none of them:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 from types import CellType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import mujoco
 import numpy as np
+
+from mmaml.envs.mujoco.base import silent_warnings
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 FRAME = 18  # entries of one frame of an observation: the hand, the gripper, and 14 of the objects
@@ -91,16 +93,25 @@ class Sawyer:
             environment._partially_observable = hides_goal
             environment.reward_function_version = reward_version
             environment.__dict__.pop("sawyer_observation_space", None)  # computed anew, with the goal or without
-            observation, _ = environment.reset()
+            with silent_warnings():
+                observation, _ = environment.reset()
             attributes = _attributes(environment) | {"data": self._views}
             self._starts[key] = Start(_state(self.model, self.data), observation, attributes, self._moved())
         return self._starts[key]
 
-    def play(self, start: Start) -> Play:
-        """What steps lanes of the task that begins so, until the next call."""
+    def step(
+        self, start: Start, lanes: Sequence[Lane], actions: np.ndarray, observations: np.ndarray
+    ) -> list[tuple[float, dict[str, Any]]]:
+        """One control step of n lanes of the task that begins so: 5 of the physics.
+
+        actions [n, 4]: float32 within ±1. observations [n, 39]: are written. Returns each lane's reward and
+        Meta-World's info, but for "grasp_success".
+        """
         self._move(start.moved)
         self._rewarding.__dict__ = start.attributes
-        return Play(self._rewarding, self.model, self.data)
+        play = Play(self._rewarding, self.model, self.data)
+        with silent_warnings():
+            return [play.step(*of_lane) for of_lane in zip(lanes, actions, observations, strict=True)]
 
     def _moved(self) -> tuple[np.ndarray, ...]:
         return tuple(getattr(self.model, name).copy() for name in MOVED)
@@ -125,11 +136,7 @@ class Play:
         self._goal = np.zeros(3) if environment._partially_observable else environment._target_pos
 
     def step(self, lane: Lane, action: np.ndarray, observation: np.ndarray) -> tuple[float, dict[str, Any]]:
-        """One control step of a lane: 5 of the physics.
-
-        action [4]: float32 within ±1. observation [39]: is written. Returns the reward and Meta-World's info, but for
-        "grasp_success".
-        """
+        """One control step of a lane, as `Sawyer.step`."""
         model, data, frame = self._model, self._data, lane.frame
         mujoco.mj_setState(model, data, lane.state, STATE)
         target = self._mocap + action[:3] * self._action_scale
