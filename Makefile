@@ -1,4 +1,4 @@
-# make setup      install everything into .venv (once)
+# make setup      install everything into .venv (once); with METAWORLD=1, Meta-World too, with the MuJoCo that it requires
 # make train      meta-train, on all cores: CONFIG=file  RANKS=n  ARGS='--overrides {"n_itr": 5} --dump_path out/run1'
 # make test       all tests but the slow ones; make test-fast: those of the mathematics; make test-slow; make lint
 # make bench      measure speed; make soak: a long run, watched for leaks
@@ -9,10 +9,12 @@ CONFIG ?= configs/point_env_momentum_dense.json
 SCRIPT ?= run_scripts/mumo_run_point_mass.py
 ARGS ?=
 RANKS ?=
+METAWORLD ?=
 TABLE ?=
 
 VENV := .venv
 READY := $(VENV)/.ready
+WITH_METAWORLD := $(VENV)/.metaworld
 MPI_SETUP := mmaml/launcher/install.py
 KERNEL := mmaml/policies/kernel.c
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
@@ -25,13 +27,18 @@ IN_TWO_PROCESSES := -n 2 --no-loadscope-reorder
 
 .PHONY: setup train test test-fast test-slow lint bench soak reproduce
 
-setup: $(READY)
+setup: $(READY) $(if $(METAWORLD),$(WITH_METAWORLD))
 
 $(READY): requirements.txt pyproject.toml $(MPI_SETUP) $(KERNEL)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(VENV)/bin/python $(MPI_SETUP)
+	touch $@
+
+$(WITH_METAWORLD): $(READY)
+	$(VENV)/bin/python -m pip uninstall --yes mujoco mujoco-core mujoco-studio
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-build-isolation --editable ".[metaworld]"
 	touch $@
 
 train: $(READY)

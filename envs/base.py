@@ -57,7 +57,8 @@ class TaskVectorEnv(VectorEnv, ABC):
 
     A family implements `step` and the four methods at the end, and sets:
     normalization_scale: the s of `rescale_actions` that its published experiments used; None for actions as they are.
-    num_modes: the number of modes of its tasks. splits: those of `SPLITS` that it can draw.
+    num_modes: the number of modes of its tasks. mode_names: what they are called, () where they are only numbered.
+    splits: those of `SPLITS` that it can draw.
     finite_horizon: whether a task is over once an episode is truncated, so that the value after it is 0; False: the
         task would have gone on, and the value is that of the observation which follows.
     uses_threads: whether it heeds `use_threads`.
@@ -67,6 +68,7 @@ class TaskVectorEnv(VectorEnv, ABC):
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
     normalization_scale: float | None = 1.0
     num_modes: int = 1
+    mode_names: tuple[str, ...] = ()
     finite_horizon: bool = False
     splits: tuple[str, ...] = ("train", "test")
     uses_threads: bool = False
@@ -242,6 +244,11 @@ def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:
         if not isinstance(task.mode, int | np.integer):
             raise ValueError(f"{owner}._draw_tasks: expected a task's mode to be an integer from 0, got {task.mode!r}")
     return tasks
+
+
+def mode_label(mode: int, names: Sequence[str]) -> str:
+    """What a mode is called in tables and pictures. names: those of the family's modes, if they have any."""
+    return names[mode] if mode < len(names) else f"mode {mode}"
 
 
 def _of_one_lane(value: Any) -> Any:

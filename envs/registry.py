@@ -63,6 +63,7 @@ _TWO_LINKS = {"links": 2, "noise": 0.025, "goal_height": None, "reach": 0.25, "d
 _TWO_LINKS |= {"reward_before_step": True}
 _ARRIVAL = "mmaml.envs.mujoco.tesp:Arrival"
 _LINE = {"directions": [[-1, 0], [1, 0]]}
+META_WORLD = "Meta-World/"  # before the name of one of its benchmarks, which are too many for the list
 FAMILIES: dict[str, Family] = {
     "MetaPointEnvMomentum": Family(_MOMENTUM, {"centers": _corners(2.0), "reward_type": "sparse"}),
     "MetaPointEnvMomentumSingleMode": Family(_MOMENTUM, {"centers": [[5, 5]]} | _NOISY),
@@ -144,13 +145,15 @@ def _made(name: str, num_tasks: int, rollouts_per_task: int, env_kwargs: Mapping
     source = source_of(name, env_kwargs)
     counts = num_tasks, rollouts_per_task
     family: TaskVectorEnv = source.build(*counts) if source.is_family else GymTaskAdapter(source, *counts)
-    if _registered(name) is None:
+    if registered(name) is None:
         family.code_settings = code_settings(name)
     return family
 
 
-def _registered(name: str) -> Family | None:
+def registered(name: str) -> Family | None:
     """The family of the toolkit that has this name, or this id of Gymnasium's."""
+    if name.startswith(META_WORLD):
+        return Family("mmaml.envs.metaworld:MetaWorld", {"benchmark": name.removeprefix(META_WORLD)}, 500)
     return FAMILIES.get(name) or _BY_ID.get(name)
 
 
@@ -159,7 +162,7 @@ def source_of(name: str, env_kwargs: Mapping[str, Any]) -> Source:
 
     Raises UnknownEnvironment, and ConfigError for an argument that it does not take.
     """
-    family = _registered(name)
+    family = registered(name)
     source = load(family.location if family else name, FAMILIES)
     check_arguments(name, source, env_kwargs)
     return source.with_arguments({**(family.env_kwargs if family else {}), **env_kwargs})
@@ -170,7 +173,7 @@ def import_environment(name: str) -> None:
 
     Nothing is raised where that fails, as what needs the environment will do.
     """
-    if _registered(name) is None:
+    if registered(name) is None:
         with suppress(Exception, SystemExit), code_settings(name).running():
             source_of(name, {})
 

@@ -30,6 +30,7 @@ class EnvSpec:
     finite_horizon: bool
     warnings: tuple[str, ...] = ()
     unless_normalised: tuple[str, ...] = ()
+    mode_names: tuple[str, ...] = ()
     name: str = field(default="", compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -72,4 +73,5 @@ def spec_of(family: TaskVectorEnv) -> EnvSpec:
         int(family.num_modes),
         family.normalization_scale,
         family.finite_horizon,
+        mode_names=tuple(family.mode_names),
     )

@@ -17,6 +17,7 @@ import torch
 from packaging.requirements import Requirement
 
 import mmaml
+from mmaml.envs.metaworld import VERSIONS
 from mmaml.extras import EXTRAS
 from mmaml.storage import checkpoint
 from tests.helpers.support import progress
@@ -121,12 +122,15 @@ def test_versions_and_pythons_are_named_where_people_look() -> None:
 
 def test_pinned_versions_lie_in_the_ranges_of_the_package() -> None:
     pinned = dict(line.split("==") for line in REQUIREMENTS.splitlines() if "==" in line)
-    extras = [text for texts in PROJECT["optional-dependencies"].values() for text in texts]
+    optional = {name: texts for name, texts in PROJECT["optional-dependencies"].items() if name != "metaworld"}
+    extras = [text for texts in optional.values() for text in texts]
     ranges = [Requirement(text) for text in [*PROJECT["dependencies"], *extras] if not text.startswith("mmaml")]
     for requirement in ranges:
         assert requirement.specifier.contains(pinned[requirement.name]), requirement
     assert {requirement.name for requirement in ranges} == set(pinned) - {"setuptools"}
     assert set(EXTRAS.values()) <= set(PROJECT["optional-dependencies"])
+    named = [f"{package}=={version}" for package, version in VERSIONS.items()]
+    assert PROJECT["optional-dependencies"]["metaworld"] == named
 
 
 @pytest.mark.slow

@@ -51,19 +51,20 @@ def listing() -> str:
         sizes = _size(spec.observation_space), _size(spec.action_space)
         rows.append((name, str(spec.num_modes), " ".join(spec.splits), str(registered.horizon), *sizes))
     hint = '`mmaml envs NAME` tells more. "package.module:ClassName" names one of your own.'
+    hint += "\nMeta-World's benchmarks are called Meta-World/ML10, Meta-World/ML1-reach-v3, …: docs/environments.md."
     return f"{table(rows)}\n\n{problem}{hint}"
 
 
 def details(name: str) -> str:
     """All about one family. Raises UsageError if there is none of that name, or it cannot be built."""
-    from mmaml.envs.registry import FAMILIES
+    from mmaml.envs.registry import registered as registered_family
 
     spec = _spec(name)
-    registered = FAMILIES.get(name)
+    registered = registered_family(name)
     defaults = dict(registered.env_kwargs) if registered else {}
     scale = spec.normalization_scale
     facts = [
-        ("modes", str(spec.num_modes)),
+        ("modes", f"{spec.num_modes}" + (f": {', '.join(spec.mode_names)}" if spec.mode_names else "")),
         ("splits", ", ".join(spec.splits)),
         ("observations", str(spec.observation_space)),
         ("actions", str(spec.action_space)),

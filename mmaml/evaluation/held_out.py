@@ -106,7 +106,8 @@ def evaluate(
     except NotFinite as finding:  # ranks that serve are released, not ended
         raise _of_policy(finding) from finding
     by_episode = worker.algorithm.credit == "trial"
-    return summarise(result["return"], result["mode"], result["success"], by_episode)
+    names = worker.spec.mode_names
+    return summarise(result["return"], result["mode"], result["success"], by_episode, names)
 
 
 class _Log:

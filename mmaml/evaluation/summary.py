@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from mmaml.envs.base import mode_label
 
-def summarise(returns: np.ndarray, modes: np.ndarray, success: np.ndarray, by_episode: bool = False) -> dict[str, Any]:
+
+def summarise(
+    returns: np.ndarray,
+    modes: np.ndarray,
+    success: np.ndarray,
+    by_episode: bool = False,
+    mode_names: Sequence[str] = (),
+) -> dict[str, Any]:
     """Statistics over all tasks, and over the tasks of each mode.
 
     returns, success: [M, K+1]; success is NaN where the family reports none. modes: [M]. The result can be written as
@@ -19,12 +27,17 @@ def summarise(returns: np.ndarray, modes: np.ndarray, success: np.ndarray, by_ep
     the mean; None where too few tasks were measured.
 
     by_episode: the columns are the episodes of a trial, not numbers of adaptation steps: a group then has the
-    statistics of their sum too, "trial", which tables of bandits give.
+    statistics of their sum too, "trial", which tables of bandits give. mode_names: of the family; the group of a mode
+    has its "name".
     """
-    groups = {str(mode): modes == mode for mode in np.unique(modes)}
+    groups = {}
+    for mode in np.unique(modes):
+        chosen = modes == mode
+        name = {"name": mode_label(int(mode), mode_names)} if mode_names else {}
+        groups[str(mode)] = name | _group(returns[chosen], success[chosen], by_episode)
     return {
         "overall": _group(returns, success, by_episode),
-        "modes": {mode: _group(returns[chosen], success[chosen], by_episode) for mode, chosen in groups.items()},
+        "modes": groups,
         "tasks": [
             {"mode": int(mode), "return": [_known(value) for value in row]}
             for mode, row in zip(modes, returns, strict=True)
@@ -77,18 +90,19 @@ def table(summary: Mapping[str, Any], by_episode: bool = False) -> str:
     last row of a group has their sum.
     """
     stage, width = ("episode", 9) if by_episode else ("steps", 7)
-    groups = {f"mode {mode}": group for mode, group in summary["modes"].items()}
+    groups = {group.get("name", f"mode {mode}"): group for mode, group in summary["modes"].items()}
     groups["all tasks"] = summary["overall"]
+    column = max(12, *(len(name) + 1 for name in groups))
     succeeds = any("success_rate" in step for step in summary["overall"]["return"])
-    header = f"{'':12}{'tasks':>6}{stage:>{width}}{'mean':>12}{'std':>12}   {'95% interval':24}"
+    header = f"{'':{column}}{'tasks':>6}{stage:>{width}}{'mean':>12}{'std':>12}   {'95% interval':24}"
     lines = [header + ("success" if succeeds else "")]
     for name, group in groups.items():
         for index, step in enumerate(group["return"]):
-            start = f"{name:12}{group['num_tasks']:6d}" if index == 0 else " " * 18
+            start = f"{name:{column}}{group['num_tasks']:6d}" if index == 0 else " " * (column + 6)
             success = f"{100 * step['success_rate']:6.1f}%" if "success_rate" in step else ""
             lines.append(f"{start}{step['adapt_steps'] + by_episode:{width}d}{_numbers(step)}{success}")
         if len(group["return"]) > 1 and "trial" in group:
-            lines.append(f"{'':18}{'trial':>{width}}{_numbers(group['trial'])}")
+            lines.append(f"{'':{column + 6}}{'trial':>{width}}{_numbers(group['trial'])}")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -44,7 +44,7 @@ class MujocoPanels(Panels):
         self.width, self.height = width, 3 * width // 4
         family, tasks = episodes.family, episodes.tasks
         self.dt = family.dt
-        self.names = names_of(tasks, family.num_modes)
+        self.names = names_of(tasks, family)
         self.details = [describe(task) for task in tasks]
         self.captions = [[return_text(value) for value in row] for row in episodes.returns]
         self.lengths = np.array([[len(qpos) - 1 for qpos in row] for row in episodes.qpos])

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from mmaml.config.keys import Config
-from mmaml.envs.base import StepResult, Task, TaskVectorEnv
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv, mode_label
 from mmaml.envs.mujoco.base import MujocoFamily
+from mmaml.envs.spec import EnvSpec
 from mmaml.evaluation.held_out import FRESH, in_a_line
 from mmaml.figures.trajectories import Trajectories
 from mmaml.sampling.normalisation import Scaling
@@ -258,7 +259,7 @@ def sampled_stages(
             rollouts=rollouts,
             observations=[values.numpy() for values in observed],
             returns=statistics["return"],
-            names=names_of(tasks, worker.spec.num_modes),
+            names=names_of(tasks, worker.spec),
             by_episode=worker.algorithm.credit == "trial",
             expected_rewards=expected_rewards,
         )
@@ -293,6 +294,8 @@ def one_of_each_mode(worker: Worker, split: str) -> Sequence[Task]:
     return [first[mode] for mode in sorted(first)]
 
 
-def names_of(tasks: Sequence[Task], num_modes: int) -> list[str]:
-    """Tasks by their modes, or by their numbers where there is one mode."""
-    return [f"mode {task.mode}" if num_modes > 1 else f"task {number}" for number, task in enumerate(tasks)]
+def names_of(tasks: Sequence[Task], family: EnvSpec | TaskVectorEnv) -> list[str]:
+    """Tasks by the modes of their family, or by their numbers where there is one mode."""
+    if family.num_modes > 1:
+        return [mode_label(task.mode, family.mode_names) for task in tasks]
+    return [f"task {number}" for number in range(len(tasks))]

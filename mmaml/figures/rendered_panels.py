@@ -43,7 +43,7 @@ class RenderedPanels(Panels):
         height, across, _ = picture.shape
         self.width, self.height = width, max(1, round(width * height / across))
         assert config.env_spec is not None
-        self.names = names_of(chosen.tasks, config.env_spec.num_modes)
+        self.names = names_of(chosen.tasks, config.env_spec)
         self.details = [describe(task) for task in chosen.tasks]
         self.captions = [[return_text(value) for value in row] for row in chosen.returns]
         self.lengths, self.ended, self.by_episode = chosen.lengths, chosen.ended, chosen.by_episode

@@ -32,6 +32,7 @@ _MADE_BY = ("rollouts_per_task", "max_path_length", "inner_lr")
 class Evaluation:
     """A run's evaluation.json. returns: [M, C], NaN where not measured. modes: [M]. success: for each stage, or none.
 
+    mode_names: of those of the modes that have a name.
     by_episode: the C stages are the episodes of a trial, else numbers of adaptation steps, from 0. made_by: rollouts,
     horizon and step sizes, as JSON.
     """
@@ -43,6 +44,7 @@ class Evaluation:
     split: str
     iteration: int | None
     made_by: str
+    mode_names: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Experiment:
     @property
     def env(self) -> str:
         return str(self.runs[0].config.get("env", ""))
+
+    @property
+    def mode_names(self) -> dict[int, str]:
+        """Of those of the modes that have a name."""
+        return {mode: name for run in self.runs if run.evaluation for mode, name in run.evaluation.mode_names.items()}
 
     @property
     def tasks(self) -> str:
@@ -212,7 +219,8 @@ def _evaluation(path: Path) -> Evaluation | None:
         by_episode = found.get("stage") == "episode"
         made_by = json.dumps([found.get(name) for name in _MADE_BY])
         split, iteration = str(found.get("split", "test")), found.get("iteration")
-        return Evaluation(returns, modes, success, by_episode, split, iteration, made_by)
+        names = {int(mode): str(group["name"]) for mode, group in _items(found.get("modes")) if "name" in group}
+        return Evaluation(returns, modes, success, by_episode, split, iteration, made_by, names)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError("RUN", f"'{path}' is not a whole evaluation", "evaluate again, or remove it") from error
 

@@ -195,9 +195,9 @@ def _explained(experiments: Sequence[Experiment]) -> str:
 def _returns(experiment: Experiment) -> str:
     """An experiment's returns: stages down, all tasks and each mode across."""
     means, intervals = _estimates(experiment)
-    modes = all_modes(experiment.seeds)
+    modes, names = all_modes(experiment.seeds), experiment.mode_names
     shown = [len(modes), *(range(len(modes)) if len(modes) > 1 else ())]
-    header = ["stage", "all tasks", *(f"mode {modes[group]}" for group in shown[1:])]
+    header = ["stage", "all tasks", *(names.get(modes[group], f"mode {modes[group]}") for group in shown[1:])]
     success = experiment.success if any(rate is not None for rate in experiment.success) else ()
     stages = experiment.seeds[0].returns.shape[1]
     rows = []

@@ -106,6 +106,17 @@ def test_statistics_over_all_tasks_and_over_each_mode() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_modes_that_have_names_are_called_by_them() -> None:
+    modes, returns = np.array([0, 0, 1, 1]), np.arange(4.0)[:, None]
+    unknown, named = np.full((4, 1), np.nan), ("push-v3", "button-press-topdown-wall-v3")
+    found = summary.summarise(returns, modes, unknown, mode_names=named)
+    assert [group["name"] for group in found["modes"].values()] == list(named)
+    rows = summary.table(found).splitlines()
+    assert [row.split()[0] for row in rows[1:3]] == list(named) and len({len(row) for row in rows[1:]}) == 1
+    assert rows[1].index(" 2 ") + 2 == rows[2].index(" 2 ") + 2 == rows[0].index("tasks") + len("tasks")
+    assert "mode 1" in summary.table(summary.summarise(returns, modes, unknown))
+
+
 def test_what_was_not_measured_is_left_out() -> None:
     nan = np.nan
     found = summary.summarise(np.array([[1.0], [nan], [3.0]]), np.array([0, 1, 0]), np.full((3, 1), nan))

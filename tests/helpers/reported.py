@@ -36,10 +36,11 @@ def write_evaluation(
     modes: Sequence[int],
     success: float = np.nan,
     by_episode: bool = False,
+    mode_names: Sequence[str] = (),
     **changes: Any,
 ) -> None:
     """evaluation.json with returns [M, K+1] of tasks of these modes [M]."""
     about: dict[str, Any] = {"iteration": 4, "split": "test", "num_adapt_steps": returns.shape[1] - 1}
     about["stage"] = "episode" if by_episode else "adaptation step"
-    summary = summarise(returns, np.array(modes), np.full(returns.shape, success), by_episode)
+    summary = summarise(returns, np.array(modes), np.full(returns.shape, success), by_episode, mode_names)
     (run / "evaluation.json").write_text(json.dumps(about | changes | summary))

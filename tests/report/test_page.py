@@ -77,6 +77,13 @@ def test_every_run_and_every_key_that_differs_is_there(text: str, tmp_path: Path
     assert "after 1 step -3.50 [-4.00, -3.00] -4.00 [-4.00, -4.00] -3.00 [-4.00, -2.00]" in shown
 
 
+def test_modes_that_have_names_are_called_by_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [[-30.0, -20.0]], seed=1)
+    write_evaluation(run, np.array([[-9.0, -4.0], [-9.0, -2.0]]), [0, 1], mode_names=["push-v3", "sweep-v3"])
+    shown = Reader(page(gather([("", run)]), "title", "today")).text
+    assert "stage all tasks push-v3 sweep-v3" in shown and "mode 1" not in shown
+
+
 def test_text_is_escaped(text: str) -> None:
     assert "A &lt;title&gt; &amp; more" in text and "<title> &" not in text
     assert "a&lt;b&gt;&amp;amp/seed_1" in text
