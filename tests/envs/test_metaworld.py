@@ -63,7 +63,7 @@ def expert(name: str) -> Any:
     """Meta-World's own policy for an environment, which grasps, pushes and succeeds."""
     from metaworld import policies
 
-    return getattr(policies, f"Sawyer{''.join(map(str.capitalize, name.split('-')))}Policy")()
+    return policies.ENV_POLICY_MAP[name]()
 
 
 def compare(name: str, steps: int, hides_goal: bool = True, reward_version: str = "v2") -> int:
