@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmaml.parallel.ranks import connect
+from mmaml.policies import kernel
 from mmaml.trainer import one_iteration
 from mmaml.training_run import Run
 from mmaml.updates.evaluate import Question
@@ -32,6 +33,12 @@ def assert_close(found: np.ndarray, expected: np.ndarray, what: str) -> None:
     assert found.shape == expected.shape and found.dtype == expected.dtype, what
     difference, size = np.linalg.norm(found - expected), np.linalg.norm(expected)
     assert np.isfinite(size) and difference <= 1e-5 * size + 1e-8, f"{what}: {difference} of {size}"
+
+
+@pytest.fixture(autouse=True)
+def _without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides by torch: `tests/policies/test_kernel.py` compares it with the kernel."""
+    monkeypatch.setattr(kernel, "_library", None)
 
 
 @pytest.mark.parametrize("device", DEVICES)
