@@ -43,6 +43,7 @@ __all__ = [
     "parse_object",
     "read_config",
     "read_config_file",
+    "values_with_effect",
     "with_absolute_paths",
 ]
 EXTENDS = "extends"
@@ -270,6 +271,13 @@ def idle_keys(config: Config, given: Mapping[str, Any]) -> list[str]:
         ):
             idle.append(name)
     return idle
+
+
+def values_with_effect(config: Config) -> dict[str, Any]:
+    """The keys and values of a configuration but those that do nothing."""
+    values = config.to_dict()
+    idle = {*idle_keys(config, values)}
+    return {name: value for name, value in values.items() if name not in idle}
 
 
 def frozen_differences(config: Config, original: Config) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmaml.config.loading import read_config
+from mmaml.config.loading import read_config, values_with_effect
 from mmaml.config.value_types import LARGEST
 from mmaml.errors import ConfigError, UsageError
 from mmaml.storage.layout import PROGRESS
@@ -25,7 +25,7 @@ from mmaml.figures.page import COLOURS, page
 
 # Keys that say nothing of what a run learns, beside those that may change when it continues.
 _NOT_AN_EXPERIMENT = ("seed", "step_size", "exploration")
-
+MAX_NAMED = 3  # keys that differ and are all in a label
 
 # Of what a curve shows the first and the last: before and after adaptation, or episodes of a trial.
 STAGES = ("adaptation step", "episode")
@@ -172,18 +172,32 @@ def _experiment(values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in sorted(values.items()) if name not in _NOT_AN_EXPERIMENT}
     keys = config.keys()
     left_out = {*_NOT_AN_EXPERIMENT, *(name for name, key in keys.items() if key.resumable)}
-    return {name: value for name, value in sorted(config.to_dict().items()) if name not in left_out}
+    return {name: value for name, value in sorted(values_with_effect(config).items()) if name not in left_out}
 
 
 def _labels(experiments: Sequence[dict[str, Any]]) -> list[str]:
-    """The algorithm, then each key whose value is not the same in all that have it."""
+    """The algorithm, then each key whose value is not the same in all that have it; of many, as few as tell apart."""
     keys = sorted({key for experiment in experiments for key in experiment} - {"algorithm"})
     differing = [key for key in keys if len({repr(one[key]) for one in experiments if key in one}) > 1]
+    if len(differing) > MAX_NAMED:
+        differing = _telling_apart(experiments, differing)
     labels = []
     for experiment in experiments:
         values = (f"{key} {_short(experiment[key])}" for key in differing if key in experiment)
         labels.append(", ".join([str(experiment.get("algorithm", "run")), *values]))
     return labels
+
+
+def _telling_apart(experiments: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
+    """A few of the keys by which, with the algorithm, experiments differ: each the one that divides them most."""
+
+    def kinds(names: Sequence[str]) -> int:
+        return len({repr([one.get(name) for name in ("algorithm", *names)]) for one in experiments})
+
+    chosen: list[str] = []
+    while kinds(chosen) < kinds(keys):
+        chosen.append(max(keys, key=lambda key: kinds([*chosen, key])))
+    return sorted(chosen)
 
 
 def _short(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmaml.config.loading import read_config
+from mmaml.config.loading import read_config, values_with_effect
 from mmaml.errors import ConfigError, UsageError
 from mmaml.figures.curves import Curve, experiments_of, group_runs, read_run, read_table
 from mmaml.storage.layout import EVALUATION, PARAMS, PROGRESS
@@ -173,7 +173,7 @@ def _read(folder: Path, label: str) -> ReportRun:
     record = read_record(folder, "RUN")
     table, _ = read_table(folder / PROGRESS)
     try:
-        config = read_config(values).to_dict()
+        config = values_with_effect(read_config(values))
     except ConfigError:  # of a user's algorithm that is not here, say
         config = values
     versions, placement = (record.get(name) or {} for name in ("versions", "placement"))

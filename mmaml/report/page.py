@@ -131,7 +131,7 @@ def _glance(group: Sequence[Experiment]) -> str:
     """Of each experiment the first and the last return, and what a run cost."""
     rows = []
     for index, experiment in enumerate(group):
-        cells = _overall(experiment)
+        cells = _overall(experiment)[: experiment.seeds[0].returns.shape[1]]  # without the sum over a trial
         runs = experiment.runs
         rows.append(
             [

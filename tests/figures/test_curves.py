@@ -153,6 +153,20 @@ def test_a_given_label_is_used(tmp_path: Path) -> None:
     assert [curve.label for curve in curves.group_runs(runs)] == ["tuned"]
 
 
+def test_labels_name_what_has_an_effect_and_of_many_keys_as_few_as_tell_apart(tmp_path: Path) -> None:
+    same = {"algorithm": "rl2", "episodes_per_trial": 2}
+    alike = [curves.read_run(_run(tmp_path / str(rate), [-1], inner_lr=rate, seed=rate, **same)) for rate in (1, 2)]
+    assert [curve.label for curve in curves.group_runs(alike)] == ["rl2"]  # which takes no inner step
+    many = {"env": "2DNavigation-v0", "discount": 0.5, "gae_lambda": 0.5, "max_path_length": 7}
+    runs = [curves.read_run(_run(tmp_path / f"a{discount}", [-1], discount=discount)) for discount in (0.5, 0.9)]
+    runs.append(curves.read_run(_run(tmp_path / "b", [-1], **many)))
+    assert [curve.label for curve in curves.group_runs(runs)] == [
+        "mmaml, discount 0.5, env MetaPointEnvMomentumModes",
+        "mmaml, discount 0.9, env MetaPointEnvMomentumModes",
+        "mmaml, discount 0.5, env 2DNavigation-v0",
+    ]
+
+
 @pytest.mark.parametrize(
     ("header", "first", "expected"),
     [

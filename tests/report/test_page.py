@@ -133,9 +133,9 @@ def test_steps_of_adaptation_and_episodes_of_a_trial_are_compared(tmp_path: Path
 def test_the_whole_trial_has_a_line_where_stages_are_episodes(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [[1.0, 2.0]])
     write_evaluation(run, np.array([[1.0, 2.0], [3.0, 4.0]]), [0, 0], by_episode=True)
-    assert re.search(
-        r"episode 2 3\.00 \[.*\] whole trial 5\.00 \[3\.00, 7\.00\]", Reader(page(gather([("", run)]), "", "")).text
-    )
+    shown = Reader(page(gather([("", run)]), "", "")).text
+    assert re.search(r"episode 2 3\.00 \[.*\] whole trial 5\.00 \[3\.00, 7\.00\]", shown)
+    assert "mmaml 1 2.00 [1.00, 3.00] 3.00 [2.00, 4.00] 1,000" in shown  # at a glance: first and last episode
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
