@@ -8,8 +8,8 @@ measured on one core of a machine of this kind. CPU seconds, since the machine m
 
 from __future__ import annotations
 
+import csv
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -36,7 +36,7 @@ from mmaml.worker import Worker
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 REPEATS = 7
-FEW, MANY = 2, 12  # iterations of two runs, whose difference is measured
+FIRST, MEASURED = 2, 10  # iterations of a run: those that are not measured, and those that are
 # Env steps per CPU second of the published code, in all of its processes; and how many times that is to be reached.
 PUBLISHED = {"rl2_ppo": (413, 30), "grid_navi_varibad": (465, 20), "rl2_half_cheetah_direction": (606, 10)}
 
@@ -110,18 +110,15 @@ def epoch(config: Config, worker: Worker, parameters: torch.Tensor) -> None:
 
 
 def iterations(name: str) -> float:
-    """Env steps per CPU second of a run in one process, without its start and end."""
+    """Env steps per CPU second of whole iterations of a run in one process, without its start and end."""
     config = load_config(CONFIGS / f"{name}.json")
-    seconds = [0.0]
     with tempfile.TemporaryDirectory() as folder:
-        for count in (FEW, MANY):
-            overrides = json.dumps({"n_itr": count, "parallel": False, "dump_path": f"{folder}/{count}"})
-            command = [sys.executable, "-m", "mmaml", "train", name, "--overrides", overrides]
-            subprocess.run(command, check=True, capture_output=True, cwd=CONFIGS.parent)
-            used = resource.getrusage(resource.RUSAGE_CHILDREN)
-            seconds.append(used.ru_utime + used.ru_stime - sum(seconds))
-    steps = config.meta_batch_size * config.rollouts_per_meta_task * config.lane_length
-    return (MANY - FEW) * steps / (seconds[2] - seconds[1])
+        overrides = json.dumps({"n_itr": FIRST + MEASURED, "parallel": False, "dump_path": f"{folder}/run"})
+        command = [sys.executable, "-m", "mmaml", "train", name, "--overrides", overrides]
+        subprocess.run(command, check=True, capture_output=True, cwd=CONFIGS.parent)
+        with open(Path(folder) / "run" / "progress.csv", newline="") as file:
+            seconds = [float(row["Time-CPU"]) for row in csv.DictReader(file)][FIRST:]
+    return MEASURED * config.meta_batch_size * config.rollouts_per_meta_task * config.lane_length / sum(seconds)
 
 
 @torch.no_grad()

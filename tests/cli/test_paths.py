@@ -142,7 +142,7 @@ def test_nor_does_an_algorithm(here: Path, elsewhere: Path, capfd: pytest.Captur
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("where", ["import", "step"])
+@pytest.mark.parametrize("where", ["import", pytest.param("step", marks=pytest.mark.slow)])
 def test_ranks_start_where_the_command_was_given(
     where: str, here: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

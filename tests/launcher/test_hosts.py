@@ -60,6 +60,7 @@ def test_a_signal_stops_ranks_everywhere_and_nothing_remains(hosts: Hosts, tmp_p
     assert not any(hosts.files(host) for host in range(3))
 
 
+@pytest.mark.slow
 def test_hosts_that_are_lost_do_not_end_the_run(hosts: Hosts, tmp_path: Path) -> None:
     """One is cut off, the daemon of the other is killed."""
     launched = launch(hosts, tmp_path, "no-messages")
@@ -111,8 +112,8 @@ def test_the_python_of_this_environment_starts_everywhere(hosts: Hosts, tmp_path
 ORDERS = {"the launcher first": 1, "the ranks first": -1}
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("first", ["here", "there"])
+@pytest.mark.parametrize("order", ["the ranks first", pytest.param("the launcher first", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first", ["there", pytest.param("here", marks=pytest.mark.slow)])
 def test_a_signal_to_every_process_everywhere_is_one(hosts: Hosts, tmp_path: Path, first: str, order: str) -> None:
     """Among them the remote shell and what it has started; as Slurm does when it cancels a job or requeues it."""
     values = VALUES | {"n_itr": 4000, "save_steps": 4000, "dump_path": str(tmp_path / "run")}

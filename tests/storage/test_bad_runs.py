@@ -290,7 +290,14 @@ def test_tasks_that_cannot_be_drawn_end_the_run_with_a_checkpoint_and_one_traceb
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("wrong", [{"fault": "error"}, {"fault": "nameless error", "collection": 1}, {"collection": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fault": "error"},
+        pytest.param({"fault": "nameless error", "collection": 1}, marks=pytest.mark.slow),
+        pytest.param({"collection": 1}, marks=pytest.mark.slow),
+    ],
+)
 def test_what_goes_wrong_does_so_alike_on_any_number_of_ranks(wrong: dict[str, Any], tmp_path: Path) -> None:
     results, told = [], []
     for ranks in (0, 3):
