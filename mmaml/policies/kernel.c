@@ -297,7 +297,6 @@ TILES(4)
 TILES(5)
 TILES(6)
 #undef CASE
-#undef CASES
 #undef TILES
 
 /* Sums of products of one task, with packed weights, and what becomes of them. init, apart: as of `tile`. */
@@ -377,11 +376,6 @@ INLINE void NAME(outer_tile)(int R, int V, long rows, const float *x, long xr, c
     case 10 * R + V: \
         NAME(outer_tile)(R, V, rows, x, xr, d, dr, out, cols, left); \
         break;
-#if VECTORS == 4
-#define CASES(R) CASE(R, 1) CASE(R, 2) CASE(R, 3) CASE(R, 4)
-#else
-#define CASES(R) CASE(R, 1) CASE(R, 2)
-#endif
 static void NAME(outer_tiles)(long rows, long inputs, const float *x, long xr, const float *d, long dr, float *out,
                               long cols, long left)
 {
