@@ -5,6 +5,7 @@
     Â_t = Σ_k (γλ)^k δ_{t+k},  δ_t = r_t + γ V_{t+1} - V_t      over the whole trial; V^target = V + Â
     J(θ) = mean over tasks of  -mean[min(ρ Â, clip(ρ, 1±ε) Â)] + c_V mean[ (V - V^target)² ] - c_H mean[ H(π) ]
            + η_out KL(π_old ‖ π)                                 `losses.clipped_surrogate`, `.value_error`
+    c_V = vf_loss_coeff, c_H = entropy_coeff · entropy_anneal^iteration
 
 What is maximised is the discounted return of a trial, E episodes of one task: rewards of later episodes are credited to
 what was found out in earlier ones. After the trial V is 0, unless the horizon cut off an episode that would have gone
@@ -106,8 +107,13 @@ class TrialPPO(Algorithm):
         clip_eps: float = 0.0,
         kl_coefficients: Sequence[float] = (),
         outer_kl_coefficient: float = 0.0,
+        entropy_scale: float = 1.0,
     ) -> Objective[Tensor]:
-        """J of M tasks and its parts. mean, std: by which the advantages are normalised. clip: as `MAML.objective`."""
+        """J of M tasks and its parts.
+
+        mean, std: by which the advantages are normalised. clip: as `MAML.objective`. entropy_scale: c_H divided by
+        `entropy_coeff`.
+        """
         new, values = self.outputs(meta, data)
         ratio, weights = losses.likelihood_ratio(new, data), data.flat("weights")
         scaled = (data.flat("advantages") - mean) / std
@@ -118,7 +124,7 @@ class TrialPPO(Algorithm):
         kl = losses.mean_kl(new, data)
         added = {
             "value": self.config.vf_loss_coeff * losses.value_error(values, data),
-            "entropy": -self.config.entropy_coeff * losses.mean_entropy(new, data),
+            "entropy": -self.config.entropy_coeff * entropy_scale * losses.mean_entropy(new, data),
         }
         loss = sum(added.values(), start=surrogate)
         if outer_kl_coefficient:  # 0 times a gradient costs as much as any other
@@ -145,12 +151,13 @@ class TrialPPO(Algorithm):
 
     def update(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, dict[str, float]]:
         mean, std = self.normalisation(parameters, evaluate)
+        shared = {"mean": mean, "std": std, "entropy_scale": self.config.entropy_anneal**iteration}
 
         def of_trained(question: Question) -> Results:
-            """Answers about the parameters that are trained alone, with the moments of the meta-batch."""
+            """Answers about the parameters that are trained alone, with what the iteration gives all of them."""
             whole = parameters.clone()
             whole[self.trained] = question.parameters
-            options = {**question.options, "mean": mean, "std": std}
+            options = {**question.options, **shared}
             results = evaluate(replace(question, parameters=whole, options=options))
             own = {"gradient": results["gradient"][:, self.trained]} if "gradient" in results else {}
             return results | own

@@ -13,10 +13,16 @@ CELL_SIZE = Key(
 )
 VF_LOSS_COEFF = Key("Value function", 0.5, number(0), "weight of the value function's loss, wherever π is trained")
 ENTROPY_COEFF = Key("Value function", 0.0, number(0), "weight of the policy's entropy, wherever π is trained")
+ENTROPY_ANNEAL = Key(
+    "Value function",
+    1.0,
+    number(0, 1, open_low=True),
+    "the weight of the entropy is multiplied by entropy_anneal^iteration",
+)
 
 # Of what is trained by PPO over whole trials (`mmaml.algorithms.recurrent.TrialPPO`).
 TRIAL = Declaration(
-    keys={"vf_loss_coeff": VF_LOSS_COEFF, "entropy_coeff": ENTROPY_COEFF},
+    keys={"vf_loss_coeff": VF_LOSS_COEFF, "entropy_coeff": ENTROPY_COEFF, "entropy_anneal": ENTROPY_ANNEAL},
     conditions=[
         Condition("meta_update", lambda config: config.chosen_update != "trpo", '"ppo" or "vpg"', "has no trust region")
     ],

@@ -203,6 +203,15 @@ def test_the_loss_is_that_of_its_parts(algorithm: str) -> None:
         assert found["loss"][task] == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_the_weight_of_the_entropy_shrinks_with_the_iteration() -> None:
+    keys = {"entropy_coeff": 0.2, "entropy_anneal": 0.5, "num_promp_steps": 1, "meta_update": "vpg"}
+    algo, block, parameters = collected("rl2", **FAMILIES["bandit"] | keys)
+    logged = [algo.update(parameters, block.evaluate(), iteration)[1] for iteration in (0, 3)]
+    (data,) = block.rollouts
+    assert -logged[0]["Loss-entropy"] == pytest.approx(0.2 * float(data.flat_distribution().entropy().mean()), rel=0.05)
+    assert logged[1]["Loss-entropy"] / logged[0]["Loss-entropy"] == pytest.approx(0.5**3, rel=0.01)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_padding_and_other_tasks_change_nothing(algorithm: str) -> None:
     """To the bit."""

@@ -71,6 +71,7 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "ls_backtrack_ratio": (0.3, FAR),
     "vf_loss_coeff": (0.1, VALUES),
     "entropy_coeff": (0.1, VALUES),
+    "entropy_anneal": (0.1, {"algorithm": "rl2", "entropy_coeff": 0.5}),
     "filters": (9, {"algorithm": "snail"}),
     "attention_size": (9, {"algorithm": "snail"}),
     "memory_embedding_size": (3, {"algorithm": "epn"}),
