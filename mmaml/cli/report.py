@@ -1,4 +1,4 @@
-"""`mmaml report`: one HTML page about many runs."""
+"""`mmaml report`: one page about many runs, as HTML or Markdown."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ differs between their configurations, what they cost.
 
 Runs that differ only in their seeds are one experiment. The returns are those of evaluation.json where all runs of an
 experiment have one, else those at the end of training. The page needs no other file, no script and no network.
+
+With an --output that ends in .md, only the returns and what a run costs, as tables in Markdown.
 """
 EXAMPLES = """\
 examples:
   mmaml report data/navigation_2d_maml_sweep
   mmaml report out/run1 out/run2 --output report.html --title "Two runs"
   mmaml report First=out/run1 Second=out/run2
+  mmaml report out/sweep --output returns.md
 """
 MAX_START = 2000  # within which an earlier report says that it is one
 
@@ -39,7 +42,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
     parser = Parser(prog, description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="a run's or a sweep's directory, or LABEL=directory")
-    add("--output", metavar="FILE", help="default: report.html")
+    add("--output", metavar="FILE", help="default: report.html; Markdown if it ends in .md")
     add("--title", help="of the page (default: the environments)")
     add("--smooth", type=whole_number, default=1, metavar="N", help="moving average of curves over N iterations")
     arguments = parser.parse_args(argv)
@@ -52,11 +55,12 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
 
 def check_output(path: Path) -> None:
     """Raise UsageError unless `path` can be written and is new, or an earlier report, which is replaced."""
-    from mmaml.report.page import GENERATOR
+    from mmaml.report import markdown, page
 
     check_file("--output", path)
+    marks = [written.GENERATOR.encode() for written in (page, markdown)]
     with writing("--output", path):
-        if path.exists() and GENERATOR.encode() not in path.read_bytes()[:MAX_START]:
+        if path.exists() and not any(mark in path.read_bytes()[:MAX_START] for mark in marks):
             raise UsageError("--output", f"'{path}' exists and is no earlier report", "choose another file")
 
 
@@ -66,6 +70,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     arguments = parse(argv, prog)
     runs = [labelled_run(text) for text in arguments.runs]
     from mmaml.report.gather import gather
+    from mmaml.report.markdown import markdown
     from mmaml.report.page import page
 
     check_output(arguments.output)
@@ -73,7 +78,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     environments = dict.fromkeys(experiment.env for experiment in gathered.experiments)
     title = arguments.title or f"Runs on {', '.join(environments)}"
     written = f"on {datetime.date.today().isoformat()} by mmaml {__version__}"
-    text = page(gathered, title, written, arguments.smooth)
+    as_markdown = arguments.output.suffix == ".md"
+    text = markdown(gathered, title, written) if as_markdown else page(gathered, title, written, arguments.smooth)
     with writing("--output", arguments.output):
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(arguments.output) as file:

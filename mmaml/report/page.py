@@ -20,15 +20,14 @@ from mmaml.report.statistics import (
     DRAWS,
     all_modes,
     interval95,
-    mean_over_seeds,
     measured,
     probability_of_improvement,
     resampled,
 )
+from mmaml.report.summary import UNKNOWN, by_tasks, duration, estimates, mean
 from mmaml.wording import counted
 
 GENERATOR = '<meta name="generator" content="mmaml report">'  # by which an earlier report is known
-UNKNOWN = "–"
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1f23; --soft: #5a626b; --line: #d9dde2; --ground: #ffffff;
@@ -78,7 +77,7 @@ class Markup(str):
 def page(gathered: Gathered, title: str, written: str, smooth: int = 1) -> str:
     """The whole page. written: when and by what. smooth: window of a moving average of the curves, in iterations."""
     experiments = gathered.experiments
-    groups = _by_tasks(experiments)
+    groups = by_tasks(experiments)
     runs = gathered.runs
     counts = f"{counted(len(experiments), 'experiment')}, {counted(len(runs), 'run')}"
     parts = [
@@ -111,14 +110,6 @@ def page(gathered: Gathered, title: str, written: str, smooth: int = 1) -> str:
     )
 
 
-def _by_tasks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
-    """Experiments whose returns may be compared are in one group."""
-    groups: dict[str, list[Experiment]] = {}
-    for experiment in experiments:
-        groups.setdefault(experiment.tasks, []).append(experiment)
-    return [*groups.values()]
-
-
 # Sections.
 
 
@@ -139,8 +130,8 @@ def _glance(group: Sequence[Experiment]) -> str:
                 str(len(runs)),
                 cells[0],
                 cells[-1] if len(cells) > 1 else "",
-                f"{_mean(run.curve.env_steps[-1] for run in runs):,.0f}",
-                _duration(_mean(run.seconds for run in runs)),
+                f"{mean(run.curve.env_steps[-1] for run in runs):,.0f}",
+                duration(mean(run.seconds for run in runs)),
             ]
         )
     stages = sorted({_last_stage(experiment) for experiment in group})
@@ -150,7 +141,7 @@ def _glance(group: Sequence[Experiment]) -> str:
 
 def _overall(experiment: Experiment) -> list[str]:
     """The return over all tasks at each stage, with its interval."""
-    means, intervals = _estimates(experiment)
+    means, intervals = estimates(experiment)
     return [_with_interval(means[-1, stage], intervals[:, -1, stage]) for stage in range(means.shape[1])]
 
 
@@ -194,7 +185,7 @@ def _explained(experiments: Sequence[Experiment]) -> str:
 
 def _returns(experiment: Experiment) -> str:
     """An experiment's returns: stages down, all tasks and each mode across."""
-    means, intervals = _estimates(experiment)
+    means, intervals = estimates(experiment)
     modes, names = all_modes(experiment.seeds), experiment.mode_names
     shown = [len(modes), *(range(len(modes)) if len(modes) > 1 else ())]
     header = ["stage", "all tasks", *(names.get(modes[group], f"mode {modes[group]}") for group in shown[1:])]
@@ -224,24 +215,6 @@ def _source(experiment: Experiment) -> str:
     return (
         f"{seeds}; {tasks} {evaluations[0].split} tasks each, evaluation.json after iteration {', '.join(iterations)}"
     )
-
-
-def _estimates(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Means [G, C], and intervals [2, G, C], NaN where nothing can be drawn; the trial is the last stage, if any."""
-    seeds = [_with_sum(seed) for seed in experiment.seeds] if _has_trial(experiment) else experiment.seeds
-    means = mean_over_seeds(measured(seeds))
-    if len(seeds) == 1 and len(seeds[0].modes) == 1:
-        return means, np.full((2, *means.shape), np.nan)
-    return means, interval95(mean_over_seeds(resampled(seeds)))
-
-
-def _has_trial(experiment: Experiment) -> bool:
-    return experiment.by_episode and experiment.seeds[0].returns.shape[1] > 1
-
-
-def _with_sum(seed: Any) -> Any:
-    """With the return of the whole trial as one more stage."""
-    return type(seed)(np.concatenate([seed.returns, seed.returns.sum(1, keepdims=True)], axis=1), seed.modes)
 
 
 def _improvement(groups: Iterable[Sequence[Experiment]]) -> list[str]:
@@ -308,8 +281,8 @@ def _runs(experiments: Sequence[Experiment]) -> str:
             f"{len(run.curve.env_steps):,}",
             f"{run.curve.env_steps[-1]:,.0f}",
             UNKNOWN if run.ranks is None else str(run.ranks),
-            _duration(run.seconds),
-            _duration(run.cpu_seconds),
+            duration(run.seconds),
+            duration(run.cpu_seconds),
         ]
         for experiment in experiments
         for run in experiment.runs
@@ -366,17 +339,3 @@ def _with_interval(value: float, interval: np.ndarray) -> str:
 def _swatch(index: int) -> str:
     """A patch in the colour of the experiment's curve."""
     return f'<span class="swatch" style="background:{COLOURS[index % len(COLOURS)]}"></span>'
-
-
-def _mean(values: Iterable[float | None]) -> float:
-    """NaN if one is not known."""
-    known = [math.nan if value is None else float(value) for value in values]
-    return sum(known) / len(known)
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None or math.isnan(seconds):
-        return UNKNOWN
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}"

@@ -1,0 +1,68 @@
+"""The returns of a report as Markdown: one table for each family of tasks, to be put into a text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmaml.figures.page import stage_name
+from mmaml.report.gather import Experiment, Gathered
+from mmaml.report.summary import UNKNOWN, by_tasks, duration, estimates, mean
+from mmaml.wording import counted
+
+GENERATOR = "<!-- by mmaml report -->"  # by which an earlier report is known
+
+
+def markdown(gathered: Gathered, title: str, written: str) -> str:
+    """The whole text. written: when and by what."""
+    counts = f"{counted(len(gathered.experiments), 'experiment')}, {counted(len(gathered.runs), 'run')}"
+    parts = [GENERATOR, f"# {title}", f"{counts}; written {written}."]
+    parts += [f"- {notice}" for notice in gathered.notices]
+    for group in by_tasks(gathered.experiments):
+        parts += [f"## {group[0].env}", returns_table(group)]
+    return "\n\n".join(parts) + "\n"
+
+
+def returns_table(group: Sequence[Experiment]) -> str:
+    """A row for each experiment: the return over all tasks at each stage, with its interval, and what a run costs."""
+    stages = max(experiment.seeds[0].returns.shape[1] for experiment in group)
+    header = ["", "seeds", *(_stage(group, stage) for stage in range(stages)), "env steps", "CPU time"]
+    rows = [_row(experiment, stages) for experiment in group]
+    return "\n".join(_line(cells) for cells in (header, ["---"] * len(header), *rows))
+
+
+def _row(experiment: Experiment, stages: int) -> list[str]:
+    means, intervals = estimates(experiment)
+    own = experiment.seeds[0].returns.shape[1]
+    cells = [_with_interval(means[-1, stage], intervals[:, -1, stage]) for stage in range(own)]
+    runs = experiment.runs
+    return [
+        experiment.label if experiment.evaluated else f"{experiment.label} (in training)",
+        str(len(runs)),
+        *cells,
+        *[""] * (stages - own),
+        f"{mean(run.curve.env_steps[-1] for run in runs):,.0f}",
+        duration(mean(run.cpu_seconds for run in runs)),
+    ]
+
+
+def _stage(group: Sequence[Experiment], stage: int) -> str:
+    """The name of a column, which in a mixed group serves steps and episodes."""
+    having = [one for one in group if one.seeds[0].returns.shape[1] > stage]
+    return ", or ".join(dict.fromkeys(stage_name(stage, one.by_episode) for one in having))
+
+
+def _with_interval(value: float, interval: np.ndarray) -> str:
+    """With as many decimals as an interval of that width calls for."""
+    if math.isnan(value):
+        return UNKNOWN
+    low, high = interval
+    decimals = max(0, min(2, 1 - math.floor(math.log10(high - low)))) if high > low else 2
+    shown = f"{value:,.{decimals}f}"
+    return shown if np.isnan(interval).any() else f"{shown} [{low:,.{decimals}f}, {high:,.{decimals}f}]"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
