@@ -16,10 +16,14 @@ import logging
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mmaml.errors import UsageError
+from mmaml.launcher.protocol import is_first_rank
 
 SWITCH = "MMAML_KERNEL"
 LANES = 16
@@ -35,17 +39,28 @@ def _loaded(most_bits: int = 512) -> ctypes.CDLL | None:
     try:
         return _library_for(most_bits)
     except OSError as error:
-        logging.getLogger(__name__).debug("computing without the compiled kernel: %s", error)
+        level = logging.WARNING if isinstance(error, StaleLibrary) and is_first_rank() else logging.DEBUG
+        logging.getLogger(__name__).log(level, "computing without the compiled kernel: %s", error)
         return None
 
 
+class StaleLibrary(OSError):
+    """There is a library, but not of `kernel.c` as it is now."""
+
+
 def _library_for(most_bits: int) -> ctypes.CDLL:
-    """Raises OSError, which says why there is none."""
-    if os.environ.get(SWITCH, "").lower() == "off":
+    """Raises OSError, which says why there is none, and UsageError where the switch has another value."""
+    asked = os.environ.get(SWITCH, "")
+    if asked.lower() not in ("", "on", "off"):
+        raise UsageError(SWITCH, expected="on or off", got=repr(asked), remedy="unset it")
+    if asked.lower() == "off":
         raise OSError(f"{SWITCH}=off")
     spec = find_spec("mmaml.policies._kernel")
     if spec is None or spec.origin is None:
         raise OSError("it was not compiled when the package was installed")
+    source, compiled = Path(__file__).with_name("kernel.c").read_bytes(), Path(spec.origin)
+    if source not in compiled.read_bytes():  # loading it could end the process
+        raise StaleLibrary(f"{compiled} is cut short or was compiled from another kernel.c; install the package again")
     library = ctypes.CDLL(spec.origin)
     if not library.vector_bits(most_bits):
         raise OSError("this processor lacks AVX2")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmaml.errors import UsageError
 from mmaml.policies import kernel
 from mmaml.policies.gru import gru_final_states, gru_shapes, gru_states, gru_step
 from mmaml.policies.mlp import mlp
@@ -165,19 +170,57 @@ def test_it_is_for_single_precision_on_the_cpu() -> None:
     assert not kernel.serves(torch.zeros(1, device="meta"))
 
 
-@pytest.mark.parametrize("why", ["off", "not built", "no library"])
-def test_without_it_all_is_computed_by_torch_and_one_line_says_why_to_who_debugs(
+@pytest.mark.parametrize("why", ["off", "not built", "stale"])
+def test_without_it_all_is_computed_by_torch_and_one_line_says_why(
     why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     text = tmp_path / "library"
-    text.write_text("no library")
+    text.write_text("of another kernel.c")
     spec = None if why == "not built" else ModuleSpec("kernel", None, origin=str(text))
     monkeypatch.setattr(kernel, "find_spec", lambda _: spec)
-    monkeypatch.setenv(kernel.SWITCH, "off" if why == "off" else "")
+    monkeypatch.setenv(kernel.SWITCH, "Off" if why == "off" else "")
     with caplog.at_level(logging.DEBUG):
         monkeypatch.setattr(kernel, "_library", kernel._loaded())
-    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING if why == "stale" else logging.DEBUG]
     assert not kernel.serves(torch.zeros(1))
     for case in (CASES[0], CASES[-1]):
         for single, double in zip(case(torch.float32), case(torch.float64), strict=True):
             torch.testing.assert_close(single.double(), double, rtol=0, atol=2e-5 * float(double.abs().max()) + 1e-7)
+
+
+@built
+@pytest.mark.parametrize("how", ["another source", "cut short"])
+def test_a_library_that_could_end_the_process_is_not_loaded(
+    how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    spec = kernel.find_spec("mmaml.policies._kernel")
+    assert spec is not None and spec.origin is not None
+    whole, source = Path(spec.origin).read_bytes(), Path(kernel.__file__).with_name("kernel.c").read_bytes()
+    end = whole.index(source) + len(source)
+    library = tmp_path / "library.so"
+    library.write_bytes(whole[: end - 1] if how == "cut short" else whole[: end - 1] + b" " + whole[end:])
+    monkeypatch.setattr(kernel, "find_spec", lambda _: ModuleSpec("kernel", None, origin=str(library)))
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: pytest.fail(f"{path} was loaded"))
+    assert kernel._loaded() is None
+    (record,) = caplog.records
+    assert str(library) in record.getMessage() and record.getMessage().endswith("install the package again")
+
+
+@built
+def test_a_library_that_has_its_source_is_whole(tmp_path: Path) -> None:
+    """All that a process loads lies before the end of the source: cut there, the library still computes."""
+    spec = kernel.find_spec("mmaml.policies._kernel")
+    assert spec is not None and spec.origin is not None
+    whole, source = Path(spec.origin).read_bytes(), Path(kernel.__file__).with_name("kernel.c").read_bytes()
+    library = tmp_path / "library.so"
+    library.write_bytes(whole[: whole.index(source) + len(source)])
+    program = f"import ctypes; print(ctypes.CDLL({str(library)!r}).vector_bits(256))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.stdout == "256\n", (ended.returncode, ended.stderr)
+
+
+def test_the_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, error in (("on", None), ("0", "MMAML_KERNEL: expected on or off, got '0'; unset it")):
+        monkeypatch.setenv(kernel.SWITCH, value)
+        with nullcontext() if error is None else pytest.raises(UsageError, match=error):
+            kernel._loaded()
