@@ -123,6 +123,29 @@ def test_bits_depend_neither_on_the_number_of_rows_nor_on_where_they_lie(nonline
     assert torch.equal(kernel.layer([(shifted, turned)], bias, nonlinearity), whole)
 
 
+def _otherwise_laid_out(x: Tensor) -> list[Tensor]:
+    """The same numbers in every other way in which callers have them in memory."""
+    last_first = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    every_second = torch.full((*x.shape[:2], 2 * x.shape[2]), torch.nan)[..., ::2].copy_(x)
+    within_wider = torch.full((x.shape[0], x.shape[1] + 2, x.shape[2] + 3), torch.nan)[:, 1:-1, 1:-2].copy_(x)
+    return [last_first, every_second, within_wider]
+
+
+@built
+@pytest.mark.parametrize("rows", [0, 1, 7, 200])
+def test_bits_do_not_depend_on_the_layout_in_memory(rows: int) -> None:
+    x, (weight, *_), (bias, *_) = _network((20, 37), rows, torch.float32)
+    d = torch.randn(M, rows, 37)
+    shared = weight[:1].expand(M, -1, -1)
+    whole, of_shared = kernel.layer([(x, weight)], bias), kernel.layer([(x, shared.clone())], bias)
+    assert torch.equal(kernel.layer([(x, shared)], bias), of_shared)
+    for moved in zip(*map(_otherwise_laid_out, (x, weight, bias, d)), strict=True):
+        assert torch.equal(kernel.layer([(moved[0], moved[1])], moved[2]), whole)
+        for found, expected in zip(kernel.outer([(moved[0], moved[3])]), kernel.outer([(x, d)]), strict=True):
+            assert torch.equal(found, expected)
+            assert rows or not found.any()
+
+
 @built
 def test_a_step_of_a_gru_has_the_bits_of_all_steps() -> None:
     params = {name: torch.randn(M, *shape) / 4 for name, shape in gru_shapes("g", 5, 20).items()}
@@ -224,3 +247,29 @@ def test_the_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(kernel.SWITCH, value)
         with nullcontext() if error is None else pytest.raises(UsageError, match=error):
             kernel._loaded()
+
+
+@built
+@pytest.mark.parametrize(
+    ("of", "shape"),
+    [("x", (M, 4, 6)), ("weight", (1, 5, 8)), ("bias", (1, 1, 8)), ("bias", (M, 4, 8)), ("y", (M, 1, 8))],
+)
+def test_other_shapes_are_refused_beyond_which_is_the_memory_of_others(of: str, shape: tuple[int, ...]) -> None:
+    values = {"x": torch.zeros(M, 4, 5), "weight": torch.zeros(M, 5, 8), "bias": torch.zeros(M, 1, 8)}
+    values |= {"y": torch.zeros(M, 4, 8)} | {of: torch.zeros(shape)}
+    with pytest.raises(ValueError, match="expected the shape"):
+        kernel.rate([(values["x"], values["weight"])], values["bias"], values["y"], "tanh")
+
+
+@built
+def test_other_shapes_of_sums_over_rows_and_of_grus_are_refused() -> None:
+    params = {name: torch.zeros(M, *shape) for name, shape in gru_shapes("g", 5, 4).items()}
+    x, h = torch.zeros(2, M, 3, 5), torch.zeros(M, 3, 4)
+    with pytest.raises(ValueError, match="d: expected the shape"):
+        kernel.outer([(torch.zeros(M, 4, 5), torch.zeros(M, 3, 5))])
+    with pytest.raises(ValueError, match="start: expected the shape"):
+        gru_step(params, "g", x[0], h[:, :1])
+    with pytest.raises(ValueError, match="weights: expected the shape"):
+        gru_states({name: value[:1] for name, value in params.items()}, "g", x)
+    with pytest.raises(ValueError, match="continues: expected the shape"):
+        kernel.gru_forward(x, torch.ones(1, M, 3, 1), h, [*params.values()], steps=2)
