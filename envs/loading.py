@@ -138,8 +138,11 @@ def _of_old_gym(found: Any) -> str:
     return f"{found.__name__} of old Gym's Env, from which gymnasium.Env differs" if is_old else ""
 
 
-def check_arguments(name: str, source: Source, env_kwargs: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an argument that `source` does not take, where it says which it takes."""
+def check_arguments(name: str, source: Source, env_kwargs: Mapping[str, Any], named: Collection[str] = ()) -> None:
+    """Raise ConfigError for an argument that `source` does not take, where it says which it takes.
+
+    named: arguments that the name says.
+    """
     try:
         parameters = () if source.takes is None else inspect.signature(source.takes).parameters.values()
     except (TypeError, ValueError):  # not written in Python
@@ -148,7 +151,7 @@ def check_arguments(name: str, source: Source, env_kwargs: Mapping[str, Any]) ->
         return
     accepted = [parameter.name for parameter in parameters]
     if source.is_family:
-        accepted = [key for key in accepted if key not in ("num_tasks", "rollouts_per_task")]
+        accepted = [key for key in accepted if key not in ("num_tasks", "rollouts_per_task", *named)]
     for key in env_kwargs:
         if key not in accepted:
             known = f"takes {', '.join(accepted)}" if accepted else "takes no arguments"

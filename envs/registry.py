@@ -23,11 +23,15 @@ from mmaml.errors import ConfigError, Interrupted, described, text_of
 
 
 class Family(NamedTuple):
-    """A registered family: its class as "package.module:ClassName", arguments, usual episode length in steps."""
+    """A registered family: its class as "package.module:ClassName", arguments, usual episode length in steps.
+
+    named: arguments that the name says, so that a configuration may not.
+    """
 
     location: str
     env_kwargs: Mapping[str, Any]
     horizon: int = 100
+    named: tuple[str, ...] = ()
 
 
 def _hexagon(radius: float) -> list[list[float]]:
@@ -153,7 +157,9 @@ def _made(name: str, num_tasks: int, rollouts_per_task: int, env_kwargs: Mapping
 def registered(name: str) -> Family | None:
     """The family of the toolkit that has this name, or this id of Gymnasium's."""
     if name.startswith(META_WORLD):
-        return Family("mmaml.envs.metaworld:MetaWorld", {"benchmark": name.removeprefix(META_WORLD)}, 500)
+        return Family(
+            "mmaml.envs.metaworld:MetaWorld", {"benchmark": name.removeprefix(META_WORLD)}, 500, ("benchmark",)
+        )
     return FAMILIES.get(name) or _BY_ID.get(name)
 
 
@@ -164,7 +170,7 @@ def source_of(name: str, env_kwargs: Mapping[str, Any]) -> Source:
     """
     family = registered(name)
     source = load(family.location if family else name, FAMILIES)
-    check_arguments(name, source, env_kwargs)
+    check_arguments(name, source, env_kwargs, family.named if family else ())
     return source.with_arguments({**(family.env_kwargs if family else {}), **env_kwargs})
 
 

@@ -75,7 +75,8 @@ def test_the_wheel_holds_what_a_run_needs(wheel: Path) -> None:
         about = f"mmaml-{mmaml.__version__}.dist-info"
         metadata = archive.read(f"{about}/METADATA").decode()
         entry_points = archive.read(f"{about}/entry_points.txt").decode()
-    compiled = {name for name in names if name.startswith("mmaml/policies/_kernel.")}
+        compiled = {name for name in names if name.startswith("mmaml/policies/_kernel.")}
+        assert all(archive.read("mmaml/policies/kernel.c") in archive.read(name) for name in compiled)
     assert len(compiled) == bool(shutil.which("gcc"))
     assert {name for name in names if not name.startswith(about)} == expected | compiled
     assert f"{about}/licenses/LICENSE" in names and "mmaml = mmaml.cli.main:main" in entry_points

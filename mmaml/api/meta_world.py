@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmaml.config.value_types import integer
 from mmaml.envs.metaworld import HORIZON, MetaWorld, library
 from mmaml.envs.registry import META_WORLD, make_family
 from mmaml.errors import UsageError
@@ -81,8 +82,13 @@ def evaluate(
     number of test environments that divides 40 goals of each. num_evals: how many tasks each of them gets; None: all of
     the 40 goals are used once. max_episode_steps: Meta-World's is 500. seed: what actions are drawn from.
 
-    Raises UsageError for a run on something else, for a policy that does not adapt by `adapt`, and for other sizes.
+    Raises UsageError for a run on something else, for a policy that does not adapt by `adapt` or that observes which
+    environment it is in, and for other sizes.
     """
+    _check_number("meta_batch_size", meta_batch_size, 1)
+    _check_number("evaluation_episodes", evaluation_episodes, 1)
+    _check_number("num_evals", 1 if num_evals is None else num_evals, 1)
+    _check_number("seed", seed, 0)
     seeds = range(seed * meta_batch_size, (seed + 1) * meta_batch_size)
     policies = [load(run, seed=one, horizon=max_episode_steps) for one in seeds]
     config = policies[0].config
@@ -92,6 +98,10 @@ def evaluate(
     if not policies[0].adapt_steps:
         remedy = "`mmaml evaluate` measures it by episode"
         raise UsageError("run", f"{config.algorithm} does not adapt as the protocol asks", remedy)
+    if config.env_kwargs.get("one_hot"):
+        raise UsageError(
+            "run", "it observes which environment it is in, which Meta-World's test environments do not show"
+        )
     family = make_family(config.env, **config.env_kwargs)
     assert isinstance(family, MetaWorld)
     share, rest = divmod(meta_batch_size, len(family.environments["test"]))
@@ -118,3 +128,9 @@ def evaluate(
     finally:
         environments.close()
     return Score(success_rate, mean_return, {name: float(rate) for name, rate in by_environment.items()})
+
+
+def _check_number(name: str, value: int, least: int) -> None:
+    kind = integer(least)
+    if not kind.accepts(value):
+        raise UsageError(name, expected=kind.expected, got=repr(value))

@@ -78,6 +78,7 @@ def details(name: str) -> str:
             ("configs", ", ".join(configs) or "none"),
         ]
     own = _arguments(registered.location if registered else name, defaults)
+    own = {argument: value for argument, value in own.items() if not registered or argument not in registered.named}
     facts.append(("env_kwargs", "may hold, with these defaults:" if own else "takes none"))
     width = max(len(fact) for fact, _ in facts)
     lines = [f"{fact:{width}}  {text}" for fact, text in facts]

@@ -18,6 +18,9 @@
 #error "written for GCC on x86-64; the package does without it"
 #endif
 
+/* The text of this file, last of what is loaded: kernel.py loads only a library that has the text it knows, whole. */
+__asm__(".pushsection .data\n.incbin \"" __FILE__ "\"\n.popsection");
+
 #define INLINE static inline __attribute__((always_inline))
 #define MAX_ROWS 6     /* of a tile: what is summed at a time, in registers */
 #define BLOCK_ROWS 120 /* whose inputs stay in the cache while they meet all columns; a multiple of 4, 5 and 6 */

@@ -16,10 +16,14 @@ import logging
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mmaml.errors import UsageError
+from mmaml.launcher.protocol import is_first_rank
 
 SWITCH = "MMAML_KERNEL"
 LANES = 16
@@ -35,17 +39,28 @@ def _loaded(most_bits: int = 512) -> ctypes.CDLL | None:
     try:
         return _library_for(most_bits)
     except OSError as error:
-        logging.getLogger(__name__).debug("computing without the compiled kernel: %s", error)
+        level = logging.WARNING if isinstance(error, StaleLibrary) and is_first_rank() else logging.DEBUG
+        logging.getLogger(__name__).log(level, "computing without the compiled kernel: %s", error)
         return None
 
 
+class StaleLibrary(OSError):
+    """There is a library, but not of `kernel.c` as it is now."""
+
+
 def _library_for(most_bits: int) -> ctypes.CDLL:
-    """Raises OSError, which says why there is none."""
-    if os.environ.get(SWITCH, "").lower() == "off":
+    """Raises OSError, which says why there is none, and UsageError where the switch has another value."""
+    asked = os.environ.get(SWITCH, "")
+    if asked.lower() not in ("", "on", "off"):
+        raise UsageError(SWITCH, expected="on or off", got=repr(asked), remedy="unset it")
+    if asked.lower() == "off":
         raise OSError(f"{SWITCH}=off")
     spec = find_spec("mmaml.policies._kernel")
     if spec is None or spec.origin is None:
         raise OSError("it was not compiled when the package was installed")
+    source, compiled = Path(__file__).with_name("kernel.c").read_bytes(), Path(spec.origin)
+    if source not in compiled.read_bytes():  # loading it could end the process
+        raise StaleLibrary(f"{compiled} is cut short or was compiled from another kernel.c; install the package again")
     library = ctypes.CDLL(spec.origin)
     if not library.vector_bits(most_bits):
         raise OSError("this processor lacks AVX2")
@@ -120,6 +135,12 @@ def gru_forward(
     """
     assert _library is not None
     (length, tasks, lanes, inputs), cell = x.shape, start.shape[-1]
+    _check("start", start, tasks, lanes, cell)
+    _check("continues", continues, length, tasks, lanes, 1)
+    for value, (rows, parts) in zip(
+        weights, ((inputs, 2), (cell, 2), (1, 2), (inputs, 1), (cell, 1), (1, 1)), strict=True
+    ):
+        _check("weights", value, tasks, rows, parts * cell)
     x, start, weights = x.contiguous(), start.contiguous(), [_matrices(value) for value in weights]
     continues = None if continues is None else continues.contiguous()
     gates, q, n, after = (steps_of_tasks(x, size) for size in (2 * cell, cell, cell, cell))
@@ -177,6 +198,12 @@ def _layer(
     assert _library is not None
     terms = [(_rows(x), weight) for x, weight in terms]
     (tasks, rows, _), cols = terms[0][0].shape, terms[0][1].shape[2]
+    for x, weight in terms:
+        _check("x", x, tasks, rows, weight.shape[1])
+        _check("weight", weight, tasks, weight.shape[1], cols)
+    for value in (y, rate, delta):
+        _check("values beside a layer", value, tasks, rows, cols)
+    _check("bias", bias, tasks, 1, cols)
     bias = None if bias is None else _rows(bias)
     beside = [None if value is None else value.contiguous() for value in (y, rate, delta)]
     out = terms[0][0].new_empty(tasks, rows, cols)
@@ -198,9 +225,17 @@ def _add_outer(x: Tensor, d: Tensor, out: Tensor | None, sums: Tensor | None) ->
     assert _library is not None
     x, d = _rows(x), _rows(d)
     (tasks, rows, inputs), cols = x.shape, d.shape[2]
+    _check("d", d, tasks, rows, cols)
+    _check("sum of products", out, tasks, inputs, cols)
     room = d.new_empty(OUTER_ROWS * OUTER_COLUMNS)
     factors = _at(x), x.stride(0), x.stride(1), _at(d), d.stride(0), d.stride(1)
     _library.outer(tasks, rows, inputs, cols, _at(room), _at(out), _at(sums), *factors)
+
+
+def _check(name: str, value: Tensor | None, *shape: int) -> None:
+    """Raises ValueError unless a tensor, if there is one, has this shape: beyond it is memory of others."""
+    if value is not None and value.shape != shape:
+        raise ValueError(f"{name}: expected the shape {[*shape]}, got {[*value.shape]}")
 
 
 def _at(value: Tensor | None) -> int | None:

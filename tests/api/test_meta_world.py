@@ -38,6 +38,21 @@ def test_other_sizes_are_refused(tmp_path: Path) -> None:
         evaluate(folder, meta_batch_size=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("meta_batch_size", 0), ("evaluation_episodes", 0), ("num_evals", 0.5), ("seed", -1)]
+)
+def test_numbers_are_checked_before_anything_is_loaded(name: str, value: int) -> None:
+    with pytest.raises(UsageError, match=rf"{name}: expected a whole number .*, got {value}"):
+        evaluate("nowhere", **{name: value})
+
+
+@needs_metaworld
+def test_a_policy_that_observes_its_environment_is_refused(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "run", **REACH, env_kwargs={"one_hot": True})
+    with pytest.raises(UsageError, match="run: it observes which environment it is in"):
+        evaluate(folder, meta_batch_size=1)
+
+
 def test_a_run_on_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="run: expected one on an ML benchmark of Meta-World, got one on 'Meta"):
         evaluate(trained(tmp_path / "run", n_itr=1), meta_batch_size=1)

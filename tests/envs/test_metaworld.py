@@ -185,7 +185,8 @@ def test_training_starts_without_a_warning() -> None:
         ("Meta-World/ML1-reach-v3", {"benchmark_seed": -1}, "benchmark_seed: expected a whole number from 0"),
         ("Meta-World/ML1-reach-v3", {"one_hot": 1}, "one_hot: expected true, false or null"),
         ("Meta-World/ML1-reach-v3", {"reward_version": "v3"}, "reward_version: expected one of"),
-        ("Meta-World/ML1-reach-v3", {"seed": 1}, "takes benchmark, .* reward_version, got 'seed'"),
+        ("Meta-World/ML1-reach-v3", {"seed": 1}, "takes benchmark_seed, one_hot, reward_version, got 'seed'"),
+        ("Meta-World/ML1-reach-v3", {"benchmark": "ML10"}, "takes benchmark_seed, .*, got 'benchmark'"),
     ],
 )
 def test_wrong_arguments_are_refused(env: str, env_kwargs: dict[str, Any], error: str) -> None:

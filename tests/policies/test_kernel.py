@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmaml.errors import UsageError
 from mmaml.policies import kernel
 from mmaml.policies.gru import gru_final_states, gru_shapes, gru_states, gru_step
 from mmaml.policies.mlp import mlp
@@ -118,6 +123,29 @@ def test_bits_depend_neither_on_the_number_of_rows_nor_on_where_they_lie(nonline
     assert torch.equal(kernel.layer([(shifted, turned)], bias, nonlinearity), whole)
 
 
+def _otherwise_laid_out(x: Tensor) -> list[Tensor]:
+    """The same numbers in every other way in which callers have them in memory."""
+    last_first = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    every_second = torch.full((*x.shape[:2], 2 * x.shape[2]), torch.nan)[..., ::2].copy_(x)
+    within_wider = torch.full((x.shape[0], x.shape[1] + 2, x.shape[2] + 3), torch.nan)[:, 1:-1, 1:-2].copy_(x)
+    return [last_first, every_second, within_wider]
+
+
+@built
+@pytest.mark.parametrize("rows", [0, 1, 7, 200])
+def test_bits_do_not_depend_on_the_layout_in_memory(rows: int) -> None:
+    x, (weight, *_), (bias, *_) = _network((20, 37), rows, torch.float32)
+    d = torch.randn(M, rows, 37)
+    shared = weight[:1].expand(M, -1, -1)
+    whole, of_shared = kernel.layer([(x, weight)], bias), kernel.layer([(x, shared.clone())], bias)
+    assert torch.equal(kernel.layer([(x, shared)], bias), of_shared)
+    for moved in zip(*map(_otherwise_laid_out, (x, weight, bias, d)), strict=True):
+        assert torch.equal(kernel.layer([(moved[0], moved[1])], moved[2]), whole)
+        for found, expected in zip(kernel.outer([(moved[0], moved[3])]), kernel.outer([(x, d)]), strict=True):
+            assert torch.equal(found, expected)
+            assert rows or not found.any()
+
+
 @built
 def test_a_step_of_a_gru_has_the_bits_of_all_steps() -> None:
     params = {name: torch.randn(M, *shape) / 4 for name, shape in gru_shapes("g", 5, 20).items()}
@@ -165,19 +193,83 @@ def test_it_is_for_single_precision_on_the_cpu() -> None:
     assert not kernel.serves(torch.zeros(1, device="meta"))
 
 
-@pytest.mark.parametrize("why", ["off", "not built", "no library"])
-def test_without_it_all_is_computed_by_torch_and_one_line_says_why_to_who_debugs(
+@pytest.mark.parametrize("why", ["off", "not built", "stale"])
+def test_without_it_all_is_computed_by_torch_and_one_line_says_why(
     why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     text = tmp_path / "library"
-    text.write_text("no library")
+    text.write_text("of another kernel.c")
     spec = None if why == "not built" else ModuleSpec("kernel", None, origin=str(text))
     monkeypatch.setattr(kernel, "find_spec", lambda _: spec)
-    monkeypatch.setenv(kernel.SWITCH, "off" if why == "off" else "")
+    monkeypatch.setenv(kernel.SWITCH, "Off" if why == "off" else "")
     with caplog.at_level(logging.DEBUG):
         monkeypatch.setattr(kernel, "_library", kernel._loaded())
-    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING if why == "stale" else logging.DEBUG]
     assert not kernel.serves(torch.zeros(1))
     for case in (CASES[0], CASES[-1]):
         for single, double in zip(case(torch.float32), case(torch.float64), strict=True):
             torch.testing.assert_close(single.double(), double, rtol=0, atol=2e-5 * float(double.abs().max()) + 1e-7)
+
+
+@built
+@pytest.mark.parametrize("how", ["another source", "cut short"])
+def test_a_library_that_could_end_the_process_is_not_loaded(
+    how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    spec = kernel.find_spec("mmaml.policies._kernel")
+    assert spec is not None and spec.origin is not None
+    whole, source = Path(spec.origin).read_bytes(), Path(kernel.__file__).with_name("kernel.c").read_bytes()
+    end = whole.index(source) + len(source)
+    library = tmp_path / "library.so"
+    library.write_bytes(whole[: end - 1] if how == "cut short" else whole[: end - 1] + b" " + whole[end:])
+    monkeypatch.setattr(kernel, "find_spec", lambda _: ModuleSpec("kernel", None, origin=str(library)))
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: pytest.fail(f"{path} was loaded"))
+    assert kernel._loaded() is None
+    (record,) = caplog.records
+    assert str(library) in record.getMessage() and record.getMessage().endswith("install the package again")
+
+
+@built
+def test_a_library_that_has_its_source_is_whole(tmp_path: Path) -> None:
+    """All that a process loads lies before the end of the source: cut there, the library still computes."""
+    spec = kernel.find_spec("mmaml.policies._kernel")
+    assert spec is not None and spec.origin is not None
+    whole, source = Path(spec.origin).read_bytes(), Path(kernel.__file__).with_name("kernel.c").read_bytes()
+    library = tmp_path / "library.so"
+    library.write_bytes(whole[: whole.index(source) + len(source)])
+    program = f"import ctypes; print(ctypes.CDLL({str(library)!r}).vector_bits(256))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.stdout == "256\n", (ended.returncode, ended.stderr)
+
+
+def test_the_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, error in (("on", None), ("0", "MMAML_KERNEL: expected on or off, got '0'; unset it")):
+        monkeypatch.setenv(kernel.SWITCH, value)
+        with nullcontext() if error is None else pytest.raises(UsageError, match=error):
+            kernel._loaded()
+
+
+@built
+@pytest.mark.parametrize(
+    ("of", "shape"),
+    [("x", (M, 4, 6)), ("weight", (1, 5, 8)), ("bias", (1, 1, 8)), ("bias", (M, 4, 8)), ("y", (M, 1, 8))],
+)
+def test_other_shapes_are_refused_beyond_which_is_the_memory_of_others(of: str, shape: tuple[int, ...]) -> None:
+    values = {"x": torch.zeros(M, 4, 5), "weight": torch.zeros(M, 5, 8), "bias": torch.zeros(M, 1, 8)}
+    values |= {"y": torch.zeros(M, 4, 8)} | {of: torch.zeros(shape)}
+    with pytest.raises(ValueError, match="expected the shape"):
+        kernel.rate([(values["x"], values["weight"])], values["bias"], values["y"], "tanh")
+
+
+@built
+def test_other_shapes_of_sums_over_rows_and_of_grus_are_refused() -> None:
+    params = {name: torch.zeros(M, *shape) for name, shape in gru_shapes("g", 5, 4).items()}
+    x, h = torch.zeros(2, M, 3, 5), torch.zeros(M, 3, 4)
+    with pytest.raises(ValueError, match="d: expected the shape"):
+        kernel.outer([(torch.zeros(M, 4, 5), torch.zeros(M, 3, 5))])
+    with pytest.raises(ValueError, match="start: expected the shape"):
+        gru_step(params, "g", x[0], h[:, :1])
+    with pytest.raises(ValueError, match="weights: expected the shape"):
+        gru_states({name: value[:1] for name, value in params.items()}, "g", x)
+    with pytest.raises(ValueError, match="continues: expected the shape"):
+        kernel.gru_forward(x, torch.ones(1, M, 3, 1), h, [*params.values()], steps=2)
