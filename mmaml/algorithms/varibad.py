@@ -15,6 +15,11 @@ log p is -(r - r̂)² ("gaussian"), or the log-probability of whether the reward
 step of an episode led is unknown if another episode of the trial follows: the next observation is the first of that
 one. d says so to the encoder, and a decoder that reads the next observation leaves such steps out.
 
+With `vae_normalize_rewards`, encoder and decoder read (r - mean) / std, clipped to ±10, in place of r: inputs of one
+scale, of which none is lost beside the others (LeCun et al. 1998, "Efficient BackProp", §4.3). mean and std, over the
+rewards in the buffer, are parameters that no optimiser changes. Each iteration sets them anew before its steps of
+encoder and decoder, and the next one acts with them.
+
 With `vae_prefixes` or `vae_decoded_steps`, so many t or k are drawn for each trial, without repetition, in place of
 all, and their sum is scaled up, so that L is the same on average. The published code does not scale it, and adds up its
 KL over the trials of a batch; its weight of the KL corresponds to another w (docs/algorithms/varibad.md).
@@ -33,16 +38,16 @@ from torch import Tensor
 from mmaml.algorithms.networks import policy_of
 from mmaml.algorithms.recurrent import TrialPPO, at_least_two_lanes
 from mmaml.algorithms.shared_keys import CELL_SIZE, TRIAL
-from mmaml.config.declaration import Key
+from mmaml.config.declaration import Condition, Key
 from mmaml.config.keys import Config
-from mmaml.config.value_types import SIZES, choice, integer, number, optional
+from mmaml.config.value_types import FLAG, SIZES, choice, integer, number, optional
 from mmaml.fault_points import reached
 from mmaml.policies.belief import BeliefEncoder, RewardDecoder, draw, kl_of_beliefs
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.mlp import MLP
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.sampling.acting import Actor, Step
-from mmaml.sampling.normalisation import Scaling, scaling_size
+from mmaml.sampling.normalisation import MAX_NORMALISED, Moments, Scaling, moments_of, scaling_size
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.seeding import generator
 from mmaml.updates.adam import Adam
@@ -94,6 +99,12 @@ DECLARATION = TRIAL.extended(
             choice("gaussian", "bernoulli"),
             'what is decoded: "gaussian", the reward; "bernoulli", whether it is positive',
         ),
+        "vae_normalize_rewards": Key(
+            "Belief",
+            False,
+            FLAG,
+            "encoder and decoder read rewards with mean 0 and standard deviation 1 over the buffer, clipped to ±10",
+        ),
         "kl_weight": Key("Belief", 1.0, number(0), "w, weight of the KL between successive beliefs"),
         "vae_learning_rate": Key(
             "Belief",
@@ -107,6 +118,14 @@ DECLARATION = TRIAL.extended(
         "vae_prefixes": Key("Belief", None, optional(integer(1)), "how many t of ELBO_t are drawn; null: all"),
         "vae_decoded_steps": Key("Belief", None, optional(integer(1)), "how many k of an ELBO_t are drawn; null: all"),
     },
+    conditions=[
+        Condition(
+            "vae_normalize_rewards",
+            lambda config: not config.vae_normalize_rewards or config.reward_likelihood == "gaussian",
+            expected="false",
+            reason='decodes with reward_likelihood "bernoulli" whether a reward is positive',
+        ),
+    ],
     weights={"cell_size": lambda config: 3 * config.cell_size**2},
     kept={"vae_buffer_size": _buffer_numbers},
     computed={("vae_batch_size", "vae_prefixes", "vae_decoded_steps"): _decoded_numbers},
@@ -119,6 +138,7 @@ READ = {
     "transition": ("observations", "actions", "next_observations"),
 }
 Trials = dict[str, Tensor]
+REWARD_MEAN, REWARD_STD = "rewards.mean", "rewards.std"
 SAMPLES = 64  # latent vectors that stand for a belief in pictures
 
 
@@ -143,8 +163,11 @@ class VariBAD(TrialPPO):
 
         acting = ParamSpec(self.policy.shapes | self.value.shapes)
         self.variational = ParamSpec(self.encoder.shapes | self.decoder.shapes)
-        self.spec = ParamSpec(acting.shapes | self.variational.shapes)
-        self.trained, self.encoded = slice(0, acting.total), slice(acting.total, self.spec.total)
+        scales = {REWARD_MEAN: (1, 1), REWARD_STD: (1, 1)} if config.vae_normalize_rewards else {}
+        self.spec = ParamSpec(acting.shapes | self.variational.shapes | scales)
+        self.trained = slice(0, acting.total)
+        self.encoded = slice(acting.total, acting.total + self.variational.total)
+        self.scales = slice(self.encoded.stop, self.spec.total)
         self.meta_update = make_update(config, acting, inner_steps=0)
         self.optimizer = Adam(config.vae_learning_rate, self.variational.total)
         length = config.lane_length
@@ -156,13 +179,29 @@ class VariBAD(TrialPPO):
 
     def init(self, rng: np.random.Generator) -> Params:
         acting = self.policy.init(rng) | self.value.init(rng)
-        return acting | self.encoder.init(rng, self.config.lane_length) | self.decoder.init(rng)
+        variational = self.encoder.init(rng, self.config.lane_length) | self.decoder.init(rng)
+        if not self.config.vae_normalize_rewards:
+            return acting | variational
+        return acting | variational | {REWARD_MEAN: torch.zeros(1, 1), REWARD_STD: torch.ones(1, 1)}
+
+    # What encoder and decoder read.
+
+    def read_rewards(self, params: Params, rewards: Tensor) -> Tensor:
+        """Rewards [M, N, …] as encoder and decoder read them."""
+        if not self.config.vae_normalize_rewards:
+            return rewards
+        mean, std = (params[name].view(-1, *[1] * (rewards.dim() - 1)) for name in (REWARD_MEAN, REWARD_STD))
+        return ((rewards - mean) / std).clamp(-MAX_NORMALISED, MAX_NORMALISED)
+
+    def read_inputs(self, params: Params, step: Step) -> Tensor:
+        """Inputs of the encoder at some steps, [M, N, …, O+A+2]."""
+        return self.inputs(step._replace(previous_reward=self.read_rewards(params, step.previous_reward)))
 
     # Acting.
 
     def actor(self, state: Params) -> Actor:
         def act(step: Step, carried: Any) -> tuple[Distribution, Any]:
-            x = at_least_two_lanes(self.inputs(step))
+            x = at_least_two_lanes(self.read_inputs(state, step))
             h = self.encoder.begin(x) if carried is None else self.encoder.step(state, x, at_least_two_lanes(carried))
             belief = self.encoder.belief(state, h)[:, : step.observation.shape[1]]
             seen = torch.cat([step.observation, belief], -1)
@@ -173,17 +212,19 @@ class VariBAD(TrialPPO):
     def beliefs(self, params: Params, data: Rollouts) -> Tensor:
         """b_t with which the policy acted at each step, [T, M, N, 2L]; no gradient."""
         with torch.no_grad():
-            x = at_least_two_lanes(self.inputs(data.steps())).permute(2, 0, 1, 3).contiguous()
+            x = at_least_two_lanes(self.read_inputs(params, data.steps())).permute(2, 0, 1, 3).contiguous()
             return self.encoder.beliefs(params, self.encoder.states(params, x[1:]))[:, :, : data.rewards.shape[1]]
 
     def beliefs_of(self, params: Params, trials: Trials) -> Tensor:
-        """b_0 … b_T of whole trials [M, N, T, …]: [T+1, M, N, 2L]; differentiable."""
+        """b_0 … b_T of whole trials [M, N, T, …], as they are read: [T+1, M, N, 2L]; differentiable."""
         x = at_least_two_lanes(encoder_inputs(trials)).permute(2, 0, 1, 3).contiguous()
         return self.encoder.beliefs(params, self.encoder.states(params, x))[:, :, : trials["rewards"].shape[1]]
 
     def beliefs_after(self, params: Params, data: Rollouts, steps: Tensor) -> Tensor:
         """b after some numbers of steps [M, N, S] of each lane, 0 … T: [M, N, S, 2L]; differentiable."""
-        beliefs = self.beliefs_of(params, transitions(data)).permute(1, 2, 0, 3)
+        trials = transitions(data)
+        trials["rewards"] = self.read_rewards(params, trials["rewards"])
+        beliefs = self.beliefs_of(params, trials).permute(1, 2, 0, 3)
         return beliefs.gather(2, steps[..., None].expand(*steps.shape, beliefs.shape[-1]))
 
     # Functions of the parameters.
@@ -206,7 +247,7 @@ class VariBAD(TrialPPO):
     def negative_elbo(self, params: Params, trials: Trials, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Of B trials: Σ_t E[Σ_k -log p(r_k | m, step k)] and Σ_t KL_t, [B] each.
 
-        params: encoder's and decoder's, [1, …]. trials: as the buffer draws them. rng: of the latent vectors, and of
+        params: encoder's and decoder's, [1, …]. trials: as `as_seen_now` gives them. rng: of the latent vectors, and of
         the t and k that are drawn.
         """
         config = self.config
@@ -261,6 +302,8 @@ class VariBAD(TrialPPO):
             read = observations.expand(len(flat), *observations.shape)
             found = self.decoder(one, draw(flat, torch.from_numpy(noise)), read)
             found = found if self.config.reward_likelihood == "gaussian" else found.sigmoid()
+            if self.config.vae_normalize_rewards:
+                found = found * one[REWARD_STD] + one[REWARD_MEAN]
             return found.mean(1).view(*steps.shape, -1)
 
     # On the master.
@@ -270,13 +313,15 @@ class VariBAD(TrialPPO):
         parameters, logged = super().update(parameters, evaluate, iteration)
         (data,) = evaluate.rollouts()
         self.buffer.add(self.to_keep(data, evaluate.scaling))
+        scales = self.scales_of_rewards() if self.config.vae_normalize_rewards else parameters[self.scales]
+        scaled_by = self.spec.unflatten(torch.cat([parameters[: self.scales.start], scales]))
         encoded, sums = parameters[self.encoded], np.zeros(2)
         # Beliefs that change faster than the policy can follow end a run that had learned.
         self.optimizer.learning_rate = self.config.vae_learning_rate * self.config.learning_rate_anneal**iteration
         for step in range(self.config.vae_updates):
             reached("master step", step=step)
             rng = generator(self.config.seed, "variational", iteration, step)
-            trials = self.as_seen_now(self.buffer.draw(rng, self.config.vae_batch_size), evaluate.scaling)
+            trials = self.as_seen_now(self.buffer.draw(rng, self.config.vae_batch_size), evaluate.scaling, scaled_by)
             params = self.variational.per_task(encoded, 1)
             loss, error, kl = self.variational_loss(params, trials, rng)
             gradient = self.variational.gradient_per_task(loss, params)[0]
@@ -284,7 +329,7 @@ class VariBAD(TrialPPO):
             sums += [float(error.detach()), float(kl.detach())]
         error_mean, kl_mean = sums / self.config.vae_updates if self.config.vae_updates else (math.nan, math.nan)
         logged |= {"RewardError": error_mean / (self.config.lane_length + 1), "BeliefKL": kl_mean}
-        return torch.cat([parameters[self.trained], encoded]), logged
+        return torch.cat([parameters[self.trained], encoded, scales]), logged
 
     def to_keep(self, data: Rollouts, scaling: Tensor | None) -> Trials:
         """Entries of the buffer: trials, each with the scaling by which its observations are normalised."""
@@ -294,8 +339,15 @@ class VariBAD(TrialPPO):
         assert scaling is not None
         return trials | {"scaling": scaling.expand(len(trials["rewards"]), -1)}
 
-    def as_seen_now(self, trials: Trials, scaling: Tensor | None) -> Trials:
-        """Trials of the buffer, with their observations normalised as the policy sees them in this iteration."""
+    def scales_of_rewards(self) -> Tensor:
+        """Mean and standard deviation of the rewards in the buffer, [2]."""
+        held, moments = self.buffer.state_dict(), Moments(1)
+        moments.add(*moments_of(held["rewards"][held["mask"] > 0].numpy()[:, None]))
+        return torch.tensor([moments.mean[0], moments.std[0]], dtype=torch.float32)
+
+    def as_seen_now(self, trials: Trials, scaling: Tensor | None, params: Params) -> Trials:
+        """Trials of the buffer, with observations normalised as in this iteration, and rewards as they are read."""
+        trials = trials | {"rewards": self.read_rewards(params, trials["rewards"])}
         now = Scaling.from_vector(scaling)
         if now is None or "scaling" not in trials:
             return trials

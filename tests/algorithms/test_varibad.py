@@ -33,9 +33,10 @@ def elbo(algo: VariBAD, flat: torch.Tensor, trials: dict[str, torch.Tensor], see
 
 
 @pytest.mark.parametrize("env, length", [("BernoulliBandit", 1), (f"{MODULE}:Recall", 3)])
-def test_the_policy_learns_from_the_beliefs_that_it_acted_on(env: str, length: int) -> None:
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_policy_learns_from_the_beliefs_that_it_acted_on(env: str, length: int, normalized: bool) -> None:
     """To the bit, whether encoded step by step or as a trial."""
-    algo, block, parameters = collected(env=env, max_path_length=length)
+    algo, block, parameters = collected(env=env, max_path_length=length, vae_normalize_rewards=normalized)
     (data,) = block.rollouts
     meta = algo.spec.per_task(parameters, data.tasks)
     steps, beliefs, carried = data.steps(), algo.beliefs(meta, data), None
@@ -45,8 +46,10 @@ def test_the_policy_learns_from_the_beliefs_that_it_acted_on(env: str, length: i
         assert torch.equal(algo.encoder.belief(meta, carried), beliefs[t])
     new, _ = algo.outputs(meta, data)
     torch.testing.assert_close(new.log_prob(data.flat("actions")), data.flat("log_probs"), rtol=1e-5, atol=1e-6)
-    following = encoder_inputs(transitions(data))[:, :, :-1]
-    assert torch.equal(following, algo.inputs(steps)[:, :, 1:])  # the trials of the buffer are read as those acted in
+    trials = transitions(data)
+    trials["rewards"] = algo.read_rewards(meta, trials["rewards"])
+    following = encoder_inputs(trials)[:, :, :-1]
+    assert torch.equal(following, algo.read_inputs(meta, steps)[:, :, 1:])  # the buffer's are read as those acted in
     assert beliefs[1:].std() > 0.01
 
 
@@ -109,6 +112,18 @@ def test_the_rewards_that_a_belief_expects_are_means_over_its_latent_vectors() -
     torch.testing.assert_close(some, expected[:, :, [7, 2]])
     algo.config = algo.config.replace(decoder_reads="transition")
     assert algo.expected_rewards(parameters, data, after, cells) is None
+
+
+def test_rewards_that_are_normalised_are_expected_in_their_own_units() -> None:
+    values = {"env": "GridNavi", "max_path_length": 3, "decoder_reads": "next_observation"}
+    algo, block, parameters = collected(**values, vae_normalize_rewards=True)
+    (data,) = block.rollouts
+    after, cells = torch.arange(4).expand(3, 4, -1), torch.tensor([[0.0, 0.0], [2.0, 4.0]])
+    parameters[algo.scales] = torch.tensor([0.0, 1.0])
+    expected = algo.expected_rewards(parameters, data, after, cells)
+    data.rewards.mul_(4).sub_(2)  # the same rewards, in another unit and from another zero
+    parameters[algo.scales] = torch.tensor([-2.0, 4.0])
+    torch.testing.assert_close(algo.expected_rewards(parameters, data, after, cells), 4 * expected - 2)
 
 
 def test_the_walks_on_a_grid_show_the_beliefs_at_the_ends_of_episodes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,35 @@ def test_earlier_trials_are_read_as_the_policy_sees_them_now(monkeypatch: pytest
         assert torch.equal(kinds, expected[name].unique(dim=0)) and (counts % 2 == 0).all()
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+def test_normalised_rewards_train_encoder_and_decoder_alike_in_any_unit(normalized: bool) -> None:
+    values = {"env": "GaussianBandit", "vae_normalize_rewards": normalized, "learning_rate": 1e-9}
+    moved = []
+    for unit, zero in ((1.0, 0.0), (0.01, 3.0)):
+        algo, block, flat = collected(**values)
+        rewards = block.rollouts[0].rewards
+        rewards.mul_(unit).add_(zero)
+        moved.append(algo.update(flat, block.evaluate(), 0)[0][algo.encoded])
+    assert torch.allclose(*moved, rtol=1e-3, atol=1e-4) == normalized
+
+
+def test_rewards_are_normalised_by_those_of_the_buffer_and_padding_is_none_of_them() -> None:
+    """From the update on: PPO reads beliefs as they were acted on."""
+    algo, block, flat = collected(**UNEVEN, vae_normalize_rewards=True, vae_updates=1, learning_rate=1e-9)
+    (data,) = block.rollouts
+    data.rewards[:] = 100 * torch.randn(data.rewards.shape, generator=torch.Generator().manual_seed(0)).abs()
+    data.rewards[data.mask == 0] = 1e4
+    real = data.rewards[data.mask > 0].double().numpy()
+    assert 0 < len(real) < data.rewards.numel()
+    evaluate = block.evaluate()
+    for iteration in range(2):
+        moved, _ = algo.update(flat, evaluate, iteration)
+        np.testing.assert_allclose(moved[algo.scales], [real.mean(), real.std()], rtol=1e-6)
+    params = algo.spec.per_task(moved, 1)
+    read = algo.read_rewards(params, torch.tensor([[real.mean(), real.mean() - real.std(), 1e9, -1e9]]).float())
+    torch.testing.assert_close(read, torch.tensor([[0.0, -1.0, 10.0, -10.0]]), rtol=1e-5, atol=1e-5)
+
+
 def test_the_buffer_of_a_run_holds_by_what_each_trial_was_normalised(tmp_path: Path) -> None:
     config = config_of(**UNEVEN, normalize_observations=True, n_itr=3, dump_path=str(tmp_path / "run"))
     vectors = run(config)["algorithm"]["buffer"]["scaling"].view(3, -1, 4 * 2 + 1)
@@ -141,6 +170,7 @@ def test_it_learns_which_arm_gives_and_without_its_belief_it_cannot(
 def test_a_run_that_goes_on_is_the_run_that_did_not_stop(tmp_path: Path) -> None:
     """Both optimisers and the buffer are in the checkpoint."""
     values = {"save_steps": 1, "num_minibatches": 2, "vae_prefixes": 3, "vae_buffer_size": 30}
+    values |= {"vae_normalize_rewards": True}
     whole = run(config_of(**values, n_itr=5, dump_path=str(tmp_path / "whole")))
     run(config_of(**values, n_itr=3, dump_path=str(tmp_path / "parts")))
     again = {"restore_path": str(tmp_path / "parts"), "dump_path": str(tmp_path / "parts")}
@@ -216,3 +246,5 @@ def test_a_run_says_at_its_start_that_it_has_next_to_nothing_to_decode(
 def test_keys_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="meta_update: expected"):
         config_of(meta_update="trpo")
+    with pytest.raises(ConfigError, match="vae_normalize_rewards: expected false"):
+        config_of(vae_normalize_rewards=True, reward_likelihood="bernoulli")

@@ -95,6 +95,7 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "decoder_hidden_sizes": ([7], BELIEFS),
     "decoder_reads": ("transition", BELIEFS),
     "reward_likelihood": ("bernoulli", BELIEFS),
+    "vae_normalize_rewards": (True, BELIEFS),
     "kl_weight": (0.1, BELIEFS),
     "vae_learning_rate": (0.01, BELIEFS),
     "vae_updates": (1, BELIEFS),

@@ -36,6 +36,11 @@ VALUES: dict[str, Any] = SMALL | {
 RUNS: dict[str, dict[str, Any]] = {
     "proof": {"algorithm": f"{MODULE}:RecurrentBandit", "env": f"{MODULE}:WaitingBandit"},
     **{name: {"algorithm": name, "env": "tests.helpers.probes:RandomLengths"} for name in REMEMBERING},
+    "varibad": {
+        "algorithm": "varibad",
+        "env": "tests.helpers.probes:RandomLengths",
+        "vae_normalize_rewards": True,
+    },
     "mgrl": {
         "algorithm": "mgrl",
         "env": "tests.helpers.probes:RandomLengths",
