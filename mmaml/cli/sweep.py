@@ -20,7 +20,7 @@ from mmaml.config.value_types import LARGEST_INTEGER
 from mmaml.errors import UsageError
 from mmaml.parallel.cores import physical_cores
 from mmaml.paths import absolute, located
-from mmaml.storage.checkpoint import file_name
+from mmaml.storage.checkpoint import by_iteration
 from mmaml.storage.layout import FOLDER, PARAMS
 from mmaml.storage.starting import DEFAULT_FOLDER
 from mmaml.storage.writable import check_folder
@@ -106,7 +106,10 @@ def _run(argv: list[str] | None, prog: str | None) -> int:
         return [str(config), "--resume", "--dump_path", str(folder / run.name), "--ranks", "1", *overrides]
 
     configs = checked(runs, arguments, folder, options.grid)
-    finished = [run.name for run, config in configs.items() if has_finished(folder / run.name, config)]
+    done = {run: iterations_of(folder / run.name) for run in runs}
+    finished = [run.name for run, config in configs.items() if done[run] >= config.n_itr]
+    if longer := sum(done[run] > config.n_itr for run, config in configs.items()):
+        print(f"notice: more iterations than n_itr in {counted(longer, 'run')}, left unchanged", file=sys.stderr)
 
     def command(run: SweepRun) -> list[str]:
         return [sys.executable, "-m", "mmaml", "train", *arguments(run)]
@@ -151,9 +154,10 @@ def checked(
     return found
 
 
-def has_finished(run: Path, config: Config) -> bool:
-    """Whether a run has had all of its iterations."""
-    return (run / FOLDER / file_name(config.n_itr)).exists()
+def iterations_of(run: Path) -> int:
+    """How many iterations a run has had, by its newest checkpoint."""
+    folder = run / FOLDER
+    return max((iteration for iteration, _ in by_iteration(folder)), default=0) if folder.is_dir() else 0
 
 
 def _options_of_slurm(words: Sequence[str]) -> dict[str, Any]:

@@ -58,6 +58,10 @@ def test_the_command_trains_every_run_and_has_nothing_left_to_do(here: Path, cap
     assert {folder: Path(f"{folder}.log").read_text() for folder in folders} == logs  # nothing was started
     assert sweep.main([*options, "n_itr=3"]) == 0
     assert all(rows(folder) == [0, 1, 2] for folder in folders)
+    files = {path: path.read_bytes() for path in (here / "out").rglob("*") if path.is_file()}
+    assert sweep.main([*options, "n_itr=1"]) == 0
+    assert capfd.readouterr().err == "notice: more iterations than n_itr in 4 runs, left unchanged\n"
+    assert {path: path.read_bytes() for path in (here / "out").rglob("*") if path.is_file()} == files
     (here / "out" / "discount-0.5" / "seed_6").mkdir()
     capfd.readouterr()
     other_value = [*words("--seeds", "6,1,5", "--grid", "discount=0.9,0.5")[4:], "n_itr=3", "gae_lambda=0.5"]
