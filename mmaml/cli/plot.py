@@ -113,7 +113,11 @@ def draw_curves(arguments: argparse.Namespace, runs: list[tuple[str, Path]]) -> 
     read = [curves.read_run(path, label) for label, path in runs]
     first = read[0][1].env_steps
     per_iteration = arguments.env_steps_per_iteration or float(first[-1] / len(first))
-    drawn = curves.group_runs(read)
+    kept, repeats = curves.without_repeats(read)
+    for repeat, longest in repeats:
+        seed, (same, other) = read[longest][0]["seed"], (as_written(runs[index][1]) for index in (repeat, longest))
+        print(f"notice: {same} repeats seed {seed} of {other}, and is left out", file=sys.stderr)
+    drawn = curves.group_runs([read[index] for index in kept])
     for text in arguments.overlay:
         label, file = labelled("--overlay", text)
         check_text("--overlay", label)

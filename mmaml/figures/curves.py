@@ -164,6 +164,24 @@ def experiments_of(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[list[in
     return list(groups.values())
 
 
+def without_repeats(runs: Sequence[tuple[dict[str, Any], Curve]]) -> tuple[list[int], list[tuple[int, int]]]:
+    """The indices of one run of each seed of an experiment, that with the most iterations, experiment by experiment.
+
+    And those of the others, each with that of the run whose seed it repeats: the same numbers would count twice.
+    """
+    kept: list[int] = []
+    repeats: list[tuple[int, int]] = []
+    for members in experiments_of(runs):
+        by_seed: dict[str, list[int]] = {}
+        for index in members:
+            by_seed.setdefault(repr(runs[index][0].get("seed", (index,))), []).append(index)
+        for same in by_seed.values():
+            longest = max(same, key=lambda index: len(runs[index][1].env_steps))
+            kept.append(longest)
+            repeats += [(index, longest) for index in same if index != longest]
+    return kept, repeats
+
+
 def _experiment(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a run learns by: each key that has to do with it and has an effect, with its default if it was left out."""
     try:

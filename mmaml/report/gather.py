@@ -14,7 +14,7 @@ import numpy as np
 
 from mmaml.config.loading import read_config, values_with_effect
 from mmaml.errors import ConfigError, UsageError
-from mmaml.figures.curves import Curve, experiments_of, group_runs, read_run, read_table
+from mmaml.figures.curves import Curve, experiments_of, group_runs, read_run, read_table, without_repeats
 from mmaml.storage.layout import EVALUATION, PARAMS, PROGRESS
 from mmaml.storage.params_file import read_record
 from mmaml.written_paths import as_written
@@ -145,20 +145,11 @@ def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
 
 def _without_repeats(runs: Sequence[ReportRun], notices: list[str]) -> list[ReportRun]:
     """One run of each seed of an experiment, that with the most iterations."""
-    kept: list[ReportRun] = []
-    for members in experiments_of([(dict(run.values), run.curve) for run in runs]):
-        by_seed: dict[Any, list[ReportRun]] = {}
-        for run in (runs[index] for index in members):
-            by_seed.setdefault(run.config.get("seed", run.path), []).append(run)
-        for seed, same in by_seed.items():
-            longest = max(same, key=lambda run: len(run.curve.env_steps))
-            kept.append(longest)
-            notices += [
-                f"{run.path} repeats seed {seed} of {longest.path}, and is left out."
-                for run in same
-                if run is not longest
-            ]
-    return kept
+    kept, repeats = without_repeats([(dict(run.values), run.curve) for run in runs])
+    for repeat, longest in repeats:
+        seed = runs[longest].values["seed"]
+        notices.append(f"{runs[repeat].path} repeats seed {seed} of {runs[longest].path}, and is left out.")
+    return [runs[index] for index in kept]
 
 
 def _folders(path: Path) -> list[Path]:

@@ -148,6 +148,23 @@ def test_runs_of_earlier_versions_and_of_this_one_are_of_one_curve(tmp_path: Pat
     assert curve.returns.shape == (2, 2, 2)
 
 
+def test_a_run_given_twice_and_a_seed_that_is_there_twice_count_once(
+    tmp_path: Path, plot: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, long, other = (
+        _run(tmp_path / name, [-8] * iterations, seed=seed)
+        for name, iterations, seed in (("short", 1, 1), ("long", 3, 1), ("other", 2, 2))
+    )
+    drawn: list[Curve] = []
+    monkeypatch.setattr(curves, "plot_curves", lambda given, *_, **__: drawn.extend(given))
+    assert plot(short, long, other, other, "--no_trajectories") == 0
+    assert [curve.returns.shape for curve in drawn] == [(2, 2, 2)]  # two seeds, as far as both go
+    assert capsys.readouterr().err.splitlines() == [
+        f"notice: {short} repeats seed 1 of {long}, and is left out",
+        f"notice: {other} repeats seed 2 of {other}, and is left out",
+    ]
+
+
 def test_a_given_label_is_used(tmp_path: Path) -> None:
     runs = [curves.read_run(_run(tmp_path / str(s), [-1], seed=s), "tuned" if s == 2 else "") for s in (1, 2)]
     assert [curve.label for curve in curves.group_runs(runs)] == ["tuned"]
