@@ -160,7 +160,7 @@ def lambda_returns(
 
     ∂G_t/∂γ = (1 - λ) V_{t+1} + λ G_{t+1} + γ λ ∂G_{t+1}/∂γ; at the end of an episode V^after_t
     ∂G_t/∂λ = γ (G_{t+1} - V_{t+1}) + γ λ ∂G_{t+1}/∂λ; there 0
-    rewards, done [M, N, T]: 0 on padding, and where episodes end. values [M, N, T+1]: V of every step and of what
+    rewards [M, N, T]: 0 on padding. done [M, N, T]: where episodes end. values [M, N, T+1]: V of every step and of what
     follows the last. after [M, N, T]: what counts after the end of an episode, 0 after a termination.
     """
     decay = discount * gae_lambda

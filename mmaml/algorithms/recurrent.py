@@ -1,6 +1,6 @@
 """PPO over whole trials, for policies that adapt by remembering (Duan et al. 2016; Wang et al. 2016).
 
-    x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]            d: an episode has just ended; at a trial's start a = r = 0, d = 1
+    x_t = [o_t, a_{t-1}, r_{t-1}, d_t]                d: an episode begins; at a trial's start a = r = 0, d = 1
     f_t = memory(x_0 … x_t),  π(·|f_t),  V(f_t)       f: features; the memory lasts over the episodes of the trial
     Â_t = Σ_k (γλ)^k δ_{t+k},  δ_t = r_t + γ V_{t+1} - V_t      over the whole trial; V^target = V + Â
     J(θ) = mean over tasks of  -mean[min(ρ Â, clip(ρ, 1±ε) Â)] + c_V mean[ (V - V^target)² ] - c_H mean[ H(π) ]
