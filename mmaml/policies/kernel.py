@@ -135,6 +135,7 @@ def gru_forward(
     """
     assert _library is not None
     (length, tasks, lanes, inputs), cell = x.shape, start.shape[-1]
+    _check("x", x, length, tasks, lanes, inputs)
     _check("start", start, tasks, lanes, cell)
     _check("continues", continues, length, tasks, lanes, 1)
     for value, (rows, parts) in zip(
@@ -225,6 +226,7 @@ def _add_outer(x: Tensor, d: Tensor, out: Tensor | None, sums: Tensor | None) ->
     assert _library is not None
     x, d = _rows(x), _rows(d)
     (tasks, rows, inputs), cols = x.shape, d.shape[2]
+    _check("x", x, tasks, rows, inputs)
     _check("d", d, tasks, rows, cols)
     _check("sum of products", out, tasks, inputs, cols)
     room = d.new_empty(OUTER_ROWS * OUTER_COLUMNS)
@@ -233,9 +235,10 @@ def _add_outer(x: Tensor, d: Tensor, out: Tensor | None, sums: Tensor | None) ->
 
 
 def _check(name: str, value: Tensor | None, *shape: int) -> None:
-    """Raises ValueError unless a tensor, if there is one, has this shape: beyond it is memory of others."""
-    if value is not None and value.shape != shape:
-        raise ValueError(f"{name}: expected the shape {[*shape]}, got {[*value.shape]}")
+    """Raises ValueError unless a tensor, if there is one, is as is read: else memory of others would be read."""
+    if value is not None and not (value.shape == shape and value.dtype is torch.float32 and value.is_cpu):
+        got = f"{value.dtype} of the shape {[*value.shape]} on {value.device}"
+        raise ValueError(f"{name}: expected {torch.float32} of the shape {[*shape]} on cpu, got {got}")
 
 
 def _at(value: Tensor | None) -> int | None:

@@ -257,19 +257,34 @@ def test_the_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_shapes_are_refused_beyond_which_is_the_memory_of_others(of: str, shape: tuple[int, ...]) -> None:
     values = {"x": torch.zeros(M, 4, 5), "weight": torch.zeros(M, 5, 8), "bias": torch.zeros(M, 1, 8)}
     values |= {"y": torch.zeros(M, 4, 8)} | {of: torch.zeros(shape)}
-    with pytest.raises(ValueError, match="expected the shape"):
+    with pytest.raises(
+        ValueError, match=r"expected torch.float32 of the shape \[.*\] on cpu, got torch.float32 of the shape"
+    ):
         kernel.rate([(values["x"], values["weight"])], values["bias"], values["y"], "tanh")
+
+
+@built
+def test_other_numbers_are_refused_whose_memory_would_be_read_as_float32() -> None:
+    x, (weight, *_), (bias, *_) = _network((5, 8), 4, torch.float32)
+    doubled = [x.double(), weight.double(), bias.double()]
+    for index, value in enumerate(doubled):
+        found = [x, weight, bias]
+        found[index] = value
+        with pytest.raises(ValueError, match=r"expected torch.float32 .*, got torch.float64"):
+            kernel.layer([(found[0], found[1])], found[2])
+    with pytest.raises(ValueError, match=r"d: expected torch.float32 .*, got torch.float64"):
+        kernel.outer([(x, torch.zeros(M, 4, 8, dtype=torch.float64))])
 
 
 @built
 def test_other_shapes_of_sums_over_rows_and_of_grus_are_refused() -> None:
     params = {name: torch.zeros(M, *shape) for name, shape in gru_shapes("g", 5, 4).items()}
     x, h = torch.zeros(2, M, 3, 5), torch.zeros(M, 3, 4)
-    with pytest.raises(ValueError, match="d: expected the shape"):
+    with pytest.raises(ValueError, match="d: expected"):
         kernel.outer([(torch.zeros(M, 4, 5), torch.zeros(M, 3, 5))])
-    with pytest.raises(ValueError, match="start: expected the shape"):
+    with pytest.raises(ValueError, match="start: expected"):
         gru_step(params, "g", x[0], h[:, :1])
-    with pytest.raises(ValueError, match="weights: expected the shape"):
+    with pytest.raises(ValueError, match="weights: expected"):
         gru_states({name: value[:1] for name, value in params.items()}, "g", x)
-    with pytest.raises(ValueError, match="continues: expected the shape"):
+    with pytest.raises(ValueError, match="continues: expected"):
         kernel.gru_forward(x, torch.ones(1, M, 3, 1), h, [*params.values()], steps=2)
