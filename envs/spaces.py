@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import gymnasium as gym
@@ -71,8 +72,12 @@ def rescale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, scal
     actions: [..., A] float32, and so is the result, a new array. low, high: the bounds [A]. scale: s, or None for the
     actions as they are. Not clipped here: stepping clips. Raises ConfigError if a bound is infinite.
     """
+    return _rescaling(low, high, scale)(actions)
+
+
+def _rescaling(low: np.ndarray, high: np.ndarray, scale: float | None) -> Callable[[np.ndarray], np.ndarray]:
     if scale is None:
-        return actions.copy()
+        return np.copy
     if np.issubdtype(low.dtype, np.integer):  # whose difference may be too large for its dtype
         low, high = low.astype(np.float64), high.astype(np.float64)
     factor = ((high - low) / (2 * scale)).astype(np.float32)
@@ -80,7 +85,8 @@ def rescale_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, scal
         raise ConfigError(
             "normalization_scale", expected="null for an environment with unbounded actions", got=str(scale)
         )
-    return actions * factor + (low + scale * factor).astype(np.float32)
+    offset = (low + scale * factor).astype(np.float32)
+    return lambda actions: actions * factor + offset
 
 
 def to_environment(actions: np.ndarray, space: gym.Space, scale: float | None) -> np.ndarray:
@@ -89,14 +95,20 @@ def to_environment(actions: np.ndarray, space: gym.Space, scale: float | None) -
     Box: `rescale_actions` by the scale, [lanes, A], rounded where the space is one of whole numbers. Discrete: the
     action of each one-hot vector, integers [lanes]. Raises ConfigError for a scale where actions are discrete.
     """
+    return conversion(space, scale)(actions)
+
+
+def conversion(space: gym.Space, scale: float | None) -> Callable[[np.ndarray], np.ndarray]:
+    """`to_environment` for the many actions of one space, as a function of them."""
     if isinstance(space, gym.spaces.Box):
-        rescaled = rescale_actions(actions, space.low, space.high, scale)
-        return np.rint(rescaled) if is_whole(space) else rescaled
+        rescaled = _rescaling(space.low, space.high, scale)
+        return (lambda actions: np.rint(rescaled(actions))) if is_whole(space) else rescaled
     if scale is not None:
         raise ConfigError(
             "normalization_scale", expected="null for an environment with discrete actions", got=str(scale)
         )
-    return cast(gym.spaces.Discrete, space).start + actions.argmax(1)
+    start = cast(gym.spaces.Discrete, space).start
+    return lambda actions: start + actions.argmax(1)
 
 
 def within(actions: np.ndarray, space: gym.Space) -> np.ndarray:

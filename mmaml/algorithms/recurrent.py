@@ -60,8 +60,8 @@ class TrialPPO(Algorithm):
 
     def inputs(self, step: Step) -> Tensor:
         """x = [o, a, r, d] of some steps, [M, N, …, O+A+2]."""
-        marks = step.previous_reward[..., None], step.episode_start[..., None]
-        return torch.cat([step.observation, step.previous_action, *marks], -1)
+        reward, start = step.previous_reward[..., None], step.episode_start[..., None].to(step.observation.dtype)
+        return torch.cat([step.observation, step.previous_action, reward, start], -1)
 
     # What is learned from.
 

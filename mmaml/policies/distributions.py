@@ -39,7 +39,7 @@ class Gaussian(NamedTuple):
 
     def sample(self, noise: Tensor) -> Tensor:
         """The actions [M, n, A] that standard normal `noise` [M, n, A] selects."""
-        return self.mean + self.log_std.exp() * noise
+        return (self.log_std.exp() * noise).add_(self.mean)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """log N(a; mean, std), summed over action entries: [M, n]."""
@@ -80,7 +80,7 @@ class Categorical(NamedTuple):
     def sample(self, noise: Tensor) -> Tensor:
         """The actions [M, n, A] that Gumbel `noise` [M, n, A] selects: argmax(logits + noise) (Gumbel 1954)."""
         choice = (self.logits + noise).argmax(-1, keepdim=True)
-        return (choice == torch.arange(self.logits.shape[-1], device=choice.device)).to(self.logits.dtype)
+        return torch.zeros_like(self.logits).scatter_(-1, choice, 1.0)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """log p(a): [M, n]."""

@@ -1,7 +1,7 @@
 """Layers and GRUs in passes that are compiled (`kernel.c`), where they are: for float32 on the CPU.
 
 Left to torch, a product and each operation on its result are passes over arrays that do not fit into the cache, and
-products of 64 × 64 run at two thirds of the rate of large ones. `mmaml.policies.layers` and `mmaml.policies.gru` ask
+products of 64 × 64 run at two thirds of the rate of large ones. `mmaml.policies.layers` and those of GRUs ask
 `serves` and else do without, with the same results but for rounding. So ranks of one run should all have the library or
 all lack it: the last bits of a task are those of what computes it. MMAML_KERNEL=off leaves it out.
 

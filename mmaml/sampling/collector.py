@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from mmaml.envs import block_answers
 from mmaml.envs.answers import Refused, SuccessReports
 from mmaml.envs.base import StepResult, Task, TaskVectorEnv
-from mmaml.envs.spaces import to_environment
+from mmaml.envs.spaces import conversion
 from mmaml.fault_points import reached
 from mmaml.policies.distributions import Distribution
 from mmaml.sampling import finite
@@ -67,117 +67,136 @@ def rollout(
     if episode_noise is None:
         episode_noise = noise.new_empty(*noise.shape[:3], 0)
     tasks, lanes = env.num_tasks, env.rollouts_per_task
-    record, successes = _Record(tasks, lanes, layout), SuccessReports()
-    age = np.zeros(tasks * lanes, int)  # steps since the start of the episode
+    environment, record = _Environment(env), _Record(env, layout)
+    converted = conversion(env.single_action_space, normalization_scale)
 
     def seen(observation: np.ndarray) -> Tensor:
         values = torch.from_numpy(observation)
-        return values.float() if scaling is None else scaling.normalised(values)
+        return values if scaling is None else scaling.normalised(values)
 
     carried: Any = None
-    action, reward = torch.zeros(tasks, lanes, noise.shape[-1]), torch.zeros(tasks, lanes)
-    done, own_noise = torch.ones(tasks, lanes, dtype=torch.bool), episode_noise[:, 0]
-    observation = _reset(env, seed=list(seeds))
+    action, own_noise = torch.zeros(tasks, lanes, noise.shape[-1]), episode_noise[:, 0]
+    observation = environment.reset(seed=list(seeds))
     begun = torch.zeros(tasks, lanes, dtype=torch.long)  # episodes of the lane
-    for t in range(layout.length):
+    due = np.full(env.num_envs, layout.horizon)  # after how many steps of the lane the horizon ends its episode
+    soonest = layout.horizon  # of all lanes
+    for t, noise_of_step in enumerate(noise.unbind(1)):
+        step = record.begin(t, seen(observation), action, own_noise)
         if observed is not None:
-            begun += done
-            real = torch.full_like(done, True) if not layout.padded else begun <= layout.episodes
+            begun += step.episode_start
+            real = torch.full_like(step.episode_start, True) if not layout.padded else begun <= layout.episodes
             observed.add(observation.reshape(tasks, lanes, -1), real.numpy())
-        step = Step(seen(observation).view(tasks, lanes, -1), action, reward, done, own_noise)
         distribution, carried = actor(step, carried)
-        action = distribution.sample(noise[:, t])
+        action = distribution.sample(noise_of_step)
         reached("time step")
-        env_action = to_environment(action.flatten(0, 1).numpy(), env.single_action_space, normalization_scale)
         try:
-            observation, rewards, terminated, truncated, infos = _step(env, env_action, successes)
+            answer = environment.step(converted(action.flatten(0, 1).numpy()))
         except EnvironmentFailed as error:
             error.given = finite.finding_of_step(step.observation, distribution, action, t)
             raise
-        age += 1
-        truncated = truncated | ((age == layout.horizon) & ~terminated)
-        record.append(step, action, distribution, rewards, terminated, truncated, infos)
+        observation, _, terminated, truncated, _ = answer
+        if t + 1 == soonest:
+            truncated |= (due == t + 1) & ~terminated
+        ended = record.end(t, action, distribution, answer)
         if not env.finite_horizon:
             record.follow(t, np.flatnonzero(truncated), seen(observation[truncated]))
-
-        reward = torch.from_numpy(rewards).view(tasks, lanes)
-        ended = terminated | truncated
-        done = torch.from_numpy(ended).view(tasks, lanes)
-        if ended.any() and t < layout.length - 1:
-            observation = _reset(env, options={"reset_mask": ended.copy()})
-            age[ended] = 0
+        if np.count_nonzero(ended) and t < layout.length - 1:
+            observation = environment.reset(options={"reset_mask": ended.copy()})
+            due[ended] = t + 1 + layout.horizon
+            soonest = due.min()
             if own_noise.shape[-1]:
-                own_noise = torch.where(done[..., None], episode_noise[:, t + 1], own_noise)
-    return record.finish(seen(observation).view(tasks, lanes, -1), env.tasks)
+                starts = torch.from_numpy(ended).view(tasks, lanes, 1)
+                own_noise = torch.where(starts, episode_noise[:, t + 1], own_noise)
+    return record.finish(seen(observation), env.tasks)
 
 
-def _reset(env: TaskVectorEnv, **arguments: Any) -> np.ndarray:
-    """A copy of the observations of `env.reset`."""
-    with FromEnvironment(env):
-        output = env.reset(**arguments)
-        try:
-            return block_answers.of_reset(output, _observations_of(env))
-        except Refused as refused:
-            raise refused.in_method(f"{type(env).__name__}.reset") from None
+class _Environment:
+    """An environment as sampling calls it: what it returns is examined and copied."""
 
+    def __init__(self, env: TaskVectorEnv) -> None:
+        self._env, self._calling = env, FromEnvironment(env)
+        self._observations: tuple[int, ...] = (env.num_envs, *env.single_observation_space.shape)  # type: ignore[misc]
+        self._successes = SuccessReports()
 
-def _step(env: TaskVectorEnv, actions: np.ndarray, successes: SuccessReports) -> StepResult:
-    """Copies of what training reads of `env.step`. successes: of the steps before."""
-    with FromEnvironment(env):
-        output = env.step(actions)
-        try:
-            result = block_answers.of_step(output, _observations_of(env))
-            successes.note("infos['success']", "success" in result[4])
-            return result
-        except Refused as refused:
-            raise refused.in_method(f"{type(env).__name__}.step") from None
+    def reset(self, **arguments: Any) -> np.ndarray:
+        """The observations of `env.reset`."""
+        with self._calling:
+            output = self._env.reset(**arguments)
+            try:
+                return block_answers.of_reset(output, self._observations)
+            except Refused as refused:
+                raise refused.in_method(f"{type(self._env).__name__}.reset") from None
 
-
-def _observations_of(env: TaskVectorEnv) -> tuple[int, ...]:
-    return (env.num_envs, *env.single_observation_space.shape)  # type: ignore[misc]
+    def step(self, actions: np.ndarray) -> StepResult:
+        """What training reads of `env.step`."""
+        with self._calling:
+            output = self._env.step(actions)
+            try:
+                result = block_answers.of_step(output, self._observations)
+                self._successes.note("infos['success']", "success" in result[4])
+                return result
+            except Refused as refused:
+                raise refused.in_method(f"{type(self._env).__name__}.step") from None
 
 
 class _Record:
     """Steps as they come, time first; turned into dense [M, N, T, …] arrays at the end."""
 
-    def __init__(self, tasks: int, lanes: int, layout: Lanes) -> None:
-        self.shape, self.layout = (tasks, lanes, layout.length), layout
-        self.steps: list[tuple[Tensor, ...]] = []
+    def __init__(self, env: TaskVectorEnv, layout: Lanes) -> None:
+        tasks, lanes, length = env.num_tasks, env.rollouts_per_task, layout.length
+        self.shape, self.layout = (tasks, lanes, length), layout
+        self.observations = torch.empty(length, tasks, lanes, *env.single_observation_space.shape)  # type: ignore[misc]
+        # Before each step, and after the last.
+        self.rewards = torch.zeros(length + 1, tasks, lanes)
+        self.starts = torch.ones(length + 1, tasks, lanes, dtype=torch.bool)
+        self.terminated, self.truncated = torch.empty(2, length, tasks, lanes, dtype=torch.bool).unbind(0)
+        self._before = list(zip(self.observations, self.rewards, self.starts, strict=False))
+        self._after = [
+            column.view(-1, tasks * lanes).numpy()
+            for column in (self.rewards[1:], self.terminated, self.truncated, self.starts[1:])
+        ]
+        self.actions: list[Tensor] = []
+        self.episode_noise: list[Tensor] = []
         self.distributions: list[Distribution] = []
         self.success: list[np.ndarray] = []
         self.blow_ups: list[np.ndarray] = []
         self.followed: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def append(
-        self,
-        step: Step,
-        action: Tensor,
-        distribution: Distribution,
-        reward: np.ndarray,
-        terminated: np.ndarray,
-        truncated: np.ndarray,
-        infos: Mapping[str, np.ndarray],
-    ) -> None:
-        flags = (step.episode_start, torch.from_numpy(terminated), torch.from_numpy(truncated))
-        self.steps.append((step.observation, action, torch.from_numpy(reward), step.episode_noise, *flags))
+    def begin(self, t: int, observations: Tensor, previous_action: Tensor, episode_noise: Tensor) -> Step:
+        """What is seen before a step. observations: [M·N, O]."""
+        observation, reward, start = self._before[t]
+        observation.copy_(observations.view(observation.shape))
+        self.episode_noise.append(episode_noise)
+        return Step(observation, previous_action, reward, start, episode_noise)
+
+    def end(self, t: int, action: Tensor, distribution: Distribution, answer: StepResult) -> np.ndarray:
+        """Record what came of a step; which lanes' episodes have ended, bool [M·N]."""
+        _, reward, terminated, truncated, infos = answer
+        rewards, terminations, truncations, starts = self._after
+        rewards[t], terminations[t], truncations[t] = reward, terminated, truncated
+        self.actions.append(action)
         self.distributions.append(distribution)
         if "success" in infos:
             self.success.append(infos["success"])
         if "blow_up" in infos:
             self.blow_ups.append(infos["blow_up"])
+        return np.logical_or(terminated, truncated, out=starts[t])
 
     def follow(self, step: int, lanes: np.ndarray, observations: Tensor) -> None:
         """What followed a step, [n, O], in n lanes that were truncated. lanes: their indices in the block."""
         self.followed.append((torch.from_numpy(lanes), torch.full((len(lanes),), step), observations))
 
     def finish(self, final_observations: Tensor, drawn: Sequence[Task]) -> Rollouts:
-        tasks, lanes, length = self.shape
-        columns = [torch.stack(column) for column in zip(*self.steps, strict=True)]
-        observations, actions, rewards, episode_noise, start, terminated, truncated = (
-            column.view(length, tasks, lanes, column[0].numel() // (tasks * lanes)).permute(1, 2, 0, 3).contiguous()
-            for column in columns
+        """The rollouts, without advantages. final_observations: [M·N, O]. drawn: the tasks."""
+        tasks, lanes, _ = self.shape
+        rewards, start, terminated, truncated = (
+            column.permute(1, 2, 0).contiguous()
+            for column in (self.rewards[1:], self.starts[:-1], self.terminated, self.truncated)
         )
-        start, terminated, truncated = (flag.squeeze(-1) for flag in (start, terminated, truncated))
+        observations, actions, episode_noise = (
+            column.permute(1, 2, 0, 3).contiguous()
+            for column in (self.observations, torch.stack(self.actions), torch.stack(self.episode_noise))
+        )
         mask = torch.ones(self.shape)
         if self.layout.padded:
             mask = (start.cumsum(-1) <= self.layout.episodes).float()
@@ -185,13 +204,13 @@ class _Record:
         data = Rollouts.recorded(
             observations,
             actions,
-            rewards.squeeze(-1),
+            rewards,
             type(self.distributions[0]).recorded(self.distributions),  # type: ignore[arg-type]
             mask,
             start,
             terminated,
             truncated,
-            final_observations,
+            final_observations.float().view(tasks, lanes, -1),
             episode_noise,
             self._in_order(truncated) if self.followed else None,
         )
