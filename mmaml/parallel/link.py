@@ -34,7 +34,7 @@ MOMENT = 1.0
 PROCESS_ENDED = "its process ended"
 SECURITY, NATIVE = "PMIX_SECURITY_MODE", "native"
 # A long message goes through memory that the processes of a machine share: at each look, a few pieces of so many bytes.
-# In Open MPI's own pieces of 32 KiB, the gradients of 20 tasks of MMAML, 3.5 MB, take 65 looks; in these, 9.
+# In Open MPI's own pieces of 32 KiB, 20 gradients of 44,000 parameters, 3.5 MB, take 65 looks; in these, 9.
 PIECE, PIECE_SIZE = "OMPI_MCA_btl_sm_max_send_size", 256 * 1024
 
 
