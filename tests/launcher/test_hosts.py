@@ -134,6 +134,7 @@ def test_a_signal_to_every_process_everywhere_is_one(hosts: Hosts, tmp_path: Pat
     assert checkpoint.load(values["dump_path"])["iteration"] == done
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_a_host_that_is_cut_off(hosts: Hosts, tmp_path: Path) -> None:
     """Its ranks answer no more, and cannot be killed from here."""
     values = VALUES | {"n_itr": 40, "save_steps": 40, "rank_timeout": 4.0, "dump_path": str(tmp_path / "run")}
