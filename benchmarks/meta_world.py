@@ -21,7 +21,7 @@ from mmaml.process_settings import prepare_process
 prepare_process()  # before NumPy and torch load
 import numpy as np
 
-from mmaml.envs.metaworld import HORIZON, goals_of, library, sawyer_of
+from mmaml.envs.metaworld import HORIZON, goals_of, package, sawyer_of
 from mmaml.envs.registry import make_family
 from mmaml.errors import ConfigError
 
@@ -40,10 +40,10 @@ class Own:
     """Meta-World's environment, with the first task."""
 
     def __init__(self, name: str) -> None:
-        environment_class = library().env_dict.ALL_V3_ENVIRONMENTS[name]
+        environment_class = package().env_dict.ALL_V3_ENVIRONMENTS[name]
         values = {"rand_vec": goals_of((name,), 0)[name][0], "env_cls": environment_class, "partially_observable": True}
         self.env = environment_class()
-        self.env.set_task(library().types.Task(name, pickle.dumps(values)))
+        self.env.set_task(package().types.Task(name, pickle.dumps(values)))
         self.env.reset()
 
     def play(self, actions: np.ndarray) -> None:
@@ -82,7 +82,7 @@ def steps(name: str) -> tuple[float, float, float, float]:
 
 def main() -> None:
     try:
-        library()
+        package()
     except ConfigError as error:
         print(f"left out: {error}")
         return

@@ -150,7 +150,7 @@ class MetaWorld(TaskVectorEnv):
 
 
 @cache
-def library() -> Any:
+def package() -> Any:
     """Meta-World's package. Raises ConfigError if it is not there, or in versions that do not work together."""
     found = {package: _installed(package) for package in VERSIONS}
     if found != VERSIONS:
@@ -176,7 +176,7 @@ def _installed(package: str) -> str:
 
 def environments_of(benchmark: str) -> Mapping[str, tuple[str, ...]]:
     """The names of a benchmark's environments, by split. Raises ConfigError if there is no such benchmark."""
-    known = library().env_dict
+    known = package().env_dict
     kind, _, name = benchmark.partition("-")
     if kind in ("ML1", "MT1") and name in known.ALL_V3_ENVIRONMENTS:
         return {"train": (name,)} | ({"test": (name,)} if kind == "ML1" else {})
@@ -198,7 +198,7 @@ def sawyer_of(name: str) -> Sawyer:
     """What steps the lanes of an environment, in all families of this process."""
     from mmaml.envs.sawyer import Sawyer
 
-    return Sawyer(library().env_dict.ALL_V3_ENVIRONMENTS[name])
+    return Sawyer(package().env_dict.ALL_V3_ENVIRONMENTS[name])
 
 
 @cache
@@ -211,7 +211,7 @@ def goals_of(names: tuple[str, ...], seed: int) -> dict[str, list[np.ndarray]]:
     classes = {name: partial(_without_simulation, name) for name in names}
     arguments = {name: {"args": [], "kwargs": {"task_id": 0}} for name in names}
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for task in library()._make_tasks(classes, arguments, {}, seed):
+    for task in package()._make_tasks(classes, arguments, {}, seed):
         drawn[task.env_name].append(rand_vec_of(task))
     return drawn
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmaml.config.value_types import integer
-from mmaml.envs.metaworld import HORIZON, MetaWorld, library
+from mmaml.envs.metaworld import HORIZON, MetaWorld, package
 from mmaml.envs.registry import META_WORLD, make_family
 from mmaml.errors import UsageError
 from mmaml.trained_policy.loading import load
@@ -108,7 +108,7 @@ def evaluate(
     if rest or not share or GOALS % share:
         expected = f"a multiple of {len(family.environments['test'])} that divides {GOALS} goals of each"
         raise UsageError("meta_batch_size", expected=expected, got=str(meta_batch_size))
-    environments = library().make_ml_envs_test(
+    environments = package().make_ml_envs_test(
         benchmark.removeprefix("ML1-"),
         seed=config.env_kwargs.get("benchmark_seed", 0),
         meta_batch_size=meta_batch_size,
@@ -117,7 +117,7 @@ def evaluate(
         reward_function_version=config.env_kwargs.get("reward_version", "v2"),
     )
     try:
-        success_rate, mean_return, by_environment = library().evaluation.metalearning_evaluation(
+        success_rate, mean_return, by_environment = package().evaluation.metalearning_evaluation(
             Agent(policies),
             environments,
             num_evals=num_evals or GOALS // share,

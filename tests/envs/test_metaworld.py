@@ -27,9 +27,9 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Versions that are found installed, to be changed."""
     there = dict(VERSIONS)
     monkeypatch.setattr(metaworld, "_installed", lambda package: there[package])
-    metaworld.library.cache_clear()
+    metaworld.package.cache_clear()
     yield there
-    metaworld.library.cache_clear()
+    metaworld.package.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -47,15 +47,15 @@ def test_what_to_install_is_said_in_a_line(
 
 def own_environment(task: Task, hides_goal: bool, reward_version: str) -> Any:
     """Meta-World's environment object, new, with a task of ours."""
-    name, library = task.values["environment"], metaworld.library()
-    environment_class = library.env_dict.ALL_V3_ENVIRONMENTS[name]
+    name, package = task.values["environment"], metaworld.package()
+    environment_class = package.env_dict.ALL_V3_ENVIRONMENTS[name]
     values = {
         "env_cls": environment_class,
         "rand_vec": task.values["rand_vec"],
         "partially_observable": hides_goal,
     }
     environment = environment_class(reward_function_version=reward_version)
-    environment.set_task(library.types.Task(name, pickle.dumps(values)))
+    environment.set_task(package.types.Task(name, pickle.dumps(values)))
     return environment
 
 
@@ -115,7 +115,7 @@ def test_an_episode_is_that_of_meta_world_until_its_end() -> None:
 @needs_metaworld
 @pytest.mark.slow
 def test_steps_of_all_environments_are_those_of_meta_world_to_the_bit() -> None:
-    for name in metaworld.library().env_dict.ALL_V3_ENVIRONMENTS:
+    for name in metaworld.package().env_dict.ALL_V3_ENVIRONMENTS:
         compare(name, 150)
 
 
@@ -141,7 +141,7 @@ def test_a_lane_does_not_depend_on_the_lanes_and_families_beside_it() -> None:
 @needs_metaworld
 @pytest.mark.parametrize("name", SOME[:3])
 def test_tasks_are_those_that_meta_world_draws(name: str) -> None:
-    benchmark = metaworld.library().ML1(name, seed=5)
+    benchmark = metaworld.package().ML1(name, seed=5)
     family = make_family(f"Meta-World/ML1-{name}", benchmark_seed=5)
     for split, own in (("train", benchmark.train_tasks), ("test", benchmark.test_tasks)):
         drawn = family.sample_tasks(50, np.random.default_rng(0), split)

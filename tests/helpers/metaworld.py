@@ -10,7 +10,7 @@ from mmaml.errors import ConfigError
 
 def is_installed() -> bool:
     try:
-        metaworld.library()
+        metaworld.package()
     except ConfigError:
         return False
     return True
