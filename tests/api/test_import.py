@@ -52,3 +52,18 @@ def test_importing_changes_nothing_and_loads_nothing() -> None:
 
 def test_loading_all_that_the_package_offers_leaves_threads_signals_and_variables_alone() -> None:
     run_program(THREADS_UNCHANGED)
+
+
+def test_training_loads_what_draws_reports_and_simulates_only_when_it_is_needed(tmp_path: Path) -> None:
+    """At the end of the first iteration of a run on the point mass, of which all pictures come later."""
+    run_program(
+        f"""
+import sys, mmaml
+loaded = []
+mmaml.train("navigation_2d_maml_vpg", n_itr=1, meta_batch_size=2, rollouts_per_meta_task=2, parallel=False,
+    dump_path={str(tmp_path / "run")!r}, callbacks=[lambda row: loaded.append({{*sys.modules}})])
+assert len(loaded) == 1 and "torch" in loaded[0]
+readers = {{"tensorboard.backend.event_processing", "pandas", "scipy", "yaml"}}
+assert not loaded[0] & (readers | {{"matplotlib", "mujoco", "PIL", "imageio"}})
+"""
+    )

@@ -94,6 +94,21 @@ def test_a_training_iteration_ends_as_on_the_cpu(variant: str, device: str, tmp_
         assert found_row[name] == pytest.approx(row[name], rel=1e-4, abs=1e-6), name
 
 
+def test_an_epoch_of_mmaml_asks_for_few_operations_however_long_its_episodes() -> None:
+    """Those of two inner steps; a GPU is bound by their number."""
+    counts = []
+    for steps in (10, 20):
+        sizes = {"max_path_length": steps, "num_inner_grad_steps": 2, "hidden_sizes": [64, 64]}
+        worker, parameters, _ = sampled(small_config(**VARIANTS["mmaml"] | sizes))
+        assert worker.block is not None
+        block = TaskBlock(worker.algorithm, worker.block.rollouts, DEVICE)
+        options = {"clip": True, "clip_eps": 0.1, "kl_coefficients": [5e-4, 5e-4]}
+        with counted() as count:
+            block.answer(Question("meta_gradient", parameters, options=options))
+        counts.append(count.operations.total())
+    assert counts[0] == counts[1] <= 1500
+
+
 @pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"mgrl"}))  # which finds its returns on the CPU
 @pytest.mark.parametrize("tasks", [None, [0, 2, 3]])
 def test_an_epoch_waits_for_the_device_only_at_its_ends(tasks: list[int] | None, variant: str) -> None:
