@@ -19,6 +19,7 @@ from mmaml.process_settings import prepare_process
 prepare_process()  # before NumPy and torch load
 import torch
 
+from benchmarks.helpers.arguments import chosen
 from mmaml.algorithms import algorithm_class
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.loading import load_config
@@ -66,9 +67,10 @@ def evaluated(block: TaskBlock, question: Question) -> Count:
 
 
 def main() -> None:
+    names = chosen(__doc__, "algorithm", ALGORITHMS)
     torch.set_num_threads(1)
     print(f"{TASKS} tasks, {STEPS} steps{'operations':>25}{'kernels':>10}{'synchronisations':>19}{'a step more':>13}")
-    for name in sys.argv[1:] or ALGORITHMS:
+    for name in names:
         for function in FUNCTIONS:
             if function in algorithm_class(name).functions:
                 whole, half = (asked(name, function, steps) for steps in (STEPS, STEPS // 2))

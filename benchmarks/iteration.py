@@ -17,6 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.helpers.arguments import chosen
+
 ROOT = Path(__file__).resolve().parents[1]
 MPIRUN = Path(sys.executable).with_name("mpirun")
 ITERATIONS = 6
@@ -46,10 +50,11 @@ def run(script: str, config: str, ranks: int, tasks: int, folder: Path) -> tuple
 
 
 def main() -> None:
+    configs = chosen(__doc__, "config", dict.fromkeys(config for _, config, _ in CASES))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for script, config, goal in CASES:
-            if len(sys.argv) > 1 and config not in sys.argv[1:]:
+            if config not in configs:
                 continue
             rows, first = run(script, config, 2, 40, folder)
             wall = np.diff([row["Time"] for row in rows])

@@ -35,6 +35,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 
+from benchmarks.helpers.arguments import parser
 from mmaml.config.loading import load_config
 from mmaml.parallel import link
 from mmaml.parallel.ranks import Ranks, connect
@@ -284,7 +285,7 @@ def _in_us(parts: dict[str, float]) -> str:
     return " + ".join(f"{1e6 * parts[part]:.0f}" for part in ("send", "receive", "reduce"))
 
 
-def draw(path: str, works: dict[str, Workload], lines: dict[str, Line]) -> None:
+def draw(path: Path, works: dict[str, Workload], lines: dict[str, Line]) -> None:
     """Seconds of an iteration, and the share of it in which the ranks compute, by the number of ranks."""
     import matplotlib
 
@@ -318,11 +319,16 @@ def draw(path: str, works: dict[str, Workload], lines: dict[str, Line]) -> None:
 def main() -> None:
     if "--rank" in sys.argv:
         return measure_ranks()
+    own = parser(__doc__)
+    own.add_argument("picture", nargs="?", type=Path, help="a file to draw the predictions to")
+    picture = own.parse_args().picture
+    if picture is not None and not picture.parent.is_dir():
+        own.error(f"picture: expected a file in a folder that exists, got {picture}; make {picture.parent} first")
     works = {name: workload(*case) for name, case in CASES.items()}
     by_ranks = {ranks: measured_ranks(ranks) for ranks in STARTED}
     report(works, by_ranks)
-    if len(sys.argv) > 1:
-        draw(sys.argv[1], works, fitted(by_ranks))
+    if picture is not None:
+        draw(picture, works, fitted(by_ranks))
 
 
 if __name__ == "__main__":

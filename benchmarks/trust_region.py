@@ -28,6 +28,7 @@ prepare_process()  # before NumPy and torch load
 import numpy as np
 import torch
 
+from benchmarks.helpers.arguments import parser
 from mmaml.config.loading import load_config
 from mmaml.seeding import generator
 from mmaml.updates import curvature
@@ -112,6 +113,7 @@ def iterations() -> None:
 
 
 def main() -> None:
+    parser(__doc__).parse_args()
     torch.set_num_threads(1)
     products()
     iterations()
