@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -153,10 +154,15 @@ def _without_repeats(runs: Sequence[ReportRun], notices: list[str]) -> list[Repo
 
 
 def _folders(path: Path) -> list[Path]:
-    """The run's own directory, or those of the runs below."""
+    """The run's own directory, or those of the runs below, behind links too, each once."""
     if (path / PARAMS).exists() or not path.is_dir():
         return [path]
-    return sorted(file.parent for file in path.rglob(PARAMS))
+    found: dict[str, Path] = {}
+    for folder, below, _ in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = [] if real in found else below  # a link to a folder above it has no end
+        found.setdefault(real, Path(folder))
+    return sorted(folder for folder in found.values() if (folder / PARAMS).exists())
 
 
 def _read(folder: Path, label: str) -> ReportRun:

@@ -69,6 +69,16 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
     assert found.notices == (f"{shorter} repeats seed 1 of {longer}, and is left out.",)
 
 
+def test_runs_behind_links_are_found_once(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / "elsewhere" / str(seed), RETURNS, seed=seed)
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        (tmp_path / "runs" / f"seed_{seed}").symlink_to(tmp_path / "elsewhere" / str(seed))
+    (tmp_path / "elsewhere" / "above").symlink_to(tmp_path)
+    for path in (tmp_path / "runs", tmp_path):
+        assert [run.config["seed"] for run in gathered(path).runs] == [1, 2]
+
+
 def test_runs_with_different_labels_are_different_experiments(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / name, RETURNS) for name in ("old", "new")]
     other = write_run(tmp_path / "other", RETURNS, seed=2)
