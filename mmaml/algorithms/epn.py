@@ -1,7 +1,7 @@
 """EPN: episodic planning network (Ritter, Faulkner, Sartran, Santoro, Botvinick, Raposo 2021).
 
     f_t = plan({(o_{s-1}, a_{s-1}, r_{s-1}, d_s, o_s), s ≤ t}, o_t)      `mmaml.policies.epn`
-    π(·|f_t), V(f_t)                                                     linear in f_t
+    π(·|f_t), V(f_t)                                                     linear in f_t, or `mmaml.policies.readout`
 
 The memory is the trial's transitions so far, over the ends of its episodes. The network plans over them: it passes
 them several times through one block of self-attention. x, and how it is trained: `mmaml.algorithms.recurrent`.

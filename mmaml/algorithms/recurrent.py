@@ -31,6 +31,7 @@ from mmaml.config.keys import Config
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.linear_heads import LinearHeads
 from mmaml.policies.params import Params, ParamSpec
+from mmaml.policies.readout import Readout
 from mmaml.sampling.acting import Actor, Step
 from mmaml.sampling.chunks import CPU_CHUNK_STEPS
 from mmaml.sampling.rollouts import Rollouts
@@ -190,9 +191,11 @@ class RecurrentPPO(TrialPPO):
 
     def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
         self.config = config
-        memory, features = self.build_memory(config, observation_size + action_size + 2)
-        self.heads = LinearHeads(actions, features, action_size, config.learn_std)
-        self.spec = ParamSpec(memory | self.heads.shapes)
+        inputs = observation_size + action_size + 2
+        memory, features = self.build_memory(config, inputs)
+        self.readout = Readout(features, inputs, config.readout_size)
+        self.heads = LinearHeads(actions, self.readout.size, action_size, config.learn_std)
+        self.spec = ParamSpec(memory | self.readout.shapes | self.heads.shapes)
         self.trained = slice(0, self.spec.total)
         self.meta_update = make_update(config, self.spec, inner_steps=0)
 
@@ -223,7 +226,7 @@ class RecurrentPPO(TrialPPO):
     # Acting.
 
     def init(self, rng: np.random.Generator) -> Params:
-        return self.init_memory(rng) | self.heads.init(rng)
+        return self.init_memory(rng) | self.readout.init(rng) | self.heads.init(rng)
 
     def actor(self, state: Params) -> Actor:
         state = self.heads.prepared(state)
@@ -232,16 +235,19 @@ class RecurrentPPO(TrialPPO):
             x = self.inputs(step)
             if x.shape[1] > 1:
                 features, carried = self.step(state, x, carried)
-                return self.heads.acting(state, features), carried
-            features, carried = self.step(state, at_least_two_lanes(x), at_least_two_lanes(carried))
-            return first_lane(self.heads.acting(state, features)), first_lane(carried)
+                return self.heads.acting(state, self.readout.of_step(state, features, x)), carried
+            x = at_least_two_lanes(x)
+            features, carried = self.step(state, x, at_least_two_lanes(carried))
+            policy = self.heads.acting(state, self.readout.of_step(state, features, x))
+            return first_lane(policy), first_lane(carried)
 
         return act
 
     def outputs(self, params: Params, data: Rollouts) -> tuple[Distribution, Tensor]:
         """π and V at every step of the trials: over [M, N·T, A], and [M, N·T]."""
         x = self.inputs(data.steps())
-        features = self.unroll(params, at_least_two_lanes(x).permute(2, 0, 1, 3).contiguous())
+        by_step = at_least_two_lanes(x).permute(2, 0, 1, 3).contiguous()
+        features = self.readout.of_steps(params, self.unroll(params, by_step), by_step)
         return self.heads.of_steps(params, features, x.shape[1])
 
 

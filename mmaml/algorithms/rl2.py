@@ -1,7 +1,7 @@
 """RL²: fast reinforcement learning via slow reinforcement learning (Duan et al. 2016; Wang et al. 2016).
 
     h_t = GRU(x_t, h_{t-1}),  h = 0 before the trial          `mmaml.policies.gru`
-    π(·|h_t), V(h_t)                                          linear in h_t
+    π(·|h_t), V(h_t)                                          linear in h_t, or `mmaml.policies.readout`
 
 The hidden state is what is learned about the task: it is carried over the episodes of a trial, and never reset within
 it. x, and how the GRU is trained: `mmaml.algorithms.recurrent`. At the start of training its entries decay over 1 … T

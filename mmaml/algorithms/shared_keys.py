@@ -34,5 +34,15 @@ TRIAL = Declaration(
     credit="trial",
     default_update="ppo",
 )
-# Of those whose policy is linear in the features of a memory (`mmaml.algorithms.recurrent.RecurrentPPO`).
-RECURRENT = TRIAL.extended(without=["hidden_sizes", "hidden_nonlinearity"])
+# Of those whose policy reads the features of a memory (`mmaml.algorithms.recurrent.RecurrentPPO`).
+READOUT_SIZE = Key(
+    "Memory",
+    0,
+    integer(0),
+    "units of a layer between the memory, with the step's input, and policy and value; 0: linear in the memory",
+)
+RECURRENT = TRIAL.extended(
+    keys={"readout_size": READOUT_SIZE},
+    weights={"readout_size": lambda config: config.readout_size**2},
+    without=["hidden_sizes", "hidden_nonlinearity"],
+)

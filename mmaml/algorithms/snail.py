@@ -1,7 +1,7 @@
 """SNAIL: a simple neural attentive meta-learner (Mishra, Rohaninejad, Chen, Abbeel 2018).
 
     f_t = attention(TC(TC(x_t W + b)))                        `mmaml.policies.snail`
-    π(·|f_t), V(f_t)                                          linear in f_t
+    π(·|f_t), V(f_t)                                          linear in f_t, or `mmaml.policies.readout`
 
 Convolutions and attention look back over all steps of the trial so far, over the ends of its episodes. x, and how the
 network is trained: `mmaml.algorithms.recurrent`.

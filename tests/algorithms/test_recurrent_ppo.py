@@ -69,11 +69,12 @@ def in_double(data: Rollouts) -> Rollouts:
 # What is learned from is what was done.
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3, 7])
+@pytest.mark.parametrize(("lanes", "readout_size"), [(1, 0), (2, 0), (3, 0), (7, 0), (1, 5), (4, 5)])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_first_ratio_is_one(algorithm: str, family: str, lanes: int) -> None:
-    algo, block, parameters = collected(algorithm, **FAMILIES[family] | {"rollouts_per_meta_task": lanes})
+def test_the_first_ratio_is_one(algorithm: str, family: str, lanes: int, readout_size: int) -> None:
+    sizes = {"rollouts_per_meta_task": lanes, "readout_size": readout_size}
+    algo, block, parameters = collected(algorithm, **FAMILIES[family] | sizes)
     (data,) = block.rollouts
     for tasks in (slice(0, 5), slice(2, 4), slice(4, 5)):
         part = data.select(tasks)
@@ -168,10 +169,11 @@ def test_advantages_are_normalised_over_the_meta_batch() -> None:
 # Gradients.
 
 
-@pytest.mark.parametrize("family", ["padded", "bandit"])
+@pytest.mark.parametrize(("family", "readout_size"), [("padded", 0), ("bandit", 0), ("padded", 4)])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_gradient_agrees_with_finite_differences(algorithm: str, family: str) -> None:
-    algo, block, parameters = collected(algorithm, **FAMILIES[family] | FEW[algorithm] | {"entropy_coeff": 0.1})
+def test_the_gradient_agrees_with_finite_differences(algorithm: str, family: str, readout_size: int) -> None:
+    own = FEW[algorithm] | {"entropy_coeff": 0.1, "readout_size": readout_size}
+    algo, block, parameters = collected(algorithm, **FAMILIES[family] | own)
     data = in_double(block.rollouts[0].select(slice(1)))
     flat, options = parameters.double(), OPTIONS | {"clip_eps": 10.0, "outer_kl_coefficient": 0.3}
     gradient = algo.meta_gradient(flat, [data], None, **options)["gradient"][0]

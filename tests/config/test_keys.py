@@ -72,6 +72,7 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "vf_loss_coeff": (0.1, VALUES),
     "entropy_coeff": (0.1, VALUES),
     "entropy_anneal": (0.1, {"algorithm": "rl2", "entropy_coeff": 0.5}),
+    "readout_size": (4, {"algorithm": "rl2"}),
     "filters": (9, {"algorithm": "snail"}),
     "attention_size": (9, {"algorithm": "snail"}),
     "memory_embedding_size": (3, {"algorithm": "epn"}),
