@@ -181,7 +181,7 @@ def test_training_starts_without_a_warning() -> None:
 @pytest.mark.parametrize(
     ("env", "env_kwargs", "error"),
     [
-        ("Meta-World/ML1-reech-v3", {}, "env: expected Meta-World/ and ML10, .* got 'Meta-World/ML1-reech-v3'"),
+        ("Meta-World/ML1-reech-v3", {}, "env: expected Meta-World/ and one of ML10, .* got 'Meta-World/ML1-reech-v3'"),
         ("Meta-World/ML1-reach-v3", {"benchmark_seed": -1}, "benchmark_seed: expected a whole number from 0"),
         ("Meta-World/ML1-reach-v3", {"one_hot": 1}, "one_hot: expected true, false or null"),
         ("Meta-World/ML1-reach-v3", {"reward_version": "v3"}, "reward_version: expected one of"),
@@ -192,6 +192,18 @@ def test_training_starts_without_a_warning() -> None:
 def test_wrong_arguments_are_refused(env: str, env_kwargs: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigError, match=error):
         check_family(env, env_kwargs)
+
+
+@pytest.mark.parametrize("env", ["Meta-World", "Meta-World/", "Meta-World/ML11"])
+def test_without_a_benchmark_of_meta_world_its_names_are_given(env: str) -> None:
+    """Whether it is installed or not."""
+    with pytest.raises(ConfigError) as caught:
+        check_family(env, {})
+    line = f"{caught.value}"
+    assert line.startswith("env: expected Meta-World/ and one of ML10, ") and "ML1-NAME" in line and "\n" not in line
+    assert f"got '{env.removesuffix('/')}" in line
+    with pytest.raises(ConfigError, match="did you mean 'Meta-World/ML10'"):
+        check_family("MetaWorld/ML10", {})
 
 
 @needs_metaworld
