@@ -62,6 +62,7 @@ class MetaWorld(TaskVectorEnv):
     """
 
     finite_horizon = True
+    tasks_per_mode = 50
 
     def __init__(
         self,

@@ -144,6 +144,7 @@ def test_tasks_are_those_that_meta_world_draws(name: str) -> None:
     benchmark = metaworld.package().ML1(name, seed=5)
     family = make_family(f"Meta-World/ML1-{name}", benchmark_seed=5)
     for split, own in (("train", benchmark.train_tasks), ("test", benchmark.test_tasks)):
+        assert family.tasks_per_mode == len(own)
         drawn = family.sample_tasks(50, np.random.default_rng(0), split)
         assert {task.values["rand_vec"].tobytes() for task in drawn} == {rand_vec_of(task).tobytes() for task in own}
 
