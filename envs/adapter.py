@@ -39,9 +39,9 @@ class GymTaskAdapter(TaskVectorEnv):
       one, says which mode it belongs to (an integer from 0).
     - `set_task(task)`: called with one of these tasks, before a reset.
 
-    Optional attributes: `num_modes` (1), `normalization_scale` (1, or None where actions are discrete or one is
-    unbounded), `finite_horizon` (False) and `splits` (those of `SPLITS` that `sample_tasks` can draw: all three if it
-    has the argument `split`, else "train" and "test").
+    Optional attributes: `num_modes` (1), `tasks_per_mode` (None), `normalization_scale` (1, or None where actions are
+    discrete or one is unbounded), `finite_horizon` (False) and `splits` (those of `SPLITS` that `sample_tasks` can
+    draw: all three if it has the argument `split`, else "train" and "test").
 
     Each object gets copies of its own of its tasks and arguments, to keep and to change. Each reset is seeded from the
     generator of the lane's task. Actions are elements of the action space: of its dtype, clipped to the bounds of a
@@ -75,6 +75,7 @@ class GymTaskAdapter(TaskVectorEnv):
         bounded = isinstance(actions, gym.spaces.Box) and actions.is_bounded()
         self.normalization_scale = attribute(self.example, "normalization_scale", 1.0 if bounded else None)
         self.num_modes = attribute(self.example, "num_modes", 1)
+        self.tasks_per_mode = attribute(self.example, "tasks_per_mode", None)
         self.finite_horizon = attribute(self.example, "finite_horizon", False)
         default = SPLITS if takes_split(self.example) else ("train", "test")
         self.splits = attribute(self.example, "splits", default)

@@ -59,6 +59,8 @@ class TaskVectorEnv(VectorEnv, ABC):
     normalization_scale: the s of `rescale_actions` that its published experiments used; None for actions as they are.
     num_modes: the number of modes of its tasks. mode_names: what they are called, () where they are only numbered.
     splits: those of `SPLITS` that it can draw.
+    tasks_per_mode: how many tasks of a split each mode has, none of which is drawn again before all of them have been;
+        None where they do not run out.
     finite_horizon: whether a task is over once an episode is truncated, so that the value after it is 0; False: the
         task would have gone on, and the value is that of the observation which follows.
     uses_threads: whether it heeds `use_threads`.
@@ -71,6 +73,7 @@ class TaskVectorEnv(VectorEnv, ABC):
     mode_names: tuple[str, ...] = ()
     finite_horizon: bool = False
     splits: tuple[str, ...] = ("train", "test")
+    tasks_per_mode: int | None = None
     uses_threads: bool = False
     code_settings: CodeSettings | None = None
 

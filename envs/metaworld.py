@@ -46,6 +46,7 @@ HORIZON = 500  # steps of an episode
 ONE_HOT = ("MT10", "MT25", "MT50")  # benchmarks whose observations name the environment by default
 REWARD_VERSIONS = ("v1", "v2")
 OTHERS = ("ML10", "ML25", "ML45", *ONE_HOT)
+BENCHMARKS = (*OTHERS, "ML1-NAME", "MT1-NAME")  # with NAME for that of an environment
 
 
 class MetaWorld(TaskVectorEnv):
@@ -61,6 +62,7 @@ class MetaWorld(TaskVectorEnv):
     """
 
     finite_horizon = True
+    tasks_per_mode = 50
 
     def __init__(
         self,
@@ -152,10 +154,10 @@ class MetaWorld(TaskVectorEnv):
 @cache
 def package() -> Any:
     """Meta-World's package. Raises ConfigError if it is not there, or in versions that do not work together."""
-    found = {package: _installed(package) for package in VERSIONS}
+    found = {name: _installed(name) for name in VERSIONS}
     if found != VERSIONS:
-        expected = " and ".join(f"{package} {wanted}" for package, wanted in VERSIONS.items())
-        got = " and ".join(f"{package} {there}" if there else f"no {package}" for package, there in found.items())
+        expected = " and ".join(f"{name} {wanted}" for name, wanted in VERSIONS.items())
+        got = " and ".join(f"{name} {there}" if there else f"no {name}" for name, there in found.items())
         raise ConfigError(
             "env",
             expected=f"{expected} for Meta-World",
@@ -176,21 +178,24 @@ def _installed(package: str) -> str:
 
 def environments_of(benchmark: str) -> Mapping[str, tuple[str, ...]]:
     """The names of a benchmark's environments, by split. Raises ConfigError if there is no such benchmark."""
-    known = package().env_dict
     kind, _, name = benchmark.partition("-")
-    if kind in ("ML1", "MT1") and name in known.ALL_V3_ENVIRONMENTS:
+    of_one = kind in ("ML1", "MT1")
+    if not of_one and benchmark not in OTHERS:
+        raise _no_benchmark(benchmark, "see docs/environments.md")
+    known = package().env_dict
+    if of_one and name not in known.ALL_V3_ENVIRONMENTS:
+        raise _no_benchmark(benchmark, f"the names are {', '.join(known.ALL_V3_ENVIRONMENTS)}")
+    if of_one:
         return {"train": (name,)} | ({"test": (name,)} if kind == "ML1" else {})
-    if benchmark not in OTHERS:
-        raise ConfigError(
-            "env",
-            expected=f"Meta-World/ and {', '.join(OTHERS)}, ML1-NAME or MT1-NAME, with a NAME such as reach-v3",
-            got=f"'Meta-World/{benchmark}'",
-            remedy=f"the names are {', '.join(known.ALL_V3_ENVIRONMENTS)}",
-        )
     classes = getattr(known, f"{benchmark}_V3")
     if benchmark in ONE_HOT:
         return {"train": tuple(classes)}
     return {split: tuple(classes[split]) for split in ("train", "test")}
+
+
+def _no_benchmark(benchmark: str, remedy: str) -> ConfigError:
+    expected = f"Meta-World/ and one of {', '.join(BENCHMARKS)}, with a NAME such as reach-v3"
+    return ConfigError("env", expected=expected, got=f"'Meta-World/{benchmark}'", remedy=remedy)
 
 
 @cache

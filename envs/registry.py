@@ -16,6 +16,7 @@ from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, close_quietly
 from mmaml.envs.check.start import Warned, check_attributes, check_start
 from mmaml.envs.loading import Source, check_arguments, load
+from mmaml.envs.metaworld import BENCHMARKS
 from mmaml.envs.process_state import code_settings
 from mmaml.envs.spaces import to_environment
 from mmaml.envs.spec import EnvSpec, spec_of
@@ -67,7 +68,7 @@ _TWO_LINKS = {"links": 2, "noise": 0.025, "goal_height": None, "reach": 0.25, "d
 _TWO_LINKS |= {"reward_before_step": True}
 _ARRIVAL = "mmaml.envs.mujoco.tesp:Arrival"
 _LINE = {"directions": [[-1, 0], [1, 0]]}
-META_WORLD = "Meta-World/"  # before the name of one of its benchmarks, which are too many for the list
+META_WORLD = "Meta-World/"  # before the name of one of its benchmarks, which are too many for the table
 FAMILIES: dict[str, Family] = {
     "MetaPointEnvMomentum": Family(_MOMENTUM, {"centers": _corners(2.0), "reward_type": "sparse"}),
     "MetaPointEnvMomentumSingleMode": Family(_MOMENTUM, {"centers": [[5, 5]]} | _NOISY),
@@ -156,10 +157,9 @@ def _made(name: str, num_tasks: int, rollouts_per_task: int, env_kwargs: Mapping
 
 def registered(name: str) -> Family | None:
     """The family of the toolkit that has this name, or this id of Gymnasium's."""
-    if name.startswith(META_WORLD):
-        return Family(
-            "mmaml.envs.metaworld:MetaWorld", {"benchmark": name.removeprefix(META_WORLD)}, 500, ("benchmark",)
-        )
+    if f"{name}/".startswith(META_WORLD):  # also without a benchmark, which its class then asks for
+        benchmark = name.removeprefix(META_WORLD[:-1]).removeprefix("/")
+        return Family("mmaml.envs.metaworld:MetaWorld", {"benchmark": benchmark}, 500, ("benchmark",))
     return FAMILIES.get(name) or _BY_ID.get(name)
 
 
@@ -169,7 +169,7 @@ def source_of(name: str, env_kwargs: Mapping[str, Any]) -> Source:
     Raises UnknownEnvironment, and ConfigError for an argument that it does not take.
     """
     family = registered(name)
-    source = load(family.location if family else name, FAMILIES)
+    source = load(family.location if family else name, (*FAMILIES, *(META_WORLD + text for text in BENCHMARKS)))
     check_arguments(name, source, env_kwargs, family.named if family else ())
     return source.with_arguments({**(family.env_kwargs if family else {}), **env_kwargs})
 

@@ -31,6 +31,7 @@ class EnvSpec:
     warnings: tuple[str, ...] = ()
     unless_normalised: tuple[str, ...] = ()
     mode_names: tuple[str, ...] = ()
+    tasks_per_mode: int | None = None
     name: str = field(default="", compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,4 +75,5 @@ def spec_of(family: TaskVectorEnv) -> EnvSpec:
         family.normalization_scale,
         family.finite_horizon,
         mode_names=tuple(family.mode_names),
+        tasks_per_mode=family.tasks_per_mode,
     )

@@ -21,17 +21,26 @@ def of_spaces(name: str, observations: Any, actions: Any) -> list[Finding]:
 
 
 def of_attributes(name: str, env: Any, actions: Any, uses_scale: bool = True, trains: bool = True) -> list[Finding]:
-    """num_modes, splits, finite_horizon and, if it is used, normalization_scale, of an object or of what it wraps.
+    """num_modes, tasks_per_mode, splits, finite_horizon and, if it is used, normalization_scale.
 
+    env: an object, also one that wraps what has them.
     trains: whether tasks to train on are needed.
     """
     findings = []
     modes = attribute(env, "num_modes", 1)
-    if not isinstance(modes, int | np.integer) or isinstance(modes, bool) or modes < 1:
+    if not _is_count(modes):
         findings.append(error(f"{name}.num_modes", expected="a whole number of at least 1", got=shown(modes)))
+    tasks = attribute(env, "tasks_per_mode", None)
+    if tasks is not None and not _is_count(tasks):
+        expected = "a whole number of at least 1, or None"
+        findings.append(error(f"{name}.tasks_per_mode", expected=expected, got=shown(tasks)))
     if not isinstance(horizon := attribute(env, "finite_horizon", False), bool):
         findings.append(error(f"{name}.finite_horizon", expected="True or False", got=shown(horizon)))
     return [*findings, *_of_splits(name, env, trains), *(_of_scale(name, env, actions) if uses_scale else [])]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _of_splits(name: str, env: Any, trains: bool) -> list[Finding]:

@@ -53,7 +53,7 @@ from mmaml.seeding import generator
 from mmaml.updates.adam import Adam
 from mmaml.updates.buffer import Buffer
 from mmaml.updates.evaluate import Evaluate
-from mmaml.updates.outer_step import make_update
+from mmaml.updates.outer_step import bounded, make_update
 
 
 def _buffer_numbers(config: Config) -> int:
@@ -111,6 +111,12 @@ DECLARATION = TRIAL.extended(
             1e-3,
             number(0, open_low=True),
             "Adam's step size for encoder and decoder, times learning_rate_anneal^iteration",
+        ),
+        "vae_max_grad_norm": Key(
+            "Belief",
+            None,
+            optional(number(0, open_low=True)),
+            "largest norm of the encoder's gradient, and of the decoder's; a longer one is scaled down; null: no limit",
         ),
         "vae_updates": Key("Belief", 3, integer(0), "steps of encoder and decoder an iteration"),
         "vae_batch_size": Key("Belief", 25, integer(1), "trials of the buffer in such a step"),
@@ -325,11 +331,16 @@ class VariBAD(TrialPPO):
             params = self.variational.per_task(encoded, 1)
             loss, error, kl = self.variational_loss(params, trials, rng)
             gradient = self.variational.gradient_per_task(loss, params)[0]
-            encoded = self.optimizer.step(encoded, gradient)
+            encoded = self.optimizer.step(encoded, self.bounded_by_network(gradient))
             sums += [float(error.detach()), float(kl.detach())]
         error_mean, kl_mean = sums / self.config.vae_updates if self.config.vae_updates else (math.nan, math.nan)
         logged |= {"RewardError": error_mean / (self.config.lane_length + 1), "BeliefKL": kl_mean}
         return torch.cat([parameters[self.trained], encoded, scales]), logged
+
+    def bounded_by_network(self, gradient: Tensor) -> Tensor:
+        """The gradient of encoder and decoder, each no longer than `vae_max_grad_norm`."""
+        parts = [gradient[self.variational.slice_of(network)] for network in ("encoder", "decoder")]
+        return torch.cat([bounded(part, self.config.vae_max_grad_norm) for part in parts])
 
     def to_keep(self, data: Rollouts, scaling: Tensor | None) -> Trials:
         """Entries of the buffer: trials, each with the scaling by which its observations are normalised."""

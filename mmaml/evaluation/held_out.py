@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from mmaml.config import memory_check
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError, build_config, check_value
+from mmaml.envs.base import Task
 from mmaml.envs.spec import EnvSpec
 from mmaml.errors import Failure, NotFinite, RunStopped, TasksFailed, UsageError
 from mmaml.evaluation.summary import summarise
@@ -96,10 +98,13 @@ def evaluate(
     undiscounted, over the whole episodes of that collection, or number in the trial. split: "test"
     (tasks like those of training, from a stream that it never sees) or "ood" where the family has it.
     Returns what `summarise` gives. A task whose environment fails is reported on stderr and left out. Raises
-    RunStopped if all do, and UsageError if a number is not finite.
+    RunStopped if all do, and UsageError if a number is not finite. Tasks that repeat others are reported too.
     """
-    master = Master(worker.config, ranks, worker, _Log(), state)
+    log = _Log()
+    master = Master(worker.config, ranks, worker, log, state)
     tasks = master.sample_tasks(num_tasks, FRESH, split)
+    if notice := repeated(worker.spec, tasks):
+        log.warn(notice)
     parameters = worker.algorithm.spec.flatten(state["parameters"])
     try:
         result = master.collect(parameters, tasks, FRESH, purpose=split, stages=adapt_steps + 1)
@@ -108,6 +113,21 @@ def evaluate(
     by_episode = worker.algorithm.credit == "trial"
     names = worker.spec.mode_names
     return summarise(result["return"], result["mode"], result["success"], by_episode, names)
+
+
+def repeated(spec: EnvSpec, tasks: Sequence[Task]) -> str:
+    """What to report of tasks that repeat others, for lack of more; "" if none does."""
+    if spec.tasks_per_mode is None:
+        return ""
+    counts = Counter(task.mode for task in tasks).values()
+    different = sum(min(count, spec.tasks_per_mode) for count in counts)
+    if different == len(tasks):
+        return ""
+    return (
+        f"notice: '{spec.name}' has {spec.tasks_per_mode} tasks of a mode, so that {len(tasks) - different} of the "
+        f"{len(tasks)} repeat others; intervals count each as one of its own and are too narrow (with --num_tasks "
+        f"{spec.tasks_per_mode * len(counts)} none is repeated)"
+    )
 
 
 class _Log:

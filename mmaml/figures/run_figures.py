@@ -22,14 +22,23 @@ def draw_run(run: Path, env_spec: EnvSpec | None = None) -> None:
     """Write the learning curves and, of families that have some, the trajectories of a run into its directory.
 
     env_spec: that of the run's task family, where it is known already.
-    Nothing is drawn if no iteration was logged there, as after a finished run was continued in a new directory.
+    Nothing is drawn if no iteration was logged there, as after a finished run was continued in a new directory, nor
+    what was drawn after the last iteration was.
     """
     if not (run / PROGRESS).exists():
         return
-    config, curve = curves.read_run(run, "")
-    curves.plot_curves(curves.group_runs([(config, curve)]), run / CURVES, title=str(config["env"]))
-    print(as_written(run / CURVES))
-    draw_trajectories(run, run / TRAJECTORIES, env_spec=env_spec)
+    if not _is_current(run / CURVES):
+        config, curve = curves.read_run(run, "")
+        curves.plot_curves(curves.group_runs([(config, curve)]), run / CURVES, title=str(config["env"]))
+        print(as_written(run / CURVES))
+    if not _is_current(run / TRAJECTORIES):
+        draw_trajectories(run, run / TRAJECTORIES, env_spec=env_spec)
+
+
+def _is_current(picture: Path) -> bool:
+    """Whether a run's picture is there, and was written after the log."""
+    log = picture.with_name(PROGRESS)
+    return picture.exists() and picture.stat().st_mtime_ns >= log.stat().st_mtime_ns
 
 
 def draw_trajectories(run: Path, path: Path, rollouts_per_task: int = 20, env_spec: EnvSpec | None = None) -> None:

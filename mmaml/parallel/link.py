@@ -33,9 +33,6 @@ SECONDS_BETWEEN_CHECKS = 1.0
 MOMENT = 1.0
 PROCESS_ENDED = "its process ended"
 SECURITY, NATIVE = "PMIX_SECURITY_MODE", "native"
-# A long message goes through memory that the processes of a machine share: at each look, a few pieces of so many bytes.
-# In Open MPI's own pieces of 32 KiB, 20 gradients of 44,000 parameters, 3.5 MB, take 65 looks; in these, 9.
-PIECE, PIECE_SIZE = "OMPI_MCA_btl_sm_max_send_size", 256 * 1024
 
 
 class RankLost(Exception):
@@ -61,7 +58,6 @@ def join() -> None:
     if MPI.Is_initialized() or announced_ranks() is None or (is_open_mpi and not meets_others()):
         return
     choose_security()
-    enlarge_pieces()
     MPI.Init_thread()
     if MPI.COMM_WORLD.Get_rank() == 0:
         report(STARTED)
@@ -74,11 +70,6 @@ def choose_security() -> None:
     """
     if NATIVE in os.environ.get(SECURITY, "").split(","):
         os.environ[SECURITY] = NATIVE
-
-
-def enlarge_pieces() -> None:
-    """Let long messages go in pieces of `PIECE_SIZE`, unless the user has chosen another size."""
-    os.environ.setdefault(PIECE, str(PIECE_SIZE))
 
 
 @atexit.register

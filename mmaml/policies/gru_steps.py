@@ -29,7 +29,7 @@ def step(x: Tensor, h: Tensor, weights: Sequence[Tensor], g: Tensor, q: Tensor, 
 
 
 def step_back(dh: Tensor, h: Tensor, g: Tensor, q: Tensor, n: Tensor, outputs: Sequence[Tensor]) -> Tensor:
-    """What of dh, the derivative in h' of `_step`, goes to h by itself, [M, N, C], not through its products.
+    """What of dh, the derivative in h' of `step`, goes to h by itself, [M, N, C], not through its products.
 
     outputs: where the derivatives go in q, in g and in n, of the latter two before their nonlinearities.
     """

@@ -13,12 +13,13 @@ from mmaml.report.summary import UNKNOWN, by_tasks, duration, estimates, mean
 from mmaml.wording import counted
 
 GENERATOR = "<!-- by mmaml report -->"  # by which an earlier report is known
+MEANING = "Returns are means per episode, with 95% intervals where they are known; costs are means of a run."
 
 
 def markdown(gathered: Gathered, title: str, written: str) -> str:
     """The whole text. written: when and by what."""
     counts = f"{counted(len(gathered.experiments), 'experiment')}, {counted(len(gathered.runs), 'run')}"
-    parts = [GENERATOR, f"# {title}", f"{counts}; written {written}."]
+    parts = [GENERATOR, f"# {title}", f"{counts}; written {written}. {MEANING}"]
     parts += [f"- {notice}" for notice in gathered.notices]
     for group in by_tasks(gathered.experiments):
         parts += [f"## {group[0].env}", returns_table(group)]

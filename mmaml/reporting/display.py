@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 from mmaml.parallel.placement import ALONE, Placement
 from mmaml.storage.progress_file import Row
+from mmaml.wording import counted
 from mmaml.written_paths import as_written
 
 _STEP = re.compile(r"Step_(\d+)-AverageReturn")
@@ -58,7 +59,8 @@ class Display:
 
     def close(self) -> None:
         if self.done >= self.iterations and not self._durations:
-            self.emit(f"all {self.iterations} iterations are already done; raise n_itr to continue\n")
+            done = counted(self.done, "iteration")
+            self.emit(f"nothing left to do: {done} done, n_itr is {self.iterations}; raise n_itr to continue\n")
         elif self.done >= self.iterations:
             self.emit(f"finished in {_duration(sum(self._durations))}: {self.title}\n")
 

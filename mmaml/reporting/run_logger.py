@@ -22,7 +22,7 @@ from mmaml.parallel.placement import ALONE, Placement
 from mmaml.reporting.display import make_display
 from mmaml.storage.events_file import open_events_file
 from mmaml.storage.files import AppendedFile, Backlog, writing
-from mmaml.storage.layout import MESSAGES, PROGRESS
+from mmaml.storage.layout import MESSAGES, PARAMS, PROGRESS
 from mmaml.storage.params_file import write_params
 from mmaml.storage.progress_file import ProgressFile, Row
 from mmaml.written_paths import as_written
@@ -35,7 +35,8 @@ class RunLogger:
     """All outputs of a run except its checkpoints; only rank 0 has one.
 
     resume_iteration: None for a new run. For a restored one, the next iteration: rows of it and later ones are dropped,
-    earlier ones are kept. 0: the run in the directory starts over.
+    earlier ones are kept; where it is n_itr or more there is nothing left to do, and the files stay as they are.
+    0: the run in the directory starts over.
 
     A disk that is full or gone does not end a run: what cannot be written is kept in memory until it can.
 
@@ -53,11 +54,13 @@ class RunLogger:
         if resume_iteration is None and (dump_path / PROGRESS).exists():
             raise UsageError("dump_path", f"'{dump_path}' already contains a run", "choose another directory")
         is_new = not dump_path.exists()
+        is_over = resume_iteration is not None and resume_iteration >= config.n_itr
         with writing("dump_path", dump_path):
             try:
                 dump_path.mkdir(parents=True, exist_ok=True)
-                write_params(config.to_dict(), dump_path, placement.record())
-                self._progress = ProgressFile(dump_path / PROGRESS, resume_iteration)
+                if not (is_over and (dump_path / PARAMS).exists()):
+                    write_params(config.to_dict(), dump_path, placement.record())
+                self._progress = ProgressFile(dump_path / PROGRESS, None if is_over else resume_iteration)
             except OSError:
                 if is_new:
                     with suppress(OSError):

@@ -72,7 +72,7 @@ def rollout(
 
     def seen(observation: np.ndarray) -> Tensor:
         values = torch.from_numpy(observation)
-        return values if scaling is None else scaling.normalised(values)
+        return values.float() if scaling is None else scaling.normalised(values)
 
     carried: Any = None
     action, own_noise = torch.zeros(tasks, lanes, noise.shape[-1]), episode_noise[:, 0]
@@ -210,7 +210,7 @@ class _Record:
             start,
             terminated,
             truncated,
-            final_observations.float().view(tasks, lanes, -1),
+            final_observations.view(tasks, lanes, -1),
             episode_noise,
             self._in_order(truncated) if self.followed else None,
         )

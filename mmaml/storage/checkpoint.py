@@ -44,7 +44,7 @@ def write(directory: Path, iteration: int, state: dict[str, Any]) -> Path:
     make_folder(directory)
     for leftover in directory.glob(".itr_*.unfinished"):  # of a process killed while it wrote
         leftover.unlink()
-    path = directory / file_name(iteration)
+    path = directory / f"itr_{iteration:06d}.pt"
     write_file(path, state)
     return path
 
@@ -118,11 +118,6 @@ def candidates(run: str | Path, key: str = "restore_path") -> list[Path]:
     except OSError as error:
         raise _unreadable(run, key, error) from error
     return [path for _, path in reversed(found)]
-
-
-def file_name(iteration: int) -> str:
-    """The name of the checkpoint after so many iterations."""
-    return f"itr_{iteration:06d}.pt"
 
 
 def latest(run: str | Path, key: str = "restore_path") -> Path:

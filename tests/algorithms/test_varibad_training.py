@@ -52,6 +52,21 @@ def test_the_steps_of_encoder_and_decoder_shrink_as_those_of_the_policy_do() -> 
     assert float(moved[1]) == pytest.approx(1e-3 * float(moved[0]), rel=0.1)
 
 
+def test_gradients_of_encoder_and_decoder_that_are_too_long_are_scaled_down_each_by_itself() -> None:
+    """By the first moments of Adam, a tenth of the gradient; the same trials are drawn in each case."""
+    found = []
+    for norm in (None, 1e9, 0.01, 1e-4):
+        algo, block, flat = collected(vae_updates=1, vae_max_grad_norm=norm)
+        algo.update(flat, block.evaluate(), 0)
+        moment = algo.optimizer.state_dict()["state"][0]["exp_avg"]
+        found.append([10 * moment[algo.variational.slice_of(network)] for network in ("encoder", "decoder")])
+    whole, unbounded, *scaled = found
+    for index, gradient in enumerate(whole):
+        assert float(gradient.norm()) > 0.01 and torch.equal(unbounded[index], gradient)
+        for norm, shorter in zip((0.01, 1e-4), scaled, strict=True):
+            torch.testing.assert_close(shorter[index], norm * gradient / gradient.norm())
+
+
 def test_the_newest_trials_are_kept() -> None:
     algo, block, flat = collected(vae_buffer_size=20)
     evaluate = block.evaluate()

@@ -99,6 +99,7 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "vae_normalize_rewards": (True, BELIEFS),
     "kl_weight": (0.1, BELIEFS),
     "vae_learning_rate": (0.01, BELIEFS),
+    "vae_max_grad_norm": (1e-3, BELIEFS),
     "vae_updates": (1, BELIEFS),
     "vae_batch_size": (2, BELIEFS),
     "vae_buffer_size": (2, BELIEFS),

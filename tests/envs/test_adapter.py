@@ -235,7 +235,7 @@ class Slope:
 class Slopes(Walk):
     """Tasks are objects; they come by split."""
 
-    num_modes, normalization_scale = 4, 2.5
+    num_modes, normalization_scale, tasks_per_mode = 4, 2.5, 9
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> Any:
         self.asked = split
@@ -271,6 +271,7 @@ def test_class_attributes_describe_the_family() -> None:
     walk, slopes, unbounded = map(make_family, (f"{HERE}:Walk", f"{HERE}:Slopes", UNBOUNDED))
     assert (walk.num_modes, walk.normalization_scale, walk.splits) == (2, 1.0, ("train", "test"))
     assert (slopes.num_modes, slopes.normalization_scale, slopes.splits) == (4, 2.5, SPLITS)
+    assert (walk.tasks_per_mode, slopes.tasks_per_mode) == (None, 9)
     assert (unbounded.normalization_scale, unbounded.splits) == (None, ("train", "ood"))
 
 

@@ -144,6 +144,7 @@ def test_tasks_are_those_that_meta_world_draws(name: str) -> None:
     benchmark = metaworld.package().ML1(name, seed=5)
     family = make_family(f"Meta-World/ML1-{name}", benchmark_seed=5)
     for split, own in (("train", benchmark.train_tasks), ("test", benchmark.test_tasks)):
+        assert family.tasks_per_mode == len(own)
         drawn = family.sample_tasks(50, np.random.default_rng(0), split)
         assert {task.values["rand_vec"].tobytes() for task in drawn} == {rand_vec_of(task).tobytes() for task in own}
 
@@ -181,7 +182,7 @@ def test_training_starts_without_a_warning() -> None:
 @pytest.mark.parametrize(
     ("env", "env_kwargs", "error"),
     [
-        ("Meta-World/ML1-reech-v3", {}, "env: expected Meta-World/ and ML10, .* got 'Meta-World/ML1-reech-v3'"),
+        ("Meta-World/ML1-reech-v3", {}, "env: expected Meta-World/ and one of ML10, .* got 'Meta-World/ML1-reech-v3'"),
         ("Meta-World/ML1-reach-v3", {"benchmark_seed": -1}, "benchmark_seed: expected a whole number from 0"),
         ("Meta-World/ML1-reach-v3", {"one_hot": 1}, "one_hot: expected true, false or null"),
         ("Meta-World/ML1-reach-v3", {"reward_version": "v3"}, "reward_version: expected one of"),
@@ -192,6 +193,18 @@ def test_training_starts_without_a_warning() -> None:
 def test_wrong_arguments_are_refused(env: str, env_kwargs: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigError, match=error):
         check_family(env, env_kwargs)
+
+
+@pytest.mark.parametrize("env", ["Meta-World", "Meta-World/", "Meta-World/ML11"])
+def test_without_a_benchmark_of_meta_world_its_names_are_given(env: str) -> None:
+    """Whether it is installed or not."""
+    with pytest.raises(ConfigError) as caught:
+        check_family(env, {})
+    line = f"{caught.value}"
+    assert line.startswith("env: expected Meta-World/ and one of ML10, ") and "ML1-NAME" in line and "\n" not in line
+    assert f"got '{env.removesuffix('/')}" in line
+    with pytest.raises(ConfigError, match="did you mean 'Meta-World/ML10'"):
+        check_family("MetaWorld/ML10", {})
 
 
 @needs_metaworld

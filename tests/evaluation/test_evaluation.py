@@ -242,6 +242,22 @@ def test_a_family_that_has_no_tasks_to_train_on_any_more_is_evaluated_on_those_i
         held_out.check_split(held_out.restore(other)[0], "train")
 
 
+def test_tasks_that_repeat_others_for_lack_of_more_are_reported(
+    tmp_path: Path, evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Intervals are of the mean over tasks that are drawn independently."""
+    monkeypatch.setattr(HeldOut, "splits", ("train", "test"))
+    other = _train(tmp_path / "run", env="tests.helpers.probes:HeldOut", algorithm="promp")
+    for count, lines in ((7, []), (6, [1]), (1, [6])):
+        monkeypatch.setattr(HeldOut, "tasks_per_mode", count)
+        capsys.readouterr()
+        evaluate(restore_path=other)
+        notices = [line for line in capsys.readouterr().err.splitlines() if line.startswith("notice: ")]
+        assert len(notices) == len(lines)
+        for line, repeats in zip(notices, lines, strict=True):
+            assert f"so that {repeats} of the 7 repeat others" in line and f"with --num_tasks {count} " in line
+
+
 @pytest.mark.parametrize(
     ("env", "names", "gaps"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from mmaml.config.keys import built_in_keys
 from mmaml.errors import UsageError
-from mmaml.figures import curves
+from mmaml.figures import curves, run_figures
 from mmaml.figures.curves import Curve
 from mmaml.figures.trajectories import Trajectories, plot_trajectories
 from tests.helpers.support import files_no_larger
@@ -101,6 +102,22 @@ def test_what_is_not_known_or_too_large_is_not_drawn(value: str, tmp_path: Path,
     words = ("--overlay", f"unknown={tmp_path / 'table.csv'}", "--title", "none \N{ROCKET}", "--limits", -10, 0)
     assert plot(run, *words, "--reference", "out of sight=1e30", "--no_trajectories") == 0
     assert _is_picture(run / "learning_curves.png")
+
+
+def test_a_run_is_drawn_again_only_after_further_iterations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Path] = []
+    monkeypatch.setattr(run_figures, "draw_trajectories", lambda run, path, **_: (drawn.append(path), path.touch()))
+    run = _run(tmp_path / "run", [-8, -6])
+    for _ in range(2):
+        run_figures.draw_run(run)
+    assert drawn == [run / "trajectories.png"] and _is_picture(run / "learning_curves.png")
+    assert capsys.readouterr().out == f"{run / 'learning_curves.png'}\n"
+    latest = (run / "trajectories.png").stat().st_mtime_ns
+    os.utime(run / "progress.csv", ns=(latest + 1, latest + 1))  # as after another row
+    run_figures.draw_run(run)
+    assert len(drawn) == 2 and capsys.readouterr().out == f"{run / 'learning_curves.png'}\n"
 
 
 def test_seeds_of_which_one_has_only_begun_are_drawn(tmp_path: Path) -> None:

@@ -102,12 +102,14 @@ def test_the_mpirun_of_another_mpi_is_used_as_it_is(prefix: Path, monkeypatch: p
 
 
 def test_what_the_user_sets_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, line in ((".openmpi", "btl=self,tcp\n# pml = x\n"), (".prte", "oob_tcp_keepalive_time = 5\n")):
+    of_ranks = "btl=self,tcp\n# pml = x\nbtl_sm_max_send_size = 32768\n"
+    for name, line in ((".openmpi", of_ranks), (".prte", "oob_tcp_keepalive_time = 5\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mca-params.conf").write_text(line)
     monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path), "OMPI_MCA_smsc": "cma"})
     mpirun.set_environment([], str(tmp_path))
-    set_by_user = {"OMPI_MCA_btl", "OMPI_MCA_smsc", "PRTE_MCA_oob_tcp_keepalive_time"}
+    set_by_user = {"OMPI_MCA_btl", "OMPI_MCA_smsc", "PRTE_MCA_oob_tcp_keepalive_time", "OMPI_MCA_btl_sm_max_send_size"}
+    assert set_by_user <= mpirun.PARAMETERS.keys()
     expected = {name: value for name, value in mpirun.PARAMETERS.items() if name not in set_by_user}
     assert expected | {"OMPI_MCA_smsc": "cma"} == {
         name: value for name, value in os.environ.items() if name in mpirun.PARAMETERS

@@ -140,13 +140,3 @@ def test_of_what_a_launcher_offers_the_security_that_every_pmix_has_is_chosen(
     monkeypatch.setattr(os, "environ", variables)
     link.choose_security()
     assert variables.get(link.SECURITY) == chosen
-
-
-@pytest.mark.parametrize(("own", "chosen"), [(None, str(link.PIECE_SIZE)), ("32768", "32768")])
-def test_long_messages_go_in_larger_pieces_unless_the_user_says_otherwise(
-    own: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    variables = {} if own is None else {link.PIECE: own}
-    monkeypatch.setattr(os, "environ", variables)
-    link.enlarge_pieces()
-    assert variables == {link.PIECE: chosen}

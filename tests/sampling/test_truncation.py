@@ -33,8 +33,10 @@ def acting_at_random(step: Step, carried: Any) -> tuple[Distribution, Any]:
     return Categorical(torch.zeros(*step.observation.shape[:2], 2)), None
 
 
-def sampled(layout: Lanes, lanes: int = LANES, actor: Actor = acting_at_random, **kwargs: Any) -> Rollouts:
-    env = Endless(TASKS, lanes, **kwargs)
+def sampled(
+    layout: Lanes, lanes: int = LANES, actor: Actor = acting_at_random, family: type[Endless] = Endless, **kwargs: Any
+) -> Rollouts:
+    env = family(TASKS, lanes, **kwargs)
     env.set_tasks(env.sample_tasks(TASKS, np.random.default_rng(0)))
     noise = torch.rand(TASKS, layout.length, lanes, 2, generator=torch.Generator().manual_seed(0))
     return rollout(env, actor, layout, noise, [1, 2], None)
@@ -141,6 +143,22 @@ def test_observations_that_followed_are_seen_as_the_policy_sees_others() -> None
     data = rollout(env, acting_at_random, Lanes(4), torch.rand(1, 4, 2, 2), [1], None, scaling=scaling)
     assert data.followed is not None
     np.testing.assert_allclose(data.followed[..., 1], (0.2 - 1) / 0.5, rtol=1e-6)
+
+
+class InDouble(Endless):
+    """As environments of Gymnasium often observe."""
+
+    def _observe(self) -> np.ndarray:
+        return super()._observe().astype(np.float64)
+
+
+def test_observations_in_double_precision_are_taken_as_those_in_single() -> None:
+    single, double = sampled(Lanes(8), limit=3), sampled(Lanes(8), limit=3, family=InDouble)
+    pairs = [(single, double), (single.going_on(single.last_of_lane()), double.going_on(double.last_of_lane()))]
+    assert single.followed is not None and double.followed is not None
+    torch.testing.assert_close(double.followed, single.followed, rtol=0, atol=0)  # of one dtype
+    for ours, theirs in pairs:
+        torch.testing.assert_close(theirs.fields(), ours.fields(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_task_is_valued_alone_as_in_a_block() -> None:

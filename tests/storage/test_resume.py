@@ -93,12 +93,13 @@ def test_the_same_command_continues_and_then_has_nothing_left_to_do(capsys: pyte
         train(*command())
         assert parameters("run") == whole
         assert [row["Step_1-AverageReturn"] for row in progress("run")] == [row["Step_1-AverageReturn"] for row in rows]
-    kept = {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
-    kept[Path("run/progress.csv")] = Path("run/progress.csv").read_bytes()
-    capsys.readouterr()
-    train(*command())
-    assert "all 3 iterations are already done; raise n_itr to continue\n" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in kept} == kept
+    kept = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in Path("run").rglob("*.*")}
+    assert {Path("run/progress.csv"), Path("run/params.json"), Path("run/checkpoints/itr_000003.pt")} <= {*kept}
+    for n_itr in (3, 1):
+        capsys.readouterr()
+        train(*command(n_itr=n_itr))
+        assert f"3 iterations done, n_itr is {n_itr}; raise n_itr to continue\n" in capsys.readouterr().out
+        assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in Path("run").rglob("*.*")} == kept
     train(*command(n_itr=4))
     assert [row["Itr"] for row in progress("run")] == ["0", "1", "2", "3"]
 

@@ -239,7 +239,9 @@ def test_where_the_meta_gradient_is_computed() -> None:
 def test_a_finished_run_that_is_continued_says_so(tmp_path: Path) -> None:
     stream = io.StringIO()
     make_display(_config(), tmp_path, 40, stream).close()
-    assert stream.getvalue().splitlines()[1] == "all 40 iterations are already done; raise n_itr to continue"
+    assert stream.getvalue().splitlines()[1] == (
+        "nothing left to do: 40 iterations done, n_itr is 40; raise n_itr to continue"
+    )
 
 
 def test_an_output_without_unicode_gets_ascii(tmp_path: Path) -> None:

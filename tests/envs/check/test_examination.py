@@ -151,7 +151,7 @@ class StrangeBlock(SoundBlock):
 
 
 RETURNED = ["reset", "reset 0", "reset 1", "step", "step 0", "step 1", "step 2", "step 3", "step 4", "task", "tasks"]
-ATTRIBUTES = ["num_modes", "splits", "normalization_scale", "finite_horizon"]
+ATTRIBUTES = ["num_modes", "tasks_per_mode", "splits", "normalization_scale", "finite_horizon"]
 
 
 @pytest.mark.parametrize("where", [*RETURNED, *ATTRIBUTES, "observation_space", "action_space"])

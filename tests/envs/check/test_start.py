@@ -271,6 +271,8 @@ class NamesNoGenerator(Sound):
     [
         ("num_modes", "two", "a whole number of at least 1, got 'two'"),
         ("num_modes", 0, "a whole number of at least 1, got 0"),
+        ("tasks_per_mode", 0, "a whole number of at least 1, or None, got 0"),
+        ("tasks_per_mode", True, "a whole number of at least 1, or None, got True"),
         ("splits", "train", "some of ('train', 'test', 'ood'), in a tuple, got 'train'"),
         (
             "splits",
