@@ -130,6 +130,11 @@ class Algorithm(ABC):
         """Parameters of the MLP policy that acts in this state, to be exported; None for a policy that has a memory."""
         return None
 
+    @property
+    def expectation(self) -> str:
+        """What `expected_rewards` gives, in words."""
+        return "expected reward"
+
     def expected_rewards(
         self, parameters: Tensor, trials: Rollouts, steps: Tensor, observations: Tensor
     ) -> Tensor | None:

@@ -10,14 +10,14 @@ them several times through one block of self-attention. x, and how it is trained
 from __future__ import annotations
 
 from mmaml.algorithms.recurrent import NetworkPPO
-from mmaml.algorithms.shared_keys import RECURRENT
+from mmaml.algorithms.shared_keys import ATTENDING, numbers_of_steps
 from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import integer
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.epn import PlanningNetwork
 
-DECLARATION = RECURRENT.extended(
+DECLARATION = ATTENDING.extended(
     keys={
         "memory_embedding_size": Key(
             "Memory",
@@ -28,15 +28,7 @@ DECLARATION = RECURRENT.extended(
         "planning_iterations": Key("Memory", 2, integer(1), "how often the memory passes through the planning block"),
     },
     weights={"memory_embedding_size": lambda config: 13 * (4 * config.memory_embedding_size) ** 2},
-    kept={
-        "memory_embedding_size": lambda config: (
-            3
-            * config.memory_embedding_size
-            * config.meta_batch_size
-            * config.rollouts_per_meta_task
-            * config.lane_length
-        )
-    },
+    kept={"memory_embedding_size": lambda config: numbers_of_steps(config, 3 * config.memory_embedding_size)},
 )
 
 

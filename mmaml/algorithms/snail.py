@@ -12,14 +12,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmaml.algorithms.recurrent import NetworkPPO
-from mmaml.algorithms.shared_keys import RECURRENT
+from mmaml.algorithms.shared_keys import ATTENDING, numbers_of_steps
 from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import integer
 from mmaml.policies.params import Params
 from mmaml.policies.snail import SNAILNetwork
 
-DECLARATION = RECURRENT.extended(
+DECLARATION = ATTENDING.extended(
     keys={
         "filters": Key("Memory", 32, integer(1), "channels of the first layer, and of each convolution"),
         "attention_size": Key("Memory", 32, integer(1), "entries of a query, a key and a value"),
@@ -27,6 +27,9 @@ DECLARATION = RECURRENT.extended(
     weights={
         "filters": lambda config: 8 * config.filters**2,
         "attention_size": lambda config: 3 * config.filters * config.attention_size,
+    },
+    kept={
+        "attention_size": lambda config: numbers_of_steps(config, 2 * config.attention_size),
     },
 )
 

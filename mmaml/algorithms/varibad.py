@@ -293,6 +293,11 @@ class VariBAD(TrialPPO):
             return (rewards - predicted).square()
         return torch.nn.functional.softplus(predicted) - (rewards > 0) * predicted
 
+    @property
+    def expectation(self) -> str:
+        bernoulli = self.config.reward_likelihood == "bernoulli"
+        return "chance of a positive reward" if bernoulli else super().expectation
+
     def expected_rewards(
         self, parameters: Tensor, trials: Rollouts, steps: Tensor, observations: Tensor
     ) -> Tensor | None:

@@ -101,10 +101,18 @@ def training(config: Config, spec: EnvSpec) -> list[Need]:
 def rollouts(config: Config, tasks: int, stages: int, spec: EnvSpec, keys: Sequence[str]) -> Need:
     """Some tasks and their rollouts in all stages: collections, or episodes of a trial. keys: what sets how many."""
     counts = (tasks, config.rollouts_per_meta_task, config.max_path_length, stages)
-    words = ("tasks", "rollouts each", "time steps", "collections" if config.episodes_per_trial == 1 else "episodes")
+    words = ["tasks", "rollouts each", "time steps"]
+    if stages > 1:
+        words.append("episodes" if config.declaration.credit == "trial" else "collections")
     numbers = STEP_NUMBERS + spec.observation_size + 2 * spec.action_size  # an action, and what distributed it
     size = tasks * TASK_BYTES + 4 * numbers * counts[0] * counts[1] * counts[2] * counts[3]
-    return Need(size, " × ".join(f"{_short(n)} {word}" for n, word in zip(counts, words, strict=True)), keys)
+    what = " × ".join(f"{_short(n)} {word}" for n, word in zip(counts, words, strict=False))
+    return Need(size, what, _that_count(config, keys))
+
+
+def _that_count(config: Config, keys: Iterable[str]) -> list[str]:
+    """Those of the keys that have an effect under the algorithm."""
+    return [key for key in keys if not config.declaration.is_idle(key)]
 
 
 def _baseline(config: Config, spec: EnvSpec) -> list[Need]:
@@ -150,7 +158,8 @@ def _weights(config: Config, spec: EnvSpec) -> Need:
     count = sum(before * after for before, after in pairwise(sizes))
     more = config.declaration.weights
     count += sum(weights(config) for weights in more.values())
-    return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", ["hidden_sizes", *more])
+    keys = _that_count(config, ["hidden_sizes", *more])
+    return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", keys)
 
 
 def _of_algorithm(config: Config) -> list[Need]:

@@ -68,7 +68,7 @@ def plot_chain_choices(choices: ChainChoices, path: Path, *, title: str = "") ->
             if stage == 0:
                 axes.set_title(choices.names[task], fontsize=11)
             if task == 0:
-                axes.set_ylabel(f"{stage_name(stage, choices.by_episode)}\nchain", fontsize=10)
+                axes.set_ylabel(f"{stage_name(stage, stages, choices.by_episode)}\nchain", fontsize=10)
             else:
                 axes.tick_params(axis="y", labelleft=False)
             last = stage == stages - 1

@@ -25,7 +25,8 @@ def _trajectories(sampled: SampledStages, path: Path, title: str) -> None:
 
 
 def _walks(sampled: SampledStages, path: Path, title: str) -> None:
-    plot_grid_paths(grid_paths(sampled), path, beliefs=beliefs_about_cells(sampled), title=title)
+    beliefs = beliefs_about_cells(sampled)
+    plot_grid_paths(grid_paths(sampled), path, beliefs=beliefs, expectation=sampled.expectation, title=title)
 
 
 def _pulls(sampled: SampledStages, path: Path, title: str) -> None:

@@ -7,8 +7,9 @@ from PIL import Image, ImageDraw
 
 from mmaml.envs.discrete import DEATH, GOAL, NORMAL
 from mmaml.figures.grid_paths import TILE_STYLES, GridPaths, drifted
+from mmaml.figures.page import return_text
 from mmaml.figures.panels import GOAL as STAR
-from mmaml.figures.panels import SMOOTH, Panels, font, return_text, star
+from mmaml.figures.panels import SMOOTH, Panels, font, star
 from mmaml.figures.trajectories import time_colours
 
 LINE, PALE = (221, 221, 221), (136, 136, 136)

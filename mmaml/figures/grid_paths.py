@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from mmaml.envs.discrete import DEATH, ENERGY, GOAL, ICE, TRANSPORTER, GridFamily
-from mmaml.figures.page import INK, page, stage_name
+from mmaml.figures.page import INK, page, return_text, stage_name
 from mmaml.figures.recording import SampledStages
 from mmaml.figures.trajectories import time_colours
 
@@ -25,7 +25,7 @@ TILE_STYLES = {
     ICE: ("#D6EEF8", "ice"),
     ENERGY: ("#CDEBC5", "+"),
 }
-BELIEF, ALPHA = (0.243, 0.608, 0.839), 0.6  # colour of the highest reward expected in a cell
+BELIEF, ALPHA = (0.243, 0.608, 0.839), 0.6  # colour of the most that is expected in a cell
 DRIFT = 0.3  # how far a line moves from its first to its last step, so that ways back do not cover ways there
 
 
@@ -66,7 +66,7 @@ def grid_paths(sampled: SampledStages) -> GridPaths:
 def beliefs_about_cells(sampled: SampledStages) -> np.ndarray | None:
     """What reward the policy expects in a cell, as it believes at the end of each stage's episode: [M, K+1, S, S].
 
-    None where it holds no such belief.
+    In words, it is `sampled.expectation`. None where it holds no such belief.
     """
     observations = cast(GridFamily, sampled.family).cell_observations()
     if observations is None:
@@ -75,11 +75,18 @@ def beliefs_about_cells(sampled: SampledStages) -> np.ndarray | None:
     return None if expected is None else expected.reshape(*expected.shape[:2], *observations.shape[:2])
 
 
-def plot_grid_paths(paths: GridPaths, path: Path, *, beliefs: np.ndarray | None = None, title: str = "") -> None:
+def plot_grid_paths(
+    paths: GridPaths,
+    path: Path,
+    *,
+    beliefs: np.ndarray | None = None,
+    expectation: str = "expected reward",
+    title: str = "",
+) -> None:
     """Draw a PNG with a column for each task and a row for each stage: the board, and on it the walk.
 
     Lines darken with time, and a dot is where the last step began. beliefs: as of `beliefs_about_cells`; cells are blue
-    then, the darker, the higher is the reward that the policy expects there, by one scale for all boards.
+    then, the darker, the more the policy expects there, by one scale for all boards. expectation: of what.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
@@ -95,14 +102,13 @@ def plot_grid_paths(paths: GridPaths, path: Path, *, beliefs: np.ndarray | None 
             if stage == 0:
                 axes.set_title(paths.names[task], fontsize=11)
             if task == 0:
-                axes.set_ylabel(stage_name(stage, paths.by_episode), fontsize=11)
-            value = f"return {paths.returns[task, stage]:.1f}".replace("-", "−")
-            axes.set_xlabel(value, fontsize=9, color=INK, labelpad=3)
+                axes.set_ylabel(stage_name(stage, stages, paths.by_episode), fontsize=11)
+            axes.set_xlabel(return_text(float(paths.returns[task, stage])), fontsize=9, color=INK, labelpad=3)
         figure.subplots_adjust(wspace=0.06, hspace=0.16)
         if beliefs is not None:
             blues = LinearSegmentedColormap.from_list("beliefs", [(*BELIEF, 0.0), (*BELIEF, ALPHA)])
             bar = figure.colorbar(ScalarMappable(norm, blues), ax=np.ravel(panels).tolist(), shrink=0.4, pad=0.02)
-            bar.set_label("reward expected in a cell after the episode", fontsize=9)
+            bar.set_label(f"{expectation} in a cell, after the episode", fontsize=9)
         if title:
             figure.suptitle(title, x=0.125, y=0.91 + 0.05 / stages, ha="left", va="bottom", fontsize=12, color=INK)
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mmaml.figures.camera import SIDE, Camera, framed, view
+from mmaml.figures.page import return_text
 from mmaml.figures.panels import (
     GOAL,
     NEAREST_TO_MEAN,
@@ -17,7 +18,6 @@ from mmaml.figures.panels import (
     TRAIL,
     Panels,
     describe,
-    return_text,
     vector,
 )
 from mmaml.figures.ray_caster import Drawing, Marker

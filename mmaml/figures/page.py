@@ -70,8 +70,23 @@ def legend_below(figure: Figure, lines: Sequence[Line2D], distance: float) -> No
     figure.legend(handles=lines, loc="upper right", bbox_to_anchor=corner, ncols=len(lines), fontsize=9, labelcolor=INK)
 
 
-def stage_name(stage: int, by_episode: bool) -> str:
-    """How a stage of learning a task is called: after a number of adaptation steps, or an episode of a trial."""
+def stage_name(stage: int, stages: int, by_episode: bool) -> str:
+    """How one of the stages of learning a task is called: after a number of adaptation steps, or an episode of a trial.
+
+    stages: how many there are. One alone may be that of an algorithm that does not adapt.
+    """
     if by_episode:
         return f"episode {stage + 1}"
+    if stages == 1:
+        return "without adaptation"
     return f"after {counted(stage, 'step')}" if stage else "before adaptation"
+
+
+def return_text(value: float) -> str:
+    """A return, with one decimal if it is below 100."""
+    return f"return {signed(value, 0 if abs(value) >= 100 else 1)}"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with a minus sign in place of a hyphen."""
+    return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "−")  # "-0" becomes "0"

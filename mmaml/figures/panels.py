@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mmaml.envs.base import Task
 from mmaml.envs.shown import shown
+from mmaml.figures.page import return_text, signed
 from mmaml.figures.trajectories import Trajectories, time_colours, wall
 
 INK, GOAL, OTHER_GOALS, TRAIL = (51, 51, 51), (213, 94, 0), (200, 200, 200), (0, 114, 178)
@@ -126,19 +127,10 @@ def _few(values: Any) -> str:
     return vector(numbers) if numbers.dtype.kind in "biuf" else shown(values)
 
 
-def return_text(value: float) -> str:
-    """A return, with one decimal if it is below 100."""
-    return f"return {_signed(value, 0 if abs(value) >= 100 else 1)}"
-
-
 def vector(values: np.ndarray) -> str:
     """A number, or a vector in brackets."""
-    numbers = ", ".join(_signed(value, 2) for value in np.ravel(values))
+    numbers = ", ".join(signed(value, 2) for value in np.ravel(values))
     return f"({numbers})" if np.size(values) > 1 else numbers
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "−")  # "-0" becomes "0"
 
 
 @cache

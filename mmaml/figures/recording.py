@@ -201,6 +201,7 @@ class SampledStages:
     family gave them, [M, N, T, O]. returns: [M, K+1]. names: of the tasks. by_episode: stages are the episodes of a
     trial, not numbers of adaptation steps. expected_rewards: for observations [k, O], what the policy believes at the
     end of each stage's episode, in the first lane, to be rewarded where an action leads to them, [M, K+1, k]; or None.
+    expectation: what these numbers are, in words.
     """
 
     family: TaskVectorEnv
@@ -211,6 +212,7 @@ class SampledStages:
     names: Sequence[str]
     by_episode: bool
     expected_rewards: Callable[[np.ndarray], np.ndarray | None]
+    expectation: str
 
     @property
     def connected(self) -> np.ndarray:
@@ -262,6 +264,7 @@ def sampled_stages(
             names=names_of(tasks, worker.spec),
             by_episode=worker.algorithm.credit == "trial",
             expected_rewards=expected_rewards,
+            expectation=worker.algorithm.expectation,
         )
     finally:
         worker.close()

@@ -18,7 +18,8 @@ from mmaml.envs.process_state import running
 from mmaml.envs.registry import FAMILIES, make_family, source_of
 from mmaml.envs.shown import shown
 from mmaml.errors import UsageError, described
-from mmaml.figures.panels import NEAREST_TO_MEAN, Panels, describe, return_text
+from mmaml.figures.page import return_text
+from mmaml.figures.panels import NEAREST_TO_MEAN, Panels, describe
 from mmaml.figures.recording import ChosenEpisodes, Recorder, RecordingWorker, choose_episodes, names_of
 
 MODE = "rgb_array"  # Gymnasium's name of the render mode that returns pictures

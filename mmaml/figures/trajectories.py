@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.lines import Line2D
 
-from mmaml.figures.page import INK, legend_below, page, stage_name
+from mmaml.figures.page import INK, legend_below, page, return_text, stage_name
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def plot_trajectories(trajectories: Trajectories, path: Path, *, title: str = ""
             if collection == 0:
                 axes.set_title(trajectories.names[task], fontsize=11)
             if task == 0:
-                axes.set_ylabel(stage_name(collection, trajectories.by_episode), fontsize=11)
+                axes.set_ylabel(stage_name(collection, collections, trajectories.by_episode), fontsize=11)
         figure.subplots_adjust(wspace=0.06, hspace=0.06)
         legend_below(figure, stars, 0.05)
         if title:
@@ -96,7 +96,7 @@ def _draw_paths(axes: Axes, trajectories: Trajectories, task: int, collection: i
             "label": "goals of the other tasks",
         }
         stars += axes.plot(*others.T, "*", markersize=9, **pale)
-    value = f"return {trajectories.returns[task, collection]:.0f}".replace("-", "−")
+    value = return_text(trajectories.returns[task, collection])
     white = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}
     axes.text(0.96, 0.04, value, transform=axes.transAxes, ha="right", fontsize=9, color=INK, bbox=white, zorder=5)
     return stars

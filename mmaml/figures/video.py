@@ -37,7 +37,7 @@ def sheet_times(panels: Panels) -> list[int]:
 def frame(panels: Panels, time: int, title: str) -> Image.Image:
     """All panels at a time step: one row per task, one column per number of adaptation steps."""
     tasks, collections = panels.lengths.shape
-    heads = [stage_name(column, panels.by_episode) for column in range(collections)]
+    heads = [stage_name(column, collections, panels.by_episode) for column in range(collections)]
     clock = f"step {time} of {panels.lengths.max()}{_seconds(panels, time)}"
     page = _Page(panels, tasks, heads, title, [clock, panels.note])
     for task in range(tasks):
@@ -54,7 +54,7 @@ def contact_sheet(panels: Panels, title: str) -> Image.Image:
     heads = [f"step {time}{_seconds(panels, time)}" for time in times]
     page = _Page(panels, tasks * collections, heads, title, [panels.note])
     for row, (task, step) in enumerate(np.ndindex(tasks, collections)):
-        page.name(row, panels.names[task], panels.details[task], stage_name(step, panels.by_episode))
+        page.name(row, panels.names[task], panels.details[task], stage_name(step, collections, panels.by_episode))
         for column, time in enumerate(times):
             page.put(row, column, panel(panels, task, step, time))
     return page.image

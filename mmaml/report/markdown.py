@@ -51,8 +51,8 @@ def _row(experiment: Experiment, stages: int) -> list[str]:
 
 def _stage(group: Sequence[Experiment], stage: int) -> str:
     """The name of a column, which in a mixed group serves steps and episodes."""
-    having = [one for one in group if one.seeds[0].returns.shape[1] > stage]
-    return ", or ".join(dict.fromkeys(stage_name(stage, one.by_episode) for one in having))
+    having = [(one, stages) for one in group if (stages := one.seeds[0].returns.shape[1]) > stage]
+    return ", or ".join(dict.fromkeys(stage_name(stage, stages, one.by_episode) for one, stages in having))
 
 
 def _with_interval(value: float, interval: np.ndarray) -> str:

@@ -146,7 +146,8 @@ def _overall(experiment: Experiment) -> list[str]:
 
 
 def _last_stage(experiment: Experiment) -> str:
-    return stage_name(experiment.seeds[0].returns.shape[1] - 1, experiment.by_episode)
+    stages = experiment.seeds[0].returns.shape[1]
+    return stage_name(stages - 1, stages, experiment.by_episode)
 
 
 def _curves(group: Sequence[Experiment], smooth: int) -> str:
@@ -193,7 +194,7 @@ def _returns(experiment: Experiment) -> str:
     stages = experiment.seeds[0].returns.shape[1]
     rows = []
     for stage in range(means.shape[1]):
-        name = stage_name(stage, experiment.by_episode) if stage < stages else "whole trial"
+        name = stage_name(stage, stages, experiment.by_episode) if stage < stages else "whole trial"
         row = [name, *(_with_interval(means[group, stage], intervals[:, group, stage]) for group in shown)]
         if success:
             rate = success[stage] if stage < stages else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from mmaml.algorithms.varibad import VariBAD, drawn, encoder_inputs, transitions
+from mmaml.figures.family_pictures import picture_of
 from mmaml.figures.grid_paths import beliefs_about_cells, grid_paths
 from mmaml.figures.recording import SampledStages, sampled_stages
 from mmaml.policies.belief import RewardDecoder, draw, kl_of_beliefs
@@ -146,6 +148,20 @@ def test_the_walks_on_a_grid_show_the_beliefs_at_the_ends_of_episodes(monkeypatc
     assert beliefs is not None and beliefs.shape == (4, 5, 5, 5) and decoded == [4 * 5]
     assert (beliefs.std((0, 1)) > 0).any()
     assert beliefs_about_cells(shown_with()) is None
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "words"), [("gaussian", "expected reward"), ("bernoulli", "chance of a positive reward")]
+)
+def test_a_picture_of_beliefs_says_what_its_colours_mean(likelihood: str, words: str, tmp_path: Path) -> None:
+    config = config_of(
+        env="GridNavi", max_path_length=3, decoder_reads="next_observation", reward_likelihood=likelihood
+    )
+    shown = sampled_stages(config, {"parameters": Worker(config).algorithm.init(np.random.default_rng(0))}, 2)
+    draw_picture = picture_of(type(shown.family))
+    assert draw_picture is not None
+    draw_picture(shown, tmp_path / "picture.svg", "title")
+    assert f"<!-- {words} in a cell, after the episode -->" in (tmp_path / "picture.svg").read_text()
 
 
 # The ELBO.

@@ -28,7 +28,8 @@ TRIALS = {"env": BANDIT + "WaitingBandit", "episodes_per_trial": 4, "max_path_le
 
 # Algorithms, and by how much their policies are made to prefer one action.
 REMEMBER = pytest.mark.parametrize(
-    ("algorithm", "sure"), [(BANDIT + "RecurrentBandit", 100), ("rl2", 300), ("snail", 300), ("epn", 300)]
+    ("algorithm", "sure"),
+    [(BANDIT + "RecurrentBandit", 100), ("rl2", 300), ("snail", 300), ("epn", 300), ("varibad", 100)],
 )
 
 

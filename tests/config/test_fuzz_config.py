@@ -15,10 +15,20 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmaml.algorithms.recurrent import TrialPPO
 from mmaml.config import memory_check
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
-from mmaml.config.loading import ConfigError, build_config, idle_keys, load_config, parse_object, read_config_file
+from mmaml.config.loading import (
+    ConfigError,
+    build_config,
+    idle_keys,
+    load_config,
+    parse_object,
+    read_config,
+    read_config_file,
+)
 from mmaml.envs.registry import FAMILIES, make_family
 from mmaml.sampling.chunks import KEPT_STEPS, tasks_held
 from tests.helpers.fuzzing import ANYTHING, FUZZ, NUMBERS, TEXTS, no_hang, refusal
@@ -295,6 +305,46 @@ def test_a_rank_holds_what_is_prepared_for_its_tasks_up_to_a_number_of_steps() -
     need = memory_check.training(config, config.env_spec)
     (numbers,) = [need.what for need in need if "trust region" in need.what]
     assert f"of each of {KEPT_STEPS} steps" in numbers
+
+
+@pytest.mark.parametrize("algorithm", ["rl2", "snail", "varibad", "mgrl", "epn"])
+@pytest.mark.parametrize(
+    "values",
+    [{"cell_size": 2**31}, {"memory_embedding_size": 2**31}, {"filters": 2**31}, {"rollouts_per_meta_task": 2**40}],
+)
+def test_what_is_said_of_memory_names_no_key_that_has_no_effect(algorithm: str, values: dict[str, int]) -> None:
+    wanted = {"algorithm": algorithm, "env": "GridNavi", "discount": 0.95, **values}
+    config = read_config(wanted)
+    (name,) = values
+    if name in idle_keys(config, wanted):
+        assert build_config(wanted)
+        return
+    named = refusal(ConfigError, lambda: build_config(wanted)).split(":")[0].split(", ")
+    assert name in named and not {*named} & {*idle_keys(config, config.to_dict())}
+
+
+@pytest.mark.parametrize("algorithm", ["snail", "epn"])
+def test_what_attention_holds_is_counted(algorithm: str) -> None:
+    """By the largest tensor that there is while a task's trials are computed, of those with T² numbers."""
+    values = {"env": "GridNavi", "max_path_length": 9, "episodes_per_trial": 5, "rollouts_per_meta_task": 3}
+    worker, parameters, _ = sampled(small_config(algorithm, **values, meta_batch_size=1))
+    assert worker.block is not None and isinstance(worker.algorithm, TrialPPO)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.shape[-2:] == (45, 45) and out.is_floating_point():
+                largest = max(largest, out.nbytes)
+            return out
+
+    with Watch(), torch.no_grad():
+        worker.algorithm.outputs(worker.algorithm.spec.per_task(parameters, 1), worker.block.rollouts[0])
+    needs = {tuple(need.keys): need.bytes for need in memory_check.training(worker.config, worker.spec)}
+    assert needs["rollouts_per_meta_task", "max_path_length", "episodes_per_trial"] == largest == 4 * 3 * 45**2
+    with pytest.raises(ConfigError, match=r"^rollouts_per_meta_task, max_path_length, episodes_per_trial: needs"):
+        build_config({**worker.config.to_dict(), "rollouts_per_meta_task": 2, "max_path_length": 10**5})
 
 
 WIDE = {"env": "tests.helpers.probes:Wide", "meta_batch_size": 2, "env_kwargs": {"size": 21_168}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,30 @@ def test_a_picture_says_what_its_lines_and_stars_mean(env: str, words: list[str]
     draw(shown, tmp_path / "picture.svg", "title")
     written = (tmp_path / "picture.svg").read_text()
     assert all(written.count(f"<!-- {word} -->") == 1 for word in words)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "stages"),
+    [
+        ("promp", ["before adaptation", "after 1 step"]),
+        ("mgrl", ["without adaptation"]),
+        ("rl2", ["episode 1", "episode 2"]),
+    ],
+)
+@pytest.mark.parametrize("env", ["GridNavi", "DiscountingChain", "PointRobot"])
+def test_a_picture_says_at_which_stages_it_shows_the_policy(
+    env: str, algorithm: str, stages: list[str], tmp_path: Path
+) -> None:
+    values = {"env": env, "max_path_length": 5, "episodes_per_trial": 2 if algorithm == "rl2" else 1}
+    config = small_config(algorithm, **values)
+    state = {"parameters": Worker(config).algorithm.init(np.random.default_rng(0))}
+    shown = sampled_stages(config, state, 2)
+    draw = picture_of(type(shown.family))
+    assert draw is not None
+    draw(shown, tmp_path / "picture.svg", "title")
+    written = re.findall("<!-- (.*?) -->", (tmp_path / "picture.svg").read_text())
+    words = ("adaptation", "step", "episode")
+    assert [text for text in written if any(word in text for word in words) and text != "steps"] == stages
 
 
 def with_beliefs(beliefs: np.ndarray, path: Path) -> np.ndarray:

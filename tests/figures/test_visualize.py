@@ -20,7 +20,8 @@ from mmaml.figures import mujoco_panels, recording, video
 from mmaml.figures.grid_panels import GridPanels
 from mmaml.figures.grid_paths import grid_paths
 from mmaml.figures.mujoco_panels import MujocoPanels
-from mmaml.figures.panels import GOAL, Panels, PointMassPanels, return_text, vector
+from mmaml.figures.page import return_text
+from mmaml.figures.panels import GOAL, Panels, PointMassPanels, vector
 from mmaml.figures.ray_caster import Drawing
 from mmaml.figures.recording import RecordedEpisodes
 from mmaml.figures.trajectories import Trajectories
