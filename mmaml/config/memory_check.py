@@ -146,11 +146,13 @@ def _trust_region(config: Config, spec: EnvSpec) -> list[Need]:
 
 def _weights(config: Config, spec: EnvSpec) -> Need:
     """Parameters, their gradient and Adam's two moments."""
-    sizes = () if config.declaration.is_idle("hidden_sizes") else (spec.observation_size, *config.hidden_sizes)
-    count = sum(before * after for before, after in pairwise(sizes))
     more = config.declaration.weights
+    keys, sizes = ["hidden_sizes", *more], [spec.observation_size, *config.hidden_sizes]
+    if config.declaration.is_idle("hidden_sizes"):
+        keys, sizes = [*more], []
+    count = sum(before * after for before, after in pairwise(sizes))
     count += sum(weights(config) for weights in more.values())
-    return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", ["hidden_sizes", *more])
+    return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", keys)
 
 
 def _of_algorithm(config: Config) -> list[Need]:
