@@ -35,16 +35,24 @@ TRIAL = Declaration(
     credit="trial",
     default_update="ppo",
 )
-# Of those whose policy reads the features of a memory (`mmaml.algorithms.recurrent.RecurrentPPO`).
 READOUT_SIZE = Key(
     "Memory",
     0,
     integer(0),
     "units of a layer between the memory, with the step's input, and policy and value; 0: linear in the memory",
 )
+
+
+def _readout_weights(config: Config) -> int:
+    """Of a step's input (`TrialPPO.inputs`) alone: how many features the memory has depends on the algorithm."""
+    assert config.env_spec is not None
+    return config.readout_size * (config.env_spec.observation_size + config.env_spec.action_size + 2)
+
+
+# Of those whose policy reads the features of a memory (`mmaml.algorithms.recurrent.RecurrentPPO`).
 RECURRENT = TRIAL.extended(
     keys={"readout_size": READOUT_SIZE},
-    weights={"readout_size": lambda config: config.readout_size**2},
+    weights={"readout_size": _readout_weights},
     without=["hidden_sizes", "hidden_nonlinearity"],
 )
 

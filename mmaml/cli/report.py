@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     environments = dict.fromkeys(experiment.env for experiment in gathered.experiments)
     title = arguments.title or f"Runs on {', '.join(environments)}"
     written = f"on {datetime.date.today().isoformat()} by mmaml {__version__}"
-    as_markdown = arguments.output.suffix == ".md"
+    as_markdown = arguments.output.suffix.lower() == ".md"
     text = markdown(gathered, title, written) if as_markdown else page(gathered, title, written, arguments.smooth)
     with writing("--output", arguments.output):
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -154,9 +154,9 @@ def _trust_region(config: Config, spec: EnvSpec) -> list[Need]:
 
 def _weights(config: Config, spec: EnvSpec) -> Need:
     """Parameters, their gradient and Adam's two moments."""
+    more = config.declaration.weights
     sizes = () if config.declaration.is_idle("hidden_sizes") else (spec.observation_size, *config.hidden_sizes)
     count = sum(before * after for before, after in pairwise(sizes))
-    more = config.declaration.weights
     count += sum(weights(config) for weights in more.values())
     keys = _that_count(config, ["hidden_sizes", *more])
     return Need(4 * 4 * count, f"{_short(count)} weights with gradients and moments", keys)

@@ -26,8 +26,9 @@ def test_returns_and_costs_are_those_of_the_runs(empty_folder: Path) -> None:
         write_evaluation(run, np.stack([spread - 900, spread + mean], 1), [0] * 101)
     run = write_run(empty_folder / "b", [[*row, 0.5] for row in TRAINING], algorithm="rl2")
     write_evaluation(run, np.stack([spread, spread + 1, spread + 2], 1), [0] * 101, by_episode=True)
-    assert report.main(["MMAML=a", "RL²=b", "--output", "returns.md"]) == 0
-    header, _, gradient, memory = table(empty_folder / "returns.md")
+    assert report.main(["MMAML=a", "RL²=b", "--output", "returns.MD"]) == 0
+    header, _, gradient, memory = table(empty_folder / "returns.MD")
+    assert "95% intervals" in (empty_folder / "returns.MD").read_text()  # what brackets are
     assert header[:3] == ["", "seeds", "before adaptation, or episode 1"]
     assert header[3:] == ["after 1 step, or episode 2", "episode 3", "env steps", "CPU time"]
     assert gradient[:2] == ["MMAML", "2"] and gradient[4:] == ["", "2,000", "0:00:06"]

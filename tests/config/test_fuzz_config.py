@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmaml.algorithms.recurrent import TrialPPO
 from mmaml.config import memory_check
+from mmaml.config.algorithms import ALGORITHMS
+from mmaml.config.declaration_file import declaration_of
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
 from mmaml.config.loading import (
     ConfigError,
@@ -31,6 +33,7 @@ from mmaml.config.loading import (
 )
 from mmaml.envs.registry import FAMILIES, make_family
 from mmaml.sampling.chunks import KEPT_STEPS, tasks_held
+from mmaml.worker import Worker
 from tests.helpers.fuzzing import ANYTHING, FUZZ, NUMBERS, TEXTS, no_hang, refusal
 from tests.helpers.support import sampled, small_config
 
@@ -281,6 +284,16 @@ def test_the_least_estimate_of_memory_is_below_what_a_run_takes() -> None:
     held = sum(value.nbytes for data in worker.block.rollouts for value in data.fields().values())
     need = memory_check.rollouts(worker.config, 4, 2, worker.spec, memory_check.ROLLOUT_KEYS).bytes
     assert 0.8 * held < need - 4 * memory_check.TASK_BYTES <= held
+
+
+@pytest.mark.parametrize("algorithm", [name for name in sorted(ALGORITHMS) if declaration_of(name).weights])
+def test_an_algorithm_trains_at_least_as_many_numbers_as_are_counted(algorithm: str) -> None:
+    """And as many keys are named as have an effect."""
+    for key in (None, *declaration_of(algorithm).weights):
+        config = small_config(algorithm, **({} if key is None else {key: 300}))
+        worker = Worker(config)
+        (need,) = [need for need in memory_check.training(config, worker.spec) if "weights" in need.what]
+        assert need.bytes <= 16 * worker.algorithm.spec.total and not idle_keys(config, need.keys)
 
 
 def test_what_a_trust_region_holds_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
