@@ -17,6 +17,8 @@ max_episode_steps: 4
 meta_batch_size: 3
 rollouts_per_meta_task: 2
 parallel: false
+ppo:
+  lr: 2.0e-3
 """
 
 
@@ -33,6 +35,7 @@ def test_a_named_run_trains(name: str, flags: tuple[str, str], tmp_path: Path, m
     assert ended.value.code == 0
     params = json.loads((tmp_path / "runs" / "experiment_name" / "params.json").read_text())
     assert params["algorithm"] == name and params["seed"] == 7 and params["max_path_length"] == 4
+    assert params["learning_rate"] == 2e-3
     assert len((tmp_path / "runs" / "experiment_name" / "progress.csv").read_text().splitlines()) == 2
 
 
@@ -45,3 +48,16 @@ def test_a_name_and_a_directory_are_refused(
         runpy.run_path(sys.argv[0], run_name="__main__")
     assert ended.value.code == 2
     assert capsys.readouterr().err.strip().startswith("error: --name: sets dump_path, which --overrides sets too")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/../../x", "/x", "."])
+def test_a_run_stays_within_the_directory_of_named_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPTS / "rl2_run.py"), "--name", name])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    assert ended.value.code == 2 and not [*tmp_path.iterdir()]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --name/-n: expected a path within runs/, without '..', got ")
