@@ -98,6 +98,12 @@ class Experiment:
         return {mode: name for run in self.runs if run.evaluation for mode, name in run.evaluation.mode_names.items()}
 
     @property
+    def split(self) -> str:
+        """Of which tasks the returns are: that of the evaluations; "" for those of training's iterations."""
+        evaluation = self.runs[0].evaluation
+        return evaluation.split if self.evaluated and evaluation else ""
+
+    @property
     def tasks(self) -> str:
         """What is the same in two experiments whose returns may be compared."""
         return json.dumps([self.runs[0].config.get(key) for key in _TASKS], sort_keys=True)

@@ -246,6 +246,8 @@ def test_the_figure_shows_means_bands_and_held_out_points(tmp_path: Path, monkey
     assert _is_picture(tmp_path / "new" / "figure.png")
     curves.plot_curves([Curve("one stage", curve.env_steps, returns[..., :1], None)], tmp_path / "figure.png")
     assert [text.get_text().strip() for text in drawn["axes"].get_legend().get_texts()] == ["one stage (2 seeds)", ""]
+    curves.plot_curves([Curve("one point", curve.env_steps[:1], returns[:, :1], None)], tmp_path / "figure.png")
+    assert all(line.get_marker() == "." for line in drawn["axes"].lines)  # without one it could not be seen
 
 
 def test_a_disk_that_is_full_leaves_the_figure_before(tmp_path: Path) -> None:
