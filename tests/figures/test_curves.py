@@ -14,6 +14,7 @@ import pytest
 
 from mmaml.config.keys import built_in_keys
 from mmaml.errors import UsageError
+from mmaml.evaluation import held_out
 from mmaml.figures import curves, run_figures
 from mmaml.figures.curves import Curve
 from mmaml.figures.trajectories import Trajectories, plot_trajectories
@@ -289,6 +290,20 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
         str(tmp_path / "out/learning_curves.png"),
     ]
     assert captured.err == "notice: theirs: unreadable rows left out: 1\n"
+
+
+def test_curves_are_drawn_where_the_environment_is_not_installed(
+    tmp_path: Path, plot: Callable[..., int], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restore(*_: Any) -> Any:
+        raise UsageError("restore_path", "the configuration cannot be used here: env: not installed")
+
+    monkeypatch.setattr(held_out, "restore", restore)
+    assert plot(_run(tmp_path / "run", [-8, -6])) == 0
+    assert _is_picture(tmp_path / "run" / "learning_curves.png")
+    assert capsys.readouterr().err == (
+        "note: no trajectories are drawn: restore_path: the configuration cannot be used here: env: not installed\n"
+    )
 
 
 @pytest.mark.parametrize(
