@@ -91,7 +91,7 @@ def page(gathered: Gathered, title: str, written: str, smooth: int = 1) -> str:
         "<h2>Returns</h2>",
         _explained(experiments),
         '<div class="side">',
-        *(_returns(experiment) for experiment in experiments),
+        *(table for experiment in experiments for table in (_returns(experiment), _success(experiment))),
         "</div>",
         *_improvement(groups),
         "<h2>What differs</h2>",
@@ -201,6 +201,19 @@ def _returns(experiment: Experiment) -> str:
         rows.append([name, cells[0], *rates, *cells[1:]])
     caption = f"<b>{escape(experiment.label)}</b><br>{escape(_source(experiment))}"
     return _table(Markup(caption), header, rows)
+
+
+def _success(experiment: Experiment) -> str:
+    """The share of episodes with success in each of several modes: stages down, modes across."""
+    by_mode = experiment.mode_success
+    if len(by_mode) < 2 or all(rate is None for rates in by_mode.values() for rate in rates):
+        return ""
+    header = ["stage", *(experiment.mode_names.get(mode, f"mode {mode}") for mode in by_mode)]
+    rows = [
+        [stage_name(stage, experiment.by_episode), *map(percentage, rates)]
+        for stage, rates in enumerate(zip(*by_mode.values(), strict=True))
+    ]
+    return _table(Markup(f"<b>{escape(experiment.label)}</b><br>success"), header, rows)
 
 
 def _source(experiment: Experiment) -> str:

@@ -79,9 +79,12 @@ def test_every_run_and_every_key_that_differs_is_there(text: str, tmp_path: Path
 
 def test_modes_that_have_names_are_called_by_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [[-30.0, -20.0]], seed=1)
-    write_evaluation(run, np.array([[-9.0, -4.0], [-9.0, -2.0]]), [0, 1], mode_names=["push-v3", "sweep-v3"])
+    returns, success = np.array([[-9.0, -4.0], [-9.0, -2.0]]), np.array([[0.0, 0.25], [0.5, 1.0]])
+    write_evaluation(run, returns, [0, 1], success, mode_names=["push-v3", "sweep-v3"])
     shown = Reader(page(gather([("", run)]), "title", "today")).text
-    assert "stage all tasks push-v3 sweep-v3" in shown and "mode 1" not in shown
+    assert "success stage push-v3 sweep-v3 before adaptation 0.0% 50.0% after 1 step 25.0% 100.0%" in shown
+    assert re.search(r"after 1 step -3\.00 \[[^]]*\] 62\.5% -4", shown)
+    assert "stage all tasks success push-v3 sweep-v3" in shown and "mode 1" not in shown
 
 
 def test_text_is_escaped(text: str) -> None:
