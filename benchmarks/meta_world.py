@@ -21,6 +21,7 @@ from mmaml.process_settings import prepare_process
 prepare_process()  # before NumPy and torch load
 import numpy as np
 
+from benchmarks.helpers.arguments import parser
 from mmaml.envs.metaworld import HORIZON, goals_of, package, sawyer_of
 from mmaml.envs.registry import make_family
 from mmaml.errors import ConfigError
@@ -81,13 +82,18 @@ def steps(name: str) -> tuple[float, float, float, float]:
 
 
 def main() -> None:
+    own = parser(__doc__)
+    own.add_argument("names", nargs="*", metavar="NAME", help=f"of environments (default: {', '.join(NAMES)})")
+    names = own.parse_args().names or NAMES
     try:
-        package()
+        known = package().env_dict.ALL_V3_ENVIRONMENTS
     except ConfigError as error:
         print(f"left out: {error}")
         return
+    if unknown := [name for name in names if name not in known]:
+        own.error(f"NAME: expected environments of Meta-World, such as reach-v3, got {', '.join(unknown)}")
     print(f"{'':16}{'here':>8}{'own':>8}{'physics':>9}   µs a step; ratio; with resets")
-    for name in sys.argv[1:] or NAMES:
+    for name in names:
         ours, theirs, physics, reset = steps(name)
         whole = (theirs + 1e3 * reset / HORIZON) / ours
         verdict = "reached" if theirs / ours >= TO_REACH else f"NOT reached: {TO_REACH}"

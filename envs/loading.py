@@ -60,7 +60,7 @@ def load(text: str, families: Collection[str] = ()) -> Source:
     if not module_name or not name:
         if text in gym.registry:
             return _registered(text)
-        near = [
+        near = [known for known in families if known.rpartition("/")[2] == text] or [
             match
             for likeness in (0.85, 0.6)
             for names in (families, gym.registry)

@@ -24,6 +24,7 @@ Source: Yu et al. 2019, "Meta-World"; McLean et al. 2025, "Meta-World+", whose v
 
 from __future__ import annotations
 
+import difflib
 import pickle
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from mmaml.envs.sawyer import Lane, Sawyer, Start
 
 VERSIONS = {"metaworld": "3.1.1", "mujoco": "3.3.0"}  # of packages; the second is the one that the first requires
+MUJOCO_4 = ("mujoco-core", "mujoco-studio")  # which pip leaves behind, and whose files an older MuJoCo cannot load
 ACTIONS, OBSERVATIONS = 4, 39
 HORIZON = 500  # steps of an episode
 ONE_HOT = ("MT10", "MT25", "MT50")  # benchmarks whose observations name the environment by default
@@ -155,14 +157,16 @@ class MetaWorld(TaskVectorEnv):
 def package() -> Any:
     """Meta-World's package. Raises ConfigError if it is not there, or in versions that do not work together."""
     found = {name: _installed(name) for name in VERSIONS}
-    if found != VERSIONS:
+    newer = {MUJOCO_4[0]: there} if (there := _installed(MUJOCO_4[0])) else {}
+    if found != VERSIONS or newer:
         expected = " and ".join(f"{name} {wanted}" for name, wanted in VERSIONS.items())
-        got = " and ".join(f"{name} {there}" if there else f"no {name}" for name, there in found.items())
+        got = (f"{name} {there}" if there else f"no {name}" for name, there in (found | newer).items())
+        first = f"pip uninstall -y mujoco {' '.join(MUJOCO_4)} && " if newer else ""
         raise ConfigError(
             "env",
             expected=f"{expected} for Meta-World",
-            got=got,
-            remedy='install them with: pip install "mmaml[metaworld]"',
+            got=" and ".join(got),
+            remedy=f'install them with: {first}pip install "mmaml[metaworld]"',
         )
     import metaworld.evaluation
 
@@ -181,10 +185,12 @@ def environments_of(benchmark: str) -> Mapping[str, tuple[str, ...]]:
     kind, _, name = benchmark.partition("-")
     of_one = kind in ("ML1", "MT1")
     if not of_one and benchmark not in OTHERS:
-        raise _no_benchmark(benchmark, "see docs/environments.md")
+        raise _no_benchmark(benchmark, _nearest(benchmark, OTHERS) or "see docs/environments.md")
     known = package().env_dict
     if of_one and name not in known.ALL_V3_ENVIRONMENTS:
-        raise _no_benchmark(benchmark, f"the names are {', '.join(known.ALL_V3_ENVIRONMENTS)}")
+        every = [*known.ALL_V3_ENVIRONMENTS]
+        near = _nearest(benchmark, [f"{kind}-{name}" for name in every]) if name else ""
+        raise _no_benchmark(benchmark, near or f"the names are {', '.join(every)}")
     if of_one:
         return {"train": (name,)} | ({"test": (name,)} if kind == "ML1" else {})
     classes = getattr(known, f"{benchmark}_V3")
@@ -196,6 +202,13 @@ def environments_of(benchmark: str) -> Mapping[str, tuple[str, ...]]:
 def _no_benchmark(benchmark: str, remedy: str) -> ConfigError:
     expected = f"Meta-World/ and one of {', '.join(BENCHMARKS)}, with a NAME such as reach-v3"
     return ConfigError("env", expected=expected, got=f"'Meta-World/{benchmark}'", remedy=remedy)
+
+
+def _nearest(benchmark: str, names: Sequence[str]) -> str:
+    """The question whether one of these names was meant, whatever its case; "" if none is like it."""
+    in_lower_case = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(benchmark.lower(), in_lower_case, n=1, cutoff=0.75)
+    return f"did you mean 'Meta-World/{in_lower_case[near[0]]}'?" if near else ""
 
 
 @cache

@@ -169,9 +169,15 @@ def source_of(name: str, env_kwargs: Mapping[str, Any]) -> Source:
     Raises UnknownEnvironment, and ConfigError for an argument that it does not take.
     """
     family = registered(name)
-    source = load(family.location if family else name, (*FAMILIES, *(META_WORLD + text for text in BENCHMARKS)))
+    known = (*FAMILIES, *(META_WORLD + text for text in BENCHMARKS), *_of_meta_world(name))
+    source = load(family.location if family else name, known)
     check_arguments(name, source, env_kwargs, family.named if family else ())
     return source.with_arguments({**(family.env_kwargs if family else {}), **env_kwargs})
+
+
+def _of_meta_world(name: str) -> list[str]:
+    """What to suggest in place of a name that is one of Meta-World's benchmarks' but for what stands before it."""
+    return [META_WORLD + name] if re.match(r"M[LT]\d", name) else []
 
 
 def import_environment(name: str) -> None:

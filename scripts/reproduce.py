@@ -14,9 +14,12 @@ import argparse
 import hashlib
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "results"
@@ -56,9 +59,16 @@ def _continuing(line: str) -> str:
     return f"{line} --resume"
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: command line: {message}; --help lists the arguments\n")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: that of the first command that failed, 2 for a table that there is not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The exit code: that of the first command that failed, 130 for Ctrl-C, 2 for a table that there is not."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", nargs="?", metavar="TABLE")
     parser.add_argument("--print", action="store_true", help="only print the commands")
     options = parser.parse_args(argv)
@@ -69,14 +79,29 @@ def main(argv: list[str] | None = None) -> int:
     if options.table not in known:
         print(f"error: TABLE: expected one of {', '.join(sorted(known))}, got '{options.table}'", file=sys.stderr)
         return 2
+    if options.print:
+        print("\n".join(f"$ {line}" for line in known[options.table]))
+        return 0
+    return run(known[options.table])
+
+
+def run(lines: Sequence[str]) -> int:
+    """Run commands one after the other, until one fails or Ctrl-C; the exit code.
+
+    Ctrl-C reaches the command too, which writes a checkpoint and ends: it is waited for.
+    """
+    interrupts: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    for line in known[options.table]:
+    for line in lines:
         print(f"$ {line}", flush=True)
-        if not options.print:
-            code = subprocess.run(["bash", "-c", line], cwd=ROOT, env=os.environ | {"PATH": programs}).returncode
-            if code:
-                print(f"error: exit code {code} from: {line}", file=sys.stderr)
-                return code
+        code = subprocess.run(["bash", "-c", line], cwd=ROOT, env=os.environ | {"PATH": programs}).returncode
+        if interrupts:
+            print("stopped by SIGINT; the same command goes on", file=sys.stderr)
+            return 128 + signal.SIGINT
+        if code:
+            print(f"error: exit code {code} from: {line}", file=sys.stderr)
+            return code
     return 0
 
 

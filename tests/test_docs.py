@@ -207,6 +207,12 @@ def test_a_table_is_repeated_by_its_commands_and_goes_on_where_it_was(tmp_path: 
     assert (done.returncode, done.stderr) == (1, "error: exit code 1 from: false\n")
     assert (tmp_path / "seen").read_text() == "mmaml train --dump_path out --resume\n"
     (tmp_path / RESULTS / "page.md").write_text(
+        "# Page\n## A table\n```sh\nkill -INT $PPID; echo whole >> seen\necho never >> seen\n```\n"
+    )
+    done = subprocess.run([sys.executable, script, "page"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "stopped by SIGINT; the same command goes on\n")
+    assert (tmp_path / "seen").read_text().endswith("--resume\nwhole\n")
+    (tmp_path / RESULTS / "page.md").write_text(
         "# Page\n## A table\n```sh\necho mmaml train a\necho mmaml train a n_itr=1\n```\n"
     )
     folders = []
@@ -216,6 +222,9 @@ def test_a_table_is_repeated_by_its_commands_and_goes_on_where_it_was(tmp_path: 
     assert folders[0] == folders[1] and len({*folders[0]}) == 2
     wrong = subprocess.run([sys.executable, script, "table"], capture_output=True, text=True)
     expected = "error: TABLE: expected one of page, page/a-table, got 'table'\n"
+    assert (wrong.returncode, wrong.stderr) == (2, expected)
+    wrong = subprocess.run([sys.executable, script, "page", "table"], capture_output=True, text=True)
+    expected = "error: command line: unrecognized arguments: table; --help lists the arguments\n"
     assert (wrong.returncode, wrong.stderr) == (2, expected)
 
 

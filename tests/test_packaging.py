@@ -17,7 +17,7 @@ import torch
 from packaging.requirements import Requirement
 
 import mmaml
-from mmaml.envs.metaworld import VERSIONS
+from mmaml.envs.metaworld import MUJOCO_4, VERSIONS
 from mmaml.extras import EXTRAS
 from mmaml.storage import checkpoint
 from tests.helpers.support import progress
@@ -132,6 +132,14 @@ def test_pinned_versions_lie_in_the_ranges_of_the_package() -> None:
     assert set(EXTRAS.values()) <= set(PROJECT["optional-dependencies"])
     named = [f"{package}=={version}" for package, version in VERSIONS.items()]
     assert PROJECT["optional-dependencies"]["metaworld"] == named
+
+
+def test_what_keeps_meta_world_from_its_mujoco_is_uninstalled_first() -> None:
+    """By `make setup METAWORLD=1`, and as the error and the documentation say."""
+    words = f"mujoco {' '.join(MUJOCO_4)}"
+    for name, command in (("Makefile", f"pip uninstall --yes {words}"), ("docs/installation.md", "pip uninstall -y ")):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert command in text and words in text
 
 
 @pytest.mark.slow

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mmaml.config.value_types import integer
-from mmaml.envs.metaworld import HORIZON, MetaWorld, package
+from mmaml.envs.metaworld import ACTIONS, HORIZON, OBSERVATIONS, MetaWorld, package
 from mmaml.envs.registry import META_WORLD, make_family
 from mmaml.errors import UsageError
 from mmaml.trained_policy.loading import load
 from mmaml.trained_policy.policy import TrainedPolicy
 
 GOALS = 40  # of each environment, by which Meta-World's own experiments evaluate
+LAST_REWARD = OBSERVATIONS + ACTIONS  # index in an observation that ends with the last action, reward and end
 
 
 class Score(NamedTuple):
@@ -26,44 +27,96 @@ class Score(NamedTuple):
     success_rates: dict[str, float]
 
 
-class Agent:
-    """Trained policies as `metaworld.evaluation.metalearning_evaluation` asks for them, one for each environment."""
+class Agent(Protocol):
+    """What `metaworld.evaluation.metalearning_evaluation` asks, of all of n environments at once."""
+
+    def init(self) -> None:
+        """Forget the tasks."""
+
+    def adapt_action(self, observations: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Actions [n, A] to learn from, drawn. observations: [n, O]."""
+
+    def step(self, timestep: Any) -> None:
+        """Record what came of `adapt_action`: a `metaworld.evaluation.Timestep`."""
+
+    def adapt(self) -> None:
+        """Adapt to the tasks."""
+
+    def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        """Actions [n, A], the means of the policy. observations: [n, O]."""
+
+    def reset(self, env_mask: np.ndarray) -> None:
+        """Begin episodes in some environments, bool [n]."""
+
+
+class InSteps:
+    """An `Agent` that adapts by inner steps: a policy for each environment. Evaluations are not recorded."""
 
     def __init__(self, policies: Sequence[TrainedPolicy]) -> None:
         self.policies = policies
 
     def init(self) -> None:
-        """Forget the tasks."""
         for policy in self.policies:
             policy.reset_task()
 
     def adapt_action(self, observations: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Actions [n, A] to learn from, drawn. observations: [n, O]."""
         return self._act(observations, deterministic=False), {}
 
     def step(self, timestep: Any) -> None:
-        """Record what came of `adapt_action`: a `metaworld.evaluation.Timestep` of all environments."""
         for index, policy in enumerate(self.policies):
             ends = {name: bool(getattr(timestep, name)[index]) for name in ("terminated", "truncated")}
             policy.record(float(timestep.reward[index]), **ends)
 
     def adapt(self) -> None:
-        """Adapt each policy to its task."""
         for policy in self.policies:
             policy.adapt()
 
     def eval_action(self, observations: np.ndarray) -> np.ndarray:
-        """Actions [n, A], the means of the policies. observations: [n, O]."""
         return self._act(observations, deterministic=True)
 
     def reset(self, env_mask: np.ndarray) -> None:
-        """Begin episodes in some environments, bool [n]; what is acted in an evaluation is not recorded."""
         for index in np.flatnonzero(env_mask):
             self.policies[int(index)].start_episode()
 
     def _act(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
         rows = zip(self.policies, observations, strict=True)
         return np.stack([policy.act(row, deterministic=deterministic) for policy, row in rows])
+
+
+class ByMemory:
+    """An `Agent` that adapts by remembering: a policy with a lane for each environment.
+
+    Observations end with the last action, reward and end, by Meta-World's `RNNBasedMetaRLWrapper`. Every episode of an
+    evaluation begins with what was remembered when the adaptation ended: the protocol does not show the last reward of
+    the episode before.
+    """
+
+    def __init__(self, policy: TrainedPolicy) -> None:
+        self.policy = policy
+
+    def init(self) -> None:
+        self.policy.reset_task()
+        self._acted = False
+
+    def adapt_action(self, observations: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        return self.policy.act(observations[:, :OBSERVATIONS]), {}
+
+    def step(self, timestep: Any) -> None:
+        self.policy.record(timestep.reward, terminated=timestep.terminated, truncated=timestep.truncated)
+
+    def adapt(self) -> None:
+        self._adapted = self.policy.memory()
+        self._begins = np.ones(len(self._adapted), bool)
+
+    def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        if self._acted:
+            self.policy.record(observations[:, LAST_REWARD])
+        self.policy.recall(self._adapted, np.flatnonzero(self._begins).tolist())
+        self._begins[:], self._acted = False, True
+        return self.policy.act(observations[:, :OBSERVATIONS], deterministic=True)
+
+    def reset(self, env_mask: np.ndarray) -> None:
+        self._begins |= env_mask
 
 
 def evaluate(
@@ -77,27 +130,28 @@ def evaluate(
 ) -> Score:
     """Let `metaworld.evaluation.metalearning_evaluation` measure a run of an ML benchmark on its test tasks.
 
-    It adapts as in training, K times from N episodes each, then measures the mean of the policy in episodes that end
-    with success, in Meta-World's own environments. meta_batch_size: of these, at the same time; a multiple of the
-    number of test environments that divides 40 goals of each. num_evals: how many tasks each of them gets; None: all of
-    the 40 goals are used once. max_episode_steps: Meta-World's is 500. seed: what actions are drawn from.
+    It adapts as in training, K times from N episodes each, or by remembering the E episodes of a trial, then measures
+    the mean of the policy in episodes that end with success, in Meta-World's own environments. meta_batch_size: of
+    these, at the same time; a multiple of the number of test environments that divides 40 goals of each. num_evals: how
+    many tasks each of them gets; None: all of the 40 goals are used once. max_episode_steps: Meta-World's is 500. seed:
+    what actions are drawn from.
 
-    Raises UsageError for a run on something else, for a policy that does not adapt by `adapt` or that observes which
-    environment it is in, and for other sizes.
+    Raises UsageError for a run on something else, for a policy that does not adapt or that observes which environment
+    it is in, and for other sizes.
     """
     _check_number("meta_batch_size", meta_batch_size, 1)
     _check_number("evaluation_episodes", evaluation_episodes, 1)
     _check_number("num_evals", 1 if num_evals is None else num_evals, 1)
+    _check_number("max_episode_steps", max_episode_steps, 1)
     _check_number("seed", seed, 0)
     seeds = range(seed * meta_batch_size, (seed + 1) * meta_batch_size)
-    policies = [load(run, seed=one, horizon=max_episode_steps) for one in seeds]
-    config = policies[0].config
+    policy = load(run, seed=seeds[0], horizon=max_episode_steps)
+    config = policy.config
     benchmark = config.env.removeprefix(META_WORLD)
     if not (config.env.startswith(META_WORLD) and benchmark.startswith("ML")):
         raise UsageError("run", expected="one on an ML benchmark of Meta-World", got=f"one on '{config.env}'")
-    if not policies[0].adapt_steps:
-        remedy = "`mmaml evaluate` measures it by episode"
-        raise UsageError("run", f"{config.algorithm} does not adapt as the protocol asks", remedy)
+    if not config.declaration.adapts:
+        raise UsageError("run", f"{config.algorithm} does not adapt to a task", "`mmaml evaluate` measures it")
     if config.env_kwargs.get("one_hot"):
         raise UsageError(
             "run", "it observes which environment it is in, which Meta-World's test environments do not show"
@@ -115,14 +169,22 @@ def evaluate(
         total_tasks_per_cls=GOALS,
         max_episode_steps=max_episode_steps,
         reward_function_version=config.env_kwargs.get("reward_version", "v2"),
+        recurrent_info_in_obs=policy.remembers,
+        normalize_reward_in_recurrent_info=False,
     )
+    agent: Agent
+    if policy.remembers:
+        agent, steps, episodes = ByMemory(policy), 1, policy.episodes_per_trial
+    else:
+        others = [load(run, seed=one, horizon=max_episode_steps) for one in seeds[1:]]
+        agent, steps, episodes = InSteps([policy, *others]), policy.adapt_steps, policy.rollouts_per_adaptation
     try:
         success_rate, mean_return, by_environment = package().evaluation.metalearning_evaluation(
-            Agent(policies),
+            agent,
             environments,
             num_evals=num_evals or GOALS // share,
-            adaptation_steps=policies[0].adapt_steps,
-            adaptation_episodes=policies[0].rollouts_per_adaptation,
+            adaptation_steps=steps,
+            adaptation_episodes=episodes,
             evaluation_episodes=evaluation_episodes,
         )
     finally:

@@ -28,6 +28,7 @@ EXAMPLES = """\
 examples:
   mmaml evaluate data/run1
   mmaml evaluate data/run1 --num_adapt_steps 3 --inner_lr 0.1 0.05
+  mmaml evaluate data/run1 --split train
   mpirun -n 4 mmaml evaluate data/run1 --num_tasks 400
 """
 # An earlier evaluation is recognised by a key that no other file has, near its start.

@@ -19,7 +19,7 @@ from mmaml.storage.writable import check_folder, check_path
 if TYPE_CHECKING:
     from mmaml.config.keys import Config
 
-SPLITS = ("test", "ood")
+SPLITS = ("test", "ood", "train")
 # Of the flags that `run_parser` adds: name -> smallest and largest value.
 ADAPTATION_RANGES = {
     "num_adapt_steps": (0, MOST_STEPS),
@@ -84,7 +84,12 @@ def _add_adaptation(parser: argparse.ArgumentParser) -> None:
         help="step size of the first, the second, … inner step; the last one holds for all later steps (default: as in "
         "training). Where step sizes are learned, only their ratios to the first count",
     )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which held-out tasks (default: test)")
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="test",
+        help="which tasks: held out, out of the distribution, or drawn like those of training (default: test)",
+    )
     parser.add_argument("--seed", type=whole_number, help="of tasks and randomness (default: the run's)")
 
 

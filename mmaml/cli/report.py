@@ -34,6 +34,7 @@ examples:
   mmaml report First=out/run1 Second=out/run2
   mmaml report out/sweep --output returns.md
 """
+ENDINGS = (".html", ".htm", ".md")
 MAX_START = 2000  # within which an earlier report says that it is one
 
 
@@ -50,6 +51,9 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
     if arguments.title is not None:
         check_text("--title", arguments.title)
     arguments.output = output_argument(arguments) or Path(absolute("report.html"))
+    if arguments.output.suffix not in ENDINGS:
+        expected = f"a file that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+        raise UsageError("--output", expected=expected, got=f"'{arguments.output}'")
     return arguments
 
 

@@ -119,7 +119,8 @@ def _run(argv: list[str] | None, prog: str | None) -> int:
         from mmaml.sweeps.slurm import submit
 
         jobs = submit(left, command, folder, options.jobs, _options_of_slurm(options.slurm))
-        print(f"submitted {counted(len(jobs), 'run')} to Slurm, jobs {jobs[0]} to {jobs[-1]} → {given}")
+        which = f"jobs {jobs[0]} to {jobs[-1]}" if len(jobs) > 1 else f"job {jobs[0]}"
+        print(f"submitted {counted(len(jobs), 'run')} to Slurm, {which} → {given}")
         return 0
     from mmaml.sweeps.local import LocalSweep, Show
 

@@ -334,9 +334,10 @@ def _check_splits(config: Config, spec: EnvSpec) -> None:
     embeds = config.te_save_path is not None and config.declaration.embeds
     for name, needed, off in (("eval_interval", config.eval_interval > 0, "0"), ("te_save_path", embeds, "null")):
         if needed and "test" not in splits:
+            only = f'which has {", ".join(splits)} and thus no tasks of the split "test"'
             raise ConfigError(
                 name,
-                expected=f"{off} with '{config.env}', which has {splits} and thus no tasks of the split \"test\"",
+                expected=f"{off} with '{config.env}', {only}",
                 got=shown(getattr(config, name)),
                 remedy="leave it out, or have its sample_tasks draw such tasks",
             )

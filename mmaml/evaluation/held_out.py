@@ -50,7 +50,8 @@ def check_split(config: Config, split: str) -> None:
     assert config.env_spec is not None
     if split not in config.env_spec.splits:
         expected = f"a split of '{config.env}', which has {', '.join(config.env_spec.splits)}"
-        raise UsageError("--split", expected=expected, got=f"'{split}'")
+        remedy = f"give --split {config.env_spec.splits[0]}"
+        raise UsageError("--split", expected=expected, got=f"'{split}'", remedy=remedy)
 
 
 def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequence[str]) -> None:
@@ -95,8 +96,9 @@ def evaluate(
 
     Each task is sampled adapt_steps + 1 times, with one step of adaptation in between, as in training; or in so many
     episodes of a trial, by an algorithm that adapts by remembering. Its return after k steps, or episodes, is the mean,
-    undiscounted, over the whole episodes of that collection, or number in the trial. split: "test"
-    (tasks like those of training, from a stream that it never sees) or "ood" where the family has it.
+    undiscounted, over the whole episodes of that collection, or number in the trial. split: "test" (tasks like those of
+    training, from a stream that it never sees), "ood" where the family has it, or "train": drawn as training draws
+    them, from its finite set if it has one, in new episodes.
     Returns what `summarise` gives. A task whose environment fails is reported on stderr and left out. Raises
     RunStopped if all do, and UsageError if a number is not finite. Tasks that repeat others are reported too.
     """

@@ -283,8 +283,10 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, unit: float, smooth: int)
     before = _smooth(curve.returns[:, :, 0], smooth)
     x = curve.env_steps / unit
     width = 1.3 if curve.external else 2.0
-    axes.plot(x, before.mean(0), color=colour, linewidth=0.7 * width, linestyle=(0, (4, 2)), alpha=0.75)
-    axes.plot(x, after.mean(0), color=colour, linewidth=width)
+    marker = "." if len(x) == 1 else ""  # a line through one point cannot be seen
+    dashes = (0, (4, 2))
+    axes.plot(x, before.mean(0), color=colour, linewidth=0.7 * width, linestyle=dashes, marker=marker, alpha=0.75)
+    axes.plot(x, after.mean(0), color=colour, linewidth=width, marker=marker)
     if len(after) > 1:
         for values, alpha in ((before, 0.10), (after, 0.20)):
             mean, deviation = values.mean(0), values.std(0, ddof=1)

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmaml.errors import UsageError
 from mmaml.figures import curves
-from mmaml.storage.checkpoint_format import CheckpointError
 from mmaml.storage.layout import PROGRESS
 from mmaml.wording import counted
 from mmaml.written_paths import as_written
@@ -42,14 +42,17 @@ def _is_current(picture: Path) -> bool:
 
 
 def draw_trajectories(run: Path, path: Path, rollouts_per_task: int = 20, env_spec: EnvSpec | None = None) -> None:
-    """Write a picture of what the policy of a run does, if its family has one and the run a checkpoint."""
+    """Write a picture of what the policy of a run does, if its family has one and the run a checkpoint.
+
+    A note on stderr says why not, also where the run's environment is not to be found here.
+    """
     from mmaml.evaluation.held_out import restore  # loads torch, after the curves are written
     from mmaml.figures.family_pictures import picture_of
     from mmaml.figures.recording import sampled_stages
 
     try:
         config, state = restore(run, env_spec)
-    except CheckpointError as error:
+    except UsageError as error:
         print(f"note: no trajectories are drawn: {error}", file=sys.stderr)
         return
     assert config.env_spec is not None

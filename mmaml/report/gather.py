@@ -33,7 +33,7 @@ _MADE_BY = ("rollouts_per_task", "max_path_length", "inner_lr")
 class Evaluation:
     """A run's evaluation.json. returns: [M, C], NaN where not measured. modes: [M]. success: for each stage, or none.
 
-    mode_names: of those of the modes that have a name.
+    mode_names: of those of the modes that have a name. mode_success: as success, of each mode.
     by_episode: the C stages are the episodes of a trial, else numbers of adaptation steps, from 0. made_by: rollouts,
     horizon and step sizes, as JSON.
     """
@@ -46,6 +46,7 @@ class Evaluation:
     iteration: int | None
     made_by: str
     mode_names: Mapping[int, str]
+    mode_success: Mapping[int, tuple[float | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,21 @@ class Experiment:
     def mode_names(self) -> dict[int, str]:
         """Of those of the modes that have a name."""
         return {mode: name for run in self.runs if run.evaluation for mode, name in run.evaluation.mode_names.items()}
+
+    @property
+    def mode_success(self) -> dict[int, tuple[float | None, ...]]:
+        """Of each mode, the mean share of episodes with success over the seeds that have it, at each stage; or none."""
+        found: dict[int, list[tuple[float | None, ...]]] = {}
+        for run in self.runs:
+            for mode, rates in run.evaluation.mode_success.items() if self.evaluated and run.evaluation else ():
+                found.setdefault(mode, []).append(rates)
+        return {mode: tuple(map(_mean, zip(*seeds, strict=True))) for mode, seeds in sorted(found.items())}
+
+    @property
+    def split(self) -> str:
+        """Of which tasks the returns are: that of the evaluations; "" for those of training's iterations."""
+        evaluation = self.runs[0].evaluation
+        return evaluation.split if self.evaluated and evaluation else ""
 
     @property
     def tasks(self) -> str:
@@ -210,16 +226,23 @@ def _evaluation(path: Path) -> Evaluation | None:
         tasks = found["tasks"]
         returns = np.array([[_number(value) for value in task["return"]] for task in tasks], dtype=np.float64)
         modes = np.array([int(task["mode"]) for task in tasks])
-        success = tuple(stage.get("success_rate") for stage in found["overall"]["return"])
+        success = _success(found["overall"])
         if returns.shape != (len(modes), found["num_adapt_steps"] + 1) or not len(modes):
             raise ValueError
         by_episode = found.get("stage") == "episode"
         made_by = json.dumps([found.get(name) for name in _MADE_BY])
         split, iteration = str(found.get("split", "test")), found.get("iteration")
-        names = {int(mode): str(group["name"]) for mode, group in _items(found.get("modes")) if "name" in group}
-        return Evaluation(returns, modes, success, by_episode, split, iteration, made_by, names)
+        groups = {int(mode): group for mode, group in _items(found.get("modes"))}
+        names = {mode: str(group["name"]) for mode, group in groups.items() if "name" in group}
+        by_mode = {mode: _success(group) for mode, group in groups.items()}
+        return Evaluation(returns, modes, success, by_episode, split, iteration, made_by, names, by_mode)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError("RUN", f"'{path}' is not a whole evaluation", "evaluate again, or remove it") from error
+
+
+def _success(group: Mapping[str, Any]) -> tuple[float | None, ...]:
+    """The share of episodes with success at each stage, of a group of tasks."""
+    return tuple(stage.get("success_rate") for stage in group["return"])
 
 
 def _number(value: Any) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmaml.figures.page import stage_name
 from mmaml.report.gather import Experiment, Gathered
-from mmaml.report.summary import UNKNOWN, by_tasks, duration, estimates, mean
+from mmaml.report.summary import UNKNOWN, by_tasks, duration, estimates, mean, percentage
 from mmaml.wording import counted
 
 GENERATOR = "<!-- by mmaml report -->"  # by which an earlier report is known
@@ -27,26 +27,39 @@ def markdown(gathered: Gathered, title: str, written: str) -> str:
 
 
 def returns_table(group: Sequence[Experiment]) -> str:
-    """A row for each experiment: the return over all tasks at each stage, with its interval, and what a run costs."""
+    """A row for each experiment: the return over all tasks at each stage, with its interval, and what a run costs.
+
+    Also the share of episodes with success at the last stage, where the task family reports it.
+    """
     stages = max(experiment.seeds[0].returns.shape[1] for experiment in group)
-    header = ["", "seeds", *(_stage(group, stage) for stage in range(stages)), "env steps", "CPU time"]
-    rows = [_row(experiment, stages) for experiment in group]
+    success = any(rate is not None for experiment in group for rate in experiment.success)
+    header = ["", "seeds", *(_stage(group, stage) for stage in range(stages))]
+    header += [*(["success"] if success else []), "env steps", "CPU time"]
+    rows = [_row(experiment, stages, success) for experiment in group]
     return "\n".join(_line(cells) for cells in (header, ["---"] * len(header), *rows))
 
 
-def _row(experiment: Experiment, stages: int) -> list[str]:
+def _row(experiment: Experiment, stages: int, success: bool) -> list[str]:
     means, intervals = estimates(experiment)
     own = experiment.seeds[0].returns.shape[1]
     cells = [_with_interval(means[-1, stage], intervals[:, -1, stage]) for stage in range(own)]
     runs = experiment.runs
     return [
-        experiment.label if experiment.evaluated else f"{experiment.label} (in training)",
+        experiment.label + _which_tasks(experiment),
         str(len(runs)),
         *cells,
         *[""] * (stages - own),
+        *([percentage(experiment.success[-1] if experiment.success else None)] if success else []),
         f"{mean(run.curve.env_steps[-1] for run in runs):,.0f}",
         duration(mean(run.cpu_seconds for run in runs)),
     ]
+
+
+def _which_tasks(experiment: Experiment) -> str:
+    """What sets an experiment apart from those whose returns are of held-out tasks."""
+    if experiment.split == "test":
+        return ""
+    return f" ({experiment.split} tasks)" if experiment.split else " (in training)"
 
 
 def _stage(group: Sequence[Experiment], stage: int) -> str:

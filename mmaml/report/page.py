@@ -24,7 +24,7 @@ from mmaml.report.statistics import (
     probability_of_improvement,
     resampled,
 )
-from mmaml.report.summary import UNKNOWN, by_tasks, duration, estimates, mean
+from mmaml.report.summary import UNKNOWN, by_tasks, duration, estimates, mean, percentage
 from mmaml.wording import counted
 
 GENERATOR = '<meta name="generator" content="mmaml report">'  # by which an earlier report is known
@@ -91,7 +91,7 @@ def page(gathered: Gathered, title: str, written: str, smooth: int = 1) -> str:
         "<h2>Returns</h2>",
         _explained(experiments),
         '<div class="side">',
-        *(_returns(experiment) for experiment in experiments),
+        *(table for experiment in experiments for table in (_returns(experiment), _success(experiment))),
         "</div>",
         *_improvement(groups),
         "<h2>What differs</h2>",
@@ -188,20 +188,32 @@ def _returns(experiment: Experiment) -> str:
     """An experiment's returns: stages down, all tasks and each mode across."""
     means, intervals = estimates(experiment)
     modes, names = all_modes(experiment.seeds), experiment.mode_names
-    shown = [len(modes), *(range(len(modes)) if len(modes) > 1 else ())]
-    header = ["stage", "all tasks", *(names.get(modes[group], f"mode {modes[group]}") for group in shown[1:])]
+    shown = range(len(modes)) if len(modes) > 1 else ()
     success = experiment.success if any(rate is not None for rate in experiment.success) else ()
+    header = ["stage", "all tasks", *(["success"] if success else [])]
+    header += [names.get(modes[group], f"mode {modes[group]}") for group in shown]
     stages = experiment.seeds[0].returns.shape[1]
     rows = []
     for stage in range(means.shape[1]):
         name = stage_name(stage, stages, experiment.by_episode) if stage < stages else "whole trial"
-        row = [name, *(_with_interval(means[group, stage], intervals[:, group, stage]) for group in shown)]
-        if success:
-            rate = success[stage] if stage < stages else None
-            row.append(UNKNOWN if rate is None else f"{100 * rate:.1f}%")
-        rows.append(row)
+        cells = [_with_interval(means[group, stage], intervals[:, group, stage]) for group in (-1, *shown)]
+        rates = [percentage(success[stage] if stage < stages else None)] if success else []
+        rows.append([name, cells[0], *rates, *cells[1:]])
     caption = f"<b>{escape(experiment.label)}</b><br>{escape(_source(experiment))}"
-    return _table(Markup(caption), [*header, *(["success"] if success else [])], rows)
+    return _table(Markup(caption), header, rows)
+
+
+def _success(experiment: Experiment) -> str:
+    """The share of episodes with success in each of several modes: stages down, modes across."""
+    by_mode = experiment.mode_success
+    if len(by_mode) < 2 or all(rate is None for rates in by_mode.values() for rate in rates):
+        return ""
+    header = ["stage", *(experiment.mode_names.get(mode, f"mode {mode}") for mode in by_mode)]
+    rows = [
+        [stage_name(stage, experiment.by_episode), *map(percentage, rates)]
+        for stage, rates in enumerate(zip(*by_mode.values(), strict=True))
+    ]
+    return _table(Markup(f"<b>{escape(experiment.label)}</b><br>success"), header, rows)
 
 
 def _source(experiment: Experiment) -> str:
@@ -222,10 +234,10 @@ def _improvement(groups: Iterable[Sequence[Experiment]]) -> list[str]:
     """For each pair of experiments that may be compared, how often one is better."""
     tables = []
     for group in groups:
-        for evaluated in (True, False):
-            members = [experiment for experiment in group if experiment.evaluated is evaluated]
+        for split in dict.fromkeys(experiment.split for experiment in group):
+            members = [experiment for experiment in group if experiment.split == split]
             if len(members) > 1 and len({tuple(all_modes(one.seeds)) for one in members}) == 1:
-                tables.append(_improvement_table(members, "held-out tasks" if evaluated else "training"))
+                tables.append(_improvement_table(members, f"{split} tasks" if split else "training"))
     if not tables:
         return []
     text = (

@@ -46,6 +46,11 @@ def mean(values: Iterable[float | None]) -> float:
     return sum(known) / len(known)
 
 
+def percentage(share: float | None) -> str:
+    """A share as per cent."""
+    return UNKNOWN if share is None else f"{100 * share:.1f}%"
+
+
 def duration(seconds: float | None) -> str:
     """As h:mm:ss."""
     if seconds is None or math.isnan(seconds):

@@ -19,9 +19,11 @@ from mmaml.launcher import job
 from mmaml.launcher.protocol import SECONDS_OF_ONE_SIGNAL
 from mmaml.sweeps.grid import SweepRun
 from mmaml.wording import counted
+from mmaml.written_paths import as_written
 
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_TABLES = 1.0
+MAX_LOGS_NAMED = 5  # of runs that failed, at the end
 LOG_BYTES = 20_000  # of a log's end, in which its last lines are looked for
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", "failed", "stopped"
@@ -158,6 +160,8 @@ class Show:
         names = {FAILED: "failed", STOPPED: "stopped", WAITING: "not started"}
         others = "".join(f", {counts[state]} {name}" for state, name in names.items() if counts[state])
         print(f"{counts[FINISHED]} of {counted(len(progress), 'run')} finished{others}", file=self._stream, flush=True)
+        for each in [each for each in progress if each.state == FAILED][:MAX_LOGS_NAMED]:
+            print(f"output of {each.run.name}: {as_written(each.log)}", file=self._stream, flush=True)
 
     def _draw(self, progress: Sequence[Progress]) -> None:
         """Draw the table over the last one: those that wait or have finished as numbers where it would be too long."""

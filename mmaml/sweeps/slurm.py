@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
-from mmaml.errors import UsageError
+from mmaml.errors import UsageError, text_of
 from mmaml.sweeps.grid import SweepRun
 
 CLUSTER = "slurm"
@@ -43,20 +46,39 @@ def submit(
     """Submit all runs as one array, and do not wait for them; the numbers of their jobs.
 
     jobs: how many may run at a time, None for all. options: of sbatch, as submitit names them. cluster: submitit's name
-    of what runs them. Raises UsageError where Slurm or an option is not there.
+    of what runs them. Raises UsageError where Slurm or an option is not there, with nothing written.
     """
     import submitit
 
     given = {f"{CLUSTER}_{name}": value for name, value in options.items()}
     limits = {} if jobs is None else {f"{CLUSTER}_array_parallelism": jobs}
+    files = folder / "slurm"
     try:
-        executor = submitit.AutoExecutor(folder=folder / "slurm" / "%j", cluster=cluster)
-        executor.update_parameters(name=folder.name, tasks_per_node=1, **limits, **given)
-        submitted = executor.map_array(
-            lambda job: job(), [RunJob(command(run), folder / f"{run.name}.log") for run in runs]
-        )
+        with _removed_if_it_fails(files), redirect_stderr(io.StringIO()):  # submitit prints what its error says, too
+            executor = submitit.AutoExecutor(folder=files / "%j", cluster=cluster)
+            executor.update_parameters(name=folder.name, tasks_per_node=1, **limits, **given)
+            submitted = executor.map_array(
+                lambda job: job(), [RunJob(command(run), folder / f"{run.name}.log") for run in runs]
+            )
     except (NameError, TypeError) as error:
-        raise UsageError("--slurm", str(error), "give options of sbatch as submitit names them") from error
+        reason = str(error).partition("\n")[0]  # what follows is of submitit's other clusters
+        raise UsageError("--slurm", reason, "give options of sbatch as submitit names them") from error
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
-        raise UsageError("--slurm", str(error), "sweep without --slurm on a machine that has no Slurm") from error
+        remedy = "sweep without --slurm on a machine that has no Slurm"
+        raise UsageError("--slurm", text_of(error), remedy) from error
     return [job.job_id for job in submitted]
+
+
+@contextmanager
+def _removed_if_it_fails(files: Path) -> Iterator[None]:
+    """Where an error leaves what is done here, remove `files` and the directories above, as far as they are new."""
+    new = [path for path in (files, *files.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if new:
+            shutil.rmtree(files, ignore_errors=True)
+        for path in new[1:]:
+            with suppress(OSError):  # something else is in it by now
+                path.rmdir()
+        raise

@@ -149,6 +149,7 @@ class Lanes:
 
     def remember(self, memories: Sequence[Mapping[str, Any]]) -> None:
         """Carry on what `memories` gave, in the next episodes. Raises what `TrainedPolicy.restore` does."""
+        self._acted = None
         for lane in memories:
             none = Episode(torch.zeros(self._sizes.noise))
             memory, action, reward = unpacked(lane["memory"]), lane["action"], float(lane["reward"])

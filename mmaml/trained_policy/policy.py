@@ -41,6 +41,7 @@ from mmaml.trained_policy.arguments import checked_lanes, checked_numbers, check
 from mmaml.trained_policy.export import Network, module_of, network_of, onnx_file
 from mmaml.trained_policy.lanes import TOO_FAR, Lanes, Sizes
 
+Memory = Sequence[Mapping[str, Any]]  # of each lane that has one
 NO_TASK = -1  # identity of a task that is not one of a finite set of training tasks
 
 
@@ -75,7 +76,7 @@ class TrainedPolicy:
         self._scaling = Scaling.from_vector(statistics.vector())
         actions, action_size = distribution_over(spaces.actions)
         self._algorithm = make_algorithm(config, spaces.observation_size, action_size, actions)
-        self._sizes = Sizes(actions, action_size, self._algorithm.episode_noise_size, horizon, self._remembers)
+        self._sizes = Sizes(actions, action_size, self._algorithm.episode_noise_size, horizon, self.remembers)
         check_parameters(parameters, origin, self._algorithm.spec.shapes)
         self._parameters = self._algorithm.spec.flatten(parameters)
         self._meta = {name: value[None] for name, value in self._algorithm.spec.unflatten(self._parameters).items()}
@@ -107,8 +108,8 @@ class TrainedPolicy:
         return len(self._collections)
 
     @property
-    def _remembers(self) -> bool:
-        """Whether it adapts by remembering."""
+    def remembers(self) -> bool:
+        """Whether it adapts by remembering, and so has no use for `adapt`."""
         return self._algorithm.credit == "trial"
 
     @property
@@ -120,6 +121,17 @@ class TrainedPolicy:
         """Forget the task: act as training left the policy, for a task that is new to it."""
         self._collections: list[Rollouts] = []
         self._go_on_from(self._algorithm.begin(self._meta, torch.tensor([NO_TASK])))
+
+    def memory(self) -> Memory:
+        """What it remembers in each lane: nothing where it does not adapt by remembering. For `recall`."""
+        return tuple(self._lanes.memories())
+
+    def recall(self, memory: Memory, lanes: Sequence[int] | None = None) -> None:
+        """Remember what it did when `memory` gave it, in some lanes, or in all when None; each begins an episode.
+
+        So several episodes can go on from the same memory, of the task that it is of.
+        """
+        self._lanes.remember([lane for lane in memory if lanes is None or lane["lane"] in lanes])
 
     def _go_on_from(self, state: Any) -> None:
         """Act in another state of the task, with nothing recorded yet."""
@@ -207,7 +219,7 @@ class TrainedPolicy:
         An episode that is not over is cut, and what is left of it counts as another. Raises UsageError if no recorded
         episode is over, or if adapted parameters are not finite, in which case the policy is as it was.
         """
-        if self._remembers:
+        if self.remembers:
             raise UsageError("adapt", f"{self.config.algorithm} adapts by remembering what is recorded", "leave it out")
         if not self.config.declaration.adapts:
             raise UsageError("adapt", f"{self.config.algorithm} does not adapt to a task", "leave it out")
@@ -227,7 +239,7 @@ class TrainedPolicy:
         """
         if "embed" not in self._algorithm.functions:
             raise UsageError("embedding", f"{self.config.algorithm} has no task embeddings")
-        if self._remembers:
+        if self.remembers:
             problem = f"{self.config.algorithm} embeds a whole trial, of which a policy keeps what it remembers alone"
             raise UsageError("embedding", problem, 'train with "te_save_path", which writes those of held-out tasks')
         first = self._collections[0] if self._collections else self._recorded("embedding")

@@ -123,6 +123,26 @@ def test_what_is_remembered_is_saved_and_forgotten_with_the_task(algorithm: str,
         policy.module()
 
 
+@REMEMBER
+def test_several_episodes_go_on_from_one_memory(algorithm: str, sure: float, tmp_path: Path) -> None:
+    """What happens in one of them is not in it; in lanes that recall nothing, the task goes on."""
+    policy, other = (mmaml.load(bandit(tmp_path, algorithm, sure)) for _ in range(2))
+    for step in range(20):
+        live(policy, [0, 2], step)
+        live(other, [0, 2], step)
+    memory = policy.memory()
+    first = [live(policy, [0, 2], step) for step in range(20, 30)]
+    assert [live(other, [0, 2], step) for step in range(20, 30)] == first
+    policy.act(np.ones((2, 1)), lanes=[0, 2])
+    policy.recall(memory)
+    assert [live(policy, [0, 2], step) for step in range(20, 30)] == first
+    policy.recall(memory, [2])
+    assert [live(policy, [2], step)[0] for step in range(20, 30)] == [actions[1] for actions in first]
+    assert [live(policy, [0], step)[0] for step in range(30, 36)] == [
+        live(other, [0], step)[0] for step in range(30, 36)
+    ]
+
+
 def normalised(folder: Path) -> Path:
     """A policy of normalised observations and rewards."""
     keys = {"normalize_observations": True, "normalize_rewards": True, "normalize_adv": False}

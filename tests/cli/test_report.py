@@ -44,8 +44,9 @@ def test_runs_without_an_iteration_are_mentioned(here: Path, capfd: pytest.Captu
         (["=sweep"], "RUN: expected LABEL=VALUE, got '=sweep'"),
         (["sweep", "--smooth", "0"], "--smooth: expected a whole number ≥ 1, got 0"),
         (["sweep", "--title", "a\nb"], "--title: expected "),
-        (["sweep", "--output", "empty"], "--output: expected a file, got the directory 'empty'"),
-        (["sweep", "--output", "notes.txt"], "--output: 'notes.txt' exists and is no earlier report; choose another"),
+        (["sweep", "--output", "empty.md"], "--output: expected a file, got the directory 'empty.md'"),
+        (["sweep", "--output", "notes.html"], "--output: 'notes.html' exists and is no earlier report; choose another"),
+        (["sweep", "--output", "a.pdf"], "--output: expected a file that ends in .html, .htm or .md, got 'a.pdf'"),
         ([], "command line: the following arguments are required: RUN"),
     ],
 )
@@ -53,9 +54,10 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     here: Path, capfd: pytest.CaptureFixture[str], words: list[str], reason: str
 ) -> None:
     (here / "empty").mkdir()
-    (here / "notes.txt").write_text("mine")
+    (here / "empty.md").mkdir()
+    (here / "notes.html").write_text("mine")
     before = sorted(os.listdir(here))
     assert report.main(words) == 2
     errors = capfd.readouterr().err
     assert errors.startswith(f"error: {reason}") and errors.count("\n") == 1
-    assert sorted(os.listdir(here)) == before and (here / "notes.txt").read_text() == "mine"
+    assert sorted(os.listdir(here)) == before and (here / "notes.html").read_text() == "mine"

@@ -46,6 +46,18 @@ def test_returns_of_training_are_marked_and_a_bar_in_a_label_is_escaped(empty_fo
     assert "| x\\|y (in training) | 1 | -750.00 | -7.00 |" in text
 
 
+def test_success_is_that_of_the_last_stage(empty_folder: Path) -> None:
+    for seed, success in ((1, 0.5), (2, 0.75)):
+        run = write_run(empty_folder / "a" / f"seed_{seed}", TRAINING, seed=seed)
+        write_evaluation(run, np.zeros((4, 2)), [0] * 4, success=success, split="train")
+    write_run(empty_folder / "b", TRAINING, algorithm="promp")
+    assert report.main(["A=a", "B=b", "--output", "returns.md"]) == 0
+    header, _, evaluated, other = table(empty_folder / "returns.md")
+    assert header[4:] == ["success", "env steps", "CPU time"] and len(other) == len(header)
+    assert (evaluated[0], evaluated[4]) == ("A (train tasks)", "62.5%")
+    assert (other[0], other[4]) == ("B (in training)", "–")
+
+
 def test_an_earlier_report_is_replaced_and_another_file_is_not(empty_folder: Path) -> None:
     write_run(empty_folder / "a", TRAINING)
     for _ in range(2):

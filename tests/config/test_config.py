@@ -196,7 +196,7 @@ def test_a_signal_while_an_environment_loads_is_no_fault_of_its_module(
     [
         (
             {"eval_interval": 10},
-            "eval_interval: expected 0 with 'tests.helpers.probes:TrainsOnly', which has ('train',) and thus no "
+            "eval_interval: expected 0 with 'tests.helpers.probes:TrainsOnly', which has train and thus no "
             'tasks of the split "test", got 10; leave it out, or have its sample_tasks draw such tasks',
         ),
         (

@@ -13,7 +13,7 @@ import pytest
 from mmaml.cli import train
 from mmaml.envs import metaworld
 from mmaml.envs.base import Task
-from mmaml.envs.metaworld import HORIZON, VERSIONS, MetaWorld, goals_of, rand_vec_of
+from mmaml.envs.metaworld import HORIZON, MUJOCO_4, VERSIONS, MetaWorld, goals_of, rand_vec_of
 from mmaml.envs.registry import check_family, make_family
 from mmaml.errors import ConfigError
 from tests.helpers.metaworld import needs_metaworld
@@ -25,7 +25,7 @@ SOME = ("reach-v3", "push-v3", "door-open-v3", "bin-picking-v3", "stick-pull-v3"
 @pytest.fixture
 def versions(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Versions that are found installed, to be changed."""
-    there = dict(VERSIONS)
+    there = dict.fromkeys(MUJOCO_4, "") | VERSIONS
     monkeypatch.setattr(metaworld, "_installed", lambda package: there[package])
     metaworld.package.cache_clear()
     yield there
@@ -43,6 +43,18 @@ def test_what_to_install_is_said_in_a_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: env: expected metaworld 3.1.1 and mujoco 3.3.0 for Meta-World, got ")
     assert shown in line and line.endswith('install them with: pip install "mmaml[metaworld]"')
+
+
+def test_mujoco_4_is_to_be_uninstalled_first(versions: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """pip leaves its other packages there, in whose files an older MuJoCo finds what it cannot load."""
+    versions |= {"mujoco": "4.0.0", "mujoco-core": "4.0.0"}
+    for found in ("mujoco 4.0.0", "mujoco 3.3.0"):
+        versions["mujoco"] = found.removeprefix("mujoco ")
+        metaworld.package.cache_clear()
+        assert train.main(["--env=Meta-World/ML1-reach-v3", "--dump_path=never"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"got metaworld 3.1.1 and {found} and mujoco-core 4.0.0; " in line
+        assert "with: pip uninstall -y mujoco mujoco-core mujoco-studio && pip install " in line
 
 
 def own_environment(task: Task, hides_goal: bool, reward_version: str) -> Any:
@@ -182,7 +194,10 @@ def test_training_starts_without_a_warning() -> None:
 @pytest.mark.parametrize(
     ("env", "env_kwargs", "error"),
     [
-        ("Meta-World/ML1-reech-v3", {}, "env: expected Meta-World/ and one of ML10, .* got 'Meta-World/ML1-reech-v3'"),
+        ("Meta-World/ML1-reech-v3", {}, "env: expected Meta-World/ and one of ML10, .* mean 'Meta-World/ML1-reach-v3'"),
+        ("Meta-World/ml10", {}, "did you mean 'Meta-World/ML10'"),
+        ("Meta-World/ML1", {}, "got 'Meta-World/ML1'; the names are assembly-v3, "),
+        ("Meta-World/ML99", {}, "got 'Meta-World/ML99'; see docs"),
         ("Meta-World/ML1-reach-v3", {"benchmark_seed": -1}, "benchmark_seed: expected a whole number from 0"),
         ("Meta-World/ML1-reach-v3", {"one_hot": 1}, "one_hot: expected true, false or null"),
         ("Meta-World/ML1-reach-v3", {"reward_version": "v3"}, "reward_version: expected one of"),

@@ -112,6 +112,9 @@ def test_registering_again_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("ML10", "did you mean 'Meta-World/ML10'?"),
+        ("MT1-push-v3", "did you mean 'Meta-World/MT1-push-v3'?"),
+        ("MetaWorld", "did you mean 'Meta-World/M"),
         ("MetaPointEnvMomentumMode", "env: expected .* got 'MetaPointEnvMomentumMode'; did you mean '.*Modes'?"),
         ("xyz", "got 'xyz'; known families: MetaPointEnvMomentum, "),
         ("", "env: expected a task family"),

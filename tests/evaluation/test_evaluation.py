@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mmaml.figures.family_pictures import picture_of
 from mmaml.parallel.ranks import connect
 from mmaml.trainer import train
 from mmaml.worker import Worker
-from tests.helpers.probes import GoesWrong, HeldOut
+from tests.helpers.probes import GoesWrong, HeldOut, Still
 
 SCRIPTS = Path(__file__).parents[2] / "run_scripts"
 SMALL = {
@@ -229,6 +230,22 @@ def test_a_family_of_its_own_with_success_and_other_splits(tmp_path: Path, evalu
     assert result["split"] == "ood" and result["overall"]["return"][0]["success_rate"] == 1.0
     config, _ = held_out.restore(other)
     assert config.env_spec is not None and picture_of(config.env_spec.family) is None
+
+
+def test_tasks_of_training_are_evaluated_where_they_are_asked_for(
+    tmp_path: Path, evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the finite set that training drew; of a family that has no others, too, which says so."""
+    finite = _train(tmp_path / "finite", algorithm="promp", num_train_tasks=5)
+    modes = [task["mode"] for task in evaluate(restore_path=finite, num_tasks=10, split="train")["tasks"]]
+    own = Counter(task.mode for task in Worker(held_out.restore(finite)[0]).sample_tasks(5, 0))
+    assert Counter(modes) == {mode: 2 * count for mode, count in own.items()}
+    other = _train(tmp_path / "run", env="tests.helpers.probes:Still", algorithm="promp")
+    monkeypatch.setattr(Still, "splits", ("train",))
+    assert evaluate(restore_path=other, split="train")["split"] == "train"
+    expected = r"^--split: expected a split of '.+:Still', which has train, got 'test'; give --split train$"
+    with pytest.raises(UsageError, match=expected):
+        held_out.check_split(held_out.restore(other)[0], "test")
 
 
 def test_a_family_that_has_no_tasks_to_train_on_any_more_is_evaluated_on_those_it_has(

@@ -14,6 +14,7 @@ import pytest
 
 from mmaml.config.keys import built_in_keys
 from mmaml.errors import UsageError
+from mmaml.evaluation import held_out
 from mmaml.figures import curves, run_figures
 from mmaml.figures.curves import Curve
 from mmaml.figures.trajectories import Trajectories, plot_trajectories
@@ -246,6 +247,8 @@ def test_the_figure_shows_means_bands_and_held_out_points(tmp_path: Path, monkey
     assert _is_picture(tmp_path / "new" / "figure.png")
     curves.plot_curves([Curve("one stage", curve.env_steps, returns[..., :1], None)], tmp_path / "figure.png")
     assert [text.get_text().strip() for text in drawn["axes"].get_legend().get_texts()] == ["one stage (2 seeds)", ""]
+    curves.plot_curves([Curve("one point", curve.env_steps[:1], returns[:, :1], None)], tmp_path / "figure.png")
+    assert all(line.get_marker() == "." for line in drawn["axes"].lines)  # without one it could not be seen
 
 
 def test_a_disk_that_is_full_leaves_the_figure_before(tmp_path: Path) -> None:
@@ -287,6 +290,20 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
         str(tmp_path / "out/learning_curves.png"),
     ]
     assert captured.err == "notice: theirs: unreadable rows left out: 1\n"
+
+
+def test_curves_are_drawn_where_the_environment_is_not_installed(
+    tmp_path: Path, plot: Callable[..., int], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restore(*_: Any) -> Any:
+        raise UsageError("restore_path", "the configuration cannot be used here: env: not installed")
+
+    monkeypatch.setattr(held_out, "restore", restore)
+    assert plot(_run(tmp_path / "run", [-8, -6])) == 0
+    assert _is_picture(tmp_path / "run" / "learning_curves.png")
+    assert capsys.readouterr().err == (
+        "note: no trajectories are drawn: restore_path: the configuration cannot be used here: env: not installed\n"
+    )
 
 
 @pytest.mark.parametrize(

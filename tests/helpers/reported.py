@@ -34,13 +34,13 @@ def write_evaluation(
     run: Path,
     returns: np.ndarray,
     modes: Sequence[int],
-    success: float = np.nan,
+    success: float | np.ndarray = np.nan,
     by_episode: bool = False,
     mode_names: Sequence[str] = (),
     **changes: Any,
 ) -> None:
-    """evaluation.json with returns [M, K+1] of tasks of these modes [M]."""
+    """evaluation.json with returns, and success, [M, K+1] of tasks of these modes [M]."""
     about: dict[str, Any] = {"iteration": 4, "split": "test", "num_adapt_steps": returns.shape[1] - 1}
     about["stage"] = "episode" if by_episode else "adaptation step"
-    summary = summarise(returns, np.array(modes), np.full(returns.shape, success), by_episode, mode_names)
+    summary = summarise(returns, np.array(modes), np.broadcast_to(success, returns.shape), by_episode, mode_names)
     (run / "evaluation.json").write_text(json.dumps(about | changes | summary))

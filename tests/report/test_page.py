@@ -74,14 +74,17 @@ def test_every_run_and_every_key_that_differs_is_there(text: str, tmp_path: Path
         assert needed in shown
     assert "training tasks, the last 10 iterations of progress.csv" in shown and "50.0%" in shown
     assert "0:00:04 0:00:06" in shown  # wall and CPU time of two iterations
-    assert "after 1 step -3.50 [-4.00, -3.00] -4.00 [-4.00, -4.00] -3.00 [-4.00, -2.00]" in shown
+    assert "after 1 step -3.50 [-4.00, -3.00] 50.0% -4.00 [-4.00, -4.00] -3.00 [-4.00, -2.00]" in shown
 
 
 def test_modes_that_have_names_are_called_by_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [[-30.0, -20.0]], seed=1)
-    write_evaluation(run, np.array([[-9.0, -4.0], [-9.0, -2.0]]), [0, 1], mode_names=["push-v3", "sweep-v3"])
+    returns, success = np.array([[-9.0, -4.0], [-9.0, -2.0]]), np.array([[0.0, 0.25], [0.5, 1.0]])
+    write_evaluation(run, returns, [0, 1], success, mode_names=["push-v3", "sweep-v3"])
     shown = Reader(page(gather([("", run)]), "title", "today")).text
-    assert "stage all tasks push-v3 sweep-v3" in shown and "mode 1" not in shown
+    assert "success stage push-v3 sweep-v3 before adaptation 0.0% 50.0% after 1 step 25.0% 100.0%" in shown
+    assert re.search(r"after 1 step -3\.00 \[[^]]*\] 62\.5% -4", shown)
+    assert "stage all tasks success push-v3 sweep-v3" in shown and "mode 1" not in shown
 
 
 def test_text_is_escaped(text: str) -> None:
@@ -136,6 +139,18 @@ def test_the_whole_trial_has_a_line_where_stages_are_episodes(tmp_path: Path) ->
     shown = Reader(page(gather([("", run)]), "", "")).text
     assert re.search(r"episode 2 3\.00 \[.*\] whole trial 5\.00 \[3\.00, 7\.00\]", shown)
     assert "mmaml 1 2.00 [1.00, 3.00] 3.00 [2.00, 4.00] 1,000" in shown  # at a glance: first and last episode
+
+
+def test_returns_of_other_tasks_are_not_compared(tmp_path: Path) -> None:
+    """Those of held-out tasks with those of training's."""
+    for split, rate in (("test", 0.1), ("train", 0.2)):
+        run = write_run(tmp_path / split, [[-3.0, -1.0]], learning_rate=rate)
+        write_evaluation(run, np.array([[-9.0, -4.0]]), [0], split=split)
+    assert "Probability of improvement" not in page(gather([("", tmp_path)]), "", "")
+    write_run(tmp_path / "other", [[-3.0, -1.0]], learning_rate=0.3)
+    write_evaluation(tmp_path / "other", np.array([[-9.0, -4.0]]), [0], split="train")
+    shown = Reader(page(gather([("", tmp_path)]), "", "")).text
+    assert "MetaPointEnvMomentumModes , train tasks better than" in shown
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")

@@ -30,7 +30,8 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert local.run(Show(output)) == 1
     assert "run_0: failed   error: no luck\n" in output.getvalue()
     assert "run_2: finished   iteration 1/1\n" in output.getvalue()
-    assert output.getvalue().endswith("2 of 3 runs finished, 1 failed\n")
+    log = tmp_path / "run_0.log"
+    assert output.getvalue().endswith(f"2 of 3 runs finished, 1 failed\noutput of run_0: {log}\n")
     assert (tmp_path / "run_1.log").read_text() == "iteration 1/1\n"
     assert LocalSweep(runs(2), python("pass"), tmp_path, jobs=2).run(Show(io.StringIO())) == 0
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mmaml.cli import sweep
 from mmaml.errors import UsageError
 from mmaml.sweeps.grid import SweepRun
 from mmaml.sweeps.slurm import RunJob, submit
@@ -48,6 +49,51 @@ def test_a_job_that_is_interrupted_is_queued_again_with_the_same_command(tmp_pat
 def test_options_that_sbatch_does_not_have_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^--slurm: .*partitoin"):
         submit([SweepRun("seed_1", ())], lambda run: [], tmp_path, None, {"partitoin": "short"}, cluster="local")
+    assert not [*tmp_path.iterdir()]
+
+
+# A cluster of two programs. The first refuses a script without a partition; the second only has to be there.
+SBATCH = """#!/bin/sh
+for script; do :; done
+grep -q -e --partition "$script" || { printf 'sbatch: error: no partition\\nsbatch: error: none\\n' >&2; exit 1; }
+cp "$script" "$(dirname "$0")/script"
+echo Submitted batch job 77
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", "#!/bin/sh\n")):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    return programs
+
+
+def test_the_command_submits_an_array_and_does_not_wait(cluster: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["navigation_2d_maml", "--seeds", "1-3", "--dump_path", "out", "--jobs", "2", "--slurm"]
+    assert sweep.main([*words, "partition=short", "time=60", "mem_gb=4"]) == 0
+    assert capfd.readouterr().out == "submitted 3 runs to Slurm, jobs 77_0 to 77_2 → out\n"
+    script = (cluster / "script").read_text()
+    for option in ("array=0-2%2", "partition=short", "time=60", "mem=4GB", "signal=USR2@90", "job-name=out"):
+        assert f"#SBATCH --{option}\n" in script
+
+
+def test_what_slurm_refuses_is_one_line_and_nothing_is_written(
+    cluster: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["navigation_2d_maml", "--dump_path", "new/out", "--slurm"]
+    for option, error in (
+        ("time=60", "sbatch: error: no partition sbatch: error: none; sweep without --slurm on a machine that has no"),
+        ("tiem=60", "Unknown argument 'tiem' for executor 'slurm' in parameter 'slurm_tiem'. Valid arguments: "),
+    ):
+        assert sweep.main([*words, option]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith(f"error: --slurm: {error}") and "\\n" not in line
+        assert not Path("new").exists()
 
 
 @pytest.mark.ranks
