@@ -210,7 +210,7 @@ def _success(experiment: Experiment) -> str:
         return ""
     header = ["stage", *(experiment.mode_names.get(mode, f"mode {mode}") for mode in by_mode)]
     rows = [
-        [stage_name(stage, experiment.by_episode), *map(percentage, rates)]
+        [stage_name(stage, len(experiment.success), experiment.by_episode), *map(percentage, rates)]
         for stage, rates in enumerate(zip(*by_mode.values(), strict=True))
     ]
     return _table(Markup(f"<b>{escape(experiment.label)}</b><br>success"), header, rows)
