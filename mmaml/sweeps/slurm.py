@@ -61,8 +61,7 @@ def submit(
                 lambda job: job(), [RunJob(command(run), folder / f"{run.name}.log") for run in runs]
             )
     except (NameError, TypeError) as error:
-        reason = str(error).partition("\n")[0]  # what follows is of submitit's other clusters
-        raise UsageError("--slurm", reason, "give options of sbatch as submitit names them") from error
+        raise UsageError("--slurm", text_of(error), "give options of sbatch as submitit names them") from error
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         remedy = "sweep without --slurm on a machine that has no Slurm"
         raise UsageError("--slurm", text_of(error), remedy) from error
