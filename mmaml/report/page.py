@@ -209,9 +209,10 @@ def _success(experiment: Experiment) -> str:
     if len(by_mode) < 2 or all(rate is None for rates in by_mode.values() for rate in rates):
         return ""
     header = ["stage", *(experiment.mode_names.get(mode, f"mode {mode}") for mode in by_mode)]
+    stages = [*zip(*by_mode.values(), strict=True)]
     rows = [
-        [stage_name(stage, len(experiment.success), experiment.by_episode), *map(percentage, rates)]
-        for stage, rates in enumerate(zip(*by_mode.values(), strict=True))
+        [stage_name(stage, len(stages), experiment.by_episode), *map(percentage, rates)]
+        for stage, rates in enumerate(stages)
     ]
     return _table(Markup(f"<b>{escape(experiment.label)}</b><br>success"), header, rows)
 
