@@ -119,6 +119,8 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
     """Write the JSON file and print the table."""
     from mmaml.storage.files import atomic_file
 
+    alone = about["stage"] == "adaptation step" and len(summary["overall"]["return"]) == 1
+    when = "without adaptation" if alone else WHEN[about["stage"]]
     with writing("--output", output):  # before anything is printed: the reader of a pipe may be gone
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(output) as file:
@@ -126,7 +128,7 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
     print(
         f"{about['algorithm']} on {about['env']} after {counted(about['iteration'], 'iteration')}, "
         f"{about['env_steps']:,} env steps\n"
-        f"return per episode {WHEN[about['stage']]}, over {about['split']} tasks\n"
+        f"return per episode {when}, over {about['split']} tasks\n"
         f"{about['rollouts_per_task']} rollouts a collection, episodes of at most {about['max_path_length']} steps\n\n"
         f"{text}\n\n{as_written(output)}"
     )

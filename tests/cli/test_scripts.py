@@ -77,6 +77,7 @@ def test_what_does_not_adapt_is_not_evaluated_after_steps(
     expected = '0 with algorithm "mgrl", which does not adapt to a task'
     assert capsys.readouterr().err.splitlines()[-1] == f"error: --num_adapt_steps: expected {expected}, got 1"
     assert main(given) == 0
+    assert "\nreturn per episode without adaptation, over test tasks\n" in capsys.readouterr().out
     returns = np.array([task["return"] for task in json.loads((tmp_path / "out.json").read_text())["tasks"]])
     assert returns.shape == (5, 1)
 
