@@ -51,7 +51,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
     if arguments.title is not None:
         check_text("--title", arguments.title)
     arguments.output = output_argument(arguments) or Path(absolute("report.html"))
-    if arguments.output.suffix not in ENDINGS:
+    if arguments.output.suffix.lower() not in ENDINGS:
         expected = f"a file that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
         raise UsageError("--output", expected=expected, got=f"'{arguments.output}'")
     return arguments
