@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmaml.cli.script import MANY
+from mmaml.config import other_names
 from mmaml.config.declaration import Key
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
 from mmaml.config.loading import canonical, check_value, parse_object
@@ -172,7 +173,8 @@ def check_key(name: str, known: Collection[str], flags: Collection[str]) -> None
     if whole in known or whole in ALIASES:
         return
     near = difflib.get_close_matches(f"--{whole}", [*flags, *(f"--{key}" for key in [*known, *ALIASES])], n=1)
-    remedy = f"did you mean '{near[0]}'?" if near else "--help lists the flags, docs/configuration.md the keys"
+    hint = f"did you mean '{near[0]}'?" if near else "--help lists the flags, docs/configuration.md the keys"
+    remedy = other_names.remedy(name, known) or hint
     raise UsageError(clipped(f"--{name}"), "is no flag, and no key of the configuration", remedy)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmaml.config import memory_check
+from mmaml.config import memory_check, other_names
 from mmaml.config.algorithms import DEFAULT_ALGORITHM
 from mmaml.config.declaration import Key
 from mmaml.config.declaration_file import declaration_of
@@ -134,9 +134,10 @@ def _is_path(name: str) -> bool:
 def check_value(name: str, value: Any, called: str = "", keys: Mapping[str, Key] = COMMON_KEYS) -> None:
     """Raise ConfigError unless `name` is one of `keys` and takes `value`. called: what the error calls the key."""
     if name not in keys:
-        near = difflib.get_close_matches(name, [*keys, *ALIASES], n=1, cutoff=0.5)
-        remedy = f"did you mean '{near[0]}'?" if near else "see docs/configuration.md for the keys"
-        raise ConfigError(clipped(name), "unknown key", remedy)
+        own = [key for key in keys if key not in IGNORED]
+        near = difflib.get_close_matches(name, [*own, *ALIASES], n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else "see docs/configuration.md for the keys"
+        raise ConfigError(clipped(name), "unknown key", other_names.remedy(name, keys) or hint)
     kind = keys[name].kind
     if not kind.accepts(value):
         raise ConfigError(called or name, expected=f"{kind.expected}{_limit(value)}", got=shown(value))

@@ -48,6 +48,16 @@ IGNORED: dict[str, Key] = {
 }
 
 
+def remedy(name: str, known: Collection[str]) -> str:
+    """What to do about one of these keys where they are not read, as "ppo.lr" or "ppo"; "" for any other key."""
+    section, _, key = name.rpartition(".")
+    if name and name in NAMES:
+        return "it is a section of keys, in YAML files alone"
+    names = NAMES.get(section, {})
+    ours = names.get(key, key if section and names and key in known else "")
+    return f"did you mean '{ours}'?" if ours else ""
+
+
 def with_our_names(values: Mapping[str, Any], known: Collection[str], source: str) -> dict[str, Any]:
     """Keys and values without sections, under our names. known: keys that mean what they say.
 

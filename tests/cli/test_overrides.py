@@ -306,6 +306,8 @@ REFUSALS = {
     "--n_iter=3": "--n_iter: is no flag, and no key of the configuration; did you mean '--n_itr'?",
     "--n_iter 3": "--n_iter: is no flag, and no key of the configuration; did you mean '--n_itr'?",
     "n_iter=3": "--n_iter: is no flag, and no key of the configuration; did you mean '--n_itr'?",
+    "--gamma=0.9": "--gamma: is no flag, and no key of the configuration; did you mean 'discount'?",
+    "--ppo.lr=0.1": "--ppo.lr: is no flag, and no key of the configuration; did you mean 'learning_rate'?",
     "--n-itr=3": "--n-itr: is no flag, and no key of the configuration; did you mean '--n_itr'?",
     "--overrides n_iter=3": "n_iter: unknown key; did you mean 'n_itr'?",
     "--dump-path=x": "--dump-path: is no flag, and no key of the configuration; did you mean '--dump_path'?",

@@ -198,3 +198,21 @@ def test_what_is_wrong_with_them_is_named(text: str, reason: str, tmp_path: Path
     with pytest.raises(ConfigError) as caught:
         load_config(written(tmp_path, text), algorithm="rl2")
     assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, remedy",
+    [
+        ("gamma", "did you mean 'discount'?"),
+        ("ppo.lr", "did you mean 'learning_rate'?"),
+        ("ppo.gae_lambda", "did you mean 'gae_lambda'?"),
+        ("actor_critic.rnn_size", "did you mean 'cell_size'?"),
+        ("ppo", "it is a section of keys, in YAML files alone"),
+        ("hidden_size", "did you mean 'hidden_sizes'?"),
+    ],
+)
+def test_where_they_are_not_read_their_counterparts_are_named(name: str, remedy: str) -> None:
+    """In JSON, on the command line and from Python."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {name: 0.5}, algorithm="rl2")
+    assert str(caught.value) == f"{name}: unknown key; {remedy}"
