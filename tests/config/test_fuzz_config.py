@@ -30,6 +30,7 @@ from mmaml.config.loading import (
     parse_object,
     read_config,
     read_config_file,
+    with_absolute_paths,
 )
 from mmaml.envs.registry import FAMILIES, make_family
 from mmaml.sampling.chunks import KEPT_STEPS, tasks_held
@@ -54,7 +55,8 @@ def test_a_value_is_taken_as_it_is_or_refused_by_its_key(name: str, value: Any) 
         return
     config = build_config({name: value})
     values = config.to_dict()
-    assert values.get(name, value) == value  # a key of another algorithm is left out
+    expected = with_absolute_paths({name: value})[name]
+    assert values.get(name, expected) == expected  # a key of another algorithm is left out
     assert build_config(json.loads(json.dumps(values, allow_nan=False))) == config
 
 
