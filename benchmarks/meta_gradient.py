@@ -20,7 +20,7 @@ prepare_process()  # before NumPy and torch load
 import numpy as np
 import torch
 
-from benchmarks.helpers.arguments import parser
+from benchmarks.helpers.arguments import take_none
 from mmaml.config.keys import Config
 from mmaml.config.loading import load_config
 from mmaml.seeding import generator
@@ -61,7 +61,7 @@ def best(function, repeats: int = REPEATS) -> float:  # type: ignore[no-untyped-
 
 
 def main() -> None:
-    parser(__doc__).parse_args()
+    take_none(__doc__)
     torch.set_num_threads(1)
     large = torch.randn(LARGE, LARGE)
     for name in ("mmaml", "promp"):

@@ -21,10 +21,11 @@ from mmaml.process_settings import prepare_process
 prepare_process()  # before NumPy and torch load
 import numpy as np
 
-from benchmarks.helpers.arguments import parser
+from benchmarks.helpers.arguments import parsed, refuse
+from mmaml.cli.script import Parser
 from mmaml.envs.metaworld import HORIZON, goals_of, package, sawyer_of
 from mmaml.envs.registry import make_family
-from mmaml.errors import ConfigError
+from mmaml.errors import ConfigError, UsageError
 
 TO_REACH = 2.0  # times Meta-World's own rate
 NAMES = ("reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-close-v3")
@@ -82,16 +83,16 @@ def steps(name: str) -> tuple[float, float, float, float]:
 
 
 def main() -> None:
-    own = parser(__doc__)
-    own.add_argument("names", nargs="*", metavar="NAME", help=f"of environments (default: {', '.join(NAMES)})")
-    names = own.parse_args().names or NAMES
+    parser = Parser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of environments (default: {', '.join(NAMES)})")
+    names = parsed(parser).names or NAMES
     try:
         known = package().env_dict.ALL_V3_ENVIRONMENTS
     except ConfigError as error:
         print(f"left out: {error}")
         return
     if unknown := [name for name in names if name not in known]:
-        own.error(f"NAME: expected environments of Meta-World, such as reach-v3, got {', '.join(unknown)}")
+        refuse(UsageError("NAME", expected="environments of Meta-World, such as reach-v3", got=", ".join(unknown)))
     print(f"{'':16}{'here':>8}{'own':>8}{'physics':>9}   µs a step; ratio; with resets")
     for name in names:
         ours, theirs, physics, reset = steps(name)

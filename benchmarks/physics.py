@@ -26,6 +26,7 @@ import mujoco
 import numpy as np
 import torch
 
+from benchmarks.helpers.arguments import chosen
 from mmaml.config.loading import build_config
 from mmaml.envs.mujoco.base import MujocoFamily
 from mmaml.envs.registry import gym_id, make_family
@@ -134,8 +135,9 @@ def in_threads(name: str) -> list[str]:
 
 
 def main() -> None:
+    names = chosen(__doc__, "family", FAMILIES)
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or FAMILIES:
+    for name in names:
         sampling = Sampling(name)
         steps = sampling.record()
         ours, raw = [], []
@@ -146,7 +148,7 @@ def main() -> None:
             clock = time.perf_counter()
             count = raw_loop(sampling.env.model, sampling.env.frame_skip, steps)
             raw.append(count / (time.perf_counter() - clock))
-        rate, goal = max(ours), FAMILIES.get(name)
+        rate, goal = max(ours), FAMILIES[name]
         print(f"{name}: {rate:,.0f} env steps/s on one core, raw loop {max(raw):,.0f}")
         print(f"  sampling / raw loop: {rate / max(raw):.2f}" + (f" (to reach: {goal})" if goal else ""))
         print(f"  the {LANES} lanes of one task: {'; '.join(in_threads(name))}")

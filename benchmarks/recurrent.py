@@ -25,7 +25,7 @@ prepare_process()  # before NumPy and torch load
 import numpy as np
 import torch
 
-from benchmarks.helpers.arguments import parser
+from benchmarks.helpers.arguments import take_none
 from mmaml.config.keys import Config
 from mmaml.config.loading import load_config
 from mmaml.envs.registry import make_family
@@ -43,7 +43,7 @@ PUBLISHED = {"rl2_ppo": (413, 30), "grid_navi_varibad": (465, 20), "rl2_half_che
 
 
 def main() -> None:
-    parser(__doc__).parse_args()
+    take_none(__doc__)
     torch.set_num_threads(1)
     for name in ("rl2_ppo", "rl2_half_cheetah_direction"):
         config = load_config(CONFIGS / f"{name}.json", {"normalize_observations": False, "normalize_rewards": False})

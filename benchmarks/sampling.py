@@ -19,7 +19,7 @@ prepare_process()  # before NumPy and torch load
 import numpy as np
 import torch
 
-from benchmarks.helpers.arguments import parser
+from benchmarks.helpers.arguments import take_none
 from mmaml.config.loading import load_config
 from mmaml.envs.registry import make_family
 from mmaml.sampling.acting import Step
@@ -32,7 +32,7 @@ TASKS, REPEATS = 20, 15
 
 
 def main() -> None:
-    parser(__doc__).parse_args()
+    take_none(__doc__)
     torch.set_num_threads(1)
     config = load_config(ROOT / "configs/point_env_momentum_dense.json", {}, "mmaml")
     worker = Worker(config)

@@ -35,8 +35,10 @@ import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 
-from benchmarks.helpers.arguments import parser
+from benchmarks.helpers.arguments import parsed, refuse
+from mmaml.cli.script import Parser
 from mmaml.config.loading import load_config
+from mmaml.errors import UsageError
 from mmaml.parallel import link
 from mmaml.parallel.ranks import Ranks, connect
 from mmaml.parallel.requests import Request, travelling
@@ -319,11 +321,11 @@ def draw(path: Path, works: dict[str, Workload], lines: dict[str, Line]) -> None
 def main() -> None:
     if "--rank" in sys.argv:
         return measure_ranks()
-    own = parser(__doc__)
-    own.add_argument("picture", nargs="?", type=Path, help="a file to draw the predictions to")
-    picture = own.parse_args().picture
+    parser = Parser(description=__doc__)
+    parser.add_argument("picture", nargs="?", type=Path, metavar="PICTURE", help="a file to draw the predictions to")
+    picture = parsed(parser).picture
     if picture is not None and not picture.parent.is_dir():
-        own.error(f"picture: expected a file in a folder that exists, got {picture}; make {picture.parent} first")
+        refuse(UsageError("PICTURE", expected="a file in a folder that exists", got=str(picture)))
     works = {name: workload(*case) for name, case in CASES.items()}
     by_ranks = {ranks: measured_ranks(ranks) for ranks in STARTED}
     report(works, by_ranks)

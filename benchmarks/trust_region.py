@@ -28,7 +28,7 @@ prepare_process()  # before NumPy and torch load
 import numpy as np
 import torch
 
-from benchmarks.helpers.arguments import parser
+from benchmarks.helpers.arguments import take_none
 from mmaml.config.loading import load_config
 from mmaml.seeding import generator
 from mmaml.updates import curvature
@@ -113,7 +113,7 @@ def iterations() -> None:
 
 
 def main() -> None:
-    parser(__doc__).parse_args()
+    take_none(__doc__)
     torch.set_num_threads(1)
     products()
     iterations()

@@ -16,31 +16,26 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmaml.cli.arguments import whole_number
+from mmaml.cli.arguments import check_integers, whole_number
 from mmaml.cli.script import Parser, one_line_errors
-from mmaml.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 LEVELS = 401  # of the reward a pull that an arm is compared with, from 0 to 1
-LIMITS = {"arms": (1, 100), "pulls": (1, 200), "trials": (2, 10_000_000)}
+RANGES = {"arms": (1, 100), "pulls": (1, 200), "trials": (2, 1_000_000)}
 
 
 @one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Print the mean return over trials. The exit code."""
-    summary, description = (__doc__ or "").split("\n\n", 1)
-    parser = Parser("bandit_index.py", description=f"{summary}\n\n{description}")
+    parser = Parser("bandit_index.py", description=__doc__)
     parser.add_argument("--arms", type=whole_number, default=5, metavar="K", help="arms of the bandit (default: 5)")
     parser.add_argument("--pulls", type=whole_number, default=100, metavar="T", help="pulls of a trial (default: 100)")
     parser.add_argument("--trials", type=whole_number, default=100_000, metavar="N", help="trials (default: 100000)")
     arguments = parser.parse_args(argv)
-    for name, (low, high) in LIMITS.items():
-        if not low <= getattr(arguments, name) <= high:
-            expected = f"a whole number from {low} to {high}"
-            raise UsageError(f"--{name}", expected=expected, got=str(getattr(arguments, name)))
+    check_integers(arguments, RANGES)
     mean, error = index_policy_return(arguments.arms, arguments.pulls, arguments.trials)
     print(f"{mean:.3f} ± {error:.3f} (standard error of the mean over {arguments.trials:,} trials)")
     return 0

@@ -10,7 +10,6 @@ command goes on after an interruption; those that the page gives no folder are i
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import re
@@ -19,7 +18,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmaml.cli.script import Parser, one_line_errors
+from mmaml.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "results"
@@ -59,16 +62,10 @@ def _continuing(line: str) -> str:
     return f"{line} --resume"
 
 
-class Parser(argparse.ArgumentParser):
-    """One whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: command line: {message}; --help lists the arguments\n")
-
-
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """The exit code: that of the first command that failed, 130 for Ctrl-C, 2 for a table that there is not."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("reproduce.py", description=__doc__)
     parser.add_argument("table", nargs="?", metavar="TABLE")
     parser.add_argument("--print", action="store_true", help="only print the commands")
     options = parser.parse_args(argv)
@@ -77,8 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(f"{name:40} {len(lines)} commands" for name, lines in sorted(known.items())))
         return 0
     if options.table not in known:
-        print(f"error: TABLE: expected one of {', '.join(sorted(known))}, got '{options.table}'", file=sys.stderr)
-        return 2
+        raise UsageError("TABLE", expected=f"one of {', '.join(sorted(known))}", got=f"'{options.table}'")
     if options.print:
         print("\n".join(f"$ {line}" for line in known[options.table]))
         return 0

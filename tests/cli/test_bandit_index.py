@@ -31,4 +31,4 @@ def test_it_earns_what_is_best_possible_where_that_can_be_computed(arms: int, pu
 @pytest.mark.parametrize("flag", ["--arms", "--pulls", "--trials"])
 def test_impossible_sizes_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert SCRIPT["main"]([flag, "0"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {flag}: expected a whole number from ")
+    assert capsys.readouterr().err.startswith(f"error: {flag}: expected a whole number ≥ ")
