@@ -39,7 +39,7 @@ from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 from mmaml.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mmaml.envs.sawyer import Lane, Sawyer, Start
+    from mmaml.envs.sawyer import Lane, Pose, Sawyer, Start
 
 VERSIONS = {"metaworld": "3.1.1", "mujoco": "3.3.0"}  # of packages; the second is the one that the first requires
 MUJOCO_4 = ("mujoco-core", "mujoco-studio")  # which pip leaves behind, and whose files an older MuJoCo cannot load
@@ -113,6 +113,12 @@ class MetaWorld(TaskVectorEnv):
         self._lengths += 1
         never = np.zeros(self.num_envs, bool)
         return self._observe(), rewards, never, self._lengths >= HORIZON, {"success": solved}
+
+    def pose(self, lane: int) -> tuple[str, Pose]:
+        """What a picture of a lane shows: the environment's name, and how it stands."""
+        task = lane // self.rollouts_per_task
+        pose = self._sawyers[task].pose(self._starts[task], self._played[lane])
+        return self.tasks[task].values["environment"], pose
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         names = self.environments[split]

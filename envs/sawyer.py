@@ -55,6 +55,14 @@ class Lane(NamedTuple):
     attributes: dict[str, Any]
 
 
+class Pose(NamedTuple):
+    """What is to be seen. model: shared, as it is for this lane until the next call. qpos [nq]. goal [3]: m."""
+
+    model: mujoco.MjModel
+    qpos: np.ndarray
+    goal: np.ndarray
+
+
 class Sawyer:
     """One of Meta-World's environment classes, a subclass of its `SawyerXYZEnv`, for any number of lanes and tasks."""
 
@@ -112,6 +120,12 @@ class Sawyer:
         play = Play(self._rewarding, self.model, self.data)
         with silent_warnings():
             return [play.step(*of_lane) for of_lane in zip(lanes, actions, observations, strict=True)]
+
+    def pose(self, start: Start, lane: Lane) -> Pose:
+        """A lane of the task that begins so, as it stands."""
+        self._move(start.moved)
+        mujoco.mj_setState(self.model, self.data, lane.state, STATE)
+        return Pose(self.model, self.data.qpos.copy(), start.attributes["_target_pos"])
 
     def _moved(self) -> tuple[np.ndarray, ...]:
         return tuple(getattr(self.model, name).copy() for name in MOVED)

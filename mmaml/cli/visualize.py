@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Show what adaptation does: the policy of a run on one held-out task of each mode, before and after each step, moving.
 
-For MuJoCo families, the point mass, grids, and environments that draw themselves (render_mode "rgb_array"). Writes
-policy.gif, policy.mp4 and policy.png, a contact sheet, into the run's directory, or into that of --output.
+For MuJoCo families, Meta-World, the point mass, grids, and environments that draw themselves (render_mode "rgb_array").
+Writes policy.gif, policy.mp4 and policy.png, a contact sheet, into the run's directory, or into that of --output.
 """
 EXAMPLES = """\
 examples:
@@ -107,6 +107,7 @@ def check_sizes(panels: Panels, frames: int) -> None:
 def make_panels(config: Config, state: dict[str, Any], steps: int, arguments: argparse.Namespace) -> Panels:
     """The rollouts of the policy, ready to be drawn. Raises UsageError for an environment that cannot be drawn."""
     from mmaml.envs.discrete import GridFamily
+    from mmaml.envs.metaworld import MetaWorld
     from mmaml.envs.mujoco.base import MujocoFamily
     from mmaml.envs.point_mass import PointMass
     from mmaml.figures.grid_panels import GridPanels
@@ -115,11 +116,15 @@ def make_panels(config: Config, state: dict[str, Any], steps: int, arguments: ar
     from mmaml.figures.panels import PointMassPanels
     from mmaml.figures.recording import point_mass_trajectories, record, sampled_stages
     from mmaml.figures.rendered_panels import RenderedPanels
+    from mmaml.figures.sawyer_panels import SawyerPanels
 
     assert config.env_spec is not None
     if issubclass(config.env_spec.family, MujocoFamily):
         artist = choose_artist(arguments.renderer)
         return MujocoPanels(record(config, state, steps + 1, arguments.split), arguments.width, artist)
+    if issubclass(config.env_spec.family, MetaWorld):
+        artist = choose_artist(arguments.renderer)
+        return SawyerPanels(config, state, steps + 1, arguments.split, arguments.width, artist)
     if not issubclass(config.env_spec.family, PointMass | GridFamily):
         return RenderedPanels(config, state, steps + 1, arguments.split, arguments.width)
     sampled = sampled_stages(config, state, config.rollouts_per_meta_task, steps + 1, arguments.split)

@@ -1,11 +1,12 @@
-"""Moving pictures of environments that draw themselves: what their `render` returns, at the size of a panel."""
+"""Moving pictures of environments that are drawn while they are played: by their own `render`, unless said otherwise."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any, cast
 
@@ -28,21 +29,21 @@ REMEDY = f'have its __init__ take render_mode="{MODE}", and render() then return
 _Pictures = dict[tuple[int, int], list[tuple[int, Image.Image]]]
 
 
-class RenderedPanels(Panels):
-    """One episode in each panel, as the environment's own `render` draws it.
+class PlayedPanels(Panels):
+    """One episode in each panel, drawn as it is played.
 
     The episodes are sampled twice: to choose those that are shown, and to draw them. state: of a checkpoint. stages:
-    K+1. split: of the tasks. width: of a panel, pixels; its height follows from the environment's pictures.
-    Raises UsageError for an environment that draws no pictures, or whose episodes cannot be sampled.
+    K+1. split: of the tasks. size: of a panel, width and height in pixels.
+    Raises UsageError for an environment whose episodes cannot be sampled or drawn.
     """
 
-    def __init__(self, config: Config, state: Mapping[str, Any], stages: int, split: str, width: int) -> None:
-        self._config, picture = drawing_config(config)
-        self._state, self._stages, self._split = state, stages, split
-        with closing(RecordingWorker(self._config, Recorder)) as worker:
+    def __init__(
+        self, config: Config, state: Mapping[str, Any], stages: int, split: str, size: tuple[int, int]
+    ) -> None:
+        self._config, self._state, self._stages, self._split = config, state, stages, split
+        self.width, self.height = size
+        with closing(RecordingWorker(config, Recorder)) as worker:
             self._chosen = chosen = choose_episodes(worker, state, stages, split)
-        height, across, _ = picture.shape
-        self.width, self.height = width, max(1, round(width * height / across))
         assert config.env_spec is not None
         self.names = names_of(chosen.tasks, config.env_spec)
         self.details = [describe(task) for task in chosen.tasks]
@@ -50,6 +51,10 @@ class RenderedPanels(Panels):
         self.lengths, self.ended, self.by_episode = chosen.lengths, chosen.ended, chosen.by_episode
         self.note = NEAREST_TO_MEAN
         self._drawn: _Pictures = {}
+
+    @abstractmethod
+    def draw(self, family: Any, lane: int) -> Any:
+        """A picture of a lane as it stands, uint8 [height, width, 3]."""
 
     def prepare(self, times: Collection[int]) -> None:
         with closing(RecordingWorker(self._config, self._recorder(times))) as worker:
@@ -64,31 +69,54 @@ class RenderedPanels(Panels):
         return drawn[bisect_right(drawn, time, key=lambda entry: entry[0]) - 1][1].copy()
 
     def _recorder(self, times: Collection[int]) -> Any:
-        return lambda family: _PictureRecorder(family, self._chosen, times, (self.width, self.height))
+        size = self.width, self.height
+        return lambda family: _PictureRecorder(family, self.draw, self._chosen, times, size)
+
+
+class RenderedPanels(PlayedPanels):
+    """Drawn by the environment's own `render`. width: of a panel, pixels; its height follows from the pictures.
+
+    Raises UsageError for an environment that draws none, too.
+    """
+
+    def __init__(self, config: Config, state: Mapping[str, Any], stages: int, split: str, width: int) -> None:
+        config, picture = drawing_config(config)
+        height, across, _ = picture.shape
+        super().__init__(config, state, stages, split, (width, max(1, round(width * height / across))))
+
+    def draw(self, family: Any, lane: int) -> Any:
+        (picture,) = family.render_lanes([lane])
+        return picture
 
 
 class _PictureRecorder(Recorder):
     """Draws the chosen episodes at some of their time steps, and at their ends.
 
-    failure: why there are no more pictures; "" if there are all.
+    draw: draws a lane of a family. size: of the pictures, to which they are made. failure: why there are no more pictures; "" if there are all.
     """
 
     def __init__(
-        self, family: TaskVectorEnv, chosen: ChosenEpisodes, times: Collection[int], size: tuple[int, int]
+        self,
+        family: TaskVectorEnv,
+        draw: Callable[[Any, int], Any],
+        chosen: ChosenEpisodes,
+        times: Collection[int],
+        size: tuple[int, int],
     ) -> None:
         super().__init__(family)
+        self._draw_lane = draw
         self._chosen, self._times, self._size = chosen, frozenset(times), size
         self._whole = family.num_tasks == len(chosen.tasks)  # not one of the parts in which failures are sought
         self.pictures: _Pictures = {}
         self.failure = ""
 
     def before_step(self) -> None:
-        self._draw(starting=True)
+        self._draw_due(starting=True)
 
     def after_step(self) -> None:
-        self._draw(starting=False)
+        self._draw_due(starting=False)
 
-    def _draw(self, starting: bool) -> None:
+    def _draw_due(self, starting: bool) -> None:
         """Of episodes that start at this time, or of those that have started before."""
         chosen = self._chosen
         if not self._whole or self.failure:
@@ -104,7 +132,7 @@ class _PictureRecorder(Recorder):
     def _add(self, task: int, stage: int, age: int) -> None:
         try:
             with running(self.family.code_settings):
-                (picture,) = self.family.render_lanes([int(self._chosen.lanes[task, stage])])
+                picture = self._draw_lane(self.family, int(self._chosen.lanes[task, stage]))
         except (Exception, SystemExit) as error:  # a user's render may fail in any way
             self.failure = f"raises {described(error)} at step {age} of an episode"
             return
@@ -137,7 +165,7 @@ def drawing_config(config: Config) -> tuple[Config, np.ndarray]:
         picture, problem = _first_picture(config.env, arguments)
         if picture is not None:
             return dataclasses.replace(config, env_kwargs=arguments), picture
-    expected = "a run on a MuJoCo family, the point mass, a grid or an environment that draws itself"
+    expected = "a run on a MuJoCo family, Meta-World, the point mass, a grid or an environment that draws itself"
     remedy = "" if config.env in FAMILIES else REMEDY
     raise UsageError("RUN", expected=expected, got=f"one on '{config.env}', {problem}", remedy=remedy)
 

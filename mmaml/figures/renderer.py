@@ -61,6 +61,7 @@ class Renderer:
 
     def draw(self, qpos: np.ndarray, camera: Camera, markers: Sequence[Marker] = ()) -> np.ndarray:
         """A picture of the model at positions qpos [nq], with markers, uint8 [height, width, 3]."""
+        self._gl.make_current()  # there may be renderers of other models
         self._data.qpos[:] = qpos
         mujoco.mj_forward(self.model, self._data)
         free = mujoco.MjvCamera()

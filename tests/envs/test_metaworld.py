@@ -104,6 +104,12 @@ def compare(name: str, steps: int, hides_goal: bool = True, reward_version: str 
         np.testing.assert_array_equal(truncated, [cut for _, _, _, cut, _ in expected])
         assert not terminated.any()
         solved += int(infos["success"].sum())
+    for lane, own in enumerate(owns):
+        shown, pose = family.pose(lane)
+        assert shown == name
+        np.testing.assert_array_equal(pose.qpos, own.data.qpos)
+        np.testing.assert_array_equal(pose.goal, own._target_pos)
+        np.testing.assert_array_equal(pose.model.body_pos, own.model.body_pos)
     return solved
 
 

@@ -28,6 +28,9 @@ GEOMS = """
   <geom type="sphere" size=".5" pos="0 -.9 .3" rgba="1 1 1 0"/>
   <geom type="sphere" size=".5" pos="0 -.9 .3" rgba="1 1 1 1" group="3"/>
 </worldbody></mujoco>"""
+BOX = '<geom type="box" size=".2 .1 .3"'
+TETRAHEDRON = '<asset><mesh name="tetrahedron" vertex="-.2 -.2 -.3  .4 0 -.2  0 .4 -.2  0 0 .5"/></asset>'
+WITH_MESH = GEOMS.replace(BOX, '<geom type="mesh" mesh="tetrahedron"').replace("<mujoco>", f"<mujoco>{TETRAHEDRON}")
 FALLING = """
 <mujoco><worldbody>
   <geom type="plane" size="1 1 1" pos="0 0 -.2"/>
@@ -97,9 +100,10 @@ def test_motion_in_a_plane_is_seen_at_a_right_angle(file: str, angles: tuple[flo
     assert view(compiled(load_spec(f"{file}.xml"))) == angles
 
 
+@pytest.mark.parametrize("xml", [GEOMS, WITH_MESH], ids=["shapes", "mesh"])
 @pytest.mark.parametrize("camera", [CAMERA, CAMERA._replace(azimuth=200.0), Camera((0, 0, 0.3), 2.5, *TOP)])
-def test_every_pixel_shows_the_nearest_geom(camera: Camera) -> None:
-    body = model(GEOMS)
+def test_every_pixel_shows_the_nearest_geom(camera: Camera, xml: str) -> None:
+    body = model(xml)
     picture = Drawing(body, WIDTH, HEIGHT).draw(body.qpos0, camera)
     pixels = np.stack(np.meshgrid(np.arange(0, WIDTH, 2), np.arange(0, HEIGHT, 2)), axis=-1).reshape(-1, 2)
     samples = ([0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75])

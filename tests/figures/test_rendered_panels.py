@@ -240,7 +240,7 @@ def test_an_environment_without_pictures_is_refused_in_a_line(
     assert visualize.main([str(tmp_path / "run")]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
-    expected = "a run on a MuJoCo family, the point mass, a grid or an environment that draws itself"
+    expected = "a run on a MuJoCo family, Meta-World, the point mass, a grid or an environment that draws itself"
     assert err.startswith(f"error: RUN: expected {expected}")
     assert f"got one on '{HERE}:{env}', {problem}; have its __init__ take render_mode=\"rgb_array\"" in err
 

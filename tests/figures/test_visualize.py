@@ -25,6 +25,7 @@ from mmaml.figures.panels import GOAL, Panels, PointMassPanels, vector
 from mmaml.figures.ray_caster import Drawing
 from mmaml.figures.recording import RecordedEpisodes
 from mmaml.figures.trajectories import Trajectories
+from tests.helpers.metaworld import needs_metaworld
 from tests.helpers.pictures import evaluated
 from tests.helpers.support import files_no_larger, run, small_config
 
@@ -75,6 +76,17 @@ def test_bodies_are_written_side_by_side_into_the_runs_folder(
     assert np.abs(gif.astype(int) - mp4).mean() < 8
     assert (gif[0] != gif[-1]).any() and gif.std() > 10 and (gif[:, 0, 0] == 255).all()
     assert sheet.shape[0] > 6 * 90 and sheet.shape[1] > 6 * 120
+
+
+@needs_metaworld
+def test_meta_worlds_arm_is_drawn_with_its_goal(tmp_path: Path, visualize: Callable[..., int]) -> None:
+    run(small_config(env="Meta-World/ML10", dump_path=str(tmp_path), n_itr=1, max_path_length=4))
+    assert visualize("--restore_path", tmp_path, "--renderer", "drawing", "--width", "100") == 0
+    sheet = np.asarray(Image.open(tmp_path / "policy.png")).astype(int)
+    assert sheet.shape[0] > 2 * 5 * 75  # of 5 test environments before and after a step
+    arm = (sheet[..., 0] > 60) & (sheet[..., 1:].max(-1) < 40)  # dark red
+    goals = (sheet[..., 0] > sheet[..., 1] + 50) & (sheet[..., 1] > sheet[..., 2] + 20)  # orange
+    assert arm.mean() > 0.02 and goals.sum() > 50
 
 
 def test_a_point_mass_and_other_settings(
@@ -165,7 +177,7 @@ def test_a_family_without_a_body_is_refused(
     still = tmp_path / "still"
     run(small_config("promp", env="tests.helpers.probes:Still", dump_path=str(still), n_itr=1))
     assert visualize("--restore_path", still) == 2
-    assert "RUN: expected a run on a MuJoCo family, the point mass, a grid or" in capsys.readouterr().err
+    assert "RUN: expected a run on a MuJoCo family, Meta-World, the point mass, a grid or" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4", "png"])
