@@ -148,7 +148,7 @@ class Drawing:
         )
 
     def _paint_meshes(self, camera: Camera, image: np.ndarray, depth: np.ndarray) -> None:
-        boxes = np.concatenate([_corners(_box(self.model, self._data, geom)) for geom in self._meshes.geoms])
+        boxes = np.concatenate([_corners(_box(self.model, self._data, geom)) for geom in self._meshes.geoms.tolist()])
         window = self._window(boxes, camera)
         if window is None:
             return

@@ -1,4 +1,4 @@
-"""Moving pictures of environments that are drawn while they are played: by their own `render`, unless said otherwise."""
+"""Moving pictures of environments that are drawn while they are played: most by their own `render`."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ class RenderedPanels(PlayedPanels):
 class _PictureRecorder(Recorder):
     """Draws the chosen episodes at some of their time steps, and at their ends.
 
-    draw: draws a lane of a family. size: of the pictures, to which they are made. failure: why there are no more pictures; "" if there are all.
+    draw: draws a lane of a family. size: of the pictures, width and height in pixels. failure: why there are no more
+    pictures; "" if there are all.
     """
 
     def __init__(
