@@ -156,10 +156,8 @@ class Drawing:
         rays = self._x[:, window[1], None] * right + self._y[window[0], :, None] * up + forward
         away, normal, geom = self._meshes.meet(self._data, camera.position, rays)
         seen = away < depth[window]
-        colours = np.array(
-            [255 * geom_colour(self.model, number)[:3] for number in range(self.model.ngeom)], np.float32
-        )
-        brightness = _brightness(np.moveaxis(normal, -1, 0), np.moveaxis(rays, -1, 0), LIGHT)
+        colours = np.array([255 * geom_colour(self.model, each)[:3] for each in range(self.model.ngeom)], np.float32)
+        brightness = _brightness([*np.moveaxis(normal, -1, 0)], [*np.moveaxis(rays, -1, 0)], [*LIGHT])
         depth[window] = np.where(seen, away, depth[window])
         image[window] = np.where(seen[..., None], brightness[..., None] * colours[geom], image[window])
 
