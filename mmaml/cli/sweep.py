@@ -21,6 +21,7 @@ from mmaml.errors import UsageError
 from mmaml.parallel.cores import physical_cores
 from mmaml.paths import absolute, located
 from mmaml.storage.checkpoint import by_iteration
+from mmaml.storage.checkpoint_format import damage
 from mmaml.storage.layout import FOLDER, PARAMS
 from mmaml.storage.starting import DEFAULT_FOLDER
 from mmaml.storage.writable import check_folder
@@ -156,9 +157,10 @@ def checked(
 
 
 def iterations_of(run: Path) -> int:
-    """How many iterations a run has had, by its newest checkpoint."""
+    """How many iterations a run has had, by its newest checkpoint that is not damaged."""
     folder = run / FOLDER
-    return max((iteration for iteration, _ in by_iteration(folder)), default=0) if folder.is_dir() else 0
+    found = reversed(by_iteration(folder) if folder.is_dir() else [])
+    return next((iteration for iteration, path in found if not damage(path)), 0)
 
 
 def _options_of_slurm(words: Sequence[str]) -> dict[str, Any]:

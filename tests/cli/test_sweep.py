@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmaml.cli import sweep
+from mmaml.storage.checkpoint_format import damage
 from mmaml.sweeps.grid import SweepRun, sweep_runs
 from tests.helpers.scripts import ROOT
 from tests.helpers.waiting import wait_until
@@ -67,6 +68,16 @@ def test_the_command_trains_every_run_and_has_nothing_left_to_do(here: Path, cap
     other_value = [*words("--seeds", "6,5", "--grid", "discount=0.9,0.5")[4:], "n_itr=3", "gae_lambda=0.5"]
     assert sweep.main(other_value) == 2
     assert "gae_lambda: expected the values of the run that is continued" in capfd.readouterr().err
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(here: Path) -> None:
+    options = [*words("--seeds", "5")[4:], "save_steps=1"]
+    assert sweep.main(options) == 0
+    newest = here / "out" / "seed_5" / "checkpoints" / "itr_000002.pt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert damage(newest)
+    assert sweep.main(options) == 0
+    assert not damage(newest) and rows(here / "out" / "seed_5") == [0, 1]
 
 
 def test_a_key_of_one_value_holds_for_all_runs(here: Path) -> None:
