@@ -31,19 +31,36 @@ WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", 
 
 @dataclass
 class Progress:
-    """How far a run is. log: the file that it writes its output to."""
+    """How far a run is.
+
+    log: the file to which it appends its output. begun: the size, in bytes, that the log had before. not_started: why
+    it could not be started, if that is so.
+    """
 
     run: SweepRun
     log: Path
     state: str = WAITING
     process: subprocess.Popen[bytes] | None = None
+    begun: int = 0
+    not_started: str = ""
 
     def last_line(self) -> str:
         """What it reported last; of a run that failed, why."""
-        lines = _end_of(self.log)
-        wanted = "error:" if self.state == FAILED else "iteration "
-        found = [line for line in lines if line.startswith(wanted)]
+        if self.not_started:
+            return self.not_started
+        lines = _end_of(self.log, self.begun)
+        found = [line for line in lines if line.startswith("error:" if self.state == FAILED else "iteration ")]
+        if self.state == FAILED and not found:
+            found = self._killed_by()
         return (found or (lines if self.state in (RUNNING, FAILED) else []) or [""])[-1]
+
+    def _killed_by(self) -> list[str]:
+        """A line about the signal that ended it, if one did."""
+        code = self.process.poll() if self.process is not None else None
+        if code is None or code >= 0:
+            return []
+        reason = ", as when memory runs out" if code == -signal.SIGKILL else ""
+        return [f"error: killed by signal {-code}{reason}"]
 
 
 class LocalSweep:
@@ -88,24 +105,32 @@ class LocalSweep:
             waiting = [each for each in self.progress if each.state == WAITING]
             for each in waiting[: max(0, self._jobs - running)]:
                 self._start(each)
-        return any(each.state == RUNNING for each in self.progress)
+        going_on = (RUNNING,) if self._asked is not None else (RUNNING, WAITING)
+        return any(each.state in going_on for each in self.progress)
 
     def _start(self, each: Progress) -> None:
-        each.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(each.log, "ab") as log:
-            each.process = subprocess.Popen(
-                self._command(each.run),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C reaches it from here, once
-                preexec_fn=partial(job.die_with_parent, os.getpid(), signal.SIGTERM),
-            )
-        each.state = RUNNING
+        """Start a run. It has failed where that is impossible, as on a full disk."""
+        try:
+            each.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(each.log, "ab") as log:
+                each.begun = log.tell()
+                each.process = subprocess.Popen(
+                    self._command(each.run),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C reaches it from here, once
+                    preexec_fn=partial(job.die_with_parent, os.getpid(), signal.SIGTERM),
+                )
+            each.state = RUNNING
+        except OSError as error:
+            each.state, each.not_started = FAILED, f"error: cannot be started ({error.strerror})"
 
     @contextmanager
     def _signals_taken(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._on_signal) for number in STOPPING}
+        """Take the signals that are not ignored already, as nohup and a shell's & have it."""
+        numbers = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield
         finally:
@@ -132,7 +157,7 @@ class Show:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._live = self._stream.isatty()
+        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._states: dict[str, str] = {}
         self._drawn_at, self._drawn = 0.0, 0
 
@@ -146,7 +171,7 @@ class Show:
             if self._states.get(each.run.name, WAITING) != each.state:
                 self._states[each.run.name] = each.state
                 line = each.last_line() if each.state not in (WAITING, RUNNING) else ""
-                print(f"{each.run.name}: {each.state}{'   ' + line if line else ''}", file=self._stream, flush=True)
+                self._write(f"{each.run.name}: {each.state}{'   ' + line if line else ''}\n")
 
     def end(self, progress: Sequence[Progress]) -> None:
         """Show how all have ended."""
@@ -159,9 +184,9 @@ class Show:
         }
         names = {FAILED: "failed", STOPPED: "stopped", WAITING: "not started"}
         others = "".join(f", {counts[state]} {name}" for state, name in names.items() if counts[state])
-        print(f"{counts[FINISHED]} of {counted(len(progress), 'run')} finished{others}", file=self._stream, flush=True)
-        for each in [each for each in progress if each.state == FAILED][:MAX_LOGS_NAMED]:
-            print(f"output of {each.run.name}: {as_written(each.log)}", file=self._stream, flush=True)
+        self._write(f"{counts[FINISHED]} of {counted(len(progress), 'run')} finished{others}\n")
+        for each in [each for each in progress if each.state == FAILED and not each.not_started][:MAX_LOGS_NAMED]:
+            self._write(f"output of {each.run.name}: {as_written(each.log)}\n")
 
     def _draw(self, progress: Sequence[Progress]) -> None:
         """Draw the table over the last one: those that wait or have finished as numbers where it would be too long."""
@@ -177,16 +202,20 @@ class Show:
             done = sum(each.state == FINISHED for each in progress)
             rows.append(f"… {hidden} more; {done} of {len(progress)} finished")
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        self._stream.write(up + "".join(f"\x1b[2K{row[: columns - 1]}\n" for row in rows) + "\x1b[J")
-        self._stream.flush()
+        self._write(up + "".join(f"\x1b[2K{row[: columns - 1]}\n" for row in rows) + "\x1b[J")
         self._drawn, self._drawn_at = len(rows), time.monotonic()
 
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # a terminal that was closed, or a full disk: no reason to end the runs
+            self._stream.write(text)
+            self._stream.flush()
 
-def _end_of(log: Path) -> list[str]:
-    """The last lines of a log, without empty ones."""
+
+def _end_of(log: Path, begun: int) -> list[str]:
+    """The last lines of a log from the byte `begun` on, without empty ones."""
     try:
         with open(log, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
+            file.seek(max(begun, file.seek(0, os.SEEK_END) - LOG_BYTES))
             return [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
     except OSError:
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,37 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert output.getvalue().endswith(f"2 of 3 runs finished, 1 failed\noutput of run_0: {log}\n")
     assert (tmp_path / "run_1.log").read_text() == "iteration 1/1\n"
     assert LocalSweep(runs(2), python("pass"), tmp_path, jobs=2).run(Show(io.StringIO())) == 0
+
+
+def test_what_a_run_failed_of_is_not_what_it_failed_of_before(tmp_path: Path) -> None:
+    (tmp_path / "run_0.log").write_text("error: before\n")
+    text = "import os; print('iteration 1/2', flush=True); os.kill(os.getpid(), 9)"
+    output = io.StringIO()
+    assert LocalSweep(runs(1), python(text), tmp_path, jobs=1).run(Show(output)) == 1
+    assert "run_0: failed   error: killed by signal 9, as when memory runs out\n" in output.getvalue()
+    assert (tmp_path / "run_0.log").read_text() == "error: before\niteration 1/2\n"
+
+
+def test_a_run_that_cannot_be_started_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    two = [SweepRun("taken/seed_1", ()), SweepRun("free/seed_1", ())]
+    output = io.StringIO()
+    assert LocalSweep(two, python("pass"), tmp_path, jobs=1).run(Show(output)) == 1
+    assert output.getvalue().startswith("taken/seed_1: failed   error: cannot be started (")
+    assert output.getvalue().endswith("free/seed_1: finished\n1 of 2 runs finished, 1 failed\n")
+
+
+def test_a_sweep_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    class Closed(Terminal):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    text = f"import os, signal; os.kill({os.getpid()}, signal.SIGHUP)"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert LocalSweep(runs(2), python(text), tmp_path, jobs=1).run(Show(Closed())) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class Watching(Show):
