@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from mmaml.config.value_types import clipped
 from mmaml.errors import UsageError
 
 MAX_RUNS = 10_000
+MAX_NAME_BYTES = 255  # of a directory's name
+DIGEST_LETTERS = 8
 _SEEDS = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
 _OPENING, _CLOSING, _QUOTES = "([{", ")]}", "'\""
 
@@ -35,15 +37,26 @@ def sweep_runs(seeds: Sequence[int], grid: Mapping[str, Sequence[str]]) -> list[
         raise UsageError("--grid", expected=f"at most {MAX_RUNS:,} runs", got=f"{count:,}", remedy="give fewer values")
     runs = []
     for choice in product(*grid.values()):
-        folder = "_".join(f"{key}-{_as_file_name(value)}" for key, value in zip(grid, choice, strict=True))
+        folder = _shortened("_".join(f"{key}-{_as_file_name(value)}" for key, value in zip(grid, choice, strict=True)))
         words = tuple(f"{key}={value}" for key, value in zip(grid, choice, strict=True))
         runs += [
             SweepRun(f"{folder}/seed_{seed}" if folder else f"seed_{seed}", (*words, f"seed={seed}")) for seed in seeds
         ]
-    name, times = Counter(run.name for run in runs).most_common(1)[0]
-    if times > 1:
-        raise UsageError("--grid", f"gives the run '{name}' {times} times", "give each value once")
+    _check_names(runs)
     return runs
+
+
+def _check_names(runs: Sequence[SweepRun]) -> None:
+    """Raise UsageError where two runs would have the same directory."""
+    named: dict[str, SweepRun] = {}
+    for run in runs:
+        other = named.setdefault(run.name, run)
+        if other.words == run.words and other is not run:
+            raise UsageError("--grid", f"gives the run '{run.name}' twice", "give each value once")
+        if other is not run:
+            ours, theirs = (" ".join(one.words) for one in (other, run))
+            problem = f"'{clipped(ours)}' and '{clipped(theirs)}' would have the same directory, '{run.name}'"
+            raise UsageError("--grid", problem, "sweep these values one by one, each with a --dump_path of its own")
 
 
 def read_seeds(text: str) -> list[int]:
@@ -68,13 +81,22 @@ def read_grid(words: Sequence[str]) -> dict[str, list[str]]:
         values = [value.strip() for value in split_at_commas(text)]
         if not (key and equals and all(values)):
             raise UsageError("--grid", expected="KEY=VALUE,VALUE …", got=f"'{word}'")
-        if key in grid or key == "seed":
-            remedy = "give the seeds by --seeds" if key == "seed" else "give all of its values together"
-            raise UsageError(
-                "--grid", f"'{key}' is given twice" if key in grid else "'seed' has a flag of its own", remedy
-            )
+        _check_is_new(key, grid)
         grid[key] = values
     return grid
+
+
+def _check_is_new(key: str, grid: Collection[str]) -> None:
+    """Raise UsageError for a key that a grid has already, as a whole or in part, and for that of the seeds."""
+    if key == "seed":
+        raise UsageError("--grid", "'seed' has a flag of its own", "give the seeds by --seeds")
+    if key in grid:
+        raise UsageError("--grid", f"'{key}' is given twice", "give all of its values together")
+    for other in grid:
+        if other.startswith(f"{key}.") or key.startswith(f"{other}."):
+            raise UsageError(
+                "--grid", f"'{min(key, other, key=len)}' is given as a whole and in part", "keep one of them"
+            )
 
 
 def split_at_commas(text: str) -> list[str]:
@@ -91,6 +113,14 @@ def split_at_commas(text: str) -> list[str]:
         depth += (not quote and character in _OPENING) - (not quote and character in _CLOSING)
         parts[-1] += character
     return parts
+
+
+def _shortened(name: str) -> str:
+    """A directory's name, whose end is a digest where it would be longer than a directory's name can be."""
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:DIGEST_LETTERS]
+    return name.encode()[: MAX_NAME_BYTES - DIGEST_LETTERS - 1].decode(errors="ignore") + f"-{digest}"
 
 
 def _as_file_name(value: str) -> str:

@@ -50,6 +50,8 @@ def test_other_seeds_are_refused(text: str) -> None:
         (["=1"], r"expected KEY=VALUE,VALUE …, got '=1'"),
         (["seed=1,2"], r"'seed' has a flag of its own; give the seeds by --seeds"),
         (["n_itr=1", "n_itr=2"], r"'n_itr' is given twice; give all of its values together"),
+        (["a.b=1,2", "a={},{'b': 3}"], r"'a' is given as a whole and in part; keep one of them"),
+        (["a={},{'b': 3}", "a.b=1,2"], r"'a' is given as a whole and in part; keep one of them"),
     ],
 )
 def test_what_is_no_grid_is_refused(words: list[str], reason: str) -> None:
@@ -58,8 +60,17 @@ def test_what_is_no_grid_is_refused(words: list[str], reason: str) -> None:
 
 
 def test_runs_that_would_share_a_directory_are_refused() -> None:
-    for values in (["1", "1"], ["[1]", "(1)"]):
-        with pytest.raises(UsageError, match=r"^--grid: gives the run 'n-1/seed_1' 2 times; give each value once"):
-            sweep_runs([1], {"n": values})
+    with pytest.raises(UsageError, match=r"^--grid: gives the run 'n-1/seed_1' twice; give each value once"):
+        sweep_runs([1], {"n": ["1", "1"]})
+    reason = r"^--grid: 'n=\[1\] seed=1' and 'n=\(1\) seed=1' would have the same directory, 'n-1/seed_1'; sweep these"
+    with pytest.raises(UsageError, match=reason):
+        sweep_runs([1], {"n": ["[1]", "(1)"]})
     with pytest.raises(UsageError, match=r"^--grid: expected at most 10,000 runs, got 10,001"):
         sweep_runs(range(MAX_RUNS + 1), {})
+
+
+def test_long_values_give_directories_whose_names_are_short_enough() -> None:
+    values = [str([[5, index % 7] for index in range(90)] + [[end]]) for end in (1, 2)]
+    names = {run.name.partition("/")[0] for run in sweep_runs([1], {"centers": values, "ö": ["é" * 99]})}
+    assert len(names) == 2 and all(200 < len(name.encode()) <= 255 for name in names)
+    assert len({name[:200] for name in names}) == 1
