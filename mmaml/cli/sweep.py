@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.keys import ALIASES, Config
 from mmaml.config.loading import idle_keys
 from mmaml.config.shipped import find_config
-from mmaml.config.value_types import LARGEST_INTEGER
+from mmaml.config.value_types import LARGEST_INTEGER, clipped
 from mmaml.errors import UsageError
 from mmaml.parallel.cores import physical_cores
 from mmaml.paths import absolute, located
@@ -149,11 +149,23 @@ def checked(
     for config in choices.values():
         if config.te_save_path is not None and config.declaration.embeds:
             raise UsageError("te_save_path", *RESERVED["te_save_path"])
+    _check_unequal(choices)
     keys = dict.fromkeys(ALIASES.get(name, name.partition(".")[0]) for name in grid)
     idle = {(config.algorithm, name) for config in choices.values() for name in idle_keys(config, keys)}
     for algorithm, name in sorted(idle):
         print(f"notice: no effect under {algorithm}: {name}; its values give equal runs", file=sys.stderr)
     return found
+
+
+def _check_unequal(choices: Mapping[tuple[str, ...], Config]) -> None:
+    """Raise UsageError for two choices that mean the same: a value written in two ways, or two names of one key."""
+    found: dict[str, tuple[str, ...]] = {}
+    for choice, config in choices.items():
+        values = {name: value for name, value in config.to_dict().items() if name not in RESERVED}
+        other = found.setdefault(repr(values), choice)
+        if other != choice:
+            problem = f"'{clipped(' '.join(other))}' and '{clipped(' '.join(choice))}' are the same"
+            raise UsageError("--grid", problem, "keep one of them")
 
 
 def iterations_of(run: Path) -> int:

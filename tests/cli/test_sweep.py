@@ -100,6 +100,11 @@ def test_values_without_effect_are_noticed(here: Path, capfd: pytest.CaptureFixt
     ("options", "reason"),
     [
         (["--grid", "discount=0.9,2"], "discount: expected a number ≥ 0 and ≤ 1, got 2"),
+        (["--grid", "discount=0.9,.9"], "--grid: 'discount=0.9' and 'discount=.9' are the same; keep one of them"),
+        (
+            ["--grid", "maml_optimizer_steps=1,2", "num_promp_steps=1,2"],
+            "--grid: 'maml_optimizer_steps=1 num_promp_steps=1' and 'maml_optimizer_steps=2 num_promp_steps=1' are the",
+        ),
         (["--grid", "discont=0.9"], "discont: unknown key; did you mean 'discount'?"),
         (["--overrides", "discount=0.9", "--grid", "discount=1"], "--overrides: sets 'discount', which --grid sets"),
         (["seed=3"], "--overrides: sets 'seed', which differs from run to run; use --seeds"),
