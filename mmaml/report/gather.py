@@ -114,6 +114,11 @@ class Experiment:
         return evaluation.split if self.evaluated and evaluation else ""
 
     @property
+    def described_tasks(self) -> str:
+        """In words, what sets its returns apart from those of held-out tasks; "" if nothing does."""
+        return "" if self.split == "test" else f"{self.split} tasks" if self.split else "in training"
+
+    @property
     def tasks(self) -> str:
         """What is the same in two experiments whose returns may be compared."""
         return json.dumps([self.runs[0].config.get(key) for key in _TASKS], sort_keys=True)
@@ -256,6 +261,8 @@ def _experiment(runs: Sequence[ReportRun], curve: Curve, notices: list[str]) -> 
     evaluations = [run.evaluation for run in runs if run.evaluation is not None]
     kinds = {(one.returns.shape[1], one.by_episode, one.split, one.made_by) for one in evaluations}
     if len(evaluations) == len(runs) and len(kinds) == 1:
+        if early := [text for run in runs if (text := _evaluated_early(run))]:
+            notices.append(f"{curve.label}: evaluated before the latest iteration: {', '.join(early)}.")
         seeds = tuple(Seed(one.returns, one.modes) for one in evaluations)
         success = tuple(_mean(rates) for rates in zip(*(one.success for one in evaluations), strict=True))
         return Experiment(curve.label, tuple(runs), curve, seeds, True, evaluations[0].by_episode, success)
@@ -271,9 +278,21 @@ def _experiment(runs: Sequence[ReportRun], curve: Curve, notices: list[str]) -> 
     return Experiment(curve.label, tuple(runs), curve, seeds, False, curve.stage == "episode", ())
 
 
+def _done(run: ReportRun) -> int:
+    """How many iterations a run has had."""
+    return len(run.curve.env_steps) + run.curve.unread
+
+
+def _evaluated_early(run: ReportRun) -> str:
+    """After which iteration a run was evaluated that has gone on since; else nothing."""
+    iteration = run.evaluation.iteration if run.evaluation is not None else None
+    early = isinstance(iteration, int) and iteration < _done(run)
+    return f"{run.path} (after {iteration} of {_done(run)})" if early else ""
+
+
 def _left(run: ReportRun) -> str:
     """How many iterations a run has that has not had all of them; else nothing."""
-    done, wanted = len(run.curve.env_steps) + run.curve.unread, run.config.get("n_itr")
+    done, wanted = _done(run), run.config.get("n_itr")
     return f"{run.path} ({done} of {wanted})" if isinstance(wanted, int) and done < wanted else ""
 
 

@@ -45,7 +45,7 @@ def _row(experiment: Experiment, stages: int, success: bool) -> list[str]:
     cells = [_with_interval(means[-1, stage], intervals[:, -1, stage]) for stage in range(own)]
     runs = experiment.runs
     return [
-        experiment.label + _which_tasks(experiment),
+        experiment.label + (f" ({tasks})" if (tasks := experiment.described_tasks) else ""),
         str(len(runs)),
         *cells,
         *[""] * (stages - own),
@@ -53,13 +53,6 @@ def _row(experiment: Experiment, stages: int, success: bool) -> list[str]:
         f"{mean(run.curve.env_steps[-1] for run in runs):,.0f}",
         duration(mean(run.cpu_seconds for run in runs)),
     ]
-
-
-def _which_tasks(experiment: Experiment) -> str:
-    """What sets an experiment apart from those whose returns are of held-out tasks."""
-    if experiment.split == "test":
-        return ""
-    return f" ({experiment.split} tasks)" if experiment.split else " (in training)"
 
 
 def _stage(group: Sequence[Experiment], stage: int) -> str:

@@ -120,13 +120,15 @@ def _notices(notices: Sequence[str]) -> str:
 
 def _glance(group: Sequence[Experiment]) -> str:
     """Of each experiment the first and the last return, and what a run cost."""
+    differ = len({experiment.described_tasks for experiment in group}) > 1  # where returns are of different tasks
     rows = []
     for index, experiment in enumerate(group):
         cells = _overall(experiment)[: experiment.seeds[0].returns.shape[1]]  # without the sum over a trial
         runs = experiment.runs
+        which = f" ({experiment.described_tasks or 'held-out tasks'})" if differ else ""
         rows.append(
             [
-                Markup(_swatch(index) + escape(experiment.label)),
+                Markup(_swatch(index) + escape(experiment.label + which)),
                 str(len(runs)),
                 cells[0],
                 cells[-1] if len(cells) > 1 else "",
@@ -235,9 +237,11 @@ def _improvement(groups: Iterable[Sequence[Experiment]]) -> list[str]:
     """For each pair of experiments that may be compared, how often one is better."""
     tables = []
     for group in groups:
-        for split in dict.fromkeys(experiment.split for experiment in group):
-            members = [experiment for experiment in group if experiment.split == split]
-            if len(members) > 1 and len({tuple(all_modes(one.seeds)) for one in members}) == 1:
+        alike: dict[tuple[str, ...], list[Experiment]] = {}
+        for one in group:
+            alike.setdefault((one.split, *map(str, all_modes(one.seeds))), []).append(one)
+        for (split, *_), members in alike.items():
+            if len(members) > 1:
                 tables.append(_improvement_table(members, f"{split} tasks" if split else "training"))
     if not tables:
         return []

@@ -75,9 +75,11 @@ def interval95(draws: np.ndarray) -> np.ndarray:
 def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """How often one seed of ours has a higher return than one of theirs: […, S, G] and […, R, G] -> […].
 
-    Over all S · R pairs, equal returns counted half, and averaged over G modes: Agarwal et al. (2021), §4.3. Values
-    that are not known compare as equal.
+    Over all S · R pairs, equal returns counted half, and averaged over G modes: Agarwal et al. (2021), §4.3. Pairs with
+    a return that is not known (NaN) do not count; NaN where a mode has no others.
     """
     first, second = ours[..., :, None, :], theirs[..., None, :, :]
-    won = (first > second) + 0.5 * ~((first > second) | (first < second))
-    return won.mean((-3, -2, -1))
+    won = (first > second) + 0.5 * (first == second)
+    known = (~np.isnan(first + second)).sum((-3, -2))
+    share = np.divide(won.sum((-3, -2)), known, out=np.full(known.shape, np.nan), where=known > 0)
+    return share.mean(-1)

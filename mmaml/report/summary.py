@@ -22,12 +22,17 @@ def by_tasks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
 
 
 def estimates(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Means [G, C], and intervals [2, G, C], NaN where nothing can be drawn; the trial is the last stage, if any."""
+    """Means [G, C], and intervals [2, G, C], NaN where nothing can be drawn; the trial is the last stage, if any.
+
+    With one seed that is a mode of one task: it would be drawn each time. So would all tasks, if no mode has more.
+    """
     seeds = [_with_sum(seed) for seed in experiment.seeds] if has_trial(experiment) else experiment.seeds
     means = mean_over_seeds(measured(seeds))
-    if len(seeds) == 1 and len(seeds[0].modes) == 1:
-        return means, np.full((2, *means.shape), np.nan)
-    return means, interval95(mean_over_seeds(resampled(seeds)))
+    intervals = interval95(mean_over_seeds(resampled(seeds)))
+    if len(seeds) == 1:
+        tasks = np.unique(seeds[0].modes, return_counts=True)[1]
+        intervals[:, np.append(tasks, tasks.max()) == 1] = np.nan
+    return means, intervals
 
 
 def has_trial(experiment: Experiment) -> bool:

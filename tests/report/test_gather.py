@@ -59,6 +59,16 @@ def test_evaluations_with_other_step_sizes_are_not_averaged(tmp_path: Path) -> N
     assert not found.experiments[0].evaluated and "step sizes" in found.notices[0]
 
 
+def test_a_run_that_went_on_after_its_evaluation_is_noticed(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "1", RETURNS)
+    write_evaluation(run, EVALUATED, [0, 1], iteration=3)
+    assert not gathered(run).notices
+    write_evaluation(run, EVALUATED, [0, 1], iteration=2)
+    found = gathered(run)
+    assert found.experiments[0].evaluated
+    assert found.notices == (f"mmaml: evaluated before the latest iteration: {run} (after 2 of 3).",)
+
+
 def test_a_seed_counts_once(tmp_path: Path) -> None:
     """The same numbers twice would make intervals too narrow; the run that went further is the one that is kept."""
     shorter = write_run(tmp_path / "a", RETURNS[:2], seed=1, n_itr=2)

@@ -83,7 +83,7 @@ def test_modes_that_have_names_are_called_by_them(tmp_path: Path) -> None:
     write_evaluation(run, returns, [0, 1], success, mode_names=["push-v3", "sweep-v3"])
     shown = Reader(page(gather([("", run)]), "title", "today")).text
     assert "success stage push-v3 sweep-v3 before adaptation 0.0% 50.0% after 1 step 25.0% 100.0%" in shown
-    assert re.search(r"after 1 step -3\.00 \[[^]]*\] 62\.5% -4", shown)
+    assert "after 1 step -3.00 62.5% -4.00 -2.00" in shown
     assert "stage all tasks success push-v3 sweep-v3" in shown and "mode 1" not in shown
 
 
@@ -151,6 +151,15 @@ def test_returns_of_other_tasks_are_not_compared(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "other", np.array([[-9.0, -4.0]]), [0], split="train")
     shown = Reader(page(gather([("", tmp_path)]), "", "")).text
     assert "MetaPointEnvMomentumModes , train tasks better than" in shown
+    assert "learning_rate 0.1 (held-out tasks) 1 -9.00" in shown and "learning_rate 0.2 (train tasks) 1 -9.00" in shown
+
+
+def test_returns_of_other_modes_are_not_compared(tmp_path: Path) -> None:
+    for name, rate, mode in (("a", 0.1, 0), ("b", 0.2, 0), ("c", 0.3, 1)):
+        run = write_run(tmp_path / name, [[-3.0, -1.0]], learning_rate=rate)
+        write_evaluation(run, np.array([[-9.0, -rate]]), [mode])
+    shown = Reader(page(gather([("A", tmp_path / "a"), ("B", tmp_path / "b"), ("C", tmp_path / "c")]), "", "")).text
+    assert "better than → A B A 1.00 B 0.00 What differs" in shown
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")

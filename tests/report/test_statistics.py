@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmaml.report.gather import Seed
+from mmaml.report.gather import Seed, gather
 from mmaml.report.statistics import (
     interval95,
     mean_over_seeds,
@@ -15,6 +16,8 @@ from mmaml.report.statistics import (
     probability_of_improvement,
     resampled,
 )
+from mmaml.report.summary import estimates
+from tests.helpers.reported import write_evaluation, write_run
 
 NAN = np.nan
 
@@ -98,3 +101,21 @@ def test_the_probability_of_improvement_is_that_of_all_pairs() -> None:
     assert probability_of_improvement(ours + 9, theirs) == 1
     stacked = probability_of_improvement(np.stack([ours, ours + 9]), np.stack([theirs, theirs]))
     np.testing.assert_allclose(stacked, [expected, 1])
+
+
+def test_returns_that_are_not_known_improve_on_nothing() -> None:
+    known = np.array([[1.0], [3.0]])
+    assert np.isnan(probability_of_improvement(np.full((2, 1), NAN), known))
+    assert probability_of_improvement(np.array([[2.0], [NAN]]), known) == 0.5
+    assert np.isnan(probability_of_improvement(np.array([[2.0, NAN]]), np.array([[1.0, 1.0]])))
+
+
+def test_with_one_seed_a_mode_of_one_task_has_no_interval(tmp_path: Path) -> None:
+    """Every sample would draw the same task: an interval without width, as if the return were known exactly."""
+    run = write_run(tmp_path / "run", [[-30.0, -20.0]])
+    write_evaluation(run, np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 7.0]]), [0, 0, 1])
+    _, intervals = estimates(gather([("", run)]).experiments[0])
+    np.testing.assert_array_equal(np.isnan(intervals[0]), [[False] * 2, [True] * 2, [False] * 2])
+    write_evaluation(run, np.array([[1.0, 2.0], [3.0, 4.0]]), [0, 1])
+    _, intervals = estimates(gather([("", run)]).experiments[0])
+    assert np.isnan(intervals).all()
