@@ -201,10 +201,10 @@ def test_a_table_is_repeated_by_its_commands_and_goes_on_where_it_was(tmp_path: 
     (tmp_path / "scripts").mkdir()
     script = shutil.copy(REPEAT, tmp_path / "scripts")
     (tmp_path / RESULTS / "page.md").write_text(
-        "# Page\n## A table\n```sh\n# twice\necho mmaml train --dump_path \\\n  out >> seen\nfalse\necho never\n```\n"
+        "# Page\n## A table\n```sh\n# twice\necho mmaml train --dump_path \\\n  out >> seen\nfalse | cat\necho never\n```\n"
     )
     done = subprocess.run([sys.executable, script, "page/a-table"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "error: exit code 1 from: false\n")
+    assert (done.returncode, done.stderr) == (1, "error: exit code 1 from: false | cat\n")
     assert (tmp_path / "seen").read_text() == "mmaml train --dump_path out --resume\n"
     (tmp_path / RESULTS / "page.md").write_text(
         "# Page\n## A table\n```sh\nkill -INT $PPID; echo whole >> seen\necho never >> seen\n```\n"

@@ -129,6 +129,7 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
         f"{about['algorithm']} on {about['env']} after {counted(about['iteration'], 'iteration')}, "
         f"{about['env_steps']:,} env steps\n"
         f"return per episode {when}, over {about['split']} tasks\n"
-        f"{about['rollouts_per_task']} rollouts a collection, episodes of at most {about['max_path_length']} steps\n\n"
+        f"{counted(about['rollouts_per_task'], 'rollout')} a collection, "
+        f"episodes of at most {counted(about['max_path_length'], 'step')}\n\n"
         f"{text}\n\n{as_written(output)}"
     )
