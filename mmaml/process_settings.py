@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MKL_MODE = "MKL_CBWR"
+# Which signal UCX, a part of some MPI libraries, takes for itself, when it is loaded: SIGHUP unless this says none.
+UCX_SIGNAL = ("UCX_DEBUG_SIGNO", "0")
 # mallopt(3): M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD.
 ALLOCATOR_BYTES = {-1: 1 << 30, -2: 1 << 26, -3: 1 << 25}
 
@@ -19,8 +21,10 @@ def prepare_process() -> None:
 
     One thread a rank: results do not depend on how tasks are split over ranks. MKL's strict mode: its products
     otherwise depend on where in memory a matrix lies, hence on a task's index in its batch. An allocator that keeps
-    large blocks: the meta-gradient's buffers are not returned to the kernel and faulted in again at every epoch.
+    large blocks: the meta-gradient's buffers are not returned to the kernel and faulted in again at every epoch. And no
+    library that takes SIGHUP, by which a run whose terminal is closed is asked to stop.
     """
+    os.environ.setdefault(*UCX_SIGNAL)
     for variable in THREADS:
         os.environ[variable] = "1"
     os.environ.setdefault(MKL_MODE, "AUTO,STRICT")
@@ -40,7 +44,7 @@ def prepared_process() -> Iterator[None]:
     computed before; NumPy's threads, if it was loaded before and the package threadpoolctl is not installed.
     """
     with ExitStack() as stack:
-        stack.callback(_set_environment, {name: os.environ.get(name) for name in (*THREADS, MKL_MODE)})
+        stack.callback(_set_environment, {name: os.environ.get(name) for name in (*THREADS, MKL_MODE, UCX_SIGNAL[0])})
         os.environ.setdefault(MKL_MODE, "AUTO,STRICT")
         if "numpy" not in sys.modules:
             os.environ["OPENBLAS_NUM_THREADS"] = "1"

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mmaml.config.loading import load_config
 from mmaml.errors import Interrupted
 from mmaml.launcher.protocol import FOLDER_VARIABLE, MEANING
 from mmaml.parallel.shutdown import Shutdown
+from mmaml.process_settings import UCX_SIGNAL
 from mmaml.storage import checkpoint
 from tests.helpers.faults import (
     VALUES,
@@ -233,3 +235,18 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         assert asked.requested is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_mpi_leaves_the_signal_of_a_closed_terminal_to_the_run() -> None:
+    """UCX, where an MPI library brings it, takes SIGHUP when it is loaded."""
+    program = """
+import os, signal
+from mmaml.process_settings import prepare_process
+prepare_process()
+signal.signal(signal.SIGHUP, lambda number, frame: print("heard"))
+from mpi4py import MPI
+os.kill(os.getpid(), signal.SIGHUP)
+"""
+    variables = {name: value for name, value in os.environ.items() if name != UCX_SIGNAL[0]}
+    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True)
+    assert done.stdout == "heard\n", done.stderr
