@@ -123,6 +123,8 @@ class LocalSweep:
                     preexec_fn=partial(job.die_with_parent, os.getpid(), signal.SIGTERM),
                 )
             each.state = RUNNING
+            if self._asked is not None:  # since this began
+                each.process.send_signal(self._asked)
         except OSError as error:
             each.state, each.not_started = FAILED, f"error: cannot be started ({error.strerror})"
 

@@ -68,6 +68,16 @@ def test_a_sweep_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path)
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_signal_reaches_a_run_that_is_just_being_started(tmp_path: Path) -> None:
+    def command(run: SweepRun) -> list[str]:
+        signal.raise_signal(signal.SIGTERM)
+        return python("import time; time.sleep(20)")(run)
+
+    output = io.StringIO()
+    assert LocalSweep(runs(2), command, tmp_path, jobs=1).run(Show(output)) == 143
+    assert output.getvalue().endswith("0 of 2 runs finished, 1 stopped, 1 not started\n")
+
+
 class Watching(Show):
     """Counts what runs, and lets the runs end once as many do as may."""
 
