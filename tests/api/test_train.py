@@ -225,6 +225,7 @@ def test_the_process_is_afterwards_as_it_was(tmp_path: Path, loaded: bool) -> No
         folder=str(tmp_path / "run"),
     )
     variables = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS") and k != "MKL_CBWR"}
+    variables |= {"KMP_DUPLICATE_LIB_OK": "True", "PYGAME_HIDE_SUPPORT_PROMPT": "hide"}  # as libraries set them
     count = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
     threads = subprocess.run(count, env=variables, capture_output=True, text=True, check=True).stdout.strip()
     command = [sys.executable, "-c", program, threads]
