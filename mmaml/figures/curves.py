@@ -21,10 +21,11 @@ from mmaml.storage.params_file import read_params
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-from mmaml.figures.page import COLOURS, page
+from mmaml.figures.page import page, style_of
 
 # Keys that say nothing of what a run learns, beside those that may change when it continues.
 _NOT_AN_EXPERIMENT = ("seed", "step_size", "exploration")
+MARKS_OF_A_CURVE = 8
 MAX_NAMED = 3  # keys that differ and are all in a label
 
 # Of what a curve shows the first and the last: before and after adaptation, or episodes of a trial.
@@ -264,8 +265,8 @@ def plot_curves(
 
     unit, name = _unit(max(curve.env_steps[-1] for curve in curves))
     with page(path, 9.0, 5.2) as (_, axes):
-        for colour, curve in zip(_cycle(len(curves)), curves, strict=True):
-            _draw_curve(axes, curve, colour, unit, smooth)
+        for index, curve in enumerate(curves):
+            _draw_curve(axes, curve, index, unit, smooth)
         for label, value in references:
             axes.axhline(value, color="#666666", linewidth=1.0, linestyle=(0, (1, 2)))
             axes.annotate(
@@ -278,7 +279,9 @@ def plot_curves(
         _legend(axes, curves)
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, unit: float, smooth: int) -> None:
+def _draw_curve(axes: Axes, curve: Curve, index: int, unit: float, smooth: int) -> None:
+    """Draw one of the curves. index: by which it has its style."""
+    colour, mark, _ = style_of(index)
     after = _smooth(curve.returns[:, :, -1], smooth)
     before = _smooth(curve.returns[:, :, 0], smooth)
     x = curve.env_steps / unit
@@ -286,7 +289,8 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, unit: float, smooth: int)
     marker = "." if len(x) == 1 else ""  # a line through one point cannot be seen
     dashes = (0, (4, 2))
     axes.plot(x, before.mean(0), color=colour, linewidth=0.7 * width, linestyle=dashes, marker=marker, alpha=0.75)
-    axes.plot(x, after.mean(0), color=colour, linewidth=width, marker=marker)
+    apart = max(1, len(x) // MARKS_OF_A_CURVE)
+    axes.plot(x, after.mean(0), color=colour, linewidth=width, marker=marker or mark, markersize=5, markevery=apart)
     if len(after) > 1:
         for values, alpha in ((before, 0.10), (after, 0.20)):
             mean, deviation = values.mean(0), values.std(0, ddof=1)
@@ -306,8 +310,8 @@ def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
     for index in np.argsort(final)[::-1]:
         curve = curves[index]
         seeds = f" ({len(curve.returns)} seeds)" if len(curve.returns) > 1 else ""
-        colour = _cycle(len(curves))[index]
-        entries.append(Line2D([], [], color=colour, linewidth=2.5, label=curve.label + seeds))
+        colour, mark, _ = style_of(int(index))
+        entries.append(Line2D([], [], color=colour, linewidth=2.5, marker=mark, label=curve.label + seeds))
     grey = "#777777"
     entries.append(Line2D([], [], linewidth=0, label=" "))
     stages = {curve.stage for curve in curves}
@@ -325,10 +329,6 @@ def _last_return(curve: Curve) -> float:
     values = curve.returns[:, -10:, -1]
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else -math.inf
-
-
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
 
 
 def _unit(largest: float) -> tuple[float, str]:

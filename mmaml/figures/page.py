@@ -21,6 +21,8 @@ COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#000000", "#8C6D31", "#6A3D9A", "#B5BD00", "#9B2335", "#7F8FA9"),
 )
+# Of the curves that have a colour a second time, a third, a fourth: Matplotlib's name of a mark, and how text shows it.
+MARKS = (("", ""), ("o", "●"), ("^", "▲"), ("s", "■"))
 INK = "#333333"
 STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
@@ -61,6 +63,14 @@ def page(path: Path, width: float, height: float, rows: int = 1, columns: int = 
         with atomic_file(path) as file:
             figure.savefig(file, format=path.suffix[1:], bbox_inches="tight")
         pyplot.close(figure)
+
+
+def style_of(index: int) -> tuple[str, str, str]:
+    """By what curves are told apart: a colour, a mark as Matplotlib calls it, and as text has it; of one, "" for none.
+
+    48 curves differ.
+    """
+    return COLOURS[index % len(COLOURS)], *MARKS[index // len(COLOURS) % len(MARKS)]
 
 
 def legend_below(figure: Figure, lines: Sequence[Line2D], distance: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmaml.figures.curves import Curve, plot_curves
-from mmaml.figures.page import COLOURS, stage_name
+from mmaml.figures.page import stage_name, style_of
 from mmaml.report.gather import LAST_ITERATIONS, Experiment, Gathered, ReportRun, differing_keys
 from mmaml.report.statistics import (
     DRAWS,
@@ -355,5 +355,6 @@ def _with_interval(value: float, interval: np.ndarray) -> str:
 
 
 def _swatch(index: int) -> str:
-    """A patch in the colour of the experiment's curve."""
-    return f'<span class="swatch" style="background:{COLOURS[index % len(COLOURS)]}"></span>'
+    """A patch in the colour of the experiment's curve, and the curve's mark."""
+    colour, _, mark = style_of(index)
+    return f'<span class="swatch" style="background:{colour}"></span>{mark and mark + " "}'

@@ -251,6 +251,18 @@ def test_the_figure_shows_means_bands_and_held_out_points(tmp_path: Path, monkey
     assert all(line.get_marker() == "." for line in drawn["axes"].lines)  # without one it could not be seen
 
 
+def test_many_curves_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+    legend = curves._legend
+    monkeypatch.setattr(curves, "_legend", lambda axes, curves: (drawn.update(axes=axes), legend(axes, curves)))
+    many = [Curve(f"run {index}", np.arange(3.0), np.full((1, 3, 1), 1.0 * index)) for index in range(30)]
+    curves.plot_curves(many, tmp_path / "figure.svg")
+    styles = [(line.get_color(), line.get_marker()) for line in drawn["axes"].lines[1::2]]
+    assert len({*styles}) == 30
+    handles = drawn["axes"].get_legend().legend_handles[:30]
+    assert [(line.get_color(), line.get_marker()) for line in handles] == styles[::-1]
+
+
 def test_a_disk_that_is_full_leaves_the_figure_before(tmp_path: Path) -> None:
     path = tmp_path / "figure.png"
     curve = Curve("ours", np.array([1.0, 2.0]), np.zeros((1, 2, 2)))
