@@ -25,6 +25,7 @@ SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_TABLES = 1.0
 MAX_LOGS_NAMED = 5  # of runs that failed, at the end
 LOG_BYTES = 20_000  # of a log's end, in which its last lines are looked for
+REASONS = ("error:", "stopped:")  # how a line begins that says why a run failed
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", "failed", "stopped"
 
@@ -49,7 +50,7 @@ class Progress:
         if self.not_started:
             return self.not_started
         lines = _end_of(self.log, self.begun)
-        found = [line for line in lines if line.startswith("error:" if self.state == FAILED else "iteration ")]
+        found = [line for line in lines if line.startswith(REASONS if self.state == FAILED else "iteration ")]
         if self.state == FAILED and not found:
             found = self._killed_by()
         return (found or (lines if self.state in (RUNNING, FAILED) else []) or [""])[-1]

@@ -46,6 +46,13 @@ def test_what_a_run_failed_of_is_not_what_it_failed_of_before(tmp_path: Path) ->
     assert (tmp_path / "run_0.log").read_text() == "error: before\niteration 1/2\n"
 
 
+def test_a_run_that_stopped_before_its_end_says_why(tmp_path: Path) -> None:
+    text = "import sys; print('iteration 1/2\\nstopped: no luck\\nfinished in 0:01'); sys.exit(1)"
+    output = io.StringIO()
+    assert LocalSweep(runs(1), python(text), tmp_path, jobs=1).run(Show(output)) == 1
+    assert "run_0: failed   stopped: no luck\n" in output.getvalue()
+
+
 def test_a_run_that_cannot_be_started_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     two = [SweepRun("taken/seed_1", ()), SweepRun("free/seed_1", ())]
