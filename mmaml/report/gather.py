@@ -18,6 +18,7 @@ from mmaml.errors import ConfigError, UsageError
 from mmaml.figures.curves import Curve, experiments_of, group_runs, read_run, read_table, without_repeats
 from mmaml.storage.layout import EVALUATION, PARAMS, PROGRESS
 from mmaml.storage.params_file import read_record
+from mmaml.storage.progress_file import read_rows
 from mmaml.written_paths import as_written
 
 LAST_ITERATIONS = 10  # over which returns of training are averaged
@@ -147,7 +148,7 @@ def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
     notices: list[str] = []
     for label, path in given:
         for folder in _folders(path):
-            if folder != path and not (folder / PROGRESS).exists():
+            if folder != path and not _has_iterations(folder / PROGRESS):
                 notices.append(f"{as_written(folder)} has no finished iteration, and is left out.")
             elif folder.resolve() not in runs:
                 runs[folder.resolve()] = _read(folder, label)
@@ -163,6 +164,17 @@ def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
     curves = _with_unequal_labels(group_runs(read))
     experiments = [_experiment(members, curve, notices) for members, curve in zip(groups, curves, strict=True)]
     return Gathered(tuple(experiments), tuple(notices))
+
+
+def _has_iterations(log: Path) -> bool:
+    """Whether a log has more than its header, as that of a run that starts over. One that cannot be read may have."""
+    if not log.is_file():
+        return log.exists()
+    try:
+        _, rows, unread = read_rows(log)
+    except OSError:
+        return True
+    return bool(rows or unread)
 
 
 def _without_repeats(runs: Sequence[ReportRun], notices: list[str]) -> list[ReportRun]:

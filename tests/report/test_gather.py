@@ -118,6 +118,8 @@ def test_runs_of_a_sweep_that_have_not_begun_are_left_out(tmp_path: Path) -> Non
     assert len(found.runs) == 1 and found.notices == (f"{waiting} has no finished iteration, and is left out.",)
     with pytest.raises(UsageError, match=r"^RUN: "):
         gathered(waiting)
+    (waiting / "progress.csv").write_text("Itr,n_timesteps,Step_0-AverageReturn\r\n")  # as while it starts over
+    assert gathered(tmp_path / "sweep").notices == found.notices
 
 
 def test_labels_are_unequal(tmp_path: Path) -> None:
