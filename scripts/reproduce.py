@@ -91,9 +91,8 @@ def run(lines: Sequence[str]) -> int:
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     for line in lines:
         print(f"$ {line}", flush=True)
-        code = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", line], cwd=ROOT, env=os.environ | {"PATH": programs}
-        ).returncode
+        command = ["bash", "-o", "pipefail", "-c", line]
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | {"PATH": programs}).returncode
         if interrupts:
             print("stopped by SIGINT; the same command goes on", file=sys.stderr)
             return 128 + signal.SIGINT

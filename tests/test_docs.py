@@ -201,7 +201,8 @@ def test_a_table_is_repeated_by_its_commands_and_goes_on_where_it_was(tmp_path: 
     (tmp_path / "scripts").mkdir()
     script = shutil.copy(REPEAT, tmp_path / "scripts")
     (tmp_path / RESULTS / "page.md").write_text(
-        "# Page\n## A table\n```sh\n# twice\necho mmaml train --dump_path \\\n  out >> seen\nfalse | cat\necho never\n```\n"
+        "# Page\n## A table\n```sh\n# twice\necho mmaml train --dump_path \\\n  out >> seen\n"
+        "false | cat\necho never\n```\n"
     )
     done = subprocess.run([sys.executable, script, "page/a-table"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "error: exit code 1 from: false | cat\n")
