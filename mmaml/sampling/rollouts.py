@@ -17,6 +17,9 @@ from torch import Tensor
 from mmaml.policies.distributions import DISTRIBUTIONS, Distribution
 from mmaml.sampling.acting import Step
 
+# Of `Rollouts.fields`, those that are no sequence of steps. Their shapes do not tell: O may be as many as T.
+NOT_OF_STEPS = frozenset({"log_std", "final_observations", "task_index", "identity", "blow_ups"})
+
 
 @dataclass
 class Rollouts:
@@ -145,9 +148,9 @@ class Rollouts:
         What followed, and would have been seen then, is at the step after, in the place of the next episode's start or
         of padding. What comes later is of no meaning until another episode starts. steps: bool [M, N, T].
         """
-        after, shape = _one_later(steps), self.rewards.shape
+        after = _one_later(steps)
         fields = {
-            name: torch.cat([value, torch.zeros_like(value[:, :, :1])], 2) if value.shape[:3] == shape else value
+            name: value if name in NOT_OF_STEPS else torch.cat([value, torch.zeros_like(value[:, :, :1])], 2)
             for name, value in self.fields().items()
         }
         fields["observations"][:, :, -1] = self.final_observations
@@ -170,15 +173,12 @@ class Rollouts:
         first = inside.int().argmax(-1, keepdim=True)
         index = (first + torch.arange(horizon)).clamp(max=self.rewards.shape[-1] - 1)
         inside = inside.gather(-1, index) & (first + torch.arange(horizon) < self.rewards.shape[-1])
-        shape = self.rewards.shape
 
         def cut(value: Tensor) -> Tensor:
-            if value.shape[:3] != shape:
-                return value
             where = index if value.dim() == 3 else index[..., None].expand(*index.shape, value.shape[3])
             return value.gather(2, where)
 
-        fields = {name: cut(value) for name, value in self.fields().items()}
+        fields = {name: value if name in NOT_OF_STEPS else cut(value) for name, value in self.fields().items()}
         for name in ("episode_start", "terminated", "truncated", "episode_end"):
             fields[name] = fields[name] & inside
         mask = inside.to(self.mask.dtype)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmaml.algorithms.networks import ValueFunction
 from mmaml.algorithms.rllib_maml import RLlibMAML
+from mmaml.config.keys import Config
 from mmaml.envs.registry import make_family
 from mmaml.policies.distributions import Categorical, Distribution
 from mmaml.sampling.acting import Actor, Step
@@ -22,6 +24,7 @@ from mmaml.worker import Worker
 from tests.helpers.probes import Endless
 from tests.helpers.recurrent_bandit import MODULE, RecurrentBandit
 from tests.helpers.support import small_config
+from tests.helpers.synthetic import ragged_rollouts
 
 GAMMA = 0.9
 ENDLESS = 1 / (1 - GAMMA)
@@ -318,3 +321,23 @@ def test_every_family_of_the_toolkit_has_a_finite_horizon() -> None:
 
     for name in FAMILIES:
         assert make_family(name).finite_horizon is True, name
+
+
+@pytest.mark.parametrize("size", [2, 8, 9])
+def test_what_follows_lanes_is_no_sequence_of_steps_whatever_its_size(size: int) -> None:
+    data = ragged_rollouts(horizon=8, observation_size=size)
+    going_on, episode = data.going_on(data.last_of_lane()), data.episode(1, 8)
+    for cut in (going_on, episode):
+        assert torch.equal(cut.final_observations, data.final_observations)
+        assert torch.equal(cut.task_index, data.task_index)
+    assert going_on.rewards.shape == (3, 4, 9) and episode.rewards.shape == (3, 4, 8)
+
+
+def test_a_value_function_reads_observations_of_as_many_entries_as_there_are_steps() -> None:
+    data = sampled(Lanes(2), limit=2)
+    assert data.observations.shape[2:] == (2, 2)
+    config = Config(hidden_sizes=(4,), max_path_length=2)
+    value = ValueFunction("value", config, 2)
+    params = {name: torch.full((TASKS, *shape[-2:]), 0.1) for name, shape in value.shapes.items()}
+    after = after_truncations(data, lambda cut: value.of_lanes(params, cut))
+    assert torch.equal(after != 0, data.truncated)
