@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from mmaml.config.keys import Config
+from mmaml.config.loading import step_sizes
 from mmaml.errors import Failure, Interrupted, NotFinite, RunStopped, disk_reason
 from mmaml.meta_batch import Master, placement
 from mmaml.parallel.ranks import Ranks
@@ -123,7 +124,7 @@ class Run:
             updates = "an update" if allowed == 1 else f"{allowed} updates in a row"
             raise RunStopped(
                 f"{updates} met numbers that are not finite; {self._write_bad_update(finding, iteration)}; "
-                "fix the environment, or start a new run with a lower learning_rate or inner_lr"
+                f"fix the environment, or start a new run with a lower {' or '.join(step_sizes(self.config))}"
             )
 
     def _write_bad_update(self, finding: NotFinite, iteration: int) -> str:

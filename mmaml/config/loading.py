@@ -274,6 +274,13 @@ def idle_keys(config: Config, given: Mapping[str, Any]) -> list[str]:
     return idle
 
 
+def step_sizes(config: Config) -> list[str]:
+    """The keys of step sizes that have an effect."""
+    names = [name for name in config.to_dict() if name == "inner_lr" or name.endswith("learning_rate")]
+    idle = {*idle_keys(config, dict.fromkeys(names))}
+    return [name for name in names if name not in idle]
+
+
 def values_with_effect(config: Config) -> dict[str, Any]:
     """The keys and values of a configuration but those that do nothing."""
     values = config.to_dict()

@@ -18,7 +18,7 @@ from mmaml.cli import train
 from mmaml.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from mmaml.config.declaration_file import NAME, declaration_of
 from mmaml.config.keys import ADAM, COMMON_KEYS, LEGACY, Config, built_in_keys
-from mmaml.config.loading import ConfigError, build_config, idle_keys, read_config
+from mmaml.config.loading import ConfigError, build_config, idle_keys, read_config, step_sizes
 from mmaml.storage import checkpoint
 from tests.helpers.support import REQUIRED, SMALL, run, small_config
 
@@ -311,3 +311,18 @@ def test_a_run_whose_files_hold_all_keys_goes_on_with_the_same_bits(
     assert command("--restore_path", "run", "--overrides", '{"n_itr": 3}') == 0
     ended = checkpoint.load("run")["parameters"]
     assert all((ended[name] == value).all() for name, value in whole["parameters"].items())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "values", "expected"),
+    [
+        ("promp", {}, {"learning_rate", "inner_lr"}),
+        ("maml", {"meta_update": "trpo"}, {"inner_lr"}),
+        ("rl2", {}, {"learning_rate"}),
+        ("varibad", {}, {"learning_rate", "vae_learning_rate"}),
+        ("mgrl", {}, {"learning_rate", "meta_learning_rate"}),
+        ("mgrl", {"meta_discount": False}, {"learning_rate"}),
+    ],
+)
+def test_the_step_sizes_that_can_be_lowered(algorithm: str, values: dict[str, Any], expected: set[str]) -> None:
+    assert {*step_sizes(read_config({"algorithm": algorithm} | values))} == expected
