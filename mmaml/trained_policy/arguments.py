@@ -26,8 +26,7 @@ def checked_observations(observation: ArrayLike, size: int, n: int | None = None
     if array.ndim != 2 or array.shape[1] != size or len(array) != (n or len(array)) or not len(array):
         got = list(array.shape[1:] if single else array.shape)
         raise UsageError("observation", expected=f"shape [{size}], or [{n or 'n'}, {size}]", got=f"{got}")
-    with np.errstate(over="ignore"):
-        _check_finite("observation", array.astype(np.float32))
+    _check_finite("observation", array)
     return torch.from_numpy(array), single
 
 
@@ -40,7 +39,10 @@ def checked_lanes(lanes: Sequence[int] | None, n: int) -> list[int]:
 
 
 def checked_numbers(name: str, value: ArrayLike, n: int, single: bool, or_one: bool = False) -> np.ndarray:
-    """[n], finite. single: a number may be given. or_one: one number stands for all. Raises UsageError."""
+    """[n], finite. single: a number may be given. or_one: one number stands for all.
+
+    Raises UsageError, also for what float32 cannot hold.
+    """
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError) as error:
@@ -55,5 +57,8 @@ def checked_numbers(name: str, value: ArrayLike, n: int, single: bool, or_one: b
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:
-    if not np.isfinite(array).all():
-        raise UsageError(name, expected="finite numbers", got=str(array[~np.isfinite(array)][0]))
+    """Raise UsageError unless numbers are finite in float32, in which they are computed with."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32))
+    if not finite.all():
+        raise UsageError(name, expected="finite numbers, as float32", got=str(array[~finite][0]))

@@ -17,7 +17,9 @@ from mmaml.sampling.episodes import Episode
 from mmaml.sampling.finite import first_not_finite
 from mmaml.storage.packing import packed, unpacked
 
-TOO_FAR = "load the policy with a lower inner_lr, or adapt from more episodes"  # of numbers that are not finite
+# Remedies where numbers are not finite: of a policy that adapts by inner steps, and of one that remembers.
+TOO_FAR = "load the policy with a lower inner_lr, or adapt from more episodes"
+TOO_LARGE = "give observations and rewards of the size that they had in training"
 
 
 class Sizes(NamedTuple):
@@ -83,7 +85,8 @@ class Lanes:
     ) -> np.ndarray:
         """Actions [n, A] in n lanes, of observations [n, O] as the policy sees them.
 
-        Raises UsageError for actions that are not finite, and where an episode is recorded in parts.
+        Raises UsageError for actions, or logits of them, that are not finite, and where an episode is recorded in
+        parts.
         """
         self._leave_unrecorded()
         self._begin_episodes(lanes, deterministic, rng)
@@ -91,8 +94,9 @@ class Lanes:
         noise = np.zeros(shape, np.float32) if deterministic else self._sizes.actions.draw_noise(rng, shape)
         with torch.no_grad():
             actions, distributions, memories = self._drawn(observations, lanes, torch.from_numpy(noise))
-        if (where := first_not_finite(actions)) is not None:
-            raise UsageError("act", f"action{where}", TOO_FAR)
+        for name, numbers in (("action", actions), ("distribution", torch.cat([of[0][0] for of in distributions]))):
+            if (where := first_not_finite(numbers)) is not None:
+                raise UsageError("act", f"{name}{where}", TOO_LARGE if self._sizes.remembers else TOO_FAR)
         self._acted = _Acted(lanes, observations, actions, distributions, memories)
         return actions.numpy()
 

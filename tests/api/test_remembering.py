@@ -211,3 +211,16 @@ def test_the_belief_of_a_trial_is_no_embedding_of_a_policy_that_acts(tmp_path: P
         policy.embedding()
     with pytest.raises(mmaml.UsageError, match="rl2 has no task embeddings"):
         mmaml.load(trained(tmp_path, "rl2", **TRIALS)).embedding()
+
+
+@pytest.mark.parametrize("algorithm", ["snail", "epn"])
+def test_rewards_too_large_to_be_remembered_are_reported(algorithm: str, tmp_path: Path) -> None:
+    policy = mmaml.load(trained(tmp_path, algorithm, **TRIALS))
+    policy.act(np.zeros(1))
+    with pytest.raises(mmaml.UsageError, match=r"reward: expected finite numbers, as float32, got 1e\+39"):
+        policy.record(1e39)
+    policy.record(3e38)
+    with pytest.raises(mmaml.UsageError, match=r"act: distribution.* is -?(nan|inf).*; give .* rewards of the size"):
+        for _ in range(3):
+            policy.act(np.zeros(1))
+            policy.record(-3e38)
