@@ -7,7 +7,7 @@ from typing import Any
 
 from mmaml.config.declaration import Key
 from mmaml.config.keys import LEGACY
-from mmaml.config.value_types import SIZES, Kind, choice, clipped, integer
+from mmaml.config.value_types import SIZES, Kind, choice, clipped, integer, shown
 from mmaml.errors import ConfigError
 
 # By section, "" for keys outside of all.
@@ -61,21 +61,24 @@ def remedy(name: str, known: Collection[str]) -> str:
 def with_our_names(values: Mapping[str, Any], known: Collection[str], source: str) -> dict[str, Any]:
     """Keys and values without sections, under our names. known: keys that mean what they say.
 
-    Raises ConfigError for an unknown key of a section, and for a key that is given under several names.
+    Raises ConfigError for an unknown key of a section, for a section without keys, and for a key that is given under
+    several names.
     """
     beside = BESIDE_A2C if isinstance(values.get("a2c"), Mapping) else {}
     found: dict[str, Any] = {}
     given: dict[str, str] = {}
     for name, value in values.items():
-        is_section = name in NAMES and name not in known and isinstance(value, Mapping)
+        is_section = name in NAMES and name not in known
+        if is_section and not isinstance(value, Mapping):
+            raise ConfigError(name, expected="a section of keys", got=shown(value), remedy="indent its keys below it")
         for key, item in value.items() if is_section else [(name, value)]:
             names = NAMES[name] if is_section else NAMES[""] | beside
             means_itself = key in known and (is_section or key not in beside)
-            shown = f"{name}.{key}" if is_section else key
-            ours = key if means_itself else names.get(key, shown)
+            full_name = f"{name}.{key}" if is_section else key
+            ours = key if means_itself else names.get(key, full_name)
             if is_section and ours not in known:
-                raise ConfigError(clipped(shown), "unknown key", "see docs/configuration.md for the keys")
+                raise ConfigError(clipped(full_name), "unknown key", "see docs/configuration.md for the keys")
             if ours in found:
-                raise ConfigError(source, f"'{given[ours]}' and '{clipped(shown)}' are one key", "keep one")
-            found[ours], given[ours] = item, shown
+                raise ConfigError(source, f"'{given[ours]}' and '{clipped(full_name)}' are one key", "keep one")
+            found[ours], given[ours] = item, full_name
     return found
