@@ -81,6 +81,15 @@ def _reads_little(config: Config) -> str:
     )
 
 
+def _more_than_held(config: Config) -> str:
+    if config.vae_batch_size <= config.vae_buffer_size:
+        return ""
+    return (
+        f"vae_batch_size {config.vae_batch_size} with vae_buffer_size {config.vae_buffer_size}: a step of encoder and "
+        "decoder takes no more trials than the buffer holds"
+    )
+
+
 DECLARATION = TRIAL.extended(
     keys={
         "cell_size": CELL_SIZE,
@@ -135,7 +144,7 @@ DECLARATION = TRIAL.extended(
     weights={"cell_size": lambda config: 3 * config.cell_size**2},
     kept={"vae_buffer_size": _buffer_numbers},
     computed={("vae_batch_size", "vae_prefixes", "vae_decoded_steps"): _decoded_numbers},
-    notices=[_reads_little],
+    notices=[_reads_little, _more_than_held],
     embeds=True,
 )
 READ = {

@@ -258,6 +258,18 @@ def test_a_run_says_at_its_start_that_it_has_next_to_nothing_to_decode(
         assert bool(error) == expected
 
 
+def test_a_run_says_at_its_start_that_its_buffer_does_not_fill_a_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = TRIALS | {"algorithm": "varibad", "max_path_length": 2, "vae_batch_size": 7}
+    for size, expected in (6, True), (7, False):
+        values = given | {"vae_buffer_size": size, "dump_path": str(tmp_path / str(size))}
+        with RunLock() as lock:
+            ready(load_config(None, values), lock, values)
+        error = capsys.readouterr().err
+        assert error.startswith(f"notice: vae_batch_size 7 with vae_buffer_size {size}: ") == expected == bool(error)
+
+
 def test_keys_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="meta_update: expected"):
         config_of(meta_update="trpo")
