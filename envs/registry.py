@@ -207,16 +207,18 @@ def check_family(
         family = _one_lane(name, env_kwargs)
     try:
         check_attributes(family, normalization_scale == "family", trains)
-        warned = Warned([f"{change}; {change.remedy}" for change in changes], [])
+        warned = Warned([f"{change}; {change.remedy}" for change in changes], [], [])
         if trains:
             found = check_start(name, env_kwargs, family, lambda: _one_lane(name, env_kwargs))
-            warned = Warned(warned.always + found.always, found.unless_normalised)
+            warned = found._replace(always=warned.always + found.always)
         spec = spec_of(family)
         to_environment(np.zeros((1, 1), np.float32), spec.action_space, spec.action_scale(normalization_scale))
     finally:
         close_quietly(family)
     lines = [tuple(dict.fromkeys(f"env: '{name}' {warning}" for warning in some)) for some in warned]
-    return dataclasses.replace(spec, warnings=lines[0], unless_normalised=lines[1], name=name)
+    return dataclasses.replace(
+        spec, warnings=lines[0], unless_normalised=lines[1], where_rewards_are_read=lines[2], name=name
+    )
 
 
 def _one_lane(name: str, env_kwargs: Mapping[str, Any]) -> TaskVectorEnv:

@@ -18,7 +18,8 @@ class EnvSpec:
     """A task family's spaces, of one lane, and its facts, which `mmaml.envs.base.TaskVectorEnv` explains.
 
     family: its class; that of the adapter for a user's `gymnasium.Env`. warnings: what a run of it should report;
-    unless_normalised: and one that does not normalise observations. name: as a configuration names it.
+    unless_normalised: and one that does not normalise observations; where_rewards_are_read: and one whose policy reads
+    rewards. name: as a configuration names it.
     """
 
     family: type[TaskVectorEnv]
@@ -30,6 +31,7 @@ class EnvSpec:
     finite_horizon: bool
     warnings: tuple[str, ...] = ()
     unless_normalised: tuple[str, ...] = ()
+    where_rewards_are_read: tuple[str, ...] = ()
     mode_names: tuple[str, ...] = ()
     tasks_per_mode: int | None = None
     name: str = field(default="", compare=False)

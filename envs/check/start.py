@@ -28,10 +28,13 @@ from mmaml.errors import ConfigError
 
 
 class Warned(NamedTuple):
-    """What a run should warn of, in words that follow a name: always, and unless it normalises observations."""
+    """What a run should warn of, in words that follow a name: always, unless it normalises observations, and where its
+    policy reads rewards.
+    """
 
     always: list[str]
     unless_normalised: list[str]
+    where_rewards_are_read: list[str]
 
 
 def check_attributes(family: TaskVectorEnv, uses_own_scale: bool, trains: bool) -> None:
@@ -58,7 +61,7 @@ def check_start(
     silent = io.StringIO()
     with generators_kept(), running(family.code_settings) as changes, redirect_stdout(silent), redirect_stderr(silent):
         try:
-            found, of_scale = _examined(family, build)
+            found, of_scale, of_rewards = _examined(family, build)
         except Failed as failed:
             command = ["mmaml", "check-env", name]
             if env_kwargs:
@@ -67,7 +70,7 @@ def check_start(
             line = str(finding._replace(remedy="") if finding.remedy == SHOWN_WHERE else finding)
             raise ConfigError("env", line, f"`{shlex.join(command)}` lists all that is wrong") from failed
     always = [_in_words(finding) for finding in found] + [f"{c}; {c.remedy}" for c in changes]
-    return Warned(always, [_in_words(finding) for finding in of_scale])
+    return Warned(always, *([_in_words(finding) for finding in findings] for findings in (of_scale, of_rewards)))
 
 
 class _Lane(NamedTuple):
@@ -78,9 +81,11 @@ class _Lane(NamedTuple):
     of_step: Callable[[Any], list[Finding]]
 
 
-def _examined(family: TaskVectorEnv, build: Callable[[], TaskVectorEnv]) -> tuple[list[Finding], list[Finding]]:
-    """What says that results would not be the same again, or that float32 is too coarse; and what does unless
-    observations are normalised. Raises Failed for the first error, and what `build` raises.
+def _examined(
+    family: TaskVectorEnv, build: Callable[[], TaskVectorEnv]
+) -> tuple[list[Finding], list[Finding], list[Finding]]:
+    """What says that results would not be the same again, or that float32 is too coarse; what does unless observations
+    are normalised; and what does where rewards are read. Raises Failed for the first error, and what `build` raises.
     """
     name, of_signatures = _name_of(family), []
     if isinstance(family, GymTaskAdapter):
@@ -113,7 +118,9 @@ def _examined(family: TaskVectorEnv, build: Callable[[], TaskVectorEnv]) -> tupl
     observed = "observation", family.single_observation_space, [moment.results.get("observation") for moment in played]
     too_coarse = scale.beyond_float32(*observed)
     of_scale = [] if too_coarse else scale.unless_normalised(*observed)
-    return [*of_signatures, *of_tasks[:1], *(differing or of_plays)[:1], *too_coarse], of_scale
+    rewards = [moment.results["reward"] for moment in played if "reward" in moment.results]
+    of_rewards = scale.where_rewards_are_read("reward", rewards)
+    return [*of_signatures, *of_tasks[:1], *(differing or of_plays)[:1], *too_coarse], of_scale, of_rewards
 
 
 def _raise_first(findings: list[Finding]) -> None:

@@ -34,6 +34,7 @@ TRIAL = Declaration(
     ],
     credit="trial",
     default_update="ppo",
+    reads_rewards=lambda config: True,
 )
 READOUT_SIZE = Key(
     "Memory",

@@ -146,6 +146,7 @@ DECLARATION = TRIAL.extended(
     computed={("vae_batch_size", "vae_prefixes", "vae_decoded_steps"): _decoded_numbers},
     notices=[_reads_little, _more_than_held],
     embeds=True,
+    reads_rewards=lambda config: not config.vae_normalize_rewards,
 )
 READ = {
     "next_observation": ("next_observations",),

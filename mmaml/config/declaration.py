@@ -23,6 +23,10 @@ def _always(config: Config) -> bool:
     return True
 
 
+def _never(config: Config) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Key:
     """One key of the configuration.
@@ -85,6 +89,7 @@ class Declaration:
     inner_steps: of credit "episode", whether it takes inner steps; without them a task is sampled in one collection.
     embeds: whether it holds each task in a vector, which its function "embed" gives.
     default_update: the meta-update that "auto" stands for; "" for an algorithm that heeds no `meta_update`.
+    reads_rewards: whether a network of its policy reads rewards as they are, given a configuration.
     """
 
     keys: Mapping[str, Key] = field(default_factory=dict)
@@ -98,6 +103,7 @@ class Declaration:
     inner_steps: bool = True
     embeds: bool = False
     default_update: str = ""
+    reads_rewards: Callable[[Config], bool] = _never
 
     def __post_init__(self) -> None:
         if self.credit not in ("episode", "trial"):
@@ -116,6 +122,7 @@ class Declaration:
         inner_steps: bool | None = None,
         embeds: bool | None = None,
         default_update: str | None = None,
+        reads_rewards: Callable[[Config], bool] | None = None,
     ) -> Declaration:
         """That of an algorithm which has all that this one has, and this besides."""
         return Declaration(
@@ -130,6 +137,7 @@ class Declaration:
             self.inner_steps if inner_steps is None else inner_steps,
             self.embeds if embeds is None else embeds,
             self.default_update if default_update is None else default_update,
+            self.reads_rewards if reads_rewards is None else reads_rewards,
         )
 
     @property

@@ -69,7 +69,35 @@ def test_results_that_repeat_are_not_warned_of(probe: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_family_of_the_toolkit_is_warned_of(name: str) -> None:
     spec = check_family(name, {}, trains=True)
-    assert spec.warnings == spec.unless_normalised == ()
+    assert spec.warnings == spec.unless_normalised == spec.where_rewards_are_read == ()
+
+
+class LargeRewards(Sound):
+    """Rewards of ±2000 in place of others."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, 2000.0 if reward >= 0 else -2000.0, *rest
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "values", "warns"),
+    [
+        ("maml", {}, False),
+        ("rl2", {}, True),
+        ("rl2", {"normalize_rewards": True}, True),
+        ("varibad", {}, True),
+        ("varibad", {"vae_normalize_rewards": True}, False),
+    ],
+)
+def test_a_run_warns_of_rewards_that_its_policy_cannot_read(
+    algorithm: str, values: dict[str, Any], warns: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = f"{HERE}:LargeRewards"
+    run_small(small_config(algorithm, env=env, n_itr=1, dump_path=str(tmp_path / "run"), **values))
+    warned = [line for line in capsys.readouterr().err.splitlines() if "reward" in line]
+    expected = f"warning: env: '{env}' reward: is as large as 2000, which saturates a network that reads it; rescale it"
+    assert warned == [f"{expected} within the class"] * warns
 
 
 @pytest.mark.parametrize(
