@@ -172,7 +172,8 @@ def check_key(name: str, known: Collection[str], flags: Collection[str]) -> None
     whole = name.partition(".")[0]
     if whole in known or whole in ALIASES:
         return
-    near = difflib.get_close_matches(f"--{whole}", [*flags, *(f"--{key}" for key in [*known, *ALIASES])], n=1)
+    own = [f"--{key}" for key in [*known, *ALIASES] if key not in other_names.IGNORED]
+    near = difflib.get_close_matches(f"--{whole}", [*flags, *own], n=1)
     hint = f"did you mean '{near[0]}'?" if near else "--help lists the flags, docs/configuration.md the keys"
     remedy = other_names.remedy(name, known) or hint
     raise UsageError(clipped(f"--{name}"), "is no flag, and no key of the configuration", remedy)

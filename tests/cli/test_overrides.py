@@ -306,6 +306,7 @@ REFUSALS = {
     "--n_iter=3": "--n_iter: is no flag, and no key of the configuration; did you mean '--n_itr'?",
     "--n_iter 3": "--n_iter: is no flag, and no key of the configuration; did you mean '--n_itr'?",
     "n_iter=3": "--n_iter: is no flag, and no key of the configuration; did you mean '--n_itr'?",
+    "--eval_every=3": "--eval_every: is no flag, and no key of the configuration; did you mean '--eval_interval'?",
     "--gamma=0.9": "--gamma: is no flag, and no key of the configuration; did you mean 'discount'?",
     "--ppo.lr=0.1": "--ppo.lr: is no flag, and no key of the configuration; did you mean 'learning_rate'?",
     "--n-itr=3": "--n-itr: is no flag, and no key of the configuration; did you mean '--n_itr'?",
