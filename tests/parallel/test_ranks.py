@@ -119,14 +119,19 @@ def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]
     results: dict[str, list[Result]] = {name: [] for name in RUNS}
     two = {name: FAMILIES[name] for name in ("point mass", "ragged episodes")}
     physics = {name: FAMILIES[name] for name in ("reacher", "ant")}
-    launches = [(1, RUNS, {}), (2, RUNS, {}), (3, FAMILIES, {}), (5, two, {}), (3, two, {"master_samples": False})]
-    launches.append((2, physics, {"physics_threads": 3}))
-    for ranks, chosen, options in launches:
+    by_number: dict[int, list[tuple[dict[str, Values], Values]]] = {
+        1: [(RUNS, {})],
+        2: [(RUNS, {}), (physics, {"physics_threads": 3})],
+        3: [(FAMILIES, {}), (two, {"master_samples": False})],
+        5: [(two, {})],
+    }
+    for ranks, groups in by_number.items():
         runs = [
-            values | options | {"dump_path": str(folder / f"{name} {ranks} {bool(options)}")}
+            (name, values | options | {"dump_path": str(folder / f"{name} {ranks} {bool(options)}")})
+            for chosen, options in groups
             for name, values in chosen.items()
         ]
-        for name, result in zip(chosen, trained(ranks, *runs), strict=True):
+        for (name, _), result in zip(runs, trained(ranks, *[values for _, values in runs]), strict=True):
             results[name].append(result)
     return results
 
