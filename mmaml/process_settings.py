@@ -12,8 +12,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MKL_MODE = "MKL_CBWR"
 # Which signal UCX, a part of some MPI libraries, takes for itself, when it is loaded: SIGHUP unless this says none.
 UCX_SIGNAL = ("UCX_DEBUG_SIGNO", "0")
-# mallopt(3): M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD.
-ALLOCATOR_BYTES = {-1: 1 << 30, -2: 1 << 26, -3: 1 << 25}
+# mallopt(3): M_TRIM_THRESHOLD and M_TOP_PAD, bytes; M_MMAP_MAX, so that blocks of any size are kept.
+ALLOCATOR = {-1: 1 << 30, -2: 1 << 26, -4: 0}
 
 
 def prepare_process() -> None:
@@ -31,8 +31,8 @@ def prepare_process() -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # a libc without it (musl) is left as it is
         if mallopt is not None:
-            for parameter, size in ALLOCATOR_BYTES.items():
-                mallopt(parameter, size)
+            for parameter, value in ALLOCATOR.items():
+                mallopt(parameter, value)
 
 
 @contextmanager
