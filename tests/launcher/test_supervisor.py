@@ -79,9 +79,12 @@ def test_a_run_that_was_asked_to_stop_has_not_ended_well_unless_it_says_so(launc
 def test_the_second_signal_ends_everything_at_once(launch: Any, tmp_path: Path) -> None:
     """Signals that follow each other closely are one, so that it is sent until it counts as the second."""
     job = launch("deaf")
+    (tmp_path / "pause").touch()  # a rank that waits for one that is stopped hears no signal
+    wait_until((tmp_path / "paused").exists)
     os.kill(job.pid(1), signal.SIGSTOP)
     job.signal(signal.SIGTERM)
     wait_until((tmp_path / "asked").exists)
+    (tmp_path / "pause").unlink()
     wait_for_looks(parent(parent(job.pid(0))), 3)
     assert job.process.poll() is None
 
