@@ -14,12 +14,12 @@ import numpy as np
 
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SingleTaskEnv, TaskVectorEnv, close_quietly
-from mmaml.envs.check.start import Warned, check_attributes, check_start
+from mmaml.envs.check.start import check_attributes, check_start
 from mmaml.envs.loading import Source, check_arguments, load
 from mmaml.envs.metaworld import BENCHMARKS
 from mmaml.envs.process_state import code_settings
 from mmaml.envs.spaces import to_environment
-from mmaml.envs.spec import EnvSpec, spec_of
+from mmaml.envs.spec import NO_WARNINGS, EnvSpec, Warnings, spec_of
 from mmaml.errors import ConfigError, Interrupted, described, text_of
 
 
@@ -207,18 +207,14 @@ def check_family(
         family = _one_lane(name, env_kwargs)
     try:
         check_attributes(family, normalization_scale == "family", trains)
-        warned = Warned([f"{change}; {change.remedy}" for change in changes], [], [])
-        if trains:
-            found = check_start(name, env_kwargs, family, lambda: _one_lane(name, env_kwargs))
-            warned = found._replace(always=warned.always + found.always)
+        found = check_start(name, env_kwargs, family, lambda: _one_lane(name, env_kwargs)) if trains else NO_WARNINGS
         spec = spec_of(family)
         to_environment(np.zeros((1, 1), np.float32), spec.action_space, spec.action_scale(normalization_scale))
     finally:
         close_quietly(family)
-    lines = [tuple(dict.fromkeys(f"env: '{name}' {warning}" for warning in some)) for some in warned]
-    return dataclasses.replace(
-        spec, warnings=lines[0], unless_normalised=lines[1], where_rewards_are_read=lines[2], name=name
-    )
+    found = found._replace(always=(*(f"{change}; {change.remedy}" for change in changes), *found.always))
+    lines = (tuple(dict.fromkeys(f"env: '{name}' {warning}" for warning in some)) for some in found)
+    return dataclasses.replace(spec, warnings=Warnings(*lines), name=name)
 
 
 def _one_lane(name: str, env_kwargs: Mapping[str, Any]) -> TaskVectorEnv:

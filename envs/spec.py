@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from gymnasium.spaces import Box, Discrete
 
@@ -13,13 +13,28 @@ from mmaml.envs.base import TaskVectorEnv
 from mmaml.envs.process_state import code_settings
 
 
+class Warnings(NamedTuple):
+    """What a run should warn of: always, unless it normalises observations, and where its policy reads rewards."""
+
+    always: tuple[str, ...] = ()
+    unless_normalised: tuple[str, ...] = ()
+    where_rewards_are_read: tuple[str, ...] = ()
+
+    def of_run(self, normalises: bool, reads_rewards: bool) -> tuple[str, ...]:
+        """Those of one run."""
+        of_scale = () if normalises else self.unless_normalised
+        return *self.always, *of_scale, *(self.where_rewards_are_read if reads_rewards else ())
+
+
+NO_WARNINGS = Warnings()
+
+
 @dataclass(frozen=True)
 class EnvSpec:
     """A task family's spaces, of one lane, and its facts, which `mmaml.envs.base.TaskVectorEnv` explains.
 
-    family: its class; that of the adapter for a user's `gymnasium.Env`. warnings: what a run of it should report;
-    unless_normalised: and one that does not normalise observations; where_rewards_are_read: and one whose policy reads
-    rewards. name: as a configuration names it.
+    family: its class; that of the adapter for a user's `gymnasium.Env`. warnings: whole lines. name: as a configuration
+    names it.
     """
 
     family: type[TaskVectorEnv]
@@ -29,9 +44,7 @@ class EnvSpec:
     num_modes: int
     normalization_scale: float | None
     finite_horizon: bool
-    warnings: tuple[str, ...] = ()
-    unless_normalised: tuple[str, ...] = ()
-    where_rewards_are_read: tuple[str, ...] = ()
+    warnings: Warnings = NO_WARNINGS
     mode_names: tuple[str, ...] = ()
     tasks_per_mode: int | None = None
     name: str = field(default="", compare=False)

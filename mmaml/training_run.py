@@ -79,9 +79,8 @@ class Run:
         # The iteration of the newest checkpoint, if it is of this run.
         self._saved = self.iteration if state is not None and self._is_newest(self.iteration) else None
         self._tracebacks = Tracebacks()
-        unless_normalised = () if config.normalize_observations else worker.spec.unless_normalised
-        of_rewards = worker.spec.where_rewards_are_read if config.declaration.reads_rewards(config) else ()
-        for warning in (*worker.spec.warnings, *unless_normalised, *of_rewards):
+        reads_rewards = config.declaration.reads_rewards(config)
+        for warning in worker.spec.warnings.of_run(config.normalize_observations, reads_rewards):
             self.warn(f"warning: {warning}")
         self.master = Master(config, ranks, worker, self, state, device)
         self.state = self._state()

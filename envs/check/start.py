@@ -23,18 +23,8 @@ from mmaml.envs.check.task_checks import of_repeated_draws
 from mmaml.envs.layers import class_name, layer_with
 from mmaml.envs.loading import check_new
 from mmaml.envs.process_state import GENERATORS, generators_kept, read, running
-from mmaml.envs.spec import spec_of
+from mmaml.envs.spec import Warnings, spec_of
 from mmaml.errors import ConfigError
-
-
-class Warned(NamedTuple):
-    """What a run should warn of, in words that follow a name: always, unless it normalises observations, and where its
-    policy reads rewards.
-    """
-
-    always: list[str]
-    unless_normalised: list[str]
-    where_rewards_are_read: list[str]
 
 
 def check_attributes(family: TaskVectorEnv, uses_own_scale: bool, trains: bool) -> None:
@@ -51,8 +41,8 @@ def check_attributes(family: TaskVectorEnv, uses_own_scale: bool, trains: bool) 
 
 def check_start(
     name: str, env_kwargs: Mapping[str, Any], family: TaskVectorEnv, build: Callable[[], TaskVectorEnv]
-) -> Warned:
-    """What a run should warn of; ConfigError for what it cannot go on with.
+) -> Warnings:
+    """What a run should warn of, in words that follow a name; ConfigError for what it cannot go on with.
 
     family: one lane of the family `name`, built with env_kwargs. build: another such lane, which is closed here. Both
     are set the same task, reset with the same seed and stepped once with the same action. What that raises is left to
@@ -69,8 +59,8 @@ def check_start(
             finding = failed.finding
             line = str(finding._replace(remedy="") if finding.remedy == SHOWN_WHERE else finding)
             raise ConfigError("env", line, f"`{shlex.join(command)}` lists all that is wrong") from failed
-    always = [_in_words(finding) for finding in found] + [f"{c}; {c.remedy}" for c in changes]
-    return Warned(always, *([_in_words(finding) for finding in findings] for findings in (of_scale, of_rewards)))
+    always, *others = (tuple(map(_in_words, findings)) for findings in (found, of_scale, of_rewards))
+    return Warnings((*always, *(f"{change}; {change.remedy}" for change in changes)), *others)
 
 
 class _Lane(NamedTuple):

@@ -44,6 +44,7 @@ DECLARATION = PARENT.extended(
     },
     weights={"cell_size": lambda config: 3 * config.cell_size**2},
     embeds=True,
+    reads_rewards=lambda config: True,
 )
 PUBLISHED_PIECE = 5
 

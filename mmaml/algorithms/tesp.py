@@ -75,6 +75,7 @@ DECLARATION = PARENT.extended(
     without=["trainable_inner_step_size"],  # which is always on
     embeds=True,
     default_update="ppo",
+    reads_rewards=lambda config: True,
 )
 GRU = "encoder.gru"
 WEIGHT, BIAS = "encoder.embedding.weight", "encoder.embedding.bias"

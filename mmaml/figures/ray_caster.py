@@ -22,7 +22,7 @@ TILES = np.array([[222.0, 226, 230], [203, 209, 215]])
 TILES_AWAY = 8  # the distance of the camera, in tiles, approximately
 SHADOW = 0.72
 LIGHT = np.array([-0.35, -0.45, 0.82]) / np.linalg.norm([-0.35, -0.45, 0.82])  # the direction of the light
-PAINTED_OTHERWISE = {int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_MESH)}  # types of geoms
+PAINTED_OTHERWISE = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_MESH)
 # MuJoCo shows the first three groups of geoms; geoms of other groups only collide.
 GROUPS = 3
 
@@ -83,17 +83,10 @@ class Drawing:
         """Nothing to release."""
 
     def _geoms(self) -> list[_Shape]:
-        model, data = self.model, self._data
-        shapes = []
-        for geom in range(model.ngeom):
-            colour = geom_colour(model, geom)
-            if model.geom_type[geom] in PAINTED_OTHERWISE or not colour[3] > 0:
-                continue
-            if model.geom_group[geom] < GROUPS:
-                kind, offset, half = _form(model, geom)
-                turn = data.geom_xmat[geom].reshape(3, 3)
-                shapes.append(_Shape(kind, half, data.geom_xpos[geom] + turn @ offset, turn, 255 * colour[:3]))
-        return shapes
+        model = self.model
+        shown = (model.geom_group < GROUPS) & ~np.isin(model.geom_type, PAINTED_OTHERWISE)
+        visible = [geom for geom in np.flatnonzero(shown).tolist() if geom_colour(model, geom)[3] > 0]
+        return [_shape(model, self._data, geom) for geom in visible]
 
     def _background(self, camera: Camera) -> np.ndarray:
         """The sky, and the ground in tiles that fade with distance; float32 [rows, columns, 3]."""
@@ -148,7 +141,7 @@ class Drawing:
         )
 
     def _paint_meshes(self, camera: Camera, image: np.ndarray, depth: np.ndarray) -> None:
-        boxes = np.concatenate([_corners(_box(self.model, self._data, geom)) for geom in self._meshes.geoms.tolist()])
+        boxes = np.concatenate([_corners(_shape(self.model, self._data, geom)) for geom in self._meshes.geoms.tolist()])
         window = self._window(boxes, camera)
         if window is None:
             return
@@ -218,11 +211,12 @@ def _sphere(marker: Marker) -> _Shape:
     return _Shape("ellipsoid", np.full(3, marker.radius), marker.position, np.eye(3), np.array(marker.colour, float))
 
 
-def _box(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> _Shape:
-    """The bounding box of a geom."""
-    middle, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
+def _shape(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> _Shape:
+    """A geom where it is; its bounding box, if it is of none of these kinds."""
+    kind, offset, half = _form(model, geom)
     turn = data.geom_xmat[geom].reshape(3, 3)
-    return _Shape("box", half, data.geom_xpos[geom] + turn @ middle, turn, np.zeros(3))
+    colour = 255 * geom_colour(model, geom)[:3]
+    return _Shape(kind, half, data.geom_xpos[geom] + turn @ offset, turn, colour)
 
 
 def _corners(shape: _Shape) -> np.ndarray:

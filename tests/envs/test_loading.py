@@ -18,6 +18,7 @@ from mmaml.cli import evaluate, main
 from mmaml.envs.base import TaskVectorEnv
 from mmaml.envs.loading import UnknownEnvironment
 from mmaml.envs.registry import check_family, make_family
+from mmaml.envs.spec import NO_WARNINGS
 from mmaml.errors import ConfigError
 from mmaml.storage import checkpoint
 from tests.helpers.faulty_envs import Sound, SoundBlock
@@ -127,7 +128,7 @@ def registered() -> Iterator[None]:
 def test_facts_are_those_of_the_object(name: str, splits: Any, modes: int, scale: float) -> None:
     spec = check_family(name, {}, trains=True)
     assert (spec.splits, spec.num_modes, spec.normalization_scale) == (splits, modes, scale)
-    assert spec.warnings == ()
+    assert spec.warnings == NO_WARNINGS
 
 
 def test_arguments_reach_the_object() -> None:

@@ -15,6 +15,7 @@ from mmaml.envs import metaworld
 from mmaml.envs.base import Task
 from mmaml.envs.metaworld import HORIZON, MUJOCO_4, VERSIONS, MetaWorld, goals_of, rand_vec_of
 from mmaml.envs.registry import check_family, make_family
+from mmaml.envs.spec import NO_WARNINGS
 from mmaml.errors import ConfigError
 from tests.helpers.metaworld import needs_metaworld
 
@@ -193,7 +194,7 @@ def test_multi_task_benchmarks_observe_the_goal_and_the_environment() -> None:
 
 @needs_metaworld
 def test_training_starts_without_a_warning() -> None:
-    assert check_family("Meta-World/ML1-reach-v3", {}, trains=True).warnings == ()
+    assert check_family("Meta-World/ML1-reach-v3", {}, trains=True).warnings == NO_WARNINGS
 
 
 @needs_metaworld

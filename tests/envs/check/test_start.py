@@ -19,6 +19,7 @@ from mmaml.config.loading import build_config
 from mmaml.envs.base import Task
 from mmaml.envs.check.comparison import same
 from mmaml.envs.registry import FAMILIES, check_family
+from mmaml.envs.spec import NO_WARNINGS
 from mmaml.errors import ConfigError
 from tests.helpers.faulty_envs import PROBES, Sound, SoundBlock, place
 from tests.helpers.support import SMALL, small_config
@@ -63,13 +64,12 @@ def test_what_may_pass_or_costs_only_a_task_is_left_to_the_run(probe: str, capsy
 
 @pytest.mark.parametrize("probe", ["Sound", "SoundBlock", "Doubles", "PopsTask", "MovesTask", "Raises", "Exits"])
 def test_results_that_repeat_are_not_warned_of(probe: str) -> None:
-    assert check_family(place(probe), {}, trains=True).warnings == ()
+    assert check_family(place(probe), {}, trains=True).warnings == NO_WARNINGS
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_family_of_the_toolkit_is_warned_of(name: str) -> None:
-    spec = check_family(name, {}, trains=True)
-    assert spec.warnings == spec.unless_normalised == spec.where_rewards_are_read == ()
+    assert check_family(name, {}, trains=True).warnings == NO_WARNINGS
 
 
 class LargeRewards(Sound):
@@ -84,6 +84,8 @@ class LargeRewards(Sound):
     ("algorithm", "values", "warns"),
     [
         ("maml", {}, False),
+        ("mmaml", {}, True),
+        ("tesp", {}, True),
         ("rl2", {}, True),
         ("rl2", {"normalize_rewards": True}, True),
         ("varibad", {}, True),
@@ -160,9 +162,9 @@ def test_a_run_warns_once_of_observations_that_a_network_cannot_use(
 )
 def test_what_would_not_be_the_same_again_is_warned_of_in_a_line(env: str, warning: str) -> None:
     before = np.random.get_state(legacy=False), random.getstate(), torch.get_rng_state()
-    assert check_family(env, {}, trains=True).warnings == (f"env: '{env}' {warning}",)
+    assert check_family(env, {}, trains=True).warnings.always == (f"env: '{env}' {warning}",)
     assert same(before, (np.random.get_state(legacy=False), random.getstate(), torch.get_rng_state()))
-    assert check_family(env, {}).warnings == ()  # only looked at
+    assert check_family(env, {}).warnings == NO_WARNINGS  # only looked at
 
 
 class RandomStart(Sound):
@@ -245,7 +247,7 @@ class Configured(Sound):
     ],
 )
 def test_so_is_randomness_in_tasks_and_in_what_is_built(probe: str, warning: str) -> None:
-    assert check_family(f"{HERE}:{probe}", {}, trains=True).warnings == (f"env: '{HERE}:{probe}' {warning}",)
+    assert check_family(f"{HERE}:{probe}", {}, trains=True).warnings.always == (f"env: '{HERE}:{probe}' {warning}",)
 
 
 class DrawsGlobally(Sound):
@@ -325,7 +327,7 @@ def test_attributes_that_training_cannot_take_are_one_line(
 
 def test_a_scale_of_the_environment_that_is_not_used_may_be_anything() -> None:
     arguments = {"attribute": "normalization_scale", "value": "large"}
-    assert check_family(f"{HERE}:Attributes", arguments, 2.0, trains=True).warnings == ()
+    assert check_family(f"{HERE}:Attributes", arguments, 2.0, trains=True).warnings == NO_WARNINGS
 
 
 class Attributes(Sound):
