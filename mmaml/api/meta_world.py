@@ -160,7 +160,9 @@ def evaluate(
     assert isinstance(family, MetaWorld)
     share, rest = divmod(meta_batch_size, len(family.environments["test"]))
     if rest or not share or GOALS % share:
-        expected = f"a multiple of {len(family.environments['test'])} that divides {GOALS} goals of each"
+        count = len(family.environments["test"])
+        sizes = ", ".join(str(count * share) for share in range(1, GOALS + 1) if GOALS % share == 0)
+        expected = f"one of {sizes}, so that each test environment plays its {GOALS} goals equally often"
         raise UsageError("meta_batch_size", expected=expected, got=str(meta_batch_size))
     environments = package().make_ml_envs_test(
         benchmark.removeprefix("ML1-"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmaml.config.keys import Config
 
 SPLITS = ("test", "ood", "train")
+_PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".gif", ".mp4")
 # Of the flags that `run_parser` adds: name -> smallest and largest value.
 ADAPTATION_RANGES = {
     "num_adapt_steps": (0, MOST_STEPS),
@@ -125,9 +126,12 @@ def add_output_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def output_folder(arguments: argparse.Namespace) -> Path | None:
-    """As `output_argument`. Raises UsageError for a directory that cannot be written, too."""
+    """As `output_argument`. Raises UsageError for a picture's name, and a directory that cannot be written, too."""
     folder = output_argument(arguments)
     if folder is not None:
+        if folder.suffix.lower() in _PICTURES and not folder.is_dir():
+            expected, remedy = "a directory", f"leave '{folder.suffix}' out; each file in it has a name of its own"
+            raise UsageError("--output", expected=expected, got=f"'{arguments.output}'", remedy=remedy)
         check_folder("--output", folder)
     return folder
 

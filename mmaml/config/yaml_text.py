@@ -32,7 +32,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(source, "is YAML, for which PyYAML has to be installed", "pip install PyYAML") from error
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
-        value = {} if node is None else _value(node, source, set())
+        if node is None:
+            raise ConfigError(source, expected="a YAML mapping, key: value", got="a file without keys")
+        value = _value(node, source, set())
     except ConfigError:
         raise
     except yaml.MarkedYAMLError as error:

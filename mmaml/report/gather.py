@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ class Evaluation:
 
     mode_names: of those of the modes that have a name. mode_success: as success, of each mode.
     by_episode: the C stages are the episodes of a trial, else numbers of adaptation steps, from 0. made_by: rollouts,
-    horizon and step sizes, as JSON.
+    horizon and step sizes, as JSON. rollouts_per_task: from which each step of adaptation is taken.
     """
 
     returns: np.ndarray
@@ -46,6 +47,7 @@ class Evaluation:
     split: str
     iteration: int | None
     made_by: str
+    rollouts_per_task: Any
     mode_names: Mapping[int, str]
     mode_success: Mapping[int, tuple[float | None, ...]]
 
@@ -163,6 +165,7 @@ def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
     groups = [[found[index] for index in members] for members in experiments_of(read)]
     curves = _with_unequal_labels(group_runs(read))
     experiments = [_experiment(members, curve, notices) for members, curve in zip(groups, curves, strict=True)]
+    notices += _steps_of_different_rollouts(experiments)
     return Gathered(tuple(experiments), tuple(notices))
 
 
@@ -195,7 +198,13 @@ def _folders(path: Path) -> list[Path]:
         real = os.path.realpath(folder)
         below[:] = [] if real in found else below  # a link to a folder above it has no end
         found.setdefault(real, Path(folder))
-    return sorted(folder for folder in found.values() if (folder / PARAMS).exists())
+    return sorted((folder for folder in found.values() if (folder / PARAMS).exists()), key=_by_numbers)
+
+
+def _by_numbers(path: Path) -> list[tuple[int, str]]:
+    """Sort key by which seed_2 comes before seed_10."""
+    parts = re.findall(r"\d+|\D+", str(path))
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _read(folder: Path, label: str) -> ReportRun:
@@ -251,8 +260,9 @@ def _evaluation(path: Path) -> Evaluation | None:
         split, iteration = str(found.get("split", "test")), found.get("iteration")
         groups = {int(mode): group for mode, group in _items(found.get("modes"))}
         names = {mode: str(group["name"]) for mode, group in groups.items() if "name" in group}
+        rollouts = found.get("rollouts_per_task")
         by_mode = {mode: _success(group) for mode, group in groups.items()}
-        return Evaluation(returns, modes, success, by_episode, split, iteration, made_by, names, by_mode)
+        return Evaluation(returns, modes, success, by_episode, split, iteration, made_by, rollouts, names, by_mode)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError("RUN", f"'{path}' is not a whole evaluation", "evaluate again, or remove it") from error
 
@@ -288,6 +298,22 @@ def _experiment(runs: Sequence[ReportRun], curve: Curve, notices: list[str]) -> 
     last = [run.curve.returns[0, -LAST_ITERATIONS:] for run in runs]
     seeds = tuple(Seed(_known_mean(rows)[None], np.zeros(1, dtype=int)) for rows in last)
     return Experiment(curve.label, tuple(runs), curve, seeds, False, curve.stage == "episode", ())
+
+
+def _steps_of_different_rollouts(experiments: Sequence[Experiment]) -> list[str]:
+    """Notices of experiments on the same tasks, a step of which one takes from more episodes than another."""
+    groups: dict[str, dict[str, Any]] = {}
+    for one in experiments:
+        evaluation = one.runs[0].evaluation
+        if one.evaluated and evaluation and not one.by_episode:
+            groups.setdefault(one.tasks, {})[one.label] = evaluation.rollouts_per_task
+    return [
+        "A step of adaptation is taken from different numbers of episodes: "
+        + ", ".join(f"{label} {rollouts}" for label, rollouts in group.items())
+        + "."
+        for group in groups.values()
+        if len(set(map(repr, group.values()))) > 1
+    ]
 
 
 def _done(run: ReportRun) -> int:

@@ -285,6 +285,13 @@ def test_what_is_not_there_is_named(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("main", [plot.main, visualize.main])
+def test_a_picture_is_no_directory(main: Callable[[list[str]], int], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--output", "out/curves.PNG"]) == 2
+    expected = "--output: expected a directory, got 'out/curves.PNG'; leave '.PNG' out; each file in it has a name"
+    assert expected in capfd.readouterr().err
+
+
 def test_runs_go_where_home_and_variables_lead(home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (home / "configs").mkdir()
     (home / "configs" / "base.json").write_text(json.dumps(SMALL | {"n_itr": 1, "dump_path": "$RUNS/from_file"}))

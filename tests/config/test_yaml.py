@@ -51,13 +51,11 @@ def test_values(text: str, value: Any) -> None:
     assert found == {"a": value} and type(found["a"]) is type(value)
 
 
-def test_an_empty_file_has_no_keys() -> None:
-    assert parse_yaml("", "it") == parse_yaml("# nothing\n", "it") == {}
-
-
 @pytest.mark.parametrize(
     "text, reason",
     [
+        ("", "it: expected a YAML mapping, key: value, got a file without keys"),
+        ("# nothing\n", "it: expected a YAML mapping, key: value, got a file without keys"),
         ("- 1\n", "it: expected a YAML mapping, key: value, got [1]"),
         ("a: 1\nb: 2\na: 3\n", "it: key 'a' is given twice; keep one"),
         ("a: {b: 1, b: 2}\n", "it: key 'b' is given twice; keep one"),

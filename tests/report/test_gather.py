@@ -59,6 +59,22 @@ def test_evaluations_with_other_step_sizes_are_not_averaged(tmp_path: Path) -> N
     assert not found.experiments[0].evaluated and "step sizes" in found.notices[0]
 
 
+def test_steps_of_different_rollouts_are_noticed(tmp_path: Path) -> None:
+    for name, rollouts in {"maml": 20, "promp": 5}.items():
+        run = write_run(tmp_path / name, RETURNS, algorithm=name)
+        write_evaluation(run, EVALUATED, [0, 1], rollouts_per_task=rollouts)
+    why = "A step of adaptation is taken from different numbers of episodes: maml 20, promp 5."
+    assert gathered(tmp_path).notices == (why,)
+    write_evaluation(run, EVALUATED, [0, 1], rollouts_per_task=5, by_episode=True)
+    assert not gathered(tmp_path).notices, "trials of a task only sharpen the measurement"
+
+
+def test_seeds_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for seed in (10, 2, 1):
+        write_run(tmp_path / f"seed_{seed}", RETURNS, seed=seed)
+    assert [run.config["seed"] for run in gathered(tmp_path).runs] == [1, 2, 10]
+
+
 def test_a_run_that_went_on_after_its_evaluation_is_noticed(tmp_path: Path) -> None:
     run = write_run(tmp_path / "1", RETURNS)
     write_evaluation(run, EVALUATED, [0, 1], iteration=3)
