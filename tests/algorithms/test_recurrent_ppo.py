@@ -55,6 +55,11 @@ FEW = {
 MOVED = {"rl2": 0.3, "snail": 0.05, "epn": 0.1, "varibad": 0.1}
 
 
+def with_readout(algorithm: str, size: int) -> dict[str, Any]:
+    """Keys of a hidden layer over the memory, and of what RL² can read beside it."""
+    return {"readout_size": size} | ({"previous_observation": size > 0} if algorithm == "rl2" else {})
+
+
 def collected(algorithm: str, **overrides: Any) -> tuple[Any, TaskBlock, torch.Tensor]:
     """One meta-batch, at parameters that are not those of the start."""
     config = small_config(algorithm, **SIZES | overrides)
@@ -77,7 +82,7 @@ def in_double(data: Rollouts) -> Rollouts:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("algorithm", ALL)
 def test_the_first_ratio_is_one(algorithm: str, family: str, lanes: int, readout_size: int) -> None:
-    sizes = {"rollouts_per_meta_task": lanes, "readout_size": readout_size}
+    sizes = {"rollouts_per_meta_task": lanes} | with_readout(algorithm, readout_size)
     algo, block, parameters = collected(algorithm, **FAMILIES[family] | sizes)
     (data,) = block.rollouts
     for tasks in (slice(0, 5), slice(2, 4), slice(4, 5)):
@@ -91,9 +96,10 @@ def test_the_first_ratio_is_one(algorithm: str, family: str, lanes: int, readout
         np.testing.assert_allclose(results["outer_kl"], 0, atol=1e-7)
 
 
+@pytest.mark.parametrize("readout_size", [0, 4])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_acting_step_by_step_is_unrolling(algorithm: str) -> None:
-    algo, block, parameters = collected(algorithm, **RAGGED)
+def test_acting_step_by_step_is_unrolling(algorithm: str, readout_size: int) -> None:
+    algo, block, parameters = collected(algorithm, **RAGGED | with_readout(algorithm, readout_size))
     (data,) = block.rollouts
     meta = algo.spec.per_task(parameters, data.tasks)
     x = algo.inputs(data.steps()).permute(2, 0, 1, 3)
@@ -139,6 +145,33 @@ def test_a_lane_that_is_longer_than_in_training_acts_as_it_is_learned_from(algor
         torch.testing.assert_close(found, features, rtol=1e-4, atol=1e-5)
 
 
+def test_the_gru_reads_the_observation_before() -> None:
+    """That of the step before, over the ends of episodes, and zeros at the start of a trial."""
+    algo, block, parameters = collected("rl2", **RAGGED | {"previous_observation": True})
+    data = block.rollouts[0]
+    meta = algo.spec.per_task(parameters, 5)
+    first, second = algo.inputs(data.steps()).permute(2, 0, 1, 3)[:2]
+    features, (state, previous) = algo.step(meta, first, None)
+    assert torch.equal(previous, data.observations[:, :, 0])
+    other, _ = algo.step(meta, first, (torch.zeros_like(state), torch.zeros_like(previous)))
+    assert torch.equal(other, features)
+    expected, _ = algo.step(meta, second, (state, previous))
+    other, _ = algo.step(meta, second, (state, previous + 1))
+    assert not torch.isclose(other, expected).all(-1).any()
+
+
+def test_weights_of_the_input_are_scaled_at_the_start() -> None:
+    plain, scaled = (
+        sampled(small_config("rl2", **SIZES | RAGGED | {"input_init_scale": scale}))[0].algorithm.init(
+            np.random.default_rng(1)
+        )
+        for scale in (1, 4)
+    )
+    changed = {name: scaled[name] / plain[name] for name in plain if not torch.equal(plain[name], scaled[name])}
+    assert set(changed) == {"memory.gru.gates.input", "memory.gru.candidate.input"}
+    assert all(bool((ratio == 4).all()) for ratio in changed.values())
+
+
 # Credit.
 
 
@@ -176,7 +209,7 @@ def test_advantages_are_normalised_over_the_meta_batch() -> None:
 @pytest.mark.parametrize(("family", "readout_size"), [("padded", 0), ("bandit", 0), ("padded", 4)])
 @pytest.mark.parametrize("algorithm", ALL)
 def test_the_gradient_agrees_with_finite_differences(algorithm: str, family: str, readout_size: int) -> None:
-    own = FEW[algorithm] | {"entropy_coeff": 0.1, "readout_size": readout_size}
+    own = FEW[algorithm] | {"entropy_coeff": 0.1} | with_readout(algorithm, readout_size)
     algo, block, parameters = collected(algorithm, **FAMILIES[family] | own)
     data = in_double(block.rollouts[0].select(slice(1)))
     flat, options = parameters.double(), OPTIONS | {"clip_eps": 10.0, "outer_kl_coefficient": 0.3}

@@ -73,6 +73,8 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "entropy_coeff": (0.1, VALUES),
     "entropy_anneal": (0.1, {"algorithm": "rl2", "entropy_coeff": 0.5}),
     "readout_size": (4, {"algorithm": "rl2"}),
+    "previous_observation": (True, {"algorithm": "rl2"}),
+    "input_init_scale": (2.0, {"algorithm": "rl2"}),
     "filters": (9, {"algorithm": "snail"}),
     "attention_size": (9, {"algorithm": "snail"}),
     "memory_embedding_size": (3, {"algorithm": "epn"}),

@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     name: {"algorithm": name} | REQUIRED.get(name, {}) for name in sorted(ALGORITHMS)
 }
 VARIANTS |= {f"maml, {update}": {"algorithm": "maml", "meta_update": update} for update in ("ppo", "vpg")}
-VARIANTS["rl2, readout"] = {"algorithm": "rl2", "readout_size": 8}
+VARIANTS["rl2, readout"] = {"algorithm": "rl2", "readout_size": 8, "previous_observation": True}
 VARIANTS |= {
     "maml, first order": {"algorithm": "maml", "first_order": True},
     "mmaml, trpo": {"algorithm": "mmaml", "meta_update": "trpo", "cg_iters": 2},
