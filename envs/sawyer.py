@@ -12,7 +12,8 @@ What is left out, or done once, changes none of them:
 - The views that Meta-World makes anew at each step (`data.body("hand").xpos`) are made once.
 - `numpy.linalg.norm`, `numpy.hstack`, `Rotation.from_matrix` and `reward_utils.tolerance` are replaced by functions for
   one vector, a few numbers, one rotation and one number, which give the same bits without the checks of general ones.
-- Contacts are not searched for a grasp: that is for "grasp_success" of Meta-World's info, which is not used here.
+- Contacts are not searched for a grasp, except where success asks for it: that is for "grasp_success" of Meta-World's
+  info, which is not used here.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ FRAME = 18  # entries of one frame of an observation: the hand, the gripper, and
 MOVED = ("body_pos", "site_pos")  # what a reset changes in the model
 DRIVEN = (mujoco.mjtState.mjSTATE_MOCAP_POS, mujoco.mjtState.mjSTATE_MOCAP_QUAT, mujoco.mjtState.mjSTATE_CTRL)
 QUATERNION_OF_MOCAP = (1, 0, 1, 0)  # of the body that drags the hand
+NEEDS_GRASP = "SawyerStickPushEnvV3"  # the only environment whose success asks for a grasp
 FLOAT64, FLOAT64_IN_ROW = np.dtype(np.float64), (8,)  # its strides in a vector whose numbers are next to one another
 NUMBERS = frozenset((int, float, np.float64))
 VALUE_AT_MARGIN = 0.1  # of Meta-World's sigmoids, by default
@@ -363,7 +365,8 @@ def _without_frills(environment_class: type, data: mujoco.MjData) -> Any:
         if layer.__module__.partition(".")[0] == "metaworld":
             names = globals_of.setdefault(layer.__module__, _faster(vars(sys.modules[layer.__module__])))
             namespace |= {name: _rebound(value, names) for name, value in vars(layer).items() if _is_code(value)}
-    namespace["touching_main_object"] = False
+    if environment_class.__name__ != NEEDS_GRASP:
+        namespace["touching_main_object"] = False
     namespace["tcp_center"] = property(lambda _: (right + left) / 2.0)
     faster = type(environment_class.__name__, (environment_class,), namespace)
     globals_of[environment_class.__module__][environment_class.__name__] = faster  # that calls functions by its name

@@ -153,6 +153,11 @@ def test_episodes_of_ml10_are_those_of_meta_world_from_their_resets_to_their_end
 
 
 @needs_metaworld
+def test_success_that_asks_for_a_grasp_is_that_of_meta_world() -> None:
+    assert compare("stick-push-v3", 300, tasks=1) > 0
+
+
+@needs_metaworld
 @pytest.mark.slow
 def test_episodes_of_all_environments_are_those_of_meta_world_to_the_bit() -> None:
     for name in metaworld.package().env_dict.ALL_V3_ENVIRONMENTS:
