@@ -30,7 +30,7 @@ from mmaml.envs.sawyer import STATE
 from mmaml.errors import ConfigError, UsageError
 
 TO_REACH = 2.0  # times Meta-World's own rate
-LANES, STEPS, REPEATS = 10, 10, 20
+LANES, STEPS, REPEATS = 10, 50, 6
 
 
 def cpu(body: Callable[[], Any]) -> float:
@@ -89,15 +89,15 @@ def steps(name: str) -> Spent:
     for repeat in range(REPEATS):
         actions = np.random.default_rng(repeat).uniform(-1, 1, (STEPS, LANES, 4)).astype(np.float32)
         family.reset(seed=0)
-        here = cpu(lambda actions=actions: [family.step(action) for action in actions])
-        rest = np.zeros(4)
-        for of_lane in actions.swapaxes(0, 1):
+        total = np.zeros(5)
+        for ours, theirs in zip(np.array_split(actions, LANES), actions.swapaxes(0, 1), strict=True):
+            here = cpu(lambda ours=ours: [family.step(action) for action in ours])
             reset = cpu(own.reset)
             state = state_of(own)
-            whole = cpu(lambda of_lane=of_lane: [own.step(action) for action in of_lane])
-            rest += physics(lean, state, of_lane), whole, physics(own, state, of_lane), reset
-        spent = np.array([here, *rest[:3]]) / (STEPS * LANES)
-        with_reset = spent[2] + rest[3] / (LANES * HORIZON)
+            whole = cpu(lambda theirs=theirs: [own.step(action) for action in theirs])
+            total += here, physics(lean, state, theirs), whole, physics(own, state, theirs), reset
+        spent = total[:4] / (STEPS * LANES)
+        with_reset = spent[2] + total[4] / (LANES * HORIZON)
         runs.append([*(1e6 * spent), spent[2] / spent[0], with_reset / spent[0]])
     return Spent(*np.median(runs, axis=0).tolist())
 

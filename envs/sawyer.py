@@ -35,7 +35,8 @@ STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 FRAME = 18  # entries of one frame of an observation: the hand, the gripper, and 14 of the objects
 MOVED = ("body_pos", "site_pos")  # what a reset changes in the model
 DRIVEN = (mujoco.mjtState.mjSTATE_MOCAP_POS, mujoco.mjtState.mjSTATE_MOCAP_QUAT, mujoco.mjtState.mjSTATE_CTRL)
-QUATERNION_OF_MOCAP = (1, 0, 1, 0)  # of the body that drags the hand
+QUATERNION_OF_MOCAP = np.array((1.0, 0.0, 1.0, 0.0))  # of the body that drags the hand
+OPPOSITE = np.array((1.0, -1.0))  # what closes the gripper moves its two fingers
 NEEDS_GRASP = "SawyerStickPushEnvV3"  # the only environment whose success asks for a grasp
 FLOAT64, FLOAT64_IN_ROW = np.dtype(np.float64), (8,)  # its strides in a vector whose numbers are next to one another
 NUMBERS = frozenset((int, float, np.float64))
@@ -205,21 +206,21 @@ class Lanes:
         hand = self._states[:, sawyer.mocap_pos]
         _clip(hand + actions[:, :3] * environment.action_scale, environment.mocap_low, environment.mocap_high, hand)
         self._states[:, sawyer.mocap_quat] = QUATERNION_OF_MOCAP
-        self._states[:, sawyer.control] = actions[:, 3:] * (1, -1)
+        self._states[:, sawyer.control] = actions[:, 3:] * OPPOSITE
 
 
 def _clip(values: np.ndarray, low: np.ndarray, high: np.ndarray, into: np.ndarray) -> None:
     np.minimum(np.maximum(values, low, out=into), high, out=into)
 
 
-def norm(x: Any, *others: Any, **named: Any) -> Any:
+def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     """`numpy.linalg.norm`, faster for a vector or a number of float64."""
-    if not (others or named):
+    if ord is None and axis is None and not keepdims:
         if type(x) is np.ndarray and x.dtype is FLOAT64 and x.strides == FLOAT64_IN_ROW:
             return np.float64(sqrt(x.dot(x)))
         if type(x) is np.float64:
             return np.float64(sqrt(x * x))
-    return np.linalg.norm(x, *others, **named)
+    return np.linalg.norm(x, ord, axis, keepdims)
 
 
 def hstack(parts: Any, **named: Any) -> Any:
