@@ -1,8 +1,8 @@
 """Steps of Meta-World here and by its own `env.step`, on one core: `python benchmarks/meta_world.py [NAME …]`
 
-CPU time of the same actions: without resets, of episodes of 500 steps with the resets that begin them, and of what
-remains of a step without Python: MuJoCo's own 5 steps and one forward pass. Then how long a process takes until the 40
-tasks of a meta-batch of ML10 have been reset.
+CPU time of the same actions from the same states: without resets, of episodes of 500 steps with the resets that begin
+them, and of what remains of a step without Python, with the model of either: MuJoCo's own 5 steps and one forward pass.
+Then how long a process takes until the 40 tasks of a meta-batch of ML10 have been reset.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmaml.process_settings import prepare_process
 
 prepare_process()  # before NumPy and torch load
+import mujoco
 import numpy as np
 
 from benchmarks.helpers.arguments import parsed, refuse
 from mmaml.cli.script import Parser
-from mmaml.envs.metaworld import HORIZON, goals_of, package, sawyer_of
+from mmaml.envs.metaworld import HORIZON, environments_of, goals_of, package, sawyer_of
 from mmaml.envs.registry import make_family
+from mmaml.envs.sawyer import STATE
 from mmaml.errors import ConfigError, UsageError
 
 TO_REACH = 2.0  # times Meta-World's own rate
-NAMES = ("reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-close-v3")
-LANES, STEPS, REPEATS = 10, 30, 5
+LANES, STEPS, REPEATS = 10, 50, 6
 
 
 def cpu(body: Callable[[], Any]) -> float:
@@ -38,54 +39,73 @@ def cpu(body: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-class Own:
-    """Meta-World's environment, with the first task."""
+class Spent(NamedTuple):
+    """µs of a step, here and by Meta-World, and of the physics in it; ratio of the two, without and with resets."""
 
-    def __init__(self, name: str) -> None:
-        environment_class = package().env_dict.ALL_V3_ENVIRONMENTS[name]
-        values = {"rand_vec": goals_of((name,), 0)[name][0], "env_cls": environment_class, "partially_observable": True}
-        self.env = environment_class()
-        self.env.set_task(package().types.Task(name, pickle.dumps(values)))
-        self.env.reset()
-
-    def play(self, actions: np.ndarray) -> None:
-        for action in actions:
-            self.env.step(action)
-
-    def physics(self, actions: np.ndarray) -> None:
-        import mujoco
-
-        model, data = self.env.model, self.env.data
-        for action in actions:
-            self.env.set_xyz_action(action[:3])
-            data.ctrl[:] = action[3], -action[3]
-            mujoco.mj_step(model, data, self.env.frame_skip)
-            mujoco.mj_forward(model, data)
+    here: float
+    its_physics: float
+    own: float
+    own_physics: float
+    ratio: float
+    ratio_with_resets: float
 
 
-def steps(name: str) -> tuple[float, float, float, float]:
-    """µs of a step: ours, Meta-World's own, its physics; ms of Meta-World's own reset. Medians of alternate runs."""
-    own, family = Own(name), make_family(f"Meta-World/ML1-{name}", 1, LANES)
+def own_environment(name: str, rand_vec: np.ndarray) -> Any:
+    """Meta-World's environment, with a task."""
+    environment_class = package().env_dict.ALL_V3_ENVIRONMENTS[name]
+    values = {"rand_vec": rand_vec, "env_cls": environment_class, "partially_observable": True}
+    environment = environment_class()
+    environment.set_task(package().types.Task(name, pickle.dumps(values)))
+    return environment
+
+
+def state_of(environment: Any) -> np.ndarray:
+    state = np.zeros(mujoco.mj_stateSize(environment.model, STATE))
+    mujoco.mj_getState(environment.model, environment.data, state, STATE)
+    return state
+
+
+def physics(environment: Any, state: np.ndarray, actions: np.ndarray) -> float:
+    """CPU seconds of what MuJoCo does in steps from a state [S]. actions [T, 4]."""
+    model, data, seconds = environment.model, environment.data, 0.0
+    mujoco.mj_setState(model, data, state, STATE)
+    for action in actions:
+        environment.set_xyz_action(action[:3])
+        data.ctrl[:] = action[3], -action[3]
+        start = time.process_time()
+        mujoco.mj_step(model, data, environment.frame_skip)
+        mujoco.mj_forward(model, data)
+        seconds += time.process_time() - start
+    return seconds
+
+
+def steps(name: str) -> Spent:
+    """Medians of alternate runs."""
+    family = make_family(f"Meta-World/ML1-{name}", 1, LANES)
     family.set_tasks(family.sample_tasks(1, np.random.default_rng(0)))
-    times = []
+    own = own_environment(name, family.tasks[0].values["rand_vec"])
+    lean = sawyer_of(name).environment  # with the task's model, as set_tasks has left it
+    runs = []
     for repeat in range(REPEATS):
         actions = np.random.default_rng(repeat).uniform(-1, 1, (STEPS, LANES, 4)).astype(np.float32)
-        reset = cpu(own.env.reset)
         family.reset(seed=0)
-        ours = cpu(lambda actions=actions: [family.step(action) for action in actions])
-        theirs = cpu(lambda actions=actions: own.play(actions.reshape(-1, 4)))
-        own.env.reset()
-        physics = cpu(lambda actions=actions: own.physics(actions.reshape(-1, 4)))
-        own.env.reset()
-        times.append([1e6 * one / (STEPS * LANES) for one in (ours, theirs, physics)] + [1e3 * reset])
-    ours, theirs, physics, reset = np.median(times, axis=0).tolist()
-    return ours, theirs, physics, reset
+        total = np.zeros(5)
+        for ours, theirs in zip(np.array_split(actions, LANES), actions.swapaxes(0, 1), strict=True):
+            here = cpu(lambda ours=ours: [family.step(action) for action in ours])
+            reset = cpu(own.reset)
+            state = state_of(own)
+            whole = cpu(lambda theirs=theirs: [own.step(action) for action in theirs])
+            total += here, physics(lean, state, theirs), whole, physics(own, state, theirs), reset
+        spent = total[:4] / (STEPS * LANES)
+        with_reset = spent[2] + total[4] / (LANES * HORIZON)
+        runs.append([*(1e6 * spent), spent[2] / spent[0], with_reset / spent[0]])
+    return Spent(*np.median(runs, axis=0).tolist())
 
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of environments (default: {', '.join(NAMES)})")
-    names = parsed(parser).names or NAMES
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of environments (default: ML10's, of training)")
+    names = parsed(parser).names
     try:
         known = package().env_dict.ALL_V3_ENVIRONMENTS
     except ConfigError as error:
@@ -93,12 +113,12 @@ def main() -> None:
         return
     if unknown := [name for name in names if name not in known]:
         refuse(UsageError("NAME", expected="environments of Meta-World, such as reach-v3", got=", ".join(unknown)))
-    print(f"{'':16}{'here':>8}{'own':>8}{'physics':>9}   µs a step; ratio; with resets")
-    for name in names:
-        ours, theirs, physics, reset = steps(name)
-        whole = (theirs + 1e3 * reset / HORIZON) / ours
-        verdict = "reached" if theirs / ours >= TO_REACH else f"NOT reached: {TO_REACH}"
-        print(f"{name:16}{ours:8.0f}{theirs:8.0f}{physics:9.0f}   {theirs / ours:.2f} ({verdict}); {whole:.2f}")
+    print(f"{'':24}{'here':>6}{'physics':>9}{'own':>7}{'physics':>9}   µs a step; ratio; with resets")
+    for name in names or environments_of("ML10")["train"]:
+        spent = steps(name)
+        verdict = "reached" if spent.ratio >= TO_REACH else f"NOT reached: {TO_REACH}"
+        columns = f"{spent.here:6.0f}{spent.its_physics:9.0f}{spent.own:7.0f}{spent.own_physics:9.0f}"
+        print(f"{name:24}{columns}   {spent.ratio:.2f} ({verdict}); {spent.ratio_with_resets:.2f}", flush=True)
     sawyer_of.cache_clear()
     goals_of.cache_clear()
 

@@ -39,7 +39,7 @@ from mmaml.envs.base import StepResult, Task, TaskVectorEnv
 from mmaml.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mmaml.envs.sawyer import Lane, Pose, Sawyer, Start
+    from mmaml.envs.sawyer import Lanes, Pose, Sawyer
 
 VERSIONS = {"metaworld": "3.1.1", "mujoco": "3.3.0"}  # of packages; the second is the one that the first requires
 MUJOCO_4 = ("mujoco-core", "mujoco-studio")  # which pip leaves behind, and whose files an older MuJoCo cannot load
@@ -95,9 +95,7 @@ class MetaWorld(TaskVectorEnv):
             gym.spaces.Box(-np.inf, np.inf, (size,), np.float32),
             gym.spaces.Box(-1, 1, (ACTIONS,), np.float32),
         )
-        self._sawyers: list[Sawyer] = []
-        self._starts: list[Start] = []
-        self._played: list[Lane] = []
+        self._lanes: list[Lanes] = []  # of each task
         self._observations = np.zeros((self.num_envs, OBSERVATIONS))
         self._lengths = np.zeros(self.num_envs, int)  # steps of each lane's episode so far
 
@@ -105,20 +103,19 @@ class MetaWorld(TaskVectorEnv):
         self._check_started()
         actions = np.clip(actions, -1, 1).astype(np.float32)
         rewards, solved = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
-        for task, (sawyer, start) in enumerate(zip(self._sawyers, self._starts, strict=True)):
-            lanes = slice(task * self.rollouts_per_task, (task + 1) * self.rollouts_per_task)
-            results = sawyer.step(start, self._played[lanes], actions[lanes], self._observations[lanes])
-            rewards[lanes] = [reward for reward, _ in results]
-            solved[lanes] = [info["success"] for _, info in results]
+        for task, lanes in enumerate(self._lanes):
+            rows = slice(task * self.rollouts_per_task, (task + 1) * self.rollouts_per_task)
+            results = lanes.step(actions[rows], self._observations[rows])
+            rewards[rows] = [reward for reward, _ in results]
+            solved[rows] = [info["success"] for _, info in results]
         self._lengths += 1
         never = np.zeros(self.num_envs, bool)
         return self._observe(), rewards, never, self._lengths >= HORIZON, {"success": solved}
 
     def pose(self, lane: int) -> tuple[str, Pose]:
         """What a picture of a lane shows: the environment's name, and how it stands."""
-        task = lane // self.rollouts_per_task
-        pose = self._sawyers[task].pose(self._starts[task], self._played[lane])
-        return self.tasks[task].values["environment"], pose
+        task, index = divmod(lane, self.rollouts_per_task)
+        return self.tasks[task].values["environment"], self._lanes[task].pose(index)
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         names = self.environments[split]
@@ -139,19 +136,19 @@ class MetaWorld(TaskVectorEnv):
                 raise ValueError(
                     f"tasks: expected 'environment' to be one of {self.mode_names}, got {dict(task.values)}"
                 )
-        self._sawyers = [sawyer_of(task.values["environment"]) for task in tasks]
-        self._starts = [
-            sawyer.start(np.asarray(task.values["rand_vec"], np.float64), self.hides_goal, self._reward_version)
-            for sawyer, task in zip(self._sawyers, tasks, strict=True)
-        ]
-        self._played = [start.lane() for start in self._starts for _ in range(self.rollouts_per_task)]
+        self._lanes = [self._lanes_of(task) for task in tasks]
         self._names = np.repeat(np.eye(self.num_modes)[[task.mode for task in tasks]], self.rollouts_per_task, axis=0)
 
+    def _lanes_of(self, task: Task) -> Lanes:
+        from mmaml.envs.sawyer import Lanes
+
+        sawyer, rand_vec = sawyer_of(task.values["environment"]), np.asarray(task.values["rand_vec"], np.float64)
+        start = sawyer.start(rand_vec, self.hides_goal, self._reward_version)
+        return Lanes(sawyer, start, self.rollouts_per_task)
+
     def _reset_lanes(self, task: int, lanes: np.ndarray, rng: np.random.Generator) -> None:
-        start = self._starts[task]
         for lane in lanes:
-            self._played[lane] = start.lane()
-        self._observations[lanes] = start.observation
+            self._observations[lane] = self._lanes[task].reset(lane - task * self.rollouts_per_task)
         self._lengths[lanes] = 0
 
     def _observe(self) -> np.ndarray:

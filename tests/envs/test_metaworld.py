@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -12,8 +12,8 @@ import pytest
 
 from mmaml.cli import train
 from mmaml.envs import metaworld
-from mmaml.envs.base import Task
-from mmaml.envs.metaworld import HORIZON, MUJOCO_4, VERSIONS, MetaWorld, goals_of, rand_vec_of
+from mmaml.envs.base import Task, TaskVectorEnv
+from mmaml.envs.metaworld import HORIZON, MUJOCO_4, VERSIONS, MetaWorld, environments_of, goals_of, rand_vec_of
 from mmaml.envs.registry import check_family, make_family
 from mmaml.envs.spec import NO_WARNINGS
 from mmaml.errors import ConfigError
@@ -79,19 +79,39 @@ def expert(name: str) -> Any:
     return policies.ENV_POLICY_MAP[name]()
 
 
-def compare(name: str, steps: int, hides_goal: bool = True, reward_version: str = "v2") -> int:
-    """Step lanes of two tasks, and Meta-World's environments; the number of steps that succeeded."""
+def compare(
+    name: str, *lengths: int, hides_goal: bool = True, reward_version: str = "v2", tasks: int = 2, lanes: int = 2
+) -> int:
+    """Step episodes of these lengths in lanes of two tasks, and in Meta-World's environments.
+
+    Returns the number of steps that succeeded.
+    """
     kind = "ML1" if hides_goal else "MT1"
-    family = make_family(f"Meta-World/{kind}-{name}", 2, 2, reward_version=reward_version)
-    tasks = family.sample_tasks(2, np.random.default_rng(0))
-    family.set_tasks(tasks)
-    owns = [own_environment(task, hides_goal, reward_version) for task in tasks for _ in range(2)]
+    family = make_family(f"Meta-World/{kind}-{name}", tasks, lanes, reward_version=reward_version)
+    family.set_tasks(family.sample_tasks(tasks, np.random.default_rng(0)))
+    owns = [own_environment(task, hides_goal, reward_version) for task in family.tasks for _ in range(lanes)]
+    rng, solved = np.random.default_rng(1), 0
+    for length in lengths:
+        solved += compare_episodes(family, owns, name, length, rng)
+    for lane, own in enumerate(owns):
+        shown, pose = family.pose(lane)
+        assert shown == name
+        np.testing.assert_array_equal(pose.qpos, own.data.qpos)
+        np.testing.assert_array_equal(pose.goal, own._target_pos)
+        np.testing.assert_array_equal(pose.model.body_pos, own.model.body_pos)
+        assert pose.model.ngeom == own.model.ngeom
+    return solved
+
+
+def compare_episodes(
+    family: TaskVectorEnv, owns: Sequence[Any], name: str, length: int, rng: np.random.Generator
+) -> int:
     observations, _ = family.reset(seed=0)
     states = [own.reset()[0] for own in owns]
     np.testing.assert_array_equal(observations, np.float32(states))
-    rng, policy, solved = np.random.default_rng(1), expert(name), 0
-    for step in range(steps):
-        actions = rng.uniform(-1, 1, (4, 4)).astype(np.float32)
+    policy, solved = expert(name), 0
+    for step in range(length):
+        actions = rng.uniform(-1, 1, (len(owns), 4)).astype(np.float32)
         if step % 3:  # the expert is told the goal
             told = [np.append(state[:36], own._target_pos) for state, own in zip(states, owns, strict=True)]
             wanted = [policy.get_action(state) for state in told]
@@ -105,12 +125,6 @@ def compare(name: str, steps: int, hides_goal: bool = True, reward_version: str 
         np.testing.assert_array_equal(truncated, [cut for _, _, _, cut, _ in expected])
         assert not terminated.any()
         solved += int(infos["success"].sum())
-    for lane, own in enumerate(owns):
-        shown, pose = family.pose(lane)
-        assert shown == name
-        np.testing.assert_array_equal(pose.qpos, own.data.qpos)
-        np.testing.assert_array_equal(pose.goal, own._target_pos)
-        np.testing.assert_array_equal(pose.model.body_pos, own.model.body_pos)
     return solved
 
 
@@ -127,15 +141,39 @@ def test_rewards_of_the_first_version_are_those_of_meta_world(name: str) -> None
 
 
 @needs_metaworld
-def test_an_episode_is_that_of_meta_world_until_its_end() -> None:
-    assert compare("reach-v3", HORIZON, hides_goal=False) > 0
+@pytest.mark.parametrize("name", ["reach-v3", "basketball-v3"])
+def test_goals_are_observed_as_by_meta_world(name: str) -> None:
+    compare(name, 60, hides_goal=False)
+
+
+@needs_metaworld
+def test_episodes_of_ml10_are_those_of_meta_world_from_their_resets_to_their_ends() -> None:
+    for name in environments_of("ML10")["train"]:
+        assert compare(name, HORIZON, 5, lanes=1) > 0
+
+
+@needs_metaworld
+def test_success_that_asks_for_a_grasp_is_that_of_meta_world() -> None:
+    assert compare("stick-push-v3", 300, tasks=1) > 0
 
 
 @needs_metaworld
 @pytest.mark.slow
-def test_steps_of_all_environments_are_those_of_meta_world_to_the_bit() -> None:
+def test_episodes_of_all_environments_are_those_of_meta_world_to_the_bit() -> None:
     for name in metaworld.package().env_dict.ALL_V3_ENVIRONMENTS:
-        compare(name, 150)
+        compare(name, HORIZON, lanes=1)
+
+
+@needs_metaworld
+def test_the_model_that_is_stepped_has_all_that_the_physics_reads() -> None:
+    """Of geoms, those that touch something: the others only have a name, or are left out."""
+    own = metaworld.package().env_dict.ALL_V3_ENVIRONMENTS["drawer-close-v3"]().model
+    lean = metaworld.sawyer_of("drawer-close-v3").model
+    assert lean.ngeom < own.ngeom and lean.nmesh < own.nmesh
+    touching = own.geom_contype | own.geom_conaffinity
+    assert np.count_nonzero(lean.geom_contype | lean.geom_conaffinity) == np.count_nonzero(touching)
+    for part in ("body_mass", "body_inertia", "body_ipos", "dof_invweight0", "jnt_range", "eq_data"):
+        np.testing.assert_array_equal(getattr(lean, part), getattr(own, part))
 
 
 @needs_metaworld
@@ -256,10 +294,21 @@ def test_faster_functions_give_the_same_bits() -> None:
         expected = Rotation.from_matrix(matrix).as_quat()
         np.testing.assert_array_equal(sawyer.OneRotation.from_matrix(matrix).as_quat(), expected)
     for vector in rng.standard_normal((500, 3)):
-        assert sawyer.norm(vector) == np.linalg.norm(vector)
+        for given in (vector, vector[:2], vector[::2], vector[0], np.float32(vector)):
+            size, expected = sawyer.norm(given), np.linalg.norm(given)
+            assert size == expected and type(size) is type(expected)
+        for parts in ((vector[0], vector[1]), (vector, vector[:2]), (np.float32(vector[0]), vector[1])):
+            np.testing.assert_array_equal(sawyer.hstack(parts), np.hstack(parts), strict=True)
     tolerance = sawyer.tolerance_of_numbers(reward_utils)
     for sigmoid in get_args(reward_utils.SIGMOID_TYPE):
         for x, low, width, margin in rng.uniform(0, 1, (100, 4)):
-            for number in (x, float(x), np.array([x, low])):
+            for number in (x, float(x), np.float32(x), np.array([x, low]), 1):
                 given = {"bounds": (low, low + 0.2 * width), "margin": float(margin), "sigmoid": sigmoid}
-                np.testing.assert_array_equal(tolerance(number, **given), reward_utils.tolerance(number, **given))
+                ours, own = tolerance(number, **given), reward_utils.tolerance(number, **given)
+                np.testing.assert_array_equal(ours, own)
+                assert type(ours) is type(own)
+    for sigmoid, ours in sawyer.SIGMOIDS.items():  # of many numbers: few have a square of other bits than their product
+        for x in rng.uniform(0, 1, 20000):
+            assert ours(float(x)) == reward_utils._sigmoids(x, sawyer.VALUE_AT_MARGIN, sigmoid)
+    with pytest.raises(ValueError, match="margin"):
+        tolerance(1.0, margin=-1.0)
