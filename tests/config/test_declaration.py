@@ -322,6 +322,7 @@ def test_a_run_whose_files_hold_all_keys_goes_on_with_the_same_bits(
         ("varibad", {}, {"learning_rate", "vae_learning_rate"}),
         ("mgrl", {}, {"learning_rate", "meta_learning_rate"}),
         ("mgrl", {"meta_discount": False}, {"learning_rate"}),
+        ("mgrl", {"meta_update": "trpo"}, {"learning_rate", "meta_learning_rate"}),  # a key that MGRL ignores
     ],
 )
 def test_the_step_sizes_that_can_be_lowered(algorithm: str, values: dict[str, Any], expected: set[str]) -> None:
