@@ -252,24 +252,28 @@ def _evaluation(path: Path) -> Evaluation | None:
         tasks = found["tasks"]
         returns = np.array([[_number(value) for value in task["return"]] for task in tasks], dtype=np.float64)
         modes = np.array([int(task["mode"]) for task in tasks])
-        success = _success(found["overall"])
-        if returns.shape != (len(modes), found["num_adapt_steps"] + 1) or not len(modes):
+        stages = found["num_adapt_steps"] + 1
+        if returns.shape != (len(modes), stages) or not len(modes):
             raise ValueError
+        success = _success(found["overall"], stages)
         by_episode = found.get("stage") == "episode"
         made_by = json.dumps([found.get(name) for name in _MADE_BY])
         split, iteration = str(found.get("split", "test")), found.get("iteration")
         groups = {int(mode): group for mode, group in _items(found.get("modes"))}
         names = {mode: str(group["name"]) for mode, group in groups.items() if "name" in group}
         rollouts = found.get("rollouts_per_task")
-        by_mode = {mode: _success(group) for mode, group in groups.items()}
+        by_mode = {mode: _success(group, stages) for mode, group in groups.items()}
         return Evaluation(returns, modes, success, by_episode, split, iteration, made_by, rollouts, names, by_mode)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError("RUN", f"'{path}' is not a whole evaluation", "evaluate again, or remove it") from error
 
 
-def _success(group: Mapping[str, Any]) -> tuple[float | None, ...]:
-    """The share of episodes with success at each stage, of a group of tasks."""
-    return tuple(stage.get("success_rate") for stage in group["return"])
+def _success(group: Mapping[str, Any], stages: int) -> tuple[float | None, ...]:
+    """The share of episodes with success at each stage, of a group of tasks; None where it was not measured."""
+    rates = [stage.get("success_rate") for stage in group["return"]]
+    if len(rates) != stages:
+        raise ValueError
+    return tuple(None if rate is None else float(rate) for rate in rates)
 
 
 def _number(value: Any) -> float:
