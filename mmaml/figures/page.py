@@ -68,9 +68,9 @@ def page(path: Path, width: float, height: float, rows: int = 1, columns: int = 
 
 
 def style_of(index: int) -> tuple[str, str, str]:
-    """By what curves are told apart: a colour, a mark as Matplotlib calls it, and as text has it; of one, "" for none.
+    """The style of a curve: its colour, Matplotlib's name of its mark, and the mark as text; "" for no mark.
 
-    48 curves differ.
+    48 curves have different styles.
     """
     return COLOURS[index % len(COLOURS)], *MARKS[index // len(COLOURS) % len(MARKS)]
 

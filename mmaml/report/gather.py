@@ -143,8 +143,8 @@ def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
     """Read runs, each given by a label, which may be empty, and a directory: of a run, or with runs somewhere below.
 
     Runs below a directory that have no finished iteration are left out, with a notice; so are runs that repeat a seed
-    of their experiment, as the same numbers would count twice. Raises UsageError for what is no run, a directory
-    without one, and a damaged file.
+    of their experiment, as the same numbers would count twice. Raises UsageError for a path that is not a run,
+    a directory without runs, and a damaged file.
     """
     runs: dict[Path, ReportRun] = {}
     notices: list[str] = []
@@ -244,7 +244,7 @@ def _total(column: np.ndarray | None) -> float | None:
 
 
 def _evaluation(path: Path) -> Evaluation | None:
-    """Raises UsageError for a file that is no evaluation."""
+    """The evaluation in a file; None if there is no file. Raises UsageError if it is damaged."""
     if not path.exists():
         return None
     try:
