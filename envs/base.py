@@ -251,7 +251,7 @@ def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:
 
 def mode_label(mode: int, names: Sequence[str]) -> str:
     """What a mode is called in tables and pictures. names: those of the family's modes, if they have any."""
-    return names[mode] if mode < len(names) else f"mode {mode}"
+    return names[mode] if 0 <= mode < len(names) else f"mode {mode}"
 
 
 def _of_one_lane(value: Any) -> Any:

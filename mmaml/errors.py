@@ -50,7 +50,7 @@ class UsageError(ValueError):
     """What the user asked for cannot be done, in one line: "argument: expected …, got …; remedy".
 
     argument: the key, flag or file that is wrong. expected and got, or the problem in words. remedy: what to do.
-    Raises TypeError without expected and problem: a text alone is no error of this kind.
+    Raises TypeError without expected and problem: a text alone is not enough.
     """
 
     def __init__(

@@ -27,9 +27,9 @@ from mmaml.worker import TaskBlock, Worker
 class Master:
     """How rank 0 calls all ranks, itself included.
 
-    worker: this rank's. log: what goes wrong is reported to it. state: of a checkpoint, from whose running statistics
-    these go on. device: where the meta-gradient is taken if that is on the master.
-    statistics: of observations and rewards, by which they are normalised.
+    worker: this rank's. log: problems are reported to it. state: of a checkpoint, whose running statistics are
+    continued. device: where the meta-gradient is computed if the master computes it.
+    statistics: running statistics by which observations and rewards are normalised.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Master:
 
     @property
     def task_indices(self) -> list[int]:
-        """Indices in the meta-batch of the tasks that were sampled last, but those whose environments failed."""
+        """Indices in the meta-batch of the tasks sampled last, without those whose environments failed."""
         return self.ranks.indices
 
     def sample_tasks(self, n: int, iteration: int, purpose: str = "train") -> list[Task]:
@@ -96,7 +96,7 @@ class Master:
     def evaluate(self) -> Evaluate:
         """What an update asks of the meta-batch collected last: on the ranks that sampled, or on the master's device.
 
-        Numbers that it may not go on from raise NotFinite (`mmaml.updates.finite.checked`).
+        Answers raise NotFinite if an update must not continue from their numbers (`mmaml.updates.finite.checked`).
         """
         if placement(self.config, self.ranks, self.device).meta_gradient == "master":
             evaluate = TaskBlock(self.algorithm, self.rollouts(), self.device).evaluate()

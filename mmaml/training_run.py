@@ -87,7 +87,7 @@ class Run:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """While this lasts, whatever ends the run leaves a checkpoint of the last finished iteration."""
+        """Within this context, whatever ends the run leaves a checkpoint of the last finished iteration."""
         with shutdown.finishing(self.config.shutdown_seconds):
             try:
                 yield
@@ -108,12 +108,12 @@ class Run:
                 raise
 
     def accept(self, parameters: Tensor, sampled: Mapping[str, np.ndarray]) -> None:
-        """Go on from new meta-parameters, and from running statistics to which those of the iteration are added."""
+        """Continue from new meta-parameters, and add the iteration's samples to the running statistics."""
         self.parameters, self.bad_in_a_row = parameters, 0
         self.master.statistics.update(sampled)
 
     def skip_update(self, finding: NotFinite, iteration: int) -> None:
-        """Go on from where the iteration began. Raises RunStopped if that was done too many times in a row."""
+        """Continue from where the iteration began. Raises RunStopped after too many skipped updates in a row."""
         self.algorithm.load_state_dict(copy.deepcopy(self.state["algorithm"]))
         self.counts["BadUpdates"] += 1
         self.bad_in_a_row += 1
@@ -128,7 +128,7 @@ class Run:
             )
 
     def _write_bad_update(self, finding: NotFinite, iteration: int) -> str:
-        """Write what `mmaml replay` repeats an iteration from; what a message says of it."""
+        """Write the file from which `mmaml replay` repeats an iteration; returns what a message says about it."""
         path = self.dump_path / f"bad_update_{iteration:06d}.pt"
         failed = self.counts["FailedTasks"] - self.state["counts"]["FailedTasks"]
         rollouts = None
@@ -138,15 +138,15 @@ class Run:
         try:
             write_dump(path, self.state, str(finding), rollouts)
         except OSError as error:
-            return f"the last could not be written down to be repeated ({disk_reason(error)})"
-        return f"the last is repeated by mmaml replay {path}"
+            return f"the last could not be saved for mmaml replay ({disk_reason(error)})"
+        return f"repeat the last with mmaml replay {path}"
 
     def warn(self, text: str) -> None:
-        """Report what went wrong, in the log and to who watches."""
+        """Report a problem, in the log and on the display."""
         self.logger.warn(text)
 
     def task_failed(self, index: int, failure: Failure) -> None:
-        """Count a task that an iteration goes on without. Raises RunStopped if they are too many."""
+        """Count a task that was left out of an iteration. Raises RunStopped if there were too many."""
         self.counts["FailedTasks"] += 1
         failed, allowed = self.counts["FailedTasks"], self.config.max_failed_tasks
         self.warn(

@@ -49,7 +49,7 @@ class TaskBlock:
         self._prepared_for: tuple | None = None
 
     def answer(self, question: Question) -> Results:
-        """The algorithm's function of tasks of the block, by their indices in the block; all when there are none."""
+        """Evaluate the algorithm's function. question.tasks: indices in the block; all of its tasks if None."""
         if question.function not in self.algorithm.functions:
             raise ValueError(f"function: expected one of {self.algorithm.functions}, got {question.function!r}")
         reached("evaluation", function=question.function)
@@ -62,9 +62,9 @@ class TaskBlock:
         return fetched({name: torch.cat([result[name] for result in results]).detach() for name in results[0]})
 
     def _pieces(self, question: Question) -> Iterator[Sequence[Callable[..., dict[str, Tensor]]]]:
-        """The function as one of the vector alone, for each chunk of tasks, and of each for each chunk of lanes.
+        """The function with everything but the vector bound: for each chunk of tasks, one callable per chunk of lanes.
 
-        What an algorithm prepares for many vectors is held for the next question at the same parameters.
+        What an algorithm prepares for many vectors is kept for the next question at the same parameters.
         """
         parameters = question.parameters.to(self.device)
         tasks = range(self.rollouts[0].tasks) if question.tasks is None else question.tasks
@@ -94,9 +94,9 @@ class TaskBlock:
             yield [prepared]
 
     def _lane_chunks(self, function: str, rollouts: Rollouts) -> list[slice]:
-        """Which lanes are asked together: all, unless a task has too many and the function adds up over lanes.
+        """Which lanes are computed together: all, unless a task has too many and the function is a sum over lanes.
 
-        Two at least, since the bits of a product with a lone row depend on where it lies.
+        At least two, since the bits of a product with a single row depend on where it lies in memory.
         """
         _, lanes, length = rollouts.rewards.shape
         if function not in self.algorithm.adds_over_lanes:
@@ -117,7 +117,7 @@ class TaskBlock:
 
 
 class _Session(NamedTuple):
-    """What is the same for all that is sampled in one `Worker.collect`."""
+    """What all tasks that one `Worker.collect` samples have in common."""
 
     scaling: Scaling | None
     iteration: int
@@ -137,7 +137,7 @@ class Sampled(NamedTuple):
 
 
 def fetched(values: Mapping[str, Tensor]) -> Results:
-    """Tensors as arrays; those of a device come all together, so that it is waited for once for each type of number."""
+    """Tensors as arrays; those on a device are copied together, with one wait for each dtype."""
     results = {name: value.numpy() for name, value in values.items() if value.device.type == "cpu"}
     on_device = {name: value for name, value in values.items() if name not in results}
     for dtype in {value.dtype for value in on_device.values()}:
@@ -159,10 +159,10 @@ def _index(indices: Sequence[int]) -> slice | Tensor:
 class Worker:
     """Samples tasks, adapts to them, and evaluates the algorithm's functions on what it sampled.
 
-    One stands on every rank. The methods from `collect` on are what `Ranks` calls by name: they take
-    parameters, an optional vector and this rank's items, and return arrays with one entry an item.
+    Every rank has one. `Ranks` calls the methods from `collect` on by name: they take parameters, an optional vector
+    and this rank's items, and return arrays with one entry per item.
 
-    threads: with how many a family that can does steps its lanes; the results do not depend on it.
+    threads: how many a family that uses threads steps its lanes with; the results do not depend on it.
     """
 
     def __init__(self, config: Config, threads: int = 1) -> None:
@@ -227,11 +227,11 @@ class Worker:
 
         scaling: as `Scaling.from_vector` reads it. items: (index in the meta-batch, task). stages: how many
         collections, with adaptation in between, or episodes of the trial; as many as in training when None. extend: add
-        the tasks to those held of this iteration and purpose, instead of replacing them; the results are of the new
-        ones alone. If this raises, what was to be extended is still held, and nothing else.
-        Raises TasksFailed if environments of some tasks raise again when these are sampled by themselves; what they
-        raise if no task fails by itself, but all together do, twice; and NotFinite for NaN or infinity in what was
-        sampled or adapted.
+        the tasks to those already held of this iteration and purpose, instead of replacing them; the results are those
+        of the new tasks only. If this raises, the tasks that were to be extended are still held, and no others.
+        Raises TasksFailed if the environments of some tasks fail again when these tasks are sampled alone; the
+        environment's own error if no task fails alone, but all of them together fail twice; and NotFinite for NaN or
+        infinity in what was sampled or adapted.
         Returns statistics of the whole episodes [m, stages] (return, return_std, return_min, return_max, episodes,
         success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank spent on rolling out,
         advantages and adapting; with a scaling, what `RunningStatistics.update` takes too. The rollouts stay here for
@@ -280,9 +280,9 @@ class Worker:
         return stages_of(collections, self._over_trial, stages, self.config.max_path_length)
 
     def statistics(self, state: Mapping[str, Any] | None = None) -> RunningStatistics:
-        """The running statistics that the configuration asks for, new or as a checkpoint's state holds them.
+        """The running statistics that the configuration asks for: new, or from a checkpoint's state.
 
-        Raises CheckpointError where it holds others.
+        Raises CheckpointError if the state holds others.
         """
         return restored_statistics(self.config, self.spec.observation_size, state)
 
@@ -401,7 +401,7 @@ class Worker:
         return torch.from_numpy(noise)
 
     def _episode_noise(self, keys: Sequence[tuple[int, int, int]], purpose: str, length: int) -> Tensor | None:
-        """What the episodes of each task are given, [m, T, N, L]: the numbers of one that starts at t, entry t."""
+        """The noise of the episodes of each task, [m, T, N, L]; entry t is for an episode that starts at step t."""
         config, size = self.config, self.algorithm.episode_noise_size
         if not size:
             return None
@@ -415,7 +415,7 @@ class Worker:
 
     @contextmanager
     def _environment(self, tasks: Sequence[Task], lasting: bool) -> Iterator[TaskVectorEnv]:
-        """An environment that holds the tasks. lasting: kept, to serve again where there are as many tasks."""
+        """An environment that holds the tasks. lasting: keep it, to use again for the same number of tasks."""
         env = self._env
         if env is None or env.num_tasks != len(tasks):
             # The first block that a rank cannot build ends the run: its host lacks something. A later one costs tasks.

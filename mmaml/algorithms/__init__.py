@@ -16,7 +16,7 @@ from mmaml.errors import ConfigError, described
 
 
 def algorithm_class(name: str) -> type[Algorithm]:
-    """The class that a configuration's `algorithm` names; raises ConfigError where a user's is none."""
+    """The class that a configuration's `algorithm` names. Raises ConfigError if a user's cannot be used."""
     module, _, cls = ALGORITHMS.get(name, name).partition(":")
     try:
         with code_settings(module).running():

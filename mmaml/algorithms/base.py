@@ -34,8 +34,8 @@ class Algorithm(ABC):
     functions: names of the methods that a `Question` may name, each
         (parameters [P], rollouts of all collections, vector [·] or None, **options) -> {name: [M, …]}.
         One that holds a task in a vector offers it as "embed", from the first collection: {"embedding": [M, H]}.
-    adds_over_lanes: those of them whose results for a task are sums over its lanes, of which each step counts by its
-        weight. They are asked of some lanes at a time where a task's are too many for the memory.
+    adds_over_lanes: those of them whose results for a task are sums over its lanes, with each step multiplied by its
+        weight. They are computed for some lanes at a time if all lanes of a task do not fit into memory.
     episode_noise_size: L, how many standard normal numbers an episode is given (`sampling.Step.episode_noise`).
     """
 
@@ -78,12 +78,12 @@ class Algorithm(ABC):
     def values(self, state: Any, rollouts: Rollouts) -> Tensor | None:
         """V of every step and of what follows each lane's last real one, [M, N, T+1]; None: the baseline's.
 
-        The latter may be anything where `rollouts.followed` is None: it counts for nothing.
+        The value of what follows is not used, and may be anything, where `rollouts.followed` is None.
         """
         return None
 
     def advantages(self, state: Any, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """Â and the targets of a value function, [M, N, T] each, 0 on padding; what `rollouts` of the state hold then.
+        """Â and the targets of a value function, [M, N, T] each, 0 on padding; stored in `rollouts` by the caller.
 
         rewards [M, N, T]: those to learn from, which may be scaled. By default as the configuration says, from `values`
         or the baseline, over an episode or the trial (`credit`). Those over an episode are normalised per task and made
@@ -109,7 +109,7 @@ class Algorithm(ABC):
         )
 
     def values_after(self, state: Any, rollouts: Rollouts) -> Tensor | None:
-        """Values of what followed truncated steps, [M, N, T, V]; what `rollouts` of the state hold then.
+        """Values of what followed truncated steps, [M, N, T, V]; stored in `rollouts` by the caller.
 
         For an algorithm whose functions find returns themselves, by V value functions: what followed is known only
         where the tasks were sampled. None: it needs none.
@@ -122,7 +122,7 @@ class Algorithm(ABC):
         """One of `functions` as a function of the vector, with what is the same for all vectors computed once.
 
         For a function that an update asks at many vectors, such as a matrix product; not of some lanes at a time. What
-        comes back is held while the parameters and the rollouts are the same. None: nothing is worth that.
+        comes back is held while the parameters and the rollouts are the same. None: there is nothing worth preparing.
         """
         return None
 

@@ -5,7 +5,7 @@
 
 The policy reads a context φ of `context_size` numbers beside the observation. Inner steps change the context alone;
 the policy's weights, those of the context included, and its log-std are one for all tasks and meta-learned, through the
-inner steps. The context starts each task at 0, so that it is no meta-parameter itself.
+inner steps. The context starts each task at 0, so it is not a meta-parameter itself.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     J(θ) = mean over tasks of  L_out((μ, log σ)_K; D_K) + β KL(N(μ_0, σ_0²) ‖ N(0, I))
 
 θ: the policy, (μ_0, log σ_0) of every training task, and α > 0 for each entry of the latent. Inner steps change the
-task's latent alone. A task that is none of the training tasks starts from the prior, N(0, I), to which the KL of
+task's latent alone. A task outside the training set starts from the prior, N(0, I), to which the KL of
 weight β = `latent_kl_penalty` draws the others.
 
 ∇L_in is taken through z, -mean_t[ ∇ log π(a | [o, μ + σ ⊙ ε]) Â ], where the published code has the score function of

@@ -25,6 +25,7 @@ from mmaml.algorithms.shared_keys import CELL_SIZE, RECURRENT
 from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import FLAG, number
+from mmaml.policies.distributions import Distribution
 from mmaml.policies.gru import gru_shapes, gru_states, gru_step, init_with_gru, long_memory
 from mmaml.policies.params import Params
 
@@ -50,9 +51,11 @@ INPUT_WEIGHTS = (f"{GRU}.gates.input", f"{GRU}.candidate.input")
 class RL2(RecurrentPPO):
     """A GRU whose hidden state is the memory."""
 
+    def __init__(self, config: Config, observation_size: int, action_size: int, actions: type[Distribution]) -> None:
+        self.previous = observation_size if config.previous_observation else 0
+        super().__init__(config, observation_size, action_size, actions)
+
     def build_memory(self, config: Config, inputs: int) -> tuple[dict[str, tuple[int, ...]], int]:
-        assert config.env_spec is not None
-        self.previous = config.env_spec.observation_size if config.previous_observation else 0
         self.shapes = gru_shapes(GRU, inputs + self.previous, config.cell_size)
         return self.shapes, config.cell_size
 

@@ -12,9 +12,9 @@ norm of the inner gradient, and is of `first_order`; it reads the parameters of 
 paper, and this, reads the action.
 
 `episodes_kept` in the memory B: "episode_buffer", the `buffer_size` whole episodes of highest undiscounted return so
-far, of equals those that were sampled earlier or, in one collection, lie in an earlier lane or earlier in it;
-"last_episodes", all of the last collection; "all_episodes", all so far. The return of an episode that the end of its
-lane cut compares with no other: such episodes are in the last two alone.
+far; of equal returns, the episode sampled earlier wins, within one collection that of the earlier lane, within one lane
+the earlier one. "last_episodes", all of the last collection; "all_episodes", all so far. The return of an episode that
+the end of its lane cut cannot be compared with others, so that only the last two keep such episodes.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ WEIGHT, BIAS = "encoder.embedding.weight", "encoder.embedding.bias"
 class Memory(NamedTuple):
     """Episodes of M tasks in B lanes of T steps; T and B are the same whatever the tasks have lived through.
 
-    steps [T, M, B, O+A+1]: [o, a, r]; after an episode's end and before the next start, anything. start, end: bool
-    [T, M, B], the first and last steps of episodes; a start without an end is none. returns [M, B]: in the episode
-    buffer, where a lane holds one episode at most: its return, or -inf.
+    steps [T, M, B, O+A+1]: [o, a, r]; undefined after an episode's end and before the next start. start, end: bool
+    [T, M, B], the first and last steps of episodes; a start without an end does not count. returns [M, B]: in the
+    episode buffer, whose lanes hold at most one episode each: its return, or -inf.
     """
 
     steps: Tensor

@@ -15,13 +15,13 @@ log p is -(r - r̂)² ("gaussian"), or the log-probability of whether the reward
 step of an episode led is unknown if another episode of the trial follows: the next observation is the first of that
 one. d says so to the encoder, and a decoder that reads the next observation leaves such steps out.
 
-With `vae_normalize_rewards`, encoder and decoder read (r - mean) / std, clipped to ±10, in place of r: inputs of one
-scale, of which none is lost beside the others (LeCun et al. 1998, "Efficient BackProp", §4.3). mean and std, over the
+With `vae_normalize_rewards`, encoder and decoder read (r - mean) / std, clipped to ±10, in place of r, so that all
+inputs have similar scales (LeCun et al. 1998, "Efficient BackProp", §4.3). mean and std, over the
 rewards in the buffer, are parameters that no optimiser changes. Each iteration sets them anew before its steps of
 encoder and decoder, and the next one acts with them.
 
-With `vae_prefixes` or `vae_decoded_steps`, so many t or k are drawn for each trial, without repetition, in place of
-all, and their sum is scaled up, so that L is the same on average. The published code does not scale it, and adds up its
+With `vae_prefixes` or `vae_decoded_steps`, only that many t or k are drawn for each trial, without replacement, and
+their sum is scaled up, so that L is the same on average. The published code does not scale it, and adds up its
 KL over the trials of a batch; its weight of the KL corresponds to another w (docs/algorithms/varibad.md).
 """
 
@@ -271,7 +271,7 @@ class VariBAD(TrialPPO):
         one_task = {name: value[None] for name, value in trials.items()}
         beliefs = self.beliefs_of(params, one_task)[:, 0].transpose(0, 1)  # [B, T+1, 2L]
         before = torch.cat([torch.zeros_like(beliefs[:, :1]), beliefs[:, :-1]], 1)
-        lived = torch.cat([torch.ones(count, 1), trials["mask"]], 1)  # b_t after a step of padding is none
+        lived = torch.cat([torch.ones(count, 1), trials["mask"]], 1)  # padding steps have no b_t
         kl = (kl_of_beliefs(beliefs, before) * lived).sum(1)
 
         prefixes, of_prefix = drawn(rng, count, length + 1, config.vae_prefixes)
@@ -298,7 +298,7 @@ class VariBAD(TrialPPO):
         return torch.cat([trials[name] for name in self.read], -1)
 
     def reward_error(self, predicted: Tensor, rewards: Tensor) -> Tensor:
-        """-log p(r), but for a constant."""
+        """-log p(r), up to a constant."""
         if self.config.reward_likelihood == "gaussian":
             return (rewards - predicted).square()
         return torch.nn.functional.softplus(predicted) - (rewards > 0) * predicted

@@ -56,9 +56,9 @@ def train(
 ) -> TrainedRun:
     """Meta-train, and return when the run has ended.
 
-    config: a JSON file, the name of a configuration that comes with the package, keys and values, or a Config. keys:
-    further keys of the configuration, which win over it, such as n_itr=100, dump_path="out/run1", or restore_path or
-    resume to continue a run, for which config may be left out. The keys: docs/configuration.md.
+    config: a JSON or YAML file, the name of a configuration that comes with the package, keys and values, or a Config.
+    keys: further keys of the configuration, which win over it, such as n_itr=100, dump_path="out/run1", or restore_path
+    or resume to continue a run, for which config may be left out. The keys: docs/configuration.md.
 
     Without dump_path a new run is written into data/<algorithm>/<env>-<time>.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from mmaml.cli.script import Parser, one_line_errors
 from mmaml.cli.table import table
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.declaration_file import declaration_of
+from mmaml.config.value_types import shown
 from mmaml.errors import UsageError
 
 DESCRIPTION = """\
@@ -62,7 +62,7 @@ def details(name: str) -> str:
     keys = declaration_of(name).keys
     what, *reading = summary(name)
     rows = [("key", "value", "default", "meaning")]
-    rows += [(key, one.kind.expected, json.dumps(one.default), _shortened(one.text)) for key, one in keys.items()]
+    rows += [(key, one.kind.expected, shown(one.default), _shortened(one.text)) for key, one in keys.items()]
     below = table(rows) if keys else "It has no keys of its own."
     return "\n".join([what, *filter(None, reading), "", below])
 

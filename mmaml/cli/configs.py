@@ -13,7 +13,7 @@ from mmaml.written_paths import as_written
 
 DESCRIPTION = """\
 List the configurations that come with the package; `mmaml train NAME` uses one. With a NAME, or the path of a JSON
-file: what it sets, with what it extends.
+or YAML file: what it sets, with what it extends.
 """
 
 

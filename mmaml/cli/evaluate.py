@@ -57,7 +57,7 @@ def check_output(path: Path) -> None:
     with writing("--output", path):
         start = path.read_bytes()[:MAX_START] if path.exists() else MARK
     if MARK not in start:
-        raise UsageError("--output", f"'{path}' exists and is no earlier evaluation", "choose another file")
+        raise UsageError("--output", f"'{path}' exists and is not an earlier evaluation", "choose another file")
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

@@ -87,7 +87,7 @@ def value_of(name: str, text: str) -> Any:
 def _python_value(text: str) -> Any:
     """True, None, {'a': 1}, (1, 2), .5: what a program that prints its values writes; else the text."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of escapes and the like: the text is none of our code
+        with warnings.catch_warnings(action="ignore"):  # about escapes and the like: the text is not our code
             value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
@@ -176,7 +176,7 @@ def check_key(name: str, known: Collection[str], flags: Collection[str]) -> None
     near = difflib.get_close_matches(f"--{whole}", [*flags, *own], n=1)
     hint = f"did you mean '{near[0]}'?" if near else "--help lists the flags, docs/configuration.md the keys"
     remedy = other_names.remedy(name, known) or hint
-    raise UsageError(clipped(f"--{name}"), "is no flag, and no key of the configuration", remedy)
+    raise UsageError(clipped(f"--{name}"), "is neither a flag nor a key of the configuration", remedy)
 
 
 def with_parts(values: Mapping[str, Any], before: Mapping[str, Any], known: Mapping[str, Key]) -> dict[str, Any]:

@@ -95,10 +95,10 @@ def draw_all_trajectories(arguments: argparse.Namespace, runs: list[Path]) -> No
     from mmaml.figures.run_figures import TRAJECTORIES, draw_trajectories
 
     names = [run.resolve().name for run in runs]
-    for number, (run, name) in enumerate(zip(runs, names, strict=True), 1):
-        file = TRAJECTORIES
-        if arguments.output and len(runs) > 1:
-            file = f"trajectories_{name if names.count(name) == 1 else f'{name}_{number}'}.png"
+    if len({*names}) < len(names):  # all are numbered: "run_2" may be the name of another
+        names = [f"{name}_{number}" for number, name in enumerate(names, 1)]
+    for run, name in zip(runs, names, strict=True):
+        file = f"trajectories_{name}.png" if arguments.output and len(runs) > 1 else TRAJECTORIES
         folder = arguments.output or run
         check_folder("--output", folder)
         with writing("--output", folder):

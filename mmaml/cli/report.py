@@ -65,7 +65,7 @@ def check_output(path: Path) -> None:
     marks = [written.GENERATOR.encode() for written in (page, markdown)]
     with writing("--output", path):
         if path.exists() and not any(mark in path.read_bytes()[:MAX_START] for mark in marks):
-            raise UsageError("--output", f"'{path}' exists and is no earlier report", "choose another file")
+            raise UsageError("--output", f"'{path}' exists and is not an earlier report", "choose another file")
 
 
 @one_line_errors

@@ -50,8 +50,8 @@ class Key:
 class Condition:
     """What an algorithm asks of a key beyond its kind.
 
-    holds: whether a configuration meets it. expected: what is, in words. reason: of the algorithm, why, as a clause
-    that follows "which". remedy: what to do, "" where `expected` says enough.
+    holds: whether a configuration meets it. expected: in words, what the key has to be. reason: why the algorithm needs
+    it, as a clause that follows "which". remedy: what to do, "" where `expected` says enough.
     """
 
     key: str
@@ -77,19 +77,21 @@ class Declaration:
 
     keys: its own keys by name, beside those that are common to all algorithms (`mmaml.config.keys`).
     conditions: what it asks of them, and of common keys.
-    weights, kept: for the check of memory, by the key that sets how many: at least so many numbers are trained beside
-        the hidden layers of the policy; and so many are kept besides, such as those in a buffer of earlier trials.
-    computed: likewise, by the keys that set how many: of the largest of the algorithm's own computations, so many
-        numbers are there at a time.
+    weights: for the check of memory, by the key that sets it: how many numbers, at least, are trained beside the hidden
+        layers of the policy.
+    kept: likewise, how many numbers are kept beside rollouts and parameters, such as a buffer of earlier trials.
+    computed: likewise, by the keys that set it: how many numbers the largest of the algorithm's own computations has in
+        memory at one time.
     without: keys, common or inherited, that have no effect under it.
-    notices: each gives a line that a run prints when it starts, on what is allowed but hardly meant; "" for none.
+    notices: each returns a line that a run prints when it starts, about values that are allowed but probably not
+        intended; "" where there is nothing to say.
     credit: how far rewards are credited to earlier actions. "episode": the algorithm samples a task in K+1 collections,
         with an inner step in between. "trial": it adapts by memory, in one collection whose lanes are trials of
         `episodes_per_trial` episodes, and rewards are credited over all of a lane.
     inner_steps: of credit "episode", whether it takes inner steps; without them a task is sampled in one collection.
     embeds: whether it holds each task in a vector, which its function "embed" gives.
-    default_update: the meta-update that "auto" stands for; "" for an algorithm that heeds no `meta_update`.
-    reads_rewards: whether a network of its policy reads rewards as they are, given a configuration.
+    default_update: the meta-update that "auto" stands for; "" for an algorithm that ignores `meta_update`.
+    reads_rewards: whether, with a configuration, a network of its policy reads rewards without scaling them.
     """
 
     keys: Mapping[str, Key] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class Declaration:
         default_update: str | None = None,
         reads_rewards: Callable[[Config], bool] | None = None,
     ) -> Declaration:
-        """That of an algorithm which has all that this one has, and this besides."""
+        """The declaration of an algorithm that extends this one: what this one declares, and the arguments."""
         return Declaration(
             {**self.keys, **(keys or {})},
             (*self.conditions, *conditions),

@@ -25,7 +25,7 @@ _COMPILED_WITH = __future__.annotations.compiler_flag  # which leaves annotation
 def declaration_of(algorithm: str) -> Declaration:
     """What an algorithm declares. algorithm: as the configuration names it, "package.module:ClassName" too.
 
-    Raises ConfigError where the class or its declaration is not to be found or not as it has to be.
+    Raises ConfigError if the class or its declaration is missing or invalid.
     """
     try:
         return _declaration_of(algorithm)
@@ -67,7 +67,7 @@ def _evaluated(module: str) -> Declaration:
             exec(compile(part, f"<{NAME} of {module}>", "exec", _COMPILED_WITH, dont_inherit=True), namespace)
     found = namespace[NAME]
     if not isinstance(found, Declaration):
-        raise TypeError(f"{NAME} is no Declaration but a {type(found).__name__}")
+        raise TypeError(f"{NAME}: expected a Declaration, got a {type(found).__name__}")
     return found
 
 
@@ -94,7 +94,7 @@ def _one_by_one(statement: ast.stmt) -> list[ast.stmt]:
 
 
 def _defined(statement: ast.AST) -> Iterator[str]:
-    """Names that a statement defines, in branches too; what is local to a function or a class is none."""
+    """Names that a statement defines, in its branches too, but not those local to a function or a class."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield statement.name
         return
@@ -120,7 +120,7 @@ def _needed(bindings: dict[str, list[ast.stmt]]) -> list[ast.stmt]:
 
 
 def _used(node: ast.AST) -> Iterator[str]:
-    """Names that a statement uses, but those in annotations alone."""
+    """Names that a statement uses, except in annotations."""
     if isinstance(node, ast.Name):
         yield node.id
     for field, value in ast.iter_fields(node):

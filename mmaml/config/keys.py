@@ -382,8 +382,9 @@ class Config:
 
     @property
     def chosen_update(self) -> str:
-        """The meta-update: `meta_update`, or the algorithm's own for "auto"; "" for one that heeds no such key."""
-        return self.declaration.default_update if self.meta_update == "auto" else self.meta_update
+        """The meta-update: `meta_update`, or the algorithm's own for "auto"; "" if the algorithm ignores the key."""
+        default = self.declaration.default_update
+        return default if self.meta_update == "auto" or not default else self.meta_update
 
     @property
     def stages(self) -> int:

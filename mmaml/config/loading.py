@@ -148,7 +148,7 @@ def _check_declared(algorithm: str, keys: Mapping[str, Key]) -> None:
     for name, key in keys.items():
         taken = hasattr(Config, name) or name in (*Config.__dataclass_fields__, *ALIASES, EXTENDS)
         if taken or not name.isidentifier() or name.startswith("_"):
-            reason = "which means something else already" if taken else "which is no name"
+            reason = "which means something else already" if taken else "which is not a valid name"
             raise ConfigError("algorithm", f"'{algorithm}' declares a key '{name}', {reason}", "give it another name")
         if not key.kind.accepts(key.default):
             raise ConfigError(
@@ -181,7 +181,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
             raise ConfigError(EXTENDS, f"{error.problem}, in '{path}'", error.remedy) from error
         path = configs[parent] if parent in configs and not os.path.exists(beside) else beside
         if os.path.realpath(path) in seen:
-            raise ConfigError(EXTENDS, f"'{path}' extends itself", "have the files extend each other in no circle")
+            raise ConfigError(EXTENDS, f"'{path}' extends itself", "remove the circle of files that extend each other")
 
 
 def _read_layer(path: Path) -> dict[str, Any]:
@@ -237,12 +237,12 @@ def parse_object(text: str, source: str) -> dict[str, Any]:
 def canonical(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Keys and values as a user gives them, with `ALIASES` under our names and paths expanded and absolute.
 
-    Raises ConfigError where a key is given under both, or a value that it does not take under its alias, and for a path
-    with a variable that is not set.
+    Raises ConfigError if a key is given under both names, for an invalid value under an alias, and for a path with a
+    variable that is not set.
     """
     for alias, name in ALIASES.items():
         if alias in values and name in values:
-            raise ConfigError(source, f"'{alias}' and '{name}' are one key", "keep one")
+            raise ConfigError(source, f"'{alias}' and '{name}' are two names of one key", "keep one")
         if alias in values:
             check_value(name, values[alias], called=f"{alias} ({name})")
     return {ALIASES.get(name, name): _located(name, value) for name, value in values.items()}
@@ -282,7 +282,7 @@ def step_sizes(config: Config) -> list[str]:
 
 
 def values_with_effect(config: Config) -> dict[str, Any]:
-    """The keys and values of a configuration but those that do nothing."""
+    """The keys and values of a configuration, without keys that have no effect."""
     values = config.to_dict()
     idle = {*idle_keys(config, values)}
     return {name: value for name, value in values.items() if name not in idle}
@@ -352,7 +352,7 @@ def _check_splits(config: Config, spec: EnvSpec) -> None:
 
 
 def _limit(value: Any) -> str:
-    """What every number keeps below, where a value does not."""
+    """The limit of all numbers, if a value exceeds it; else ""."""
     if isinstance(value, int) and abs(value) >= 2**63:
         return " (below 2^63)"
     return f" (at most {LARGEST:g})" if isinstance(value, float) and LARGEST < abs(value) < math.inf else ""

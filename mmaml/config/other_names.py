@@ -79,6 +79,8 @@ def with_our_names(values: Mapping[str, Any], known: Collection[str], source: st
             if is_section and ours not in known:
                 raise ConfigError(clipped(full_name), "unknown key", "see docs/configuration.md for the keys")
             if ours in found:
-                raise ConfigError(source, f"'{given[ours]}' and '{clipped(full_name)}' are one key", "keep one")
+                raise ConfigError(
+                    source, f"'{given[ours]}' and '{clipped(full_name)}' are two names of one key", "keep one"
+                )
             found[ours], given[ours] = item, full_name
     return found

@@ -44,7 +44,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is text of one line that files and terminals can hold."""
+    """Whether a value is one line of text without control characters."""
     return isinstance(value, str) and not any(unicodedata.category(character) in UNPRINTABLE for character in value)
 
 
@@ -99,14 +99,14 @@ MOST_STEPS = 10_000
 MOST_SECONDS = 1e9
 MOST_THREADS = 1024
 SIZES = Kind(
-    f"a list of whole numbers ≥ 1, at least one and at most {MOST_LAYERS}",
+    f"a list of 1 to {MOST_LAYERS} whole numbers ≥ 1",
     lambda v: (
         isinstance(v, list | tuple) and 1 <= len(v) <= MOST_LAYERS and all(_is_int(n) and 1 <= n < 2**31 for n in v)
     ),
     lambda v: tuple(map(int, v)),
 )
 RATES = Kind(
-    "a number > 0, or a list of such numbers, at least one",
+    "a number > 0, or a non-empty list of numbers > 0",
     lambda v: (
         all(_is_number(rate) and rate > 0 for rate in v) and len(v) > 0
         if isinstance(v, list | tuple)

@@ -62,7 +62,8 @@ def _value(node: Any, source: str, seen: set[int]) -> Any:
     for key_node, value_node in node.value:
         key = key_node.value
         if key_node.id != "scalar":
-            raise ConfigError(source, f"line {key_node.start_mark.line + 1} has a key that is no text", "name it")
+            problem = f"line {key_node.start_mark.line + 1} has a key that is not text"
+            raise ConfigError(source, problem, "write the key as text")
         if key in values:
             raise ConfigError(source, f"key '{clipped(key)}' is given twice", "keep one")
         values[key] = _value(value_node, source, seen)

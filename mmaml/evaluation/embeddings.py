@@ -23,8 +23,8 @@ def write_embeddings(master: Master, parameters: Tensor) -> None:
     """Task embeddings and their tasks for `num_embeddings` held-out tasks, into `te_save_path` (.npz).
 
     Arrays: embedding [n, H], mode [n], and one array for every entry that all tasks have, e.g. goal [n, 2]; text where
-    the tasks' entries differ in shape (JSON) or are no numbers or text (as Python shows them). Bad numbers, tasks that
-    cannot be written, or a disk that refuses, end no run that has finished.
+    the tasks' entries differ in shape (JSON) or are neither numbers nor text (their repr). Numbers that are not finite,
+    tasks that cannot be written, and a disk that is full are reported as warnings: the run itself has finished.
     """
     config = master.config
     if config.te_save_path is None or not config.declaration.embeds:

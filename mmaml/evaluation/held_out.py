@@ -31,8 +31,8 @@ def restore(path: str | Path, env_spec: EnvSpec | None = None) -> tuple[Config, 
     """The configuration and state in a checkpoint, or in the newest one of a run's directory.
 
     env_spec: that of its task family, where it is known already.
-    Raises UsageError if there is none, if its environment is not to be found here, or if its parameters are others
-    than its configuration asks for.
+    Raises UsageError if there is no checkpoint, if its environment cannot be found here, or if its parameters do not
+    fit its configuration.
     """
     check_value("restore_path", str(path))
     state = checkpoint.load(path)
@@ -62,9 +62,9 @@ def check_memory(config: Config, num_tasks: int, adapt_steps: int, keys: Sequenc
 
 @contextmanager
 def in_a_line(argument: str = "restore_path") -> Iterator[None]:
-    """Turn what keeps a policy from being evaluated, bad numbers and environments that fail, into UsageError.
+    """Turn the errors that prevent an evaluation, bad numbers and environments that fail, into UsageError.
 
-    argument: the one that gave the policy. The traceback of a user's code that draws no tasks is reported on stderr.
+    argument: the one that gave the policy. If a user's `sample_tasks` fails, its traceback is printed on stderr.
     """
     try:
         yield
@@ -96,13 +96,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Adapt to `num_tasks` fresh tasks and summarise their returns; on rank 0, while the others serve.
 
-    Each task is sampled adapt_steps + 1 times, with one step of adaptation in between, as in training; or in so many
-    episodes of a trial, by an algorithm that adapts by remembering. Its return after k steps, or episodes, is the mean,
-    undiscounted, over the whole episodes of that collection, or number in the trial. split: "test" (tasks like those of
-    training, from a stream that it never sees), "ood" where the family has it, or "train": drawn as training draws
+    There are adapt_steps + 1 stages. An algorithm with inner steps samples a task once for each stage, with an inner
+    step in between, as in training; for one with a memory, the stages are the episodes of a trial. The return of a task
+    at a stage is the mean undiscounted return of its whole episodes there. split: "test" (tasks like those of training,
+    from a random stream that training never uses), "ood" where the family has it, or "train": drawn as training draws
     them, from its finite set if it has one, in new episodes.
-    Returns what `summarise` gives. A task whose environment fails is reported on stderr and left out. Raises
-    RunStopped if all do, and UsageError if a number is not finite. Tasks that repeat others are reported too.
+    Returns the result of `summarise`. A task whose environment fails is reported on stderr and left out, and tasks that
+    repeat others are reported. Raises RunStopped if the environments of all tasks fail, and UsageError if a number is
+    not finite.
     """
     log = _Log()
     master = Master(worker.config, ranks, worker, log, state)

@@ -58,17 +58,19 @@ def page(path: Path, width: float, height: float, rows: int = 1, columns: int = 
     with pyplot.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the box drawn in place of the letter shows it
         figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False)
-        yield figure, axes if rows * columns > 1 else axes[0, 0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            figure.savefig(file, format=path.suffix[1:], bbox_inches="tight")
-        pyplot.close(figure)
+        try:
+            yield figure, axes if rows * columns > 1 else axes[0, 0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as file:
+                figure.savefig(file, format=path.suffix[1:], bbox_inches="tight")
+        finally:
+            pyplot.close(figure)
 
 
 def style_of(index: int) -> tuple[str, str, str]:
-    """By what curves are told apart: a colour, a mark as Matplotlib calls it, and as text has it; of one, "" for none.
+    """The style of a curve: its colour, Matplotlib's name of its mark, and the mark as text; "" for no mark.
 
-    48 curves differ.
+    48 curves have different styles.
     """
     return COLOURS[index % len(COLOURS)], *MARKS[index // len(COLOURS) % len(MARKS)]
 

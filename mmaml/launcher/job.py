@@ -156,7 +156,7 @@ def children() -> set[int]:
 
 
 def wait_for_children(seconds: float) -> None:
-    """Wait until this process has no child, or one has had so many seconds of its own."""
+    """Wait until this process has no child, or until one has had `seconds` of its own time (`OwnTime`)."""
     watch = OwnTime()
     while pids := children():
         watch.look(pids)

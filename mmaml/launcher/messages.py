@@ -39,7 +39,7 @@ def say(line: str) -> None:
 
 
 def copy_filtered(source: int, life: int, target: int) -> None:
-    """Copy bytes between file descriptors, but for redundant messages, at once.
+    """Copy bytes from `source` to `target` as they come, without redundant messages.
 
     Ends when `source` does, or is silent after the end of `life`.
     """

@@ -33,7 +33,7 @@ REMEDY, LOST = "remedy", "lost"
 
 # Signals by which a run is asked to stop, and what each asks for.
 STOPS = {signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM, signal.SIGINT: signal.SIGINT}
-# What the launcher sends in their stead, for at a signal to stop Open MPI's mpirun kills the ranks at once.
+# What the launcher sends instead: at a signal to stop, Open MPI's mpirun would kill the ranks at once.
 SENT_AS = {signal.SIGTERM: signal.SIGUSR1, signal.SIGINT: signal.SIGUSR2}
 # All that a rank may receive, and what it asks for.
 MEANING = STOPS | {sent: meaning for meaning, sent in SENT_AS.items()}

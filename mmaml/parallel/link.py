@@ -36,9 +36,9 @@ SECURITY, NATIVE = "PMIX_SECURITY_MODE", "native"
 
 
 class RankLost(Exception):
-    """A rank is gone, or says nothing. waited: the seconds that went by in waiting for it, 0 if it is known to be gone.
+    """A rank is gone, or does not answer. waited: seconds spent waiting for it, 0 if it is known to be gone.
 
-    ever: whether this process has met with one.
+    ever: whether this has happened in this process.
     """
 
     ever = False

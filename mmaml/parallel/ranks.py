@@ -46,7 +46,7 @@ Result = TypeVar("Result")
 SECONDS_BEFORE_HIGHER_RANK = 0.3
 # How long a rank waits for the master, which works alone now and then, in units of how long that waits for a rank.
 TIMEOUTS_OF_MASTER = 5
-# For signals to be heeded in, while the ranks are released.
+# While the ranks are released: how long a signal may wait before it ends the process.
 SECONDS_TO_RELEASE = 30.0
 
 
@@ -59,7 +59,7 @@ def connect(parallel: bool = True) -> Ranks:
 
 
 class MasterLost(Exception):
-    """Rank 0 is gone, or has said nothing for long."""
+    """Rank 0 is gone, or has sent nothing for longer than the timeout."""
 
 
 class WorkerError(RuntimeError):
@@ -169,7 +169,7 @@ class Ranks:
 
     @property
     def indices(self) -> list[int]:
-        """Of the items of the last call that dealt some, in order, but those whose environments failed."""
+        """Indices of the items dealt last, in order, without those whose environments failed."""
         return self._dealt.indices
 
     def serve(self, worker: Any, master_works: bool = True) -> bool:

@@ -49,7 +49,7 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came of a rank's items: arrays with an entry an item, or why there are none; and the time it took.
+    """A rank's answer: arrays with one entry per item, or the error in their place; and the time it took.
 
     seconds: by the clock. cpu_seconds: of all threads of the rank's process.
     """
@@ -77,7 +77,7 @@ class Dealt:
 
     @property
     def indices(self) -> list[int]:
-        """Of the items that a rank holds: all but those of failed environments, in order."""
+        """Indices of the items that ranks hold, in order: all except those whose environments failed."""
         return sorted(index for indices in self.held.values() for index in indices)
 
 

@@ -82,7 +82,7 @@ class Shutdown:
 
     @contextmanager
     def finishing(self, seconds: float) -> Iterator[None]:
-        """While this lasts, a signal only asks to stop, for `check` and `abandonable` to heed within `seconds`."""
+        """While this lasts, a signal only asks to stop, on which `check` and `abandonable` act within `seconds`."""
         self._seconds = seconds
         try:
             yield

@@ -35,7 +35,7 @@ Term = tuple[Tensor, Tensor]
 
 
 def _loaded(most_bits: int = 512) -> ctypes.CDLL | None:
-    """The library, for vectors of so many bits at most; None where it is not built, or cannot run."""
+    """The library, with vectors of at most `most_bits` bits; None if it is not built or cannot run."""
     try:
         return _library_for(most_bits)
     except OSError as error:
@@ -49,7 +49,7 @@ class StaleLibrary(OSError):
 
 
 def _library_for(most_bits: int) -> ctypes.CDLL:
-    """Raises OSError, which says why there is none, and UsageError where the switch has another value."""
+    """Raises OSError, which says why there is no library, and UsageError for an invalid value of the switch."""
     asked = os.environ.get(SWITCH, "")
     if asked.lower() not in ("", "on", "off"):
         raise UsageError(SWITCH, expected="on or off", got=repr(asked), remedy="unset it")

@@ -143,8 +143,8 @@ def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
     """Read runs, each given by a label, which may be empty, and a directory: of a run, or with runs somewhere below.
 
     Runs below a directory that have no finished iteration are left out, with a notice; so are runs that repeat a seed
-    of their experiment, as the same numbers would count twice. Raises UsageError for what is no run, a directory
-    without one, and a damaged file.
+    of their experiment, as the same numbers would count twice. Raises UsageError for a path that is not a run,
+    a directory without runs, and a damaged file.
     """
     runs: dict[Path, ReportRun] = {}
     notices: list[str] = []
@@ -244,7 +244,7 @@ def _total(column: np.ndarray | None) -> float | None:
 
 
 def _evaluation(path: Path) -> Evaluation | None:
-    """Raises UsageError for a file that is no evaluation."""
+    """The evaluation in a file; None if there is no file. Raises UsageError if it is damaged."""
     if not path.exists():
         return None
     try:
@@ -252,24 +252,28 @@ def _evaluation(path: Path) -> Evaluation | None:
         tasks = found["tasks"]
         returns = np.array([[_number(value) for value in task["return"]] for task in tasks], dtype=np.float64)
         modes = np.array([int(task["mode"]) for task in tasks])
-        success = _success(found["overall"])
-        if returns.shape != (len(modes), found["num_adapt_steps"] + 1) or not len(modes):
+        stages = found["num_adapt_steps"] + 1
+        if returns.shape != (len(modes), stages) or not len(modes):
             raise ValueError
+        success = _success(found["overall"], stages)
         by_episode = found.get("stage") == "episode"
         made_by = json.dumps([found.get(name) for name in _MADE_BY])
         split, iteration = str(found.get("split", "test")), found.get("iteration")
         groups = {int(mode): group for mode, group in _items(found.get("modes"))}
         names = {mode: str(group["name"]) for mode, group in groups.items() if "name" in group}
         rollouts = found.get("rollouts_per_task")
-        by_mode = {mode: _success(group) for mode, group in groups.items()}
+        by_mode = {mode: _success(group, stages) for mode, group in groups.items()}
         return Evaluation(returns, modes, success, by_episode, split, iteration, made_by, rollouts, names, by_mode)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError("RUN", f"'{path}' is not a whole evaluation", "evaluate again, or remove it") from error
 
 
-def _success(group: Mapping[str, Any]) -> tuple[float | None, ...]:
-    """The share of episodes with success at each stage, of a group of tasks."""
-    return tuple(stage.get("success_rate") for stage in group["return"])
+def _success(group: Mapping[str, Any], stages: int) -> tuple[float | None, ...]:
+    """The share of episodes with success at each stage, of a group of tasks; None where it was not measured."""
+    rates = [stage.get("success_rate") for stage in group["return"]]
+    if len(rates) != stages:
+        raise ValueError
+    return tuple(None if rate is None else float(rate) for rate in rates)
 
 
 def _number(value: Any) -> float:

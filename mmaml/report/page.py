@@ -227,7 +227,7 @@ def _source(experiment: Experiment) -> str:
     numbers = sorted({len(seed.modes) for seed in experiment.seeds})
     tasks = " or ".join(str(number) for number in numbers)
     evaluations = [run.evaluation for run in experiment.runs if run.evaluation is not None]
-    iterations = sorted({str(one.iteration) for one in evaluations}, key=len)
+    iterations = sorted({str(one.iteration) for one in evaluations}, key=lambda text: (len(text), text))
     return (
         f"{seeds}; {tasks} {evaluations[0].split} tasks each, evaluation.json after iteration {', '.join(iterations)}"
     )

@@ -8,9 +8,9 @@ Statistics = dict[str, np.ndarray]
 
 
 def returns_row(sampled: Statistics, prefix: str = "") -> dict[str, float]:
-    """Columns of the log for each number of adaptation steps, and the number of physics blow-ups.
+    """Columns of the log for each stage of learning a task, and the number of physics blow-ups.
 
-    The average and standard deviation are over all episodes, the minimum and maximum over tasks' mean returns.
+    Average, standard deviation, minimum and maximum are over all whole episodes of all tasks.
     """
     row: dict[str, float] = {}
     for step in range(sampled["return"].shape[1]):

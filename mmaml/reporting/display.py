@@ -122,7 +122,7 @@ class LiveDisplay(Display):
         return f"{self._bold}{self.title}{self._plain} {self._dim}· {self.placement}{self._plain}"
 
     def _bar(self) -> str:
-        share = self.done / self.iterations
+        share = min(self.done / self.iterations, 1.0)  # a run may be continued with a lower n_itr than it has had
         bar = _bar(share, 40)
         filled = len(bar.rstrip())
         return (

@@ -138,7 +138,7 @@ def _values_beyond(
     """Values of what followed n steps of a task that were cut, [n]. observations: [N, T, O]. followed: [n, O].
 
     The sum G of discounted rewards that was seen of an episode, k steps before its cut, is V(o) - γ^k V(o'), o' being
-    what followed. Where a feature grows with time, a fit of both V has next to no unique solution. With V(o) in the
+    what followed. Where a feature grows with time, a fit of both V is nearly singular. With V(o) in the
     place of V(o'), G is the share 1 - γ^k of V(o), or all of it before a termination: V is fitted to G / share with the
     weights `share`, which is exact in the mean where V is constant. Time is left out of the features, as 0, since V of
     an endless task does not depend on it. Values are kept within what rewards such as were seen may sum up to.

@@ -33,10 +33,10 @@ class EnvironmentFailed(RuntimeError):
 class FromEnvironment:
     """A context in which environments are called: what they raise becomes EnvironmentFailed.
 
-    sys.exit is a failure too: an environment cannot know that the run is over. Left alone are signals, and memory that
-    ran out, which says nothing about a task. Settings of the process that they change are put back.
+    sys.exit is a failure too: an environment cannot know that the run is over. Signals pass, and so does MemoryError,
+    which says nothing about a task. Settings of the process that environments change are put back.
 
-    env: which is called; None where nobody's settings have to be looked at. settings: those that are.
+    env: the one that is called; None if no settings have to be examined. settings: those that are examined.
     """
 
     def __init__(self, env: TaskVectorEnv | None = None, settings: Mapping[str, Setting] = ARITHMETIC) -> None:
@@ -67,9 +67,9 @@ def failing_tasks(sample: Callable[[list[Any]], Any], items: Sequence[Any], erro
     """Which of the items of a block that failed fail by themselves, in their order.
 
     sample: samples a block of some of the items. error: what it raised for all. A task that its environment names, or
-    that was alone, has failed if it fails once more by itself: so an error that passes costs no task, however they are
+    that was alone, has failed if it fails once more by itself: so a transient error costs no task, however they are
     divided into blocks. The rest is tried again; where no task is named, halves of the block are. Raises NotFinite, the
-    least, if numbers of others are not.
+    first by its `order`, if other tasks met numbers that are not finite.
     """
     found: list[Failure] = []
     not_finite: list[NotFinite] = []

@@ -20,7 +20,7 @@ from mmaml.sampling.rollouts import Rollouts
 
 MIN_VARIANCE = 1e-6  # added to each variance: entries that hardly vary are not blown up
 MAX_NORMALISED = 10.0  # to which normalised observations are clipped: also before anything is known of their scale
-PARTS = 3  # float32 numbers that hold a mean: of a clock, say, of which one would lose all that changes
+PARTS = 3  # float32 numbers that hold a mean: a single one would round away the changes of, say, a clock
 CHUNK = 65_536  # numbers of each task whose moments are taken together
 OBSERVATIONS, RETURNS = "observations", "returns"
 PARTS_OF_MOMENTS = ("count", "mean", "squares")

@@ -17,13 +17,13 @@ from torch import Tensor
 from mmaml.policies.distributions import DISTRIBUTIONS, Distribution
 from mmaml.sampling.acting import Step
 
-# Of `Rollouts.fields`, those that are no sequence of steps. Their shapes do not tell: O may be as many as T.
+# The `Rollouts.fields` that have no axis of steps. Shapes do not show it: O may be equal to T.
 NOT_OF_STEPS = frozenset({"log_std", "final_observations", "task_index", "identity", "blow_ups"})
 
 
 @dataclass
 class Rollouts:
-    """What one collection gathers for M tasks. float32 but for the flags, contiguous.
+    """What one collection gathers for M tasks. float32 except for the flags, contiguous.
 
     observations [M, N, T, O] as the policy saw them, actions [M, N, T, A] as it drew them, rewards [M, N, T]
     distribution [M, N, T, A]: what sampled the actions; log_probs [M, N, T]: of the actions
@@ -78,9 +78,9 @@ class Rollouts:
         episode_noise: Tensor,
         followed: Tensor | None = None,
     ) -> Rollouts:
-        """What acting has recorded, with what follows from it. Advantages and value targets are 0 as yet.
+        """What acting has recorded, with what follows from it. Advantages and value targets are still 0.
 
-        The tasks count from 0 on and are none of the training tasks; success and blow-ups are not known.
+        Tasks are numbered from 0, without an identity among training tasks; success and blow-ups are unknown (NaN).
         """
         shape = mask.shape
         return Rollouts(
@@ -210,7 +210,7 @@ class Rollouts:
         return Rollouts.from_fields({name: function(value) for name, value in self.fields().items()})
 
     def fields(self) -> dict[str, Tensor]:
-        """Every tensor that is there by name, but for `followed`; the distribution's under names of its own."""
+        """All tensors that are not None, by name, without `followed`; those of the distribution by their names."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del values["followed"]
         if self.values_after is None:

@@ -7,6 +7,7 @@ A checkpoint is a dictionary of plain values (numbers, strings, lists, dictionar
     seconds       training time so far
     parameters    name -> tensor
     algorithm     optimiser state, KL coefficients, ...
+    statistics    running statistics of observations and rewards, if the run normalises any
     config        the resolved configuration
     environment   sizes and units of observations and actions, for a policy to act without the task family
     counts        failed tasks and skipped updates so far

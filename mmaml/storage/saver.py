@@ -64,7 +64,7 @@ class Saver:
         return True
 
     def _record(self, failed: list[int]) -> None:
-        """Remember which checkpoints are missing, in the run's directory too."""
+        """Remember which checkpoints are missing, also in a file in the run's directory."""
         self._failed = failed
         path = self.directory.parent / UNSAVED
         with suppress(OSError):  # the disk may refuse this as well; a run without the record is not started over

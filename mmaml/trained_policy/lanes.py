@@ -190,7 +190,7 @@ class Lanes:
     def _drawn(self, observations: Tensor, lanes: Sequence[int], noise: Tensor) -> tuple[Tensor, list[Any], list[Any]]:
         """Actions [n, A] that the noise selects, and for each lane what distributed its own, and what it carries on.
 
-        Lanes that carry nothing on yet act apart from the others, since an actor is told so of all its lanes at once.
+        Lanes that carry nothing yet act apart from the others: an actor gets one carry, or None, for all its lanes.
         """
         actions = torch.empty_like(noise)
         distributions: list[Any] = [None] * len(lanes)

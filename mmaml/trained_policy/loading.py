@@ -47,6 +47,8 @@ def load(
     path, state = checkpoint.newest(located(restore_path, "restore_path"))
     config = _config(state["config"], path)
     if inner_lr is not None:
+        if config.declaration.is_idle("inner_lr"):
+            raise UsageError("inner_lr", f"has no effect on a policy of {config.algorithm}", "leave it out")
         rates = [*inner_lr] if isinstance(inner_lr, Sequence) else inner_lr
         config = read_config(config.to_dict() | {"inner_lr": rates})
     adapted = _adapted(state, path)

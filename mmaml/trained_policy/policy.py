@@ -240,7 +240,7 @@ class TrainedPolicy:
         if "embed" not in self._algorithm.functions:
             raise UsageError("embedding", f"{self.config.algorithm} has no task embeddings")
         if self.remembers:
-            problem = f"{self.config.algorithm} embeds a whole trial, of which a policy keeps what it remembers alone"
+            problem = f"{self.config.algorithm} embeds a whole trial, but a policy keeps only its memory of it"
             raise UsageError("embedding", problem, 'train with "te_save_path", which writes those of held-out tasks')
         first = self._collections[0] if self._collections else self._recorded("embedding")
         return self._algorithm.embed(self._parameters, [first], None)["embedding"][0].numpy()  # type: ignore[attr-defined]

@@ -91,6 +91,11 @@ def test_an_old_checkpoint_of_discrete_actions_lacks_nothing(tmp_path: Path) -> 
     assert policy.action_space == mmaml.load(path).action_space
 
 
+def test_a_step_size_is_refused_where_it_has_no_effect(tmp_path: Path) -> None:
+    with pytest.raises(mmaml.UsageError, match="inner_lr: has no effect on a policy of rl2; leave it out"):
+        mmaml.load(trained(tmp_path, "rl2"), inner_lr=0.1)
+
+
 def test_step_sizes_may_be_changed(tmp_path: Path) -> None:
     path = trained(tmp_path)
     states = []

@@ -204,6 +204,16 @@ def test_a_clock_is_normalised_before_it_becomes_float32_in_a_loop_and_once_expo
     assert len(np.unique(acted[:, 0])) == 10
 
 
+def test_the_previous_observation_is_remembered_and_saved(tmp_path: Path) -> None:
+    policy = mmaml.load(trained(tmp_path, "rl2", previous_observation=True, **TRIALS), seed=0)
+    observation = np.ones(policy.spaces.observation_size)
+    policy.act(observation)
+    policy.record(1.0)
+    policy.save(tmp_path / "saved.pt")
+    state, previous = mmaml.load(tmp_path / "saved.pt").memory()[0]["memory"]["tuple"]
+    assert state.any() and (previous.flatten().numpy() == observation).all()
+
+
 def test_the_belief_of_a_trial_is_no_embedding_of_a_policy_that_acts(tmp_path: Path) -> None:
     """Which does not keep what it remembers of; the message says where there are embeddings."""
     policy = mmaml.load(trained(tmp_path, "varibad", **TRIALS))

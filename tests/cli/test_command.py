@@ -142,6 +142,23 @@ def test_an_algorithm_is_shown_with_its_own_keys(printed: Printed) -> None:
     assert algorithms.summary(name)[0] in printed("algorithms", ALGORITHMS[name])
 
 
+def test_an_algorithm_is_shown_whose_default_json_cannot_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    source = """
+from mmaml.config.declaration import Declaration, Key
+from mmaml.config.value_types import Kind
+
+DECLARATION = Declaration(keys={"steps": Key("Mine", range(3), Kind("a range", lambda v: True), "of steps")})
+
+
+class Mine: ...
+"""
+    (tmp_path / "declares_a_range.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "range(0, 3)" in printed("algorithms", "declares_a_range:Mine")
+
+
 def test_the_configurations_are_listed_and_shown(printed: Printed) -> None:
     rows = [line.split() for line in printed("configs").splitlines()]
     files = sorted((ROOT / "configs").glob("*.json"))

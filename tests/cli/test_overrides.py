@@ -285,7 +285,7 @@ def test_keys_of_a_users_algorithm(here: Path, monkeypatch: pytest.MonkeyPatch) 
         assert configured(f"{command} {word}").own["temperature"] == 3, word
     assert refused(f"{command} --temperature=x") == 'temperature: expected a whole number ≥ 1, got "x"'
     assert refused(f"{command} --temperatur=3").endswith("did you mean '--temperature'?")
-    assert refused("base.json --temperature=3").startswith("--temperature: is no flag, and no key")
+    assert refused("base.json --temperature=3").startswith("--temperature: is neither a flag nor a key")
 
 
 # Key, expected, got, remedy.
@@ -299,20 +299,20 @@ REFUSALS = {
     "n_itr=NaN": "n_itr: expected a whole number ≥ 1, got NaN",
     "n_itr=true": "n_itr: expected a whole number ≥ 1, got true",
     "seed=1,2,3": 'seed: expected a whole number ≥ 0, got "1,2,3"',
-    "--hidden_sizes=[1.5]": "hidden_sizes: expected a list of whole numbers ≥ 1, at least one and at most 100, got",
-    "--inner_lr=fast": 'inner_lr: expected a number > 0, or a list of such numbers, at least one, got "fast"',
+    "--hidden_sizes=[1.5]": "hidden_sizes: expected a list of 1 to 100 whole numbers ≥ 1, got",
+    "--inner_lr=fast": 'inner_lr: expected a number > 0, or a non-empty list of numbers > 0, got "fast"',
     "--normalize_rewards=yes": 'normalize_rewards: expected true or false, got "yes"',
     "--collect=lane": 'collect: expected one of "lanes", "episodes", got "lane"',
-    "--n_iter=3": "--n_iter: is no flag, and no key of the configuration; did you mean '--n_itr'?",
-    "--n_iter 3": "--n_iter: is no flag, and no key of the configuration; did you mean '--n_itr'?",
-    "n_iter=3": "--n_iter: is no flag, and no key of the configuration; did you mean '--n_itr'?",
-    "--eval_every=3": "--eval_every: is no flag, and no key of the configuration; did you mean '--eval_interval'?",
-    "--gamma=0.9": "--gamma: is no flag, and no key of the configuration; did you mean 'discount'?",
-    "--ppo.lr=0.1": "--ppo.lr: is no flag, and no key of the configuration; did you mean 'learning_rate'?",
-    "--n-itr=3": "--n-itr: is no flag, and no key of the configuration; did you mean '--n_itr'?",
+    "--n_iter=3": "--n_iter: is neither a flag nor a key of the configuration; did you mean '--n_itr'?",
+    "--n_iter 3": "--n_iter: is neither a flag nor a key of the configuration; did you mean '--n_itr'?",
+    "n_iter=3": "--n_iter: is neither a flag nor a key of the configuration; did you mean '--n_itr'?",
+    "--eval_every=3": "--eval_every: is neither a flag nor a key of the configuration; did you mean '--eval_interval'?",
+    "--gamma=0.9": "--gamma: is neither a flag nor a key of the configuration; did you mean 'discount'?",
+    "--ppo.lr=0.1": "--ppo.lr: is neither a flag nor a key of the configuration; did you mean 'learning_rate'?",
+    "--n-itr=3": "--n-itr: is neither a flag nor a key of the configuration; did you mean '--n_itr'?",
     "--overrides n_iter=3": "n_iter: unknown key; did you mean 'n_itr'?",
-    "--dump-path=x": "--dump-path: is no flag, and no key of the configuration; did you mean '--dump_path'?",
-    "--zzz=3": "--zzz: is no flag, and no key of the configuration; --help lists the flags, docs/configuration.md",
+    "--dump-path=x": "--dump-path: is neither a flag nor a key of the configuration; did you mean '--dump_path'?",
+    "--zzz=3": "--zzz: is neither a flag nor a key of the configuration; --help lists the flags, docs/configuration.md",
     "--n_itr": "--n_itr: expected a value, got nothing; give it as --n_itr=VALUE",
     "--n_itr --seed=3": "--n_itr: expected a value, got nothing; give it as --n_itr=VALUE",
     "--overrides": "--overrides: expected at least one argument; --help lists the arguments",

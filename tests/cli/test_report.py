@@ -45,7 +45,7 @@ def test_runs_without_an_iteration_are_mentioned(here: Path, capfd: pytest.Captu
         (["sweep", "--smooth", "0"], "--smooth: expected a whole number ≥ 1, got 0"),
         (["sweep", "--title", "a\nb"], "--title: expected "),
         (["sweep", "--output", "empty.md"], "--output: expected a file, got the directory 'empty.md'"),
-        (["sweep", "--output", "notes.html"], "--output: 'notes.html' exists and is no earlier report; choose another"),
+        (["sweep", "--output", "notes.html"], "--output: 'notes.html' exists and is not an earlier report; choose"),
         (["sweep", "--output", "a.pdf"], "--output: expected a file that ends in .html, .htm or .md, got 'a.pdf'"),
         ([], "command line: the following arguments are required: RUN"),
     ],

@@ -97,14 +97,14 @@ def test_a_wrong_type_is_refused(name: str) -> None:
         ({"n_itr": 0}, "n_itr: expected a whole number ≥ 1, got 0"),
         ({"n_itr": 5.5}, "n_itr: expected a whole number ≥ 1, got 5.5"),
         ({"discount": 1.01}, "discount: expected a number ≥ 0 and ≤ 1, got 1.01"),
-        ({"inner_lr": 0}, "inner_lr: expected a number > 0, or a list of such numbers, at least one, got 0"),
-        ({"inner_lr": []}, "inner_lr: expected a number > 0, or a list"),
+        ({"inner_lr": 0}, "inner_lr: expected a number > 0, or a non-empty list of numbers > 0, got 0"),
+        ({"inner_lr": []}, "inner_lr: expected a number > 0, or a non-empty list"),
         ({"inner_lr": [0.1, -1]}, "got [0.1, -1]"),
         (
             {"hidden_sizes": []},
-            "hidden_sizes: expected a list of whole numbers ≥ 1, at least one and at most 100, got []",
+            "hidden_sizes: expected a list of 1 to 100 whole numbers ≥ 1, got []",
         ),
-        ({"hidden_sizes": [1] * 101}, "at most 100, got [1, 1"),
+        ({"hidden_sizes": [1] * 101}, "1 to 100 whole numbers ≥ 1, got [1, 1"),
         ({"hidden_sizes": [8, 0]}, "got [8, 0]"),
         ({"normalization_scale": 0}, '"family", a number > 0 or null, got 0'),
         ({"device": "gpu"}, 'got "gpu"'),
@@ -287,7 +287,7 @@ def test_keys_have_rllibs_names_too(tmp_path: Path) -> None:
     assert str(caught.value) == "maml_optimizer_steps (num_promp_steps): expected a whole number ≥ 1 and ≤ 10000, got 0"
 
     both = {"inner_adaptation_steps": 1, "num_inner_grad_steps": 1}
-    expected = "'inner_adaptation_steps' and 'num_inner_grad_steps' are one key; keep one"
+    expected = "'inner_adaptation_steps' and 'num_inner_grad_steps' are two names of one key; keep one"
     with pytest.raises(ConfigError) as caught:
         load_config(None, both)
     assert str(caught.value) == f"overrides: {expected}"

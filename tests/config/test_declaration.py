@@ -221,13 +221,13 @@ def refusal(values: dict[str, Any]) -> ConfigError:
         ("fails:Walker", "ZeroDivisionError: division by zero"),
         ("no_credit:Walker", "(ValueError: credit: expected 'episode' or 'trial', got 'trials')"),
         ("exits:Walker", "SystemExit: 3"),
-        ("no_value:Walker", "TypeError: DECLARATION is no Declaration but a dict"),
+        ("no_value:Walker", "TypeError: DECLARATION: expected a Declaration, got a dict"),
         ("key_0:Walker", "'key_0:Walker' declares a key 'seed', which means something else already"),
         ("key_1:Walker", "'maml_optimizer_steps', which means something else already; give it another name"),
         ("key_2:Walker", "'own', which means something else already"),
         ("key_3:Walker", "'to_dict', which means something else already"),
-        ("key_4:Walker", "'a b', which is no name"),
-        ("key_5:Walker", "'_x', which is no name"),
+        ("key_4:Walker", "'a b', which is not a valid name"),
+        ("key_5:Walker", "'_x', which is not a valid name"),
         ("key_6:Walker", "'pace' that does not take its default 0; give it a whole number ≥ 1"),
     ],
 )
@@ -322,6 +322,7 @@ def test_a_run_whose_files_hold_all_keys_goes_on_with_the_same_bits(
         ("varibad", {}, {"learning_rate", "vae_learning_rate"}),
         ("mgrl", {}, {"learning_rate", "meta_learning_rate"}),
         ("mgrl", {"meta_discount": False}, {"learning_rate"}),
+        ("mgrl", {"meta_update": "trpo"}, {"learning_rate", "meta_learning_rate"}),  # a key that MGRL ignores
     ],
 )
 def test_the_step_sizes_that_can_be_lowered(algorithm: str, values: dict[str, Any], expected: set[str]) -> None:

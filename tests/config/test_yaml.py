@@ -65,7 +65,7 @@ def test_values(text: str, value: Any) -> None:
         ("a: &x\n  b: *x\n", "it: line 1 has a reference or a tag; write out what is meant"),
         ("a: !!python/object/apply:os.getcwd []\n", "it: line 1 has a reference or a tag"),
         ("a: !thing 3\n", "it: line 1 has a reference or a tag"),
-        ("[1]: 3\n", "it: line 1 has a key that is no text; name it"),
+        ("[1]: 3\n", "it: line 1 has a key that is not text; write the key as text"),
         ("a: \x00\n", "it: is not YAML of a reasonable kind"),
         ("[" * 5000 + "\n", "it: is not"),
     ],
@@ -163,7 +163,7 @@ def test_the_keys_of_earlier_meta_gradients_are_understood(tmp_path: Path) -> No
     found = (config.learning_rate, config.meta_learning_rate, config.vf_loss_coeff, config.inner_lr)
     assert found == (1e-4, 1e-3, 0.4, 0.1)
     assert load_config(written(tmp_path, "inner_lr: 0.3\n"), algorithm="maml").inner_lr == 0.3
-    with pytest.raises(ConfigError, match=r"'inner_lr' and 'a2c\.lr' are one key; keep one"):
+    with pytest.raises(ConfigError, match=r"'inner_lr' and 'a2c\.lr' are two names of one key; keep one"):
         load_config(written(tmp_path, "inner_lr: 0.3\na2c: {lr: 0.2}\n"), algorithm="mgrl")
 
 
@@ -184,7 +184,7 @@ def test_every_name_stands_for_a_key() -> None:
     "text, reason",
     [
         ("ppo: {speed: 3}\n", "ppo.speed: unknown key"),
-        ("ppo: {lr: 0.1}\nlearning_rate: 0.2\n", "'ppo.lr' and 'learning_rate' are one key; keep one"),
+        ("ppo: {lr: 0.1}\nlearning_rate: 0.2\n", "'ppo.lr' and 'learning_rate' are two names of one key; keep one"),
         ("ppo: {lr: fast}\n", "learning_rate: expected a number > 0"),
         ("ppo: 3\n", "ppo: expected a section of keys, got 3; indent its keys below it"),
         ("ppo:\nlr: 0.1\n", "ppo: expected a section of keys, got null"),

@@ -14,10 +14,14 @@ import numpy as np
 import pytest
 
 import mmaml.envs
-from mmaml.envs.base import StepResult, Task, TaskVectorEnv
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv, mode_label
 from mmaml.envs.tabular_mdp import TabularMDP
 
 BOX = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+
+def test_only_modes_that_have_a_name_are_called_by_one() -> None:
+    assert [mode_label(mode, ["reach", "push"]) for mode in (-1, 0, 1, 2)] == ["mode -1", "reach", "push", "mode 2"]
 
 
 class Bare(TaskVectorEnv):

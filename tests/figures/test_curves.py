@@ -17,6 +17,7 @@ from mmaml.errors import UsageError
 from mmaml.evaluation import held_out
 from mmaml.figures import curves, run_figures
 from mmaml.figures.curves import Curve
+from mmaml.figures.page import page
 from mmaml.figures.trajectories import Trajectories, plot_trajectories
 from tests.helpers.support import files_no_larger
 
@@ -302,6 +303,25 @@ def test_figures_go_into_the_runs_folder_or_where_told(tmp_path: Path, plot: Cal
         str(tmp_path / "out/learning_curves.png"),
     ]
     assert captured.err == "notice: theirs: unreadable rows left out: 1\n"
+
+
+def test_pictures_of_runs_whose_folders_have_one_name_do_not_replace_each_other(
+    tmp_path: Path, plot: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Path] = []
+    monkeypatch.setattr(run_figures, "draw_trajectories", lambda run, path, rollouts_per_task: drawn.append(path))
+    runs = [_run(tmp_path / name, [-8, -6], seed=seed) for seed, name in enumerate(("a/run", "b/run", "run_2"))]
+    assert plot(*runs, "--output", tmp_path / "out") == 0
+    assert len({*drawn}) == len(runs)
+
+
+def test_a_figure_that_fails_is_closed(tmp_path: Path) -> None:
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    with pytest.raises(ZeroDivisionError), page(tmp_path / "figure.png", 2, 2):
+        raise ZeroDivisionError
+    assert pyplot.get_fignums() == before and not [*tmp_path.iterdir()]
 
 
 def test_curves_are_drawn_where_the_environment_is_not_installed(

@@ -146,7 +146,11 @@ def test_labels_are_unequal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"tasks": [], "overall": {"return": []}, "num_adapt_steps": 1}', '{"tasks": 3}', "[" * 9999],
+    [
+        *("", "[]", "{}", '{"tasks": [], "overall": {"return": []}, "num_adapt_steps": 1}', '{"tasks": 3}', "[" * 9999),
+        '{"tasks": [{"mode": 0, "return": [1, 2]}], "overall": {"return": [{}]}, "num_adapt_steps": 1}',
+        '{"tasks": [{"mode": 0, "return": [1]}], "overall": {"return": [{"success_rate": "x"}]}, "num_adapt_steps": 0}',
+    ],
 )
 def test_a_damaged_evaluation_is_refused(text: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", RETURNS)

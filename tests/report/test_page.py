@@ -77,6 +77,14 @@ def test_every_run_and_every_key_that_differs_is_there(text: str, tmp_path: Path
     assert "after 1 step -3.50 [-4.00, -3.00] 50.0% -4.00 [-4.00, -4.00] -3.00 [-4.00, -2.00]" in shown
 
 
+def test_iterations_of_evaluations_are_in_order_whatever_texts_hash_to(tmp_path: Path) -> None:
+    for seed, iteration in enumerate((600, 50, 300, 100, 500, 200, 400)):
+        run = write_run(tmp_path / str(seed), [[-30.0, -20.0]], seed=seed)
+        write_evaluation(run, np.array([[-9.0, -4.0]]), [0], iteration=iteration)
+    shown = Reader(page(gather([("", tmp_path)]), "title", "today")).text
+    assert "evaluation.json after iteration 50, 100, 200, 300, 400, 500, 600" in shown
+
+
 def test_modes_that_have_names_are_called_by_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [[-30.0, -20.0]], seed=1)
     returns, success = np.array([[-9.0, -4.0], [-9.0, -2.0]]), np.array([[0.0, 0.25], [0.5, 1.0]])

@@ -127,7 +127,7 @@ def test_a_bad_update_that_a_full_disk_does_not_take_is_not_named(
 
     monkeypatch.setattr(torch, "save", refuse)
     why, _ = _stopped(tmp_path, {})
-    assert "replay.py" not in why and "could not be written down to be repeated (No space left on device)" in why
+    assert "replay.py" not in why and "could not be saved for mmaml replay (No space left on device)" in why
 
 
 @pytest.mark.parametrize("held", [[], [0, 2], [0, 1, 2, 3]])

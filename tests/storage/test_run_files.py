@@ -242,6 +242,8 @@ def test_a_finished_run_that_is_continued_says_so(tmp_path: Path) -> None:
     assert stream.getvalue().splitlines()[1] == (
         "nothing left to do: 40 iterations done, n_itr is 40; raise n_itr to continue"
     )
+    LiveDisplay(_config(), tmp_path, 80, live := io.StringIO())
+    assert "iteration 80/40" in live.getvalue() and " 100%" in live.getvalue()
 
 
 def test_an_output_without_unicode_gets_ascii(tmp_path: Path) -> None:
