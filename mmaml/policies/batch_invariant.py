@@ -53,9 +53,11 @@ def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x W + b: [M, n, I], [M, I, H], [M, 1 or n, H] -> [M, n, H].
 
-    A lone column is computed twice: a matrix-vector product depends on the alignment of its operands even
-    in MKL's strict mode, a matrix product does not.
+    A lone row or column is computed twice: a matrix-vector product depends on the alignment of its operands even
+    in MKL's strict mode, on some CPUs, and a matrix product does not.
     """
+    if x.shape[1] == 1 and not is_batched(x):
+        return affine(x.expand(-1, 2, -1), weight, bias)[:, :1].contiguous()
     if weight.shape[-1] == 1:
         return torch.bmm(x, weight.expand(-1, -1, 2))[..., :1] + bias
     return torch.bmm(x, laid_out(weight)).add_(bias)

@@ -165,7 +165,7 @@ def test_overrides_win_over_what_a_flag_brings_with_it() -> None:
     [
         ("--num-layers 0", "--num-layers: expected a whole number ≥ 1 and ≤ 100, got 0"),
         ("--num-layers 99999999999", "--num-layers: expected a whole number ≥ 1 and ≤ 100, got 99999999999"),
-        ("--hidden-size 99999999999", "--hidden-size (hidden_sizes): expected a list of whole numbers ≥ 1"),
+        ("--hidden-size 99999999999", "--hidden-size (hidden_sizes): expected a list of 1 to 100 whole numbers ≥ 1"),
         ("--hidden-size x", "--hidden-size: expected a whole number ≥ 1, got x"),
         ("--num-workers 0", "--num-workers: expected a whole number ≥ 1, got 0"),
         ("--num-workers 2.5", "--num-workers: expected a whole number ≥ 1, got 2.5"),
@@ -196,7 +196,7 @@ def test_a_flag_of_layers_refuses_sizes_of_the_file_that_are_none(
 ) -> None:
     (tmp_path / "file.json").write_text(json.dumps({"hidden_sizes": sizes}))
     told = refused("--config_file", "file.json", flag, "50")
-    assert told.startswith("error: hidden_sizes: expected a list of whole numbers ≥ 1")
+    assert told.startswith("error: hidden_sizes: expected a list of 1 to 100 whole numbers ≥ 1")
     assert told.endswith(f"got {json.dumps(sizes)}\n")
 
 
