@@ -43,7 +43,7 @@ class Spent(NamedTuple):
     """µs of a step, here and by Meta-World, and of the physics in it; ratio of the two, without and with resets."""
 
     here: float
-    its_physics: float
+    here_physics: float
     own: float
     own_physics: float
     ratio: float
@@ -117,7 +117,7 @@ def main() -> None:
     for name in names or environments_of("ML10")["train"]:
         spent = steps(name)
         verdict = "reached" if spent.ratio >= TO_REACH else f"NOT reached: {TO_REACH}"
-        columns = f"{spent.here:6.0f}{spent.its_physics:9.0f}{spent.own:7.0f}{spent.own_physics:9.0f}"
+        columns = f"{spent.here:6.0f}{spent.here_physics:9.0f}{spent.own:7.0f}{spent.own_physics:9.0f}"
         print(f"{name:24}{columns}   {spent.ratio:.2f} ({verdict}); {spent.ratio_with_resets:.2f}", flush=True)
     sawyer_of.cache_clear()
     goals_of.cache_clear()

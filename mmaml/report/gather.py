@@ -37,7 +37,7 @@ class Evaluation:
 
     mode_names: of those of the modes that have a name. mode_success: as success, of each mode.
     by_episode: the C stages are the episodes of a trial, else numbers of adaptation steps, from 0. made_by: rollouts,
-    horizon and step sizes, as JSON. rollouts_per_task: from which each step of adaptation is taken.
+    horizon and step sizes.
     """
 
     returns: np.ndarray
@@ -46,8 +46,7 @@ class Evaluation:
     by_episode: bool
     split: str
     iteration: int | None
-    made_by: str
-    rollouts_per_task: Any
+    made_by: Mapping[str, Any]
     mode_names: Mapping[int, str]
     mode_success: Mapping[int, tuple[float | None, ...]]
 
@@ -257,13 +256,12 @@ def _evaluation(path: Path) -> Evaluation | None:
             raise ValueError
         success = _success(found["overall"], stages)
         by_episode = found.get("stage") == "episode"
-        made_by = json.dumps([found.get(name) for name in _MADE_BY])
+        made_by = {name: found.get(name) for name in _MADE_BY}
         split, iteration = str(found.get("split", "test")), found.get("iteration")
         groups = {int(mode): group for mode, group in _items(found.get("modes"))}
         names = {mode: str(group["name"]) for mode, group in groups.items() if "name" in group}
-        rollouts = found.get("rollouts_per_task")
         by_mode = {mode: _success(group, stages) for mode, group in groups.items()}
-        return Evaluation(returns, modes, success, by_episode, split, iteration, made_by, rollouts, names, by_mode)
+        return Evaluation(returns, modes, success, by_episode, split, iteration, made_by, names, by_mode)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError("RUN", f"'{path}' is not a whole evaluation", "evaluate again, or remove it") from error
 
@@ -285,7 +283,7 @@ def _experiment(runs: Sequence[ReportRun], curve: Curve, notices: list[str]) -> 
     if short := [text for run in runs if (text := _left(run))]:
         notices.append(f"{curve.label}: fewer iterations than n_itr: {', '.join(short)}.")
     evaluations = [run.evaluation for run in runs if run.evaluation is not None]
-    kinds = {(one.returns.shape[1], one.by_episode, one.split, one.made_by) for one in evaluations}
+    kinds = {(one.returns.shape[1], one.by_episode, one.split, json.dumps(one.made_by)) for one in evaluations}
     if len(evaluations) == len(runs) and len(kinds) == 1:
         if early := [text for run in runs if (text := _evaluated_early(run))]:
             notices.append(f"{curve.label}: evaluated before the latest iteration: {', '.join(early)}.")
@@ -310,7 +308,7 @@ def _steps_of_different_rollouts(experiments: Sequence[Experiment]) -> list[str]
     for one in experiments:
         evaluation = one.runs[0].evaluation
         if one.evaluated and evaluation and not one.by_episode:
-            groups.setdefault(one.tasks, {})[one.label] = evaluation.rollouts_per_task
+            groups.setdefault(one.tasks, {})[one.label] = evaluation.made_by["rollouts_per_task"]
     return [
         "A step of adaptation is taken from different numbers of episodes: "
         + ", ".join(f"{label} {rollouts}" for label, rollouts in group.items())
