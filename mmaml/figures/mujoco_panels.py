@@ -45,7 +45,7 @@ class MujocoPanels(Panels):
         family, tasks = episodes.family, episodes.tasks
         self.dt = family.dt
         self.names = names_of(tasks, family)
-        self.details = [describe(task) for task in tasks]
+        self.details = [describe(task, name) for task, name in zip(tasks, self.names, strict=True)]
         self.captions = [[return_text(value) for value in row] for row in episodes.returns]
         self.lengths = np.array([[len(qpos) - 1 for qpos in row] for row in episodes.qpos])
         self.ended, self.by_episode = episodes.ended, episodes.by_episode

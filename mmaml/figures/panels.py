@@ -116,9 +116,12 @@ class PointMassPanels(Panels):
         return image
 
 
-def describe(task: Task) -> str:
-    """The values of a task that fit on a line, as "goal −1.00"."""
-    few = {name: values for name, values in task.values.items() if name != "mode" and np.size(values) <= 3}
+def describe(task: Task, called: str) -> str:
+    """The values of a task that fit on a line, as "goal −1.00", without the name by which it is called beside them."""
+    told = {
+        name for name, value in task.values.items() if name == "mode" or (isinstance(value, str) and value == called)
+    }
+    few = {name: values for name, values in task.values.items() if name not in told and np.size(values) <= 3}
     return ", ".join(f"{name} {_few(values)}" for name, values in few.items())
 
 

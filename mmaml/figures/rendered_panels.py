@@ -46,7 +46,7 @@ class PlayedPanels(Panels):
             self._chosen = chosen = choose_episodes(worker, state, stages, split)
         assert config.env_spec is not None
         self.names = names_of(chosen.tasks, config.env_spec)
-        self.details = [describe(task) for task in chosen.tasks]
+        self.details = [describe(task, name) for task, name in zip(chosen.tasks, self.names, strict=True)]
         self.captions = [[return_text(value) for value in row] for row in chosen.returns]
         self.lengths, self.ended, self.by_episode = chosen.lengths, chosen.ended, chosen.by_episode
         self.note = NEAREST_TO_MEAN

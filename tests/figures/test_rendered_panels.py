@@ -318,4 +318,5 @@ def test_what_a_picture_is(value: Any, expected: bool) -> None:
 
 def test_tasks_of_any_kind_are_described() -> None:
     values = {"mode": 1, "goal": np.array([1.0, -2.0]), "kind": "near", "map": np.zeros(9), "on": True}
-    assert describe(Task(1, values)) == "goal (1.00, −2.00), kind 'near', on 1.00"
+    assert describe(Task(1, values), "mode 1") == "goal (1.00, −2.00), kind 'near', on 1.00"
+    assert describe(Task(1, values), "near") == "goal (1.00, −2.00), on 1.00"
