@@ -18,7 +18,7 @@ from mmaml.errors import Interrupted, UsageError
 from mmaml.paths import absolute
 from mmaml.storage import checkpoint
 from mmaml.storage.layout import PROGRESS
-from mmaml.storage.progress_file import read_rows
+from mmaml.storage.progress_file import read_numbers
 from mmaml.storage.starting import DEFAULT_FOLDER, ready, run_to_continue, settled
 
 Row = Mapping[str, float]
@@ -42,8 +42,11 @@ class TrainedRun:
     last: Row
 
     def rows(self) -> list[Row]:
-        """The rows of all iterations, as in progress.csv: column -> number, NaN where nothing was measured."""
-        return _rows_of(self.folder)
+        """The rows of all iterations, as in progress.csv: column -> number, NaN where nothing was measured.
+
+        Raises UsageError, which names the line and the column, if the file holds something else.
+        """
+        return read_numbers(self.folder / PROGRESS)
 
 
 def train(
@@ -91,7 +94,7 @@ def _trained(config: Config) -> TrainedRun:
     folder = Path(str(config.dump_path))
     path = folder if config.restore_path is None or checkpoint.candidates(folder) else Path(config.restore_path)
     newest = path if checkpoint.is_file(path) else checkpoint.latest(path)
-    return TrainedRun(folder, newest, (_rows_of(folder) or [{}])[-1])
+    return TrainedRun(folder, newest, (read_numbers(folder / PROGRESS, last=True) or [{}])[0])
 
 
 @contextmanager
@@ -186,15 +189,3 @@ def _train_alone(config: Config, values: Mapping[str, Any], report: Callback, sh
 def plain_row(row: Row) -> dict[str, float]:
     """A row of Python's own numbers, which NumPy's are not."""
     return {name: value if isinstance(value, int) else float(value) for name, value in row.items()}
-
-
-def _rows_of(folder: Path) -> list[Row]:
-    if not (folder / PROGRESS).exists():
-        return []
-    _, rows, _ = read_rows(folder / PROGRESS)
-    return [{name: _number(cell) for name, cell in row.items()} for row in rows]
-
-
-def _number(cell: str) -> float:
-    """A cell of progress.csv: a whole number, another one, or NaN where it is empty."""
-    return int(cell) if cell.lstrip("-").isdecimal() else float(cell or "nan")

@@ -9,11 +9,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from mmaml.errors import UsageError, disk_reason
 from mmaml.storage.files import AppendedFile, atomic_file
 
 Row = Mapping[str, float]
 
 _ITERATION = re.compile("[0-9]{1,18}")
+_WHOLE = re.compile("-?[0-9]{1,4000}")  # as many digits as Python reads
+_REMEDY = "correct it, or remove the line"
 
 
 class ProgressFile:
@@ -66,14 +69,56 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
 
     A last line that was cut short is left out. Lines may end in "\\r\\n", or in "\\n" as editors leave them.
     """
+    columns, lines, cut = _read(path)
+    if "Itr" not in columns:
+        return [], [], bool(columns) + len(lines) + bool(cut)
+    rows = [dict(zip(columns, row, strict=True)) for _, row in lines if len(row) == len(columns)]
+    rows = [row for row in rows if _ITERATION.fullmatch(row["Itr"])]
+    return columns, rows, len(lines) - len(rows)
+
+
+def read_numbers(path: Path, *, last: bool = False) -> list[Row]:
+    """The rows of a progress.csv as numbers, or the last one alone: column -> number, NaN where the cell is empty.
+
+    None where there is no file; a last line that was cut short is left out. Raises UsageError for any other line that
+    is not a row of numbers, and for a file that cannot be read.
+    """
+    try:
+        columns, lines, _ = _read(path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UsageError(f"'{path}'", f"cannot be read ({disk_reason(error)})", "make it readable") from error
+    if columns and "Itr" not in columns:
+        expected, got = "a header with the column 'Itr'", f"'{','.join(columns)}'"
+        raise UsageError(f"'{path}'", expected=expected, got=got, remedy="correct it")
+    rows: list[Row] = []
+    for number, cells in lines[-1:] if last else lines:
+        where = f"'{path}', line {number}"
+        if len(cells) != len(columns):
+            expected = f"{len(columns)} cells, from column '{columns[0]}' to '{columns[-1]}'"
+            raise UsageError(where, expected=expected, got=str(len(cells)), remedy=_REMEDY)
+        rows.append({name: _number(name, cell, where) for name, cell in zip(columns, cells, strict=True)})
+    return rows
+
+
+def _number(column: str, cell: str, where: str) -> float:
+    """A cell: a whole number, another one, or NaN where it is empty."""
+    try:
+        if column == "Itr" and not _ITERATION.fullmatch(cell):
+            raise ValueError
+        return int(cell) if _WHOLE.fullmatch(cell) else float(cell or "nan")
+    except ValueError as error:
+        expected = "an iteration, a whole number from 0" if column == "Itr" else "a number"
+        raise UsageError(f"{where}, column '{column}'", expected=expected, got=f"'{cell}'", remedy=_REMEDY) from error
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], str]:
+    """Columns; number in the file and cells of each line that follows and is not empty; a last line cut short."""
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
     *lines, cut = (line.removesuffix("\r") for line in text.split("\n"))
-    columns, *cells = [line.split(",") for line in lines if line] or [[]]
-    if "Itr" not in columns:
-        return [], [], sum(map(bool, [*lines, cut]))
-    rows = [dict(zip(columns, row, strict=True)) for row in cells if len(row) == len(columns)]
-    rows = [row for row in rows if _ITERATION.fullmatch(row["Itr"])]
-    return columns, rows, len(cells) - len(rows)
+    (_, columns), *rows = [(number, line.split(",")) for number, line in enumerate(lines, 1) if line] or [(0, [])]
+    return columns, rows, cut
 
 
 def _copy(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,34 @@ def test_a_run_with_nothing_left_to_do_leaves_what_it_began_with(tmp_path: Path)
     for source in (first.folder, first.checkpoint):
         branch = mmaml.train(restore_path=str(source), dump_path=dump(tmp_path, source.name + "_on"), show=False)
         assert (branch.checkpoint, branch.last, branch.rows()) == (first.checkpoint, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Itr,Time\n0,1.5\n1,soon\n", "line 3, column 'Time': expected a number, got 'soon'; "),
+        ("Itr,Time\n0,1.5\n\nfirst,1\n", "line 4, column 'Itr': expected an iteration, a whole number from 0, got "),
+        ("Itr,Time\n0\n1,2\n", "line 2: expected 2 cells, from column 'Itr' to 'Time', got 1; "),
+        ("Itr,Time\n0,1,5\n1,2\n", "line 2: expected 2 cells, from column 'Itr' to 'Time', got 3; "),
+        ("Time\n1\n", ": expected a header with the column 'Itr', got 'Time'; "),
+    ],
+)
+def test_rows_that_were_edited_by_hand_are_refused_by_line_and_column(tmp_path: Path, text: str, expected: str) -> None:
+    log = tmp_path / "progress.csv"
+    log.write_text(text)
+    with pytest.raises(mmaml.UsageError, match=re.escape(f"'{log}'") + ".*" + re.escape(expected) + ".*correct it"):
+        mmaml.TrainedRun(tmp_path, tmp_path, {}).rows()
+
+
+def test_an_edited_row_of_an_earlier_iteration_leaves_the_last_one(tmp_path: Path) -> None:
+    first = mmaml.train(SMALL, n_itr=2, dump_path=dump(tmp_path, "run"), show=False)
+    log = first.folder / "progress.csv"
+    header, row, *rest = log.read_text().splitlines(keepends=True)
+    log.write_text(header + row.replace(",", ",soon", 1) + "".join(rest))
+    again = mmaml.train(restore_path=str(first.folder), show=False)
+    assert again.last == first.last
+    with pytest.raises(mmaml.UsageError, match="line 2"):
+        again.rows()
 
 
 def test_a_run_without_a_name_is_named_by_its_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
