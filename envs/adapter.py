@@ -120,10 +120,11 @@ class GymTaskAdapter(TaskVectorEnv):
         self._envs.append(env)
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
-        tasks = list(call_sample_tasks(self.example, n, rng, split))
-        if len(tasks) != n:
-            raise ValueError(f"{self._name}.sample_tasks: expected {n} tasks, got {len(tasks)}")
-        return [_wrapped(own_task(task)) for task in tasks]
+        return [_wrapped(own_task(task)) for task in call_sample_tasks(self.example, n, rng, split)]
+
+    @property
+    def _draws_with(self) -> str:
+        return f"{self._name}.sample_tasks"
 
     def _set_tasks(self, tasks: Sequence[Task]) -> None:
         while len(self._envs) < self.num_envs:
@@ -180,6 +181,4 @@ def _wrapped(task: Any) -> UserTask:
     """A user's task with what the toolkit reports about it: its mode, and its values by name."""
     values = task if isinstance(task, Mapping) else {"task": task}
     mode = mode_of(task)
-    if not isinstance(mode, int | np.integer):
-        raise ValueError(f"sample_tasks: expected a task's mode to be an integer from 0, got {mode!r}")
-    return UserTask(int(mode), values, task)
+    return UserTask(int(mode) if isinstance(mode, np.integer) else mode, values, task)

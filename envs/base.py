@@ -16,7 +16,9 @@ from gymnasium.vector.utils import batch_space
 
 from mmaml.envs.ownership import own_task
 from mmaml.envs.process_state import CodeSettings, running
+from mmaml.envs.shown import shown
 from mmaml.envs.spaces import check_spaces, without_huge_bounds
+from mmaml.errors import UsageError
 
 if __name__ != "mmaml.envs.base":  # as `envs.base` it would be another module, with other classes
     raise ImportError("the toolkit's envs.base is imported as mmaml.envs.base", name=__name__)
@@ -102,12 +104,15 @@ class TaskVectorEnv(VectorEnv, ABC):
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
         """Draw n tasks of a split. Equal states of `rng` give equal tasks, but each split has different ones.
 
-        Raises ValueError for a split that the family does not have, and if it does not draw n tasks.
+        Raises ValueError for a split that the family does not have, if it does not draw n tasks, and for a task of a
+        mode that it does not have.
         """
         if split not in self.splits:
             raise ValueError(f"split: expected one of {self.splits} for {type(self).__name__}, got {split!r}")
         child = np.random.default_rng([*rng.integers(0, 2**32, size=4), SPLITS.index(split)])
-        return _checked(type(self).__name__, n, self._draw_tasks(n, child, split))
+        tasks = list(self._draw_tasks(n, child, split))
+        self._check_drawn(n, tasks)
+        return tasks
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the tasks of the block. A reset of all lanes must follow.
@@ -167,6 +172,21 @@ class TaskVectorEnv(VectorEnv, ABC):
         """
         pictures: Any = self.render()
         return [pictures[lane] for lane in lanes]
+
+    @property
+    def _draws_with(self) -> str:
+        """The method that draws tasks, as errors call it."""
+        return f"{type(self).__name__}._draw_tasks"
+
+    def _check_drawn(self, n: int, tasks: Sequence[Task]) -> None:
+        """Raise ValueError unless these are n valid tasks."""
+        if len(tasks) != n:
+            raise ValueError(f"{self._draws_with}: expected {n} tasks, got {len(tasks)}")
+        for task in tasks:
+            if not isinstance(task, Task) or not isinstance(task.values, Mapping):
+                raise ValueError(f"{self._draws_with}: expected a Task whose values are a mapping, got {task!r}")
+            if refused := refused_mode(self._draws_with, task.mode, self.num_modes):
+                raise ValueError(str(refused))
 
     def _take_over(self, tasks: Sequence[Task]) -> None:
         if len(tasks) != self.num_tasks:
@@ -236,17 +256,12 @@ class TaskVectorEnv(VectorEnv, ABC):
         return NotImplementedError(f"{type(self).__name__}.{method}: is missing; {WRITE_IT}")
 
 
-def _checked(owner: str, n: int, tasks: Sequence[Task]) -> list[Task]:
-    """The tasks that `owner` has drawn, as a list. Raises ValueError unless they are n valid tasks."""
-    tasks = list(tasks)
-    if len(tasks) != n:
-        raise ValueError(f"{owner}._draw_tasks: expected {n} tasks, got {len(tasks)}")
-    for task in tasks:
-        if not isinstance(task, Task) or not isinstance(task.values, Mapping):
-            raise ValueError(f"{owner}._draw_tasks: expected a Task whose values are a mapping, got {task!r}")
-        if not isinstance(task.mode, int | np.integer):
-            raise ValueError(f"{owner}._draw_tasks: expected a task's mode to be an integer from 0, got {task.mode!r}")
-    return tasks
+def refused_mode(where: str, mode: Any, num_modes: int) -> UsageError | None:
+    """What is wrong with the mode of a task that was drawn, if anything. where: what drew it."""
+    if isinstance(mode, int | np.integer) and 0 <= mode < num_modes:
+        return None
+    expected = f"a task's mode to be a whole number from 0 to {num_modes - 1}, as num_modes = {num_modes} says"
+    return UsageError(where, expected=expected, got=shown(mode), remedy="set num_modes in the class, or other modes")
 
 
 def mode_label(mode: int, names: Sequence[str]) -> str:

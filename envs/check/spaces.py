@@ -28,10 +28,10 @@ def of_attributes(name: str, env: Any, actions: Any, uses_scale: bool = True, tr
     """
     findings = []
     modes = attribute(env, "num_modes", 1)
-    if not _is_count(modes):
+    if not is_count(modes):
         findings.append(error(f"{name}.num_modes", expected="a whole number of at least 1", got=shown(modes)))
     tasks = attribute(env, "tasks_per_mode", None)
-    if tasks is not None and not _is_count(tasks):
+    if tasks is not None and not is_count(tasks):
         expected = "a whole number of at least 1, or None"
         findings.append(error(f"{name}.tasks_per_mode", expected=expected, got=shown(tasks)))
     if not isinstance(horizon := attribute(env, "finite_horizon", False), bool):
@@ -39,7 +39,8 @@ def of_attributes(name: str, env: Any, actions: Any, uses_scale: bool = True, tr
     return [*findings, *_of_splits(name, env, trains), *(_of_scale(name, env, actions) if uses_scale else [])]
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number of at least 1."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-import numpy as np
-
 from mmaml.envs.adapter import mode_of
+from mmaml.envs.base import refused_mode
 from mmaml.envs.check.comparison import copied, same
 from mmaml.envs.check.examined import Check, Examined
-from mmaml.envs.check.findings import Finding, error, warning
+from mmaml.envs.check.findings import Finding, error, of_usage_error, warning
+from mmaml.envs.check.spaces import is_count
 from mmaml.envs.layers import attribute
 from mmaml.envs.ownership import own_task
-from mmaml.envs.shown import clipped, shown
+from mmaml.envs.shown import clipped
 from mmaml.errors import described
 
 FROM_RNG = "draw from the generator that it receives, and from nothing else"
@@ -96,16 +96,11 @@ def pickled_tasks(x: Examined) -> list[Finding]:
 
 def modes(x: Examined) -> list[Finding]:
     """A task's mode, where it has one, is one of `num_modes`."""
-    where = f"{x.name}.sample_tasks"
     num_modes = attribute(x.env, "num_modes", 1)
-    for task in x.tasks:
-        mode = mode_of(task)
-        if not isinstance(mode, int | np.integer):
-            return [error(where, expected="a task's mode to be a whole number from 0", got=shown(mode))]
-        if isinstance(num_modes, int) and num_modes > 0 and not 0 <= mode < num_modes:
-            expected = f"modes from 0 to {num_modes - 1}, as num_modes = {num_modes} says"
-            return [warning(where, expected=expected, got=str(mode), remedy="set num_modes in the class")]
-    return []
+    if not is_count(num_modes):  # which is a finding of its own
+        return []
+    found = (refused_mode(f"{x.name}.sample_tasks", mode_of(task), num_modes) for task in x.tasks)
+    return [of_usage_error(refused) for refused in found if refused][:1]
 
 
 TASK_CHECKS: tuple[Check, ...] = (repeated_draws, splits, number_of_tasks, kept_tasks, pickled_tasks, modes)

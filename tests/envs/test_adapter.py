@@ -319,6 +319,8 @@ class WithMethod:
 
 
 class OfOddModes(Walk):
+    num_modes = 4
+
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
         return [torch.ones(2), WithMethod(), Slope(1.0), {"mode": 1}, 2.0]
 
@@ -347,11 +349,25 @@ class NamedMode(Walk):
         return [{"mode": "left"}] * n
 
 
+class SecondOfTwo(Walk):
+    """Counts its two modes from 1."""
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
+        return [{"mode": np.int64(1 + k % 2)} for k in range(n)]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("FewTasks", "FewTasks.sample_tasks: expected 4 tasks, got 1"),
-        ("NamedMode", "expected a task's mode to be an integer from 0, got 'left'"),
+        (
+            "NamedMode",
+            "NamedMode.sample_tasks: expected a task's mode to be a whole number from 0 to 1, as .* got 'left'",
+        ),
+        (
+            "SecondOfTwo",
+            "SecondOfTwo.sample_tasks: expected .* from 0 to 1, as num_modes = 2 says, got 2; set num_modes",
+        ),
     ],
 )
 def test_wrong_tasks_are_refused(name: str, message: str) -> None:

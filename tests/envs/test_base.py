@@ -68,6 +68,25 @@ def test_a_family_may_write_the_public_methods_instead() -> None:
     assert family.step(np.zeros((1, 1), np.float32))[1] == 0
 
 
+class DrawsModes(Bare):
+    num_modes = 3
+    modes = (0, 1, 2)
+
+    def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
+        return [Task(mode, {}) for mode in self.modes]
+
+
+@pytest.mark.parametrize("mode", [-1, 3, 1.5, None])
+def test_a_task_of_a_mode_that_the_family_does_not_have_is_refused(mode: Any) -> None:
+    family = DrawsModes()
+    assert [task.mode for task in family.sample_tasks(3, np.random.default_rng(0))] == [0, 1, 2]
+    family.modes = (0, 1, mode)
+    with pytest.raises(
+        ValueError, match=rf"^DrawsModes._draw_tasks: expected .* from 0 to 2, .* got {mode}; set num_modes"
+    ):
+        family.sample_tasks(3, np.random.default_rng(0))
+
+
 def test_an_abstract_method_of_the_toolkits_families_has_to_be_written() -> None:
     """Wherever one is declared, Python refuses to build a class without it."""
     names = [module.name for module in pkgutil.walk_packages(mmaml.envs.__path__, "mmaml.envs.")]

@@ -142,6 +142,7 @@ class RandomLengths(TaskVectorEnv):
     """
 
     normalization_scale = None
+    num_modes = 2
 
     def __init__(
         self,
@@ -399,7 +400,7 @@ class Oddities(TargetAction):
     """Held-out tasks with entries of all kinds. nameless: with a thing that cannot be shown."""
 
     def __init__(self, num_tasks: int = 1, rollouts_per_task: int = 1, *, nameless: bool = False) -> None:
-        super().__init__(num_tasks, rollouts_per_task)
+        super().__init__(num_tasks, rollouts_per_task, modes=2)
         self.nameless = nameless
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:

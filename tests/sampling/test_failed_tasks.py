@@ -357,7 +357,10 @@ def _exit(tasks: list[Task]) -> None:
         (lambda tasks: tasks[1:], r"ValueError: DrawsBadly._draw_tasks: expected \d tasks, got \d"),
         (lambda tasks: [*tasks[1:], "one"], "ValueError: DrawsBadly._draw_tasks: expected a Task.* got 'one'"),
         (lambda tasks: [Task(0, 3.0) for _ in tasks], "ValueError: .* expected a Task whose values are a mapping, .*"),  # type: ignore[arg-type]
-        (lambda tasks: [Task("left", {}) for _ in tasks], "ValueError: .* to be an integer from 0, got 'left'"),  # type: ignore[arg-type]
+        (
+            lambda tasks: [Task("left", {}) for _ in tasks],
+            "ValueError: .* to be a whole number from 0 to 0, .* got 'left'; .*",
+        ),  # type: ignore[arg-type]
     ],
 )
 def test_tasks_that_cannot_be_drawn_end_the_run_in_a_line(

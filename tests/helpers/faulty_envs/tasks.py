@@ -186,14 +186,16 @@ class Functions(Sound):
 
 
 class NamedMode(Sound):
-    found = ("e.sample_tasks: expected a task's mode to be a whole number from 0, got 'left'",)
+    found = (
+        "e.sample_tasks: expected a task's mode to be a whole number from 0 to 1, as num_modes = 2 says, got 'left'",
+    )
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
         return [{"goal": goal, "mode": "left"} for goal in rng.normal(size=n)]
 
 
 class ManyModes(Sound):
-    found = ("w.sample_tasks: expected modes from 0 to 1, as num_modes = 2 says, got 5",)
+    found = ("e.sample_tasks: expected a task's mode to be a whole number from 0 to 1, as num_modes = 2 says, got 5",)
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
         return [{"goal": goal, "mode": 5} for goal in rng.normal(size=n)]
