@@ -14,16 +14,14 @@ from mmaml.envs.process_state import code_settings
 
 
 class Warnings(NamedTuple):
-    """What a run should warn of: always, unless it normalises observations, and where its policy reads rewards."""
+    """What a run should warn of: always, and unless it normalises observations."""
 
     always: tuple[str, ...] = ()
     unless_normalised: tuple[str, ...] = ()
-    where_rewards_are_read: tuple[str, ...] = ()
 
-    def of_run(self, normalises: bool, reads_rewards: bool) -> tuple[str, ...]:
+    def of_run(self, normalises: bool) -> tuple[str, ...]:
         """Those of one run."""
-        of_scale = () if normalises else self.unless_normalised
-        return *self.always, *of_scale, *(self.where_rewards_are_read if reads_rewards else ())
+        return *self.always, *(() if normalises else self.unless_normalised)
 
 
 NO_WARNINGS = Warnings()

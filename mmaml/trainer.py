@@ -73,6 +73,7 @@ def one_iteration(run: Run, iteration: int) -> dict[str, float]:
         tasks = master.sample_tasks(run.config.meta_batch_size, iteration)
         sampled = master.collect(run.parameters, tasks, iteration)
         sampled_at = time.perf_counter()
+        run.watch_rewards(sampled)
         run.env_steps += int(sampled["env_steps"].sum())
         row |= returns_row(sampled) | sampling_times(sampled, sampled_at - clock)
 

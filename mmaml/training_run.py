@@ -21,6 +21,7 @@ from mmaml.parallel.shutdown import shutdown
 from mmaml.reporting.run_logger import RunLogger
 from mmaml.sampling.environment_failures import Tracebacks
 from mmaml.sampling.policy_spaces import PolicySpaces
+from mmaml.sampling.statistics import too_large_to_read
 from mmaml.seeding import generator
 from mmaml.storage import checkpoint, layout
 from mmaml.storage.bad_update_file import write_dump
@@ -79,9 +80,9 @@ class Run:
         # The iteration of the newest checkpoint, if it is of this run.
         self._saved = self.iteration if state is not None and self._is_newest(self.iteration) else None
         self._tracebacks = Tracebacks()
-        reads_rewards = config.declaration.reads_rewards(config)
-        for warning in worker.spec.warnings.of_run(config.normalize_observations, reads_rewards):
+        for warning in worker.spec.warnings.of_run(config.normalize_observations):
             self.warn(f"warning: {warning}")
+        self._watches_rewards = config.declaration.reads_rewards(config)
         self.master = Master(config, ranks, worker, self, state, device)
         self.state = self._state()
 
@@ -106,6 +107,12 @@ class Run:
                 with suppress(Exception):  # what ends the run is the reason
                     self.close()
                 raise
+
+    def watch_rewards(self, sampled: Mapping[str, np.ndarray]) -> None:
+        """Warn, once, of rewards that are too large for a policy that reads them."""
+        if self._watches_rewards and (problem := too_large_to_read(sampled)):
+            self._watches_rewards = False
+            self.warn(f"warning: env: '{self.config.env}' reward: {problem}; rescale it within the class")
 
     def accept(self, parameters: Tensor, sampled: Mapping[str, np.ndarray]) -> None:
         """Continue from new meta-parameters, and add the iteration's samples to the running statistics."""

@@ -233,9 +233,9 @@ class Worker:
         environment's own error if no task fails alone, but all of them together fail twice; and NotFinite for NaN or
         infinity in what was sampled or adapted.
         Returns statistics of the whole episodes [m, stages] (return, return_std, return_min, return_max, episodes,
-        success, blow_ups), mode [m], env_steps [m], and the seconds [m, 3] that this rank spent on rolling out,
-        advantages and adapting; with a scaling, what `RunningStatistics.update` takes too. The rollouts stay here for
-        `evaluate`.
+        success, blow_ups), mode [m], env_steps [m], largest_reward [m], and the seconds [m, 3] that this rank spent on
+        rolling out, advantages and adapting; with a scaling, what `RunningStatistics.update` takes too. The rollouts
+        stay here for `evaluate`.
         """
         reached("sampling", iteration=iteration, purpose=purpose)
         extends = extend and self._collected == (iteration, purpose)

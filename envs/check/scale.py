@@ -1,4 +1,4 @@
-"""Observations and rewards of no use to a network: what float32 cannot hold, and what saturates its units."""
+"""Observations of no use to a network: what float32 cannot hold, and what saturates its units."""
 
 from __future__ import annotations
 
@@ -39,16 +39,6 @@ def unless_normalised(where: str, space: Any, observations: Sequence[Any]) -> li
     """The first thing that a run loses unless it normalises observations. Arguments as above."""
     values = _arrays(observations)
     return [] if values is None else [*_lost(where, space, values), *_unusable(where, space, values)][:1]
-
-
-def where_rewards_are_read(where: str, rewards: Sequence[Any]) -> list[Finding]:
-    """Rewards, of one lane or a block at some steps, that saturate a network which reads them."""
-    values = _arrays(rewards)
-    largest = 0.0 if values is None else float(np.abs(values).max())
-    if largest <= USABLE:
-        return []
-    problem = f"is as large as {largest:.4g}, which saturates a network that reads it"
-    return [warning(where, problem, "rescale it within the class")]
 
 
 def _lost(where: str, space: Any, values: np.ndarray) -> list[Finding]:

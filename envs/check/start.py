@@ -51,7 +51,7 @@ def check_start(
     silent = io.StringIO()
     with generators_kept(), running(family.code_settings) as changes, redirect_stdout(silent), redirect_stderr(silent):
         try:
-            found, of_scale, of_rewards = _examined(family, build)
+            found, of_scale = _examined(family, build)
         except Failed as failed:
             command = ["mmaml", "check-env", name]
             if env_kwargs:
@@ -59,8 +59,8 @@ def check_start(
             finding = failed.finding
             line = str(finding._replace(remedy="") if finding.remedy == SHOWN_WHERE else finding)
             raise ConfigError("env", line, f"`{shlex.join(command)}` lists all that is wrong") from failed
-    always, *others = (tuple(map(_in_words, findings)) for findings in (found, of_scale, of_rewards))
-    return Warnings((*always, *(f"{change}; {change.remedy}" for change in changes)), *others)
+    always, unless_normalised = (tuple(map(_in_words, findings)) for findings in (found, of_scale))
+    return Warnings((*always, *(f"{change}; {change.remedy}" for change in changes)), unless_normalised)
 
 
 class _Lane(NamedTuple):
@@ -71,11 +71,9 @@ class _Lane(NamedTuple):
     of_step: Callable[[Any], list[Finding]]
 
 
-def _examined(
-    family: TaskVectorEnv, build: Callable[[], TaskVectorEnv]
-) -> tuple[list[Finding], list[Finding], list[Finding]]:
-    """What says that results would not be the same again, or that float32 is too coarse; what does unless observations
-    are normalised; and what does where rewards are read. Raises Failed for the first error, and what `build` raises.
+def _examined(family: TaskVectorEnv, build: Callable[[], TaskVectorEnv]) -> tuple[list[Finding], list[Finding]]:
+    """What says that results would not be the same again, or that float32 is too coarse; and what does unless
+    observations are normalised. Raises Failed for the first error, and what `build` raises.
     """
     name, of_signatures = _name_of(family), []
     if isinstance(family, GymTaskAdapter):
@@ -108,9 +106,7 @@ def _examined(
     observed = "observation", family.single_observation_space, [moment.results.get("observation") for moment in played]
     too_coarse = scale.beyond_float32(*observed)
     of_scale = [] if too_coarse else scale.unless_normalised(*observed)
-    rewards = [moment.results["reward"] for moment in played if "reward" in moment.results]
-    of_rewards = scale.where_rewards_are_read("reward", rewards)
-    return [*of_signatures, *of_tasks[:1], *(differing or of_plays)[:1], *too_coarse], of_scale, of_rewards
+    return [*of_signatures, *of_tasks[:1], *(differing or of_plays)[:1], *too_coarse], of_scale
 
 
 def _raise_first(findings: list[Finding]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from mmaml.envs.base import Task
+from mmaml.envs.check.scale import USABLE
 from mmaml.sampling.rollouts import Rollouts
 
 
@@ -48,7 +49,9 @@ def stages_of(collections: Sequence[Rollouts], by_episode: bool, count: int, hor
 def stage_statistics(
     collections: Sequence[Rollouts], stages: Sequence[Rollouts], tasks: Sequence[Task], seconds: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Statistics of the episodes of each stage, [m, stages]; mode, env_steps and seconds of all collections."""
+    """Statistics of the episodes of each stage, [m, stages]; of all collections mode, env_steps, the seconds and the
+    largest_reward, regardless of its sign.
+    """
     columns = [episode_statistics(stage) for stage in stages]
     names = {name: "return" if name == "mean" else f"return_{name}" for name in ("mean", "std", "min", "max")}
     names |= {"episodes": "episodes", "success": "success"}
@@ -57,5 +60,13 @@ def stage_statistics(
     result["mode"] = np.array([task.mode for task in tasks])
     real_steps = [collection.mask.sum((1, 2)) for collection in collections]
     result["env_steps"] = torch.stack(real_steps).sum(0).numpy().astype(np.int64)
+    largest = [(collection.rewards * collection.mask).abs().amax((1, 2)) for collection in collections]
+    result["largest_reward"] = torch.stack(largest).amax(0).numpy()
     result["seconds"] = np.tile(seconds, (len(tasks), 1))
     return result
+
+
+def too_large_to_read(sampled: Mapping[str, np.ndarray]) -> str:
+    """What is wrong with rewards that a network reads as they are, of `stage_statistics`; "" if nothing is."""
+    largest = sampled["largest_reward"].max()
+    return "" if largest <= USABLE else f"is as large as {largest:.4g}, which saturates a network that reads it"
