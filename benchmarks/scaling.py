@@ -147,6 +147,7 @@ def workload(algorithm: str, name: str) -> Workload:
                 run.finish_iteration(iteration, one_iteration(run, iteration))
                 alone.append(time.process_time() - clock - sum(call[-1] for call in recorder.calls))
             run.close()
+        worker.close()
     phases = {}
     for phase in dict.fromkeys(call[0] for call in recorder.calls):
         of_phase = [call[1:] for call in recorder.calls if call[0] == phase]

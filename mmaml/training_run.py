@@ -191,9 +191,8 @@ class Run:
         return bool(there) and there[-1][0] == iteration
 
     def close(self) -> None:
-        """Close files and environments."""
+        """Close the log. The environments are their worker's, which whoever made it closes."""
         self.logger.close()
-        self.master.worker.close()
 
     def _state(self) -> dict[str, Any]:
         algorithm, statistics = self.algorithm, self.master.statistics.state_dict()

@@ -78,18 +78,22 @@ class Shutdown:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            faulthandler.cancel_dump_traceback_later()
             self.requested = None
 
     @contextmanager
     def finishing(self, seconds: float) -> Iterator[None]:
-        """While this lasts, a signal only asks to stop, on which `check` and `abandonable` act within `seconds`."""
+        """While this lasts, a signal only asks to stop, on which `check` and `abandonable` act within `seconds`.
+
+        If that raises, what is then left to do, such as to close environments, has to end within them too.
+        """
         self._seconds = seconds
         try:
             yield
+            faulthandler.cancel_dump_traceback_later()
         finally:
             self._seconds = None
             signal.setitimer(signal.ITIMER_REAL, 0)
-            faulthandler.cancel_dump_traceback_later()
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:

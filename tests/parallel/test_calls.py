@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,19 @@ def test_a_rank_that_is_released_closes_its_environments(monkeypatch: pytest.Mon
     with connect(parallel=False) as ranks:
         monkeypatch.setattr(ranks, "serve", lambda worker, master_works: False)
         train(small_config(dump_path=str(tmp_path / "run")), ranks)
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_worker_of_a_run_is_closed_once(ends: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def on_iteration(row: object) -> None:
+        if ends:
+            raise KeyError
+
+    closed: list[Worker] = []
+    monkeypatch.setattr(Worker, "close", lambda worker: closed.append(worker))
+    with connect(parallel=False) as ranks, pytest.raises(KeyError) if ends else nullcontext():
+        train(small_config(dump_path=str(tmp_path / "run"), n_itr=1), ranks, on_iteration)
     assert len(closed) == 1
 
 

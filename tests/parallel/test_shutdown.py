@@ -225,6 +225,23 @@ def test_the_exit_code_is_reported_though_nobody_reads_what_is_printed(
     assert (tmp_path / "ended.143").exists() and not (tmp_path / "ended.1").exists()
 
 
+def test_what_follows_an_interrupted_run_has_to_end_in_time_too() -> None:
+    """Such as an environment that never closes."""
+    program = """
+import os, signal, threading
+from mmaml.parallel.shutdown import shutdown
+with shutdown.heeded():
+    try:
+        with shutdown.finishing(0.1):
+            os.kill(os.getpid(), signal.SIGTERM)
+            shutdown.check()
+    finally:
+        threading.Event().wait()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=GUARD)
+    assert ended.returncode == 1 and "Timeout (0:00:00.100000)!" in ended.stderr
+
+
 def test_a_signal_that_is_ignored_stays_so() -> None:
     """As nohup has it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -85,6 +85,7 @@ def test_a_training_iteration_ends_as_on_the_cpu(variant: str, device: str, tmp_
             before = run.parameters.clone()
             row = one_iteration(run, 0)
             run.close()
+        worker.close()
         return (run.parameters - before).numpy(), row
 
     (expected, row), (found, found_row) = trained("cpu"), trained(device)
