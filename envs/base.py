@@ -65,7 +65,7 @@ class TaskVectorEnv(VectorEnv, ABC):
         None where they do not run out.
     finite_horizon: whether a task is over once an episode is truncated, so that the value after it is 0; False: the
         task would have gone on, and the value is that of the observation which follows.
-    uses_threads: whether it heeds `use_threads`.
+    uses_threads: whether `use_threads` makes it use threads.
     code_settings: with which settings of the process its code runs, where it is a user's; None for the process's own.
     """
 

@@ -180,7 +180,7 @@ def main(folder: Path) -> int:
     with ExitStack() as stack:
         pipe = stack.enter_context(open(folder / PIPE, "wb", buffering=0)) if is_first_rank() else None
         try:
-            with shutdown.heeded():
+            with shutdown.handling_signals():
                 content = json.loads((folder / VALUES).read_text(encoding="utf-8"))
                 for path, written in content["paths"].items():
                     written_paths.remember(path, written)

@@ -162,7 +162,7 @@ def _train_here(config: Config, values: Mapping[str, Any], callbacks: Sequence[C
         with (
             prepared_process(),
             standard_settings(host, code_settings(config.env), code_settings(config.algorithm)),
-            shutdown.heeded_by_guest(),
+            shutdown.handling_signals_as_guest(),
         ):
             return _train_alone(config, values, report, show)
     except Interrupted as interrupted:

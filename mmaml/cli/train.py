@@ -101,7 +101,7 @@ def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN, p
     line on stderr and exit code 2, before any rank works and with nothing written.
     """
     try:
-        with shutdown.heeded():
+        with shutdown.handling_signals():
             code = one_line_errors(_run)(algorithm, script, argv, prog)
     except RunStopped:
         code = 1  # the log says why

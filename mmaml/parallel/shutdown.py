@@ -36,11 +36,11 @@ class Shutdown:
         self._is_guest = False
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
-        """While this lasts, rank 0 takes the signals that are not ignored already, as nohup and a shell's & have it.
+    def handling_signals(self) -> Iterator[None]:
+        """While this lasts, rank 0 handles the signals, but for those that are ignored already (nohup, a shell's &).
 
-        Other ranks do nothing at them from now on, since they end when rank 0 says so or is gone. Processes that
-        environments start meet the signals as any process does.
+        Other ranks do nothing on them from now on, since they end when rank 0 says so or is gone. In processes that
+        environments start the signals act as in any process.
         """
         if not is_first_rank():
             for number in MEANING:
@@ -48,28 +48,28 @@ class Shutdown:
                 signal.siginterrupt(number, False)
             yield
             return
-        with self._taken(MEANING):
+        with self._handlers_installed(MEANING):
             yield
 
     @contextmanager
-    def heeded_by_guest(self) -> Iterator[None]:
-        """The same for a run in another program's process, which takes SIGINT and SIGTERM from it while this lasts.
+    def handling_signals_as_guest(self) -> Iterator[None]:
+        """The same for a run in another program's process, whose handlers of SIGINT and SIGTERM come back afterwards.
 
-        A second signal abandons the run instead of ending the process, and so does no lack of time. Only a main thread
-        can take signals; a run in another one goes on.
+        A second signal abandons the run and does not end the process, and the process is not ended when time is over.
+        Only a main thread can handle signals; they do not stop a run in another one.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         self._is_guest = True
         try:
-            with self._taken((signal.SIGINT, signal.SIGTERM)):
+            with self._handlers_installed((signal.SIGINT, signal.SIGTERM)):
                 yield
         finally:
             self._is_guest = False
 
     @contextmanager
-    def _taken(self, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    def _handlers_installed(self, numbers: Iterable[signal.Signals]) -> Iterator[None]:
         handlers = {number: self._on_signal for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
         handlers[signal.SIGALRM] = self._on_alarm
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}

@@ -135,7 +135,7 @@ def test_a_run_that_has_ended_is_not_called_stopped_for_its_pictures(
 
 def test_before_anything_is_worth_finishing_a_signal_ends_at_once() -> None:
     asked = Shutdown()
-    with asked.heeded():
+    with asked.handling_signals():
         with pytest.raises(Interrupted) as raised:
             os.kill(os.getpid(), signal.SIGUSR2)
         assert raised.value.exit_code == 130
@@ -145,7 +145,7 @@ def test_before_anything_is_worth_finishing_a_signal_ends_at_once() -> None:
 def test_while_finishing_a_signal_only_asks_until_time_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmaml.parallel.shutdown.SECONDS_OF_ONE_SIGNAL", GUARD)
     asked = Shutdown()
-    with asked.heeded(), asked.finishing(60.0):
+    with asked.handling_signals(), asked.finishing(60.0):
         os.kill(os.getpid(), signal.SIGUSR1)
         assert asked.requested == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGTERM)  # the same once more
@@ -161,7 +161,7 @@ def test_while_finishing_a_signal_only_asks_until_time_runs_out(monkeypatch: pyt
 def test_an_environment_that_catches_everything_is_abandoned_too() -> None:
     """The alarm goes again and again."""
     asked = Shutdown()
-    with asked.heeded(), asked.finishing(60.0):
+    with asked.handling_signals(), asked.finishing(60.0):
         os.kill(os.getpid(), signal.SIGTERM)
         assert 0 < signal.getitimer(signal.ITIMER_REAL)[1] < 60
         with pytest.raises(Interrupted), asked.abandonable():
@@ -177,7 +177,7 @@ def test_processes_that_a_rank_starts_meet_signals_as_any_other(first: bool, mon
     monkeypatch.setattr("mmaml.parallel.shutdown.shutdown", asked)
     before = {number: signal.getsignal(number) for number in MEANING}
     try:
-        with asked.heeded(), subprocess.Popen(["sleep", "60"]) as program:
+        with asked.handling_signals(), subprocess.Popen(["sleep", "60"]) as program:
             assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
             program.terminate()
             assert program.wait() == -signal.SIGTERM
@@ -198,7 +198,7 @@ def test_what_is_asked_is_done_though_nobody_reads_what_is_said(
 
     asked = Shutdown()
     monkeypatch.setattr(os, "write", refuse)
-    with asked.heeded(), asked.finishing(60.0):
+    with asked.handling_signals(), asked.finishing(60.0):
         os.kill(os.getpid(), number)
         assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] < 60
         with pytest.raises(Interrupted) as raised:
@@ -230,7 +230,7 @@ def test_what_follows_an_interrupted_run_has_to_end_in_time_too() -> None:
     program = """
 import os, signal, threading
 from mmaml.parallel.shutdown import shutdown
-with shutdown.heeded():
+with shutdown.handling_signals():
     try:
         with shutdown.finishing(0.1):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -247,7 +247,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     asked = Shutdown()
     try:
-        with asked.heeded():
+        with asked.handling_signals():
             os.kill(os.getpid(), signal.SIGHUP)
         assert asked.requested is None
     finally:
