@@ -120,7 +120,9 @@ def _baseline(config: Config, spec: EnvSpec) -> list[Need]:
 
     The features of all steps, those of the steps that are fitted, and the system of equations, twice; in float64.
     """
-    features = {"LinearFeatureBaseline": 2 * spec.observation_size + 4, "LinearTimeBaseline": 4}.get(config.baseline, 0)
+    from mmaml.sampling.baseline_features import feature_count  # here: it loads NumPy, which --help does without
+
+    features = feature_count(config.baseline, spec.observation_size)
     if config.declaration.is_idle("baseline") or not features:
         return []
     steps = config.rollouts_per_meta_task * config.lane_length

@@ -10,9 +10,8 @@ from mmaml.sampling.advantages import (
     advantages,
     fit_ridge,
     in_whole_episode,
-    linear_features,
-    time_features,
 )
+from mmaml.sampling.baseline_features import linear_features, time_features
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import episode_statistics
 from tests.helpers.synthetic import ragged_rollouts

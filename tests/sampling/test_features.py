@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from mmaml.sampling.advantages import advantages, fit_ridge, linear_features, time_features
+from mmaml.config.keys import BASELINES
+from mmaml.sampling.advantages import advantages, fit_ridge
+from mmaml.sampling.baseline_features import linear_features, time_features
 from tests.helpers.synthetic import ragged_rollouts
 
 
@@ -19,6 +24,17 @@ def test_features_are_the_clipped_observation_its_square_and_powers_of_time() ->
     ]
     np.testing.assert_allclose(linear_features(observations, times), expected, rtol=1e-14)
     np.testing.assert_allclose(time_features(observations, times), np.array(expected)[:, 4:], rtol=1e-14)
+
+
+def test_features_are_counted_without_torch() -> None:
+    """Of each baseline that a configuration may name."""
+    program = f"""
+import sys
+from mmaml.sampling.baseline_features import feature_count
+print(*(feature_count(baseline, 7) for baseline in {BASELINES}), "torch" in sys.modules)
+"""
+    counted = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert counted.stdout.split() == ["18", "4", "0", "False"]
 
 
 def test_the_ridge_is_a_hundred_thousandth() -> None:
