@@ -30,11 +30,6 @@ def text_of(error: BaseException) -> str:
         return ""
 
 
-def first_line_of(error: BaseException) -> str:
-    """The first line of what an exception says, where what follows is not for the user."""
-    return str(error).partition("\n")[0]
-
-
 def described(error: BaseException) -> str:
     """The kind of an exception and what it says, in a line."""
     return ": ".join(filter(None, (type(error).__name__, text_of(error))))

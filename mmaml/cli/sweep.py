@@ -179,6 +179,7 @@ def _options_of_slurm(words: Sequence[str]) -> dict[str, Any]:
     options = {}
     for word in words:
         name, equals, text = word.partition("=")
+        name = name.replace("-", "_")  # as sbatch has it
         if not (name.isidentifier() and equals):
             raise UsageError("--slurm", expected="OPTION=VALUE …", got=f"'{word}'")
         options[name] = value_of(name, text)

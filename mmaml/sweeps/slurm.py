@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmaml.errors import UsageError, first_line_of, text_of
+from mmaml.config.value_types import integer, number
+from mmaml.envs.shown import shown
+from mmaml.errors import UsageError, text_of
 from mmaml.sweeps.grid import SweepRun
 
 CLUSTER = "slurm"
+# How often submitit puts a job that has reached its time limit back into the queue. A run whose iterations all take
+# longer than the limit does not go on for ever.
+MAX_TIMEOUTS = 1000
+# Options whose values submitit computes with, or by which Slurm would start every run several times.
+_MINUTES = replace(integer(1), expected="minutes, a whole number ≥ 1")
+_ONCE = replace(integer(1, 1), expected="1, as each run has one process")
+KINDS = {"time": _MINUTES, "timeout_min": _MINUTES, "mem_gb": number(0, open_low=True)}
+KINDS |= dict.fromkeys(("nodes", "tasks_per_node", "ntasks_per_node"), _ONCE)
 
 
 class RunJob:
@@ -50,23 +62,40 @@ def submit(
     """
     import submitit
 
+    _check(options, submitit.AutoExecutor._valid_parameters() | submitit.SlurmExecutor._valid_parameters())
     given = {f"{CLUSTER}_{name}": value for name, value in options.items()}
     limits = {} if jobs is None else {f"{CLUSTER}_array_parallelism": jobs}
     files = folder / "slurm"
     try:
         with _removed_if_it_fails(files), redirect_stderr(io.StringIO()):  # submitit prints what its error says, too
-            executor = submitit.AutoExecutor(folder=files / "%j", cluster=cluster)
+            executor = submitit.AutoExecutor(folder=files / "%j", cluster=cluster, slurm_max_num_timeout=MAX_TIMEOUTS)
             executor.update_parameters(name=folder.name, tasks_per_node=1, **limits, **given)
             submitted = executor.map_array(
                 lambda job: job(), [RunJob(command(run), folder / f"{run.name}.log") for run in runs]
             )
-    except (NameError, TypeError) as error:
-        # The lines that follow are of submitit's other clusters.
-        raise UsageError("--slurm", first_line_of(error), "give options of sbatch as submitit names them") from error
+    except (TypeError, ValueError) as error:
+        problem = f"submitit cannot use a value ({text_of(error)})"
+        raise UsageError("--slurm", problem, "give the options of sbatch as submitit takes them") from error
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         remedy = "sweep without --slurm on a machine that has no Slurm"
         raise UsageError("--slurm", text_of(error), remedy) from error
     return [job.job_id for job in submitted]
+
+
+def _check(options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise UsageError for an option that is not known to submitit, that a sweep sets itself, or of the wrong kind."""
+    for name, value in options.items():
+        argument = f"--slurm {name}"
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = (
+                f"did you mean '{near[0]}'?" if near else f"additional_parameters='{{\"{name}\": VALUE}}' passes it on"
+            )
+            raise UsageError(argument, "is no option of sbatch that submitit knows", hint)
+        if name == "array_parallelism":
+            raise UsageError(argument, "is how many runs go on at a time", "use --jobs")
+        if name in KINDS and not KINDS[name].accepts(value):
+            raise UsageError(argument, expected=KINDS[name].expected, got=shown(value))
 
 
 @contextmanager

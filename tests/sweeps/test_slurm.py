@@ -13,7 +13,7 @@ import pytest
 from mmaml.cli import sweep
 from mmaml.errors import UsageError
 from mmaml.sweeps.grid import SweepRun
-from mmaml.sweeps.slurm import RunJob, submit
+from mmaml.sweeps.slurm import MAX_TIMEOUTS, RunJob, submit
 from tests.helpers.hosts import HostsRefusedError
 from tests.helpers.scripts import ROOT
 from tests.helpers.slurm import Slurm
@@ -47,7 +47,7 @@ def test_a_job_that_is_interrupted_is_queued_again_with_the_same_command(tmp_pat
 
 
 def test_options_that_sbatch_does_not_have_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^--slurm: .*partitoin"):
+    with pytest.raises(UsageError, match=r"^--slurm partitoin: is no option .*; did you mean 'partition'\?$"):
         submit([SweepRun("seed_1", ())], lambda run: [], tmp_path, None, {"partitoin": "short"}, cluster="local")
     assert not [*tmp_path.iterdir()]
 
@@ -82,18 +82,45 @@ def test_the_command_submits_an_array_and_does_not_wait(cluster: Path, capfd: py
         assert f"#SBATCH --{option}\n" in script
 
 
-def test_what_slurm_refuses_is_one_line_and_nothing_is_written(
-    cluster: Path, capfd: pytest.CaptureFixture[str]
+NO_OPTION = "is no option of sbatch that submitit knows"
+MINUTES = "expected minutes, a whole number ≥ 1"
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        (
+            "time=60",
+            ": sbatch: error: no partition sbatch: error: none; sweep without --slurm on a machine that has no",
+        ),
+        ("tiem=60", f" tiem: {NO_OPTION}; did you mean 'time'?"),
+        (
+            "reservation=a",
+            f""" reservation: {NO_OPTION}; additional_parameters='{{"reservation": VALUE}}' passes it on""",
+        ),
+        ("time=1-00:00:00", f" time: {MINUTES}, got '1-00:00:00'"),
+        ("timeout-min=1.5", f" timeout_min: {MINUTES}, got 1.5"),
+        ("mem_gb=lots", " mem_gb: expected a number > 0, got 'lots'"),
+        ("ntasks-per-node=2", " ntasks_per_node: expected 1, as each run has one process, got 2"),
+        ("array_parallelism=2", " array_parallelism: is how many runs go on at a time; use --jobs"),
+        ("setup=module", ": submitit cannot use a value ("),
+    ],
+)
+def test_what_slurm_or_submitit_refuses_is_one_line_and_nothing_is_written(
+    option: str, error: str, cluster: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["navigation_2d_maml", "--dump_path", "new/out", "--slurm"]
-    for option, error in (
-        ("time=60", "sbatch: error: no partition sbatch: error: none; sweep without --slurm on a machine that has no"),
-        ("tiem=60", "Unknown argument 'tiem' for executor 'slurm' in parameter 'slurm_tiem'. Valid arguments: "),
-    ):
-        assert sweep.main([*words, option]) == 2
-        (line,) = capfd.readouterr().err.splitlines()
-        assert line.startswith(f"error: --slurm: {error}") and "\\n" not in line
-        assert not Path("new").exists()
+    assert sweep.main(["navigation_2d_maml", "--dump_path", "new/out", "--slurm", option]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: --slurm{error}") and "\\n" not in line and len(line) < 200
+    assert not Path("new").exists()
+
+
+def test_a_job_is_put_back_into_the_queue_as_often_as_its_time_is_over(cluster: Path) -> None:
+    """By default, submitit gives up after the third time."""
+    options = ["partition=short", "time=60"]
+    assert sweep.main(["navigation_2d_maml", "--seeds", "1-2", "--dump_path", "out", "--slurm", *options]) == 0
+    submissions = [submitit.core.utils.DelayedSubmission.load(path) for path in Path("out").rglob("*submitted.pkl")]
+    assert [(job._timeout_min, job._timeout_countdown) for job in submissions] == [(60, MAX_TIMEOUTS)] * 2
 
 
 @pytest.mark.ranks
