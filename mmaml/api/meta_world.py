@@ -145,7 +145,10 @@ def evaluate(
     _check_number("max_episode_steps", max_episode_steps, 1)
     _check_number("seed", seed, 0)
     seeds = range(seed * meta_batch_size, (seed + 1) * meta_batch_size)
-    policy = load(run, seed=seeds[0], horizon=max_episode_steps)
+    try:
+        policy = load(run, seed=seeds[0], horizon=max_episode_steps)
+    except UsageError as error:
+        raise (error.renamed("run") if error.argument == "restore_path" else error) from error
     config = policy.config
     benchmark = config.env.removeprefix(META_WORLD)
     if not (config.env.startswith(META_WORLD) and benchmark.startswith("ML")):

@@ -77,6 +77,8 @@ def train(
     """
     if not integer(1).accepts(ranks):
         raise UsageError("ranks", expected=integer(1).expected, got=repr(ranks))
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise UsageError("callbacks", expected="functions of a row, in a list", got=repr(callbacks))
     with _same_directory_afterwards() as directory:
         values = _values(config, keys)
         complete = configured(values)

@@ -43,7 +43,11 @@ def load(
 
     Raises UsageError if there is no such policy, or if it does not fit what is given.
     """
+    if not isinstance(restore_path, str | Path):
+        raise UsageError("restore_path", expected="the path of a run, a checkpoint or a policy", got=repr(restore_path))
     check_value("restore_path", str(restore_path))
+    if not (seed is None or (isinstance(seed, int | np.integer) and seed >= 0)):
+        raise UsageError("seed", expected="a whole number ≥ 0, or None", got=repr(seed))
     path, state = checkpoint.newest(located(restore_path, "restore_path"))
     config = _config(state["config"], path)
     if inner_lr is not None:

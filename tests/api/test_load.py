@@ -184,10 +184,11 @@ def test_no_policy_is_an_error_of_one_line(tmp_path: Path) -> None:
     spaceless = checkpoint.write(tmp_path / "spaceless", 0, state)
     state = checkpoint.load(path) | {"adapted": {"horizon": 7, "state": {"named": "os:system"}, "collections": []}}
     unsafe = checkpoint.write(tmp_path / "unsafe", 0, state)
-    for bad in (tmp_path / "nowhere", tmp_path / "other.pt", lacking, spaceless, unsafe):
+    bad: Any
+    for bad in (tmp_path / "nowhere", tmp_path / "other.pt", lacking, spaceless, unsafe, None):
         with pytest.raises(mmaml.UsageError, match="restore_path") as raised:
             mmaml.load(bad)
         assert "\n" not in str(raised.value)
-    for keys in ({"inner_lr": 0.0}, {"horizon": 0}, {"normalization_scale": -1.0}):
+    for keys in ({"inner_lr": 0.0}, {"horizon": 0}, {"normalization_scale": -1.0}, {"seed": -1}, {"seed": "one"}):
         with pytest.raises(mmaml.UsageError, match=next(iter(keys))):
             mmaml.load(path, **keys)  # type: ignore[arg-type]

@@ -57,6 +57,8 @@ def test_a_policy_that_observes_its_environment_is_refused(tmp_path: Path) -> No
 
 
 def test_a_run_on_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^run: expected a checkpoint, .* which does not exist"):
+        evaluate(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="run: expected one on an ML benchmark of Meta-World, got one on 'Meta"):
         evaluate(trained(tmp_path / "run", n_itr=1), meta_batch_size=1)
 

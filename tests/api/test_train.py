@@ -112,6 +112,13 @@ def test_an_edited_row_of_an_earlier_iteration_leaves_the_last_one(tmp_path: Pat
         again.rows()
 
 
+@pytest.mark.parametrize("callbacks", [print, None, [None]])
+def test_callbacks_that_cannot_be_called_are_refused_before_anything_runs(callbacks: Any, tmp_path: Path) -> None:
+    with pytest.raises(mmaml.UsageError, match=r"^callbacks: expected functions of a row, in a list, got "):
+        mmaml.train(SMALL, dump_path=dump(tmp_path, "run"), callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_without_a_name_is_named_by_its_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the program is called that trains."""
     monkeypatch.chdir(tmp_path)
