@@ -53,7 +53,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ReportRun:
-    """A run. config: every key that has an effect. seconds, cpu_seconds: None where the log does not say."""
+    """A run. config: every key that has an effect. seconds, cpu_seconds: None where the log does not say.
+
+    iterations: how many it has had, with those of the run that it goes on from, whose rows are in another log.
+    """
 
     path: str
     values: Mapping[str, Any]
@@ -62,6 +65,7 @@ class ReportRun:
     versions: tuple[tuple[str, str], ...]
     commit: str
     ranks: int | None
+    iterations: int
     seconds: float | None
     cpu_seconds: float | None
     evaluation: Evaluation | None
@@ -223,14 +227,19 @@ def _read(folder: Path, label: str) -> ReportRun:
         versions=tuple((str(name), str(version or "–")) for name, version in _items(versions)),
         commit=str(record.get("git_commit") or "–"),
         ranks=dict(_items(placement)).get("ranks"),
+        iterations=max(len(curve.env_steps) + curve.unread, int(_last(table.get("Itr")) or 0) + 1),
         seconds=_last(table.get("Time")),
-        cpu_seconds=_total(table.get("Time-CPU")),
+        cpu_seconds=None if _first(table.get("Itr")) else _total(table.get("Time-CPU")),
         evaluation=_evaluation(folder / EVALUATION),
     )
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:
     return [*value.items()] if isinstance(value, Mapping) else []
+
+
+def _first(column: np.ndarray | None) -> float | None:
+    return None if column is None or math.isnan(column[0]) else float(column[0])
 
 
 def _last(column: np.ndarray | None) -> float | None:
@@ -262,7 +271,7 @@ def _evaluation(path: Path) -> Evaluation | None:
         names = {mode: str(group["name"]) for mode, group in groups.items() if "name" in group}
         by_mode = {mode: _success(group, stages) for mode, group in groups.items()}
         return Evaluation(returns, modes, success, by_episode, split, iteration, made_by, names, by_mode)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, OverflowError, AttributeError, RecursionError) as error:
         raise UsageError("RUN", f"'{path}' is not a whole evaluation", "evaluate again, or remove it") from error
 
 
@@ -271,11 +280,13 @@ def _success(group: Mapping[str, Any], stages: int) -> tuple[float | None, ...]:
     rates = [stage.get("success_rate") for stage in group["return"]]
     if len(rates) != stages:
         raise ValueError
-    return tuple(None if rate is None else float(rate) for rate in rates)
+    return tuple(None if math.isnan(number := _number(rate)) else number for rate in rates)
 
 
 def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+    """NaN for what was not measured, or is infinite, which no mean or interval can be made of."""
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else math.nan
 
 
 def _experiment(runs: Sequence[ReportRun], curve: Curve, notices: list[str]) -> Experiment:
@@ -318,21 +329,16 @@ def _steps_of_different_rollouts(experiments: Sequence[Experiment]) -> list[str]
     ]
 
 
-def _done(run: ReportRun) -> int:
-    """How many iterations a run has had."""
-    return len(run.curve.env_steps) + run.curve.unread
-
-
 def _evaluated_early(run: ReportRun) -> str:
     """After which iteration a run was evaluated that has gone on since; else nothing."""
     iteration = run.evaluation.iteration if run.evaluation is not None else None
-    early = isinstance(iteration, int) and iteration < _done(run)
-    return f"{run.path} (after {iteration} of {_done(run)})" if early else ""
+    early = isinstance(iteration, int) and iteration < run.iterations
+    return f"{run.path} (after {iteration} of {run.iterations})" if early else ""
 
 
 def _left(run: ReportRun) -> str:
     """How many iterations a run has that has not had all of them; else nothing."""
-    done, wanted = _done(run), run.config.get("n_itr")
+    done, wanted = run.iterations, run.config.get("n_itr")
     return f"{run.path} ({done} of {wanted})" if isinstance(wanted, int) and done < wanted else ""
 
 

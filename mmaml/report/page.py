@@ -296,7 +296,7 @@ def _runs(experiments: Sequence[Experiment]) -> str:
             Markup(f"<code>{escape(run.path)}</code>"),
             experiment.label,
             str(run.config.get("seed", UNKNOWN)),
-            f"{len(run.curve.env_steps):,}",
+            f"{run.iterations:,}",
             f"{run.curve.env_steps[-1]:,.0f}",
             UNKNOWN if run.ranks is None else str(run.ranks),
             duration(run.seconds),

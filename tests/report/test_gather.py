@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from mmaml.errors import UsageError
 from mmaml.report.gather import Gathered, differing_keys, gather
+from mmaml.report.summary import estimates
 from tests.helpers.reported import write_evaluation, write_run
 
 RETURNS = [[-800, -8], [-700, -6], [-600, -4]]
@@ -119,6 +121,33 @@ def test_runs_that_have_not_had_all_iterations_are_noticed(tmp_path: Path) -> No
     assert gathered(tmp_path).notices == (f"mmaml: fewer iterations than n_itr: {stopped} (3 of 10).",)
 
 
+def test_a_run_that_goes_on_from_another_has_had_its_iterations_too(tmp_path: Path) -> None:
+    """In a directory of its own its log begins where the other's ends, so that it lacks the CPU time until then."""
+    run = write_run(tmp_path / "run", RETURNS)
+    log = run / "progress.csv"
+    header, *rows = log.read_text().splitlines(keepends=True)
+    log.write_text(header + rows[-1])
+    write_evaluation(run, EVALUATED, [0, 1], iteration=3)
+    found = gathered(run)
+    assert not found.notices
+    assert (found.runs[0].iterations, found.runs[0].seconds, found.runs[0].cpu_seconds) == (3, 6, None)
+    write_evaluation(run, EVALUATED, [0, 1], iteration=2)
+    assert gathered(run).notices == (f"mmaml: evaluated before the latest iteration: {run} (after 2 of 3).",)
+
+
+def test_what_is_infinite_in_an_evaluation_counts_as_not_measured(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", RETURNS)
+    write_evaluation(run, EVALUATED, [0, 0], iteration=3)
+    path = run / "evaluation.json"
+    values = json.loads(path.read_text())
+    values["tasks"][0]["return"][0] = np.inf
+    path.write_text(json.dumps(values))
+    (experiment,) = gathered(run).experiments
+    means, intervals = estimates(experiment)
+    np.testing.assert_array_equal(means[-1], [EVALUATED[1, 0], EVALUATED[:, 1].mean()])
+    assert not np.isinf(intervals).any()
+
+
 def test_the_last_iterations_are_averaged_without_those_not_measured(tmp_path: Path) -> None:
     rows = [[-99.0, -99.0]] * 5 + [[float(value), -1.0] for value in range(10)]
     run = write_run(tmp_path / "run", rows)
@@ -150,6 +179,7 @@ def test_labels_are_unequal(tmp_path: Path) -> None:
         *("", "[]", "{}", '{"tasks": [], "overall": {"return": []}, "num_adapt_steps": 1}', '{"tasks": 3}', "[" * 9999),
         '{"tasks": [{"mode": 0, "return": [1, 2]}], "overall": {"return": [{}]}, "num_adapt_steps": 1}',
         '{"tasks": [{"mode": 0, "return": [1]}], "overall": {"return": [{"success_rate": "x"}]}, "num_adapt_steps": 0}',
+        '{"tasks": [{"mode": Infinity, "return": [1]}], "overall": {"return": [{}]}, "num_adapt_steps": 0}',
     ],
 )
 def test_a_damaged_evaluation_is_refused(text: str, tmp_path: Path) -> None:
