@@ -224,11 +224,17 @@ def _short(value: Any) -> str:
 
 
 def _merge(label: str, curves: Sequence[Curve]) -> Curve:
-    """The curves of several seeds on one axis of environment steps, up to the end of the shortest run."""
+    """The curves of several seeds on one axis of environment steps, up to the end of the shortest run.
+
+    From the start of the one that begins last, if that is not in its first iteration: its log goes on from another.
+    """
     axis = min((curve.env_steps for curve in curves), key=lambda env_steps: env_steps[-1])
+    before = int(np.searchsorted(axis, max(curve.env_steps[0] for curve in curves)))
+    if goes_on := 1 < before < len(axis):
+        axis = axis[before:]
     returns = np.stack([_at(axis, curve.env_steps, curve.returns[0]) for curve in curves])
     held_out = None
-    if all(curve.held_out is not None and len(curve.env_steps) >= len(axis) for curve in curves):
+    if not goes_on and all(curve.held_out is not None and len(curve.env_steps) >= len(axis) for curve in curves):
         held_out = np.stack([curve.held_out[0, : len(axis)] for curve in curves])  # type: ignore[index]
     unread = sum(curve.unread for curve in curves)
     return Curve(label, axis, returns, held_out, unread=unread, stage=curves[0].stage)

@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,20 @@ def test_a_run_is_drawn_again_only_after_further_iterations(
     os.utime(run / "progress.csv", ns=(latest + 1, latest + 1))  # as after another row
     run_figures.draw_run(run)
     assert len(drawn) == 2 and capsys.readouterr().out == f"{run / 'learning_curves.png'}\n"
+
+
+def test_a_seed_whose_log_goes_on_from_another_is_drawn_from_there(tmp_path: Path) -> None:
+    """Nothing is known of it before; held-out returns of equal iterations are in other rows."""
+    whole, other = (curves.read_run(_run(tmp_path / str(seed), [-8, -6, -5, -4], seed=seed)) for seed in (1, 2))
+    second = other[1]
+    assert second.held_out is not None
+    rest = replace(
+        second, env_steps=second.env_steps[2:], returns=second.returns[:, 2:], held_out=second.held_out[:, 2:]
+    )
+    (curve,) = curves.group_runs([whole, (other[0], rest)])
+    np.testing.assert_array_equal(curve.env_steps, second.env_steps[2:])
+    np.testing.assert_array_equal(curve.returns[:, :, 1], [[-5, -4]] * 2)
+    assert curve.held_out is None
 
 
 def test_seeds_of_which_one_has_only_begun_are_drawn(tmp_path: Path) -> None:
