@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmaml.figures.page import COLOURS, INK, legend_below, page
 from mmaml.figures.recording import SampledStages
+from mmaml.figures.share_maps import ShareMaps, plot_share_maps
 
 
 @dataclass(frozen=True)
@@ -54,31 +54,16 @@ def plot_bandit_pulls(pulls: BanditPulls, path: Path, *, title: str = "") -> Non
 
     Arms are sorted by their means, the best one on top. The dashed line is the regret of pulling at random.
     """
-    tasks, stages, arms = pulls.shares.shape
-    stage = np.arange(stages) + pulls.by_episode
-    name = "pull" if pulls.by_episode else "adaptation steps"
-    with page(path, 2.7 * tasks + 0.8, 4.4, 2, tasks) as (figure, panels):
-        panels = np.asarray(panels).reshape(2, tasks)
-        for task in range(tasks):
-            order = pulls.means[task].argsort()
-            above, below = panels[:, task]
-            extent = (stage[0] - 0.5, stage[-1] + 0.5, -0.5, arms - 0.5)
-            image = pulls.shares[task][:, order].T
-            above.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="Blues", vmin=0, vmax=1)
-            above.set_title(pulls.names[task], fontsize=11)
-            above.grid(visible=False)
-            if arms <= 12:
-                above.set_yticks(range(arms), [f"{mean:.2f}" for mean in pulls.means[task][order]], fontsize=8)
-            marker = "o-" if stages < 16 else "-"
-            below.plot(stage, pulls.regret[task], marker, color=COLOURS[0], markersize=3.5, label="the policy")
-            below.plot(stage, pulls.random_regret[task], "--", color="#999999", linewidth=1, label="pulls at random")
-            largest = max(pulls.regret[task].max(), pulls.random_regret[task].max())
-            below.set(xlabel=name, ylim=(0, 1.1 * largest + 1e-9), xlim=extent[:2])
-            for axes in (above, below):
-                axes.locator_params(axis="x", integer=True, nbins=6)
-        panels[0, 0].set_ylabel("arm, by its mean", fontsize=11)
-        panels[1, 0].set_ylabel("regret so far" if pulls.by_episode else "regret a pull", fontsize=11)
-        figure.subplots_adjust(wspace=0.28, hspace=0.18)
-        legend_below(figure, panels[1, 0].get_lines(), 0.5)
-        if title:
-            figure.suptitle(title, x=0.125, y=0.97, ha="left", va="bottom", fontsize=12, color=INK)
+    order = pulls.means.argsort(1)
+    maps = ShareMaps(
+        shares=np.take_along_axis(pulls.shares, order[:, None], axis=2),
+        rows="arm, by its mean",
+        row_names=[[f"{mean:.2f}" for mean in np.sort(means)] for means in pulls.means],
+        stage="pull" if pulls.by_episode else "adaptation steps",
+        first=int(pulls.by_episode),
+        quantity="regret so far" if pulls.by_episode else "regret a pull",
+        policy=pulls.regret,
+        references={"pulls at random": pulls.random_regret},
+        names=pulls.names,
+    )
+    plot_share_maps(maps, path, title=title)
