@@ -13,7 +13,8 @@ From state s, action a leads to s' with probability P(s' | s, a) and gives N(R(s
 trial 10 to 100 episodes.
 
 The values of a task are "transitions" [S, A, S], for each s and a drawn from Dirichlet(1, …, 1), and "rewards" [S, A],
-N(1, 1). A random policy gets 1 a step on average.
+N(1, 1). A random policy gets 1 a step on average; who knows the task gets 21.8 in 10 steps. `action_values` gives the
+returns of both on one task.
 
 Source: Duan et al. 2016 (RL²), section 3.2, as in lucaslingle/pytorch_rl2 (`rl2/envs/mdp_env.py`).
 """
@@ -79,3 +80,18 @@ class TabularMDP(DiscreteFamily):
 
     def _observe(self) -> np.ndarray:
         return one_hot(self._state, self.states)
+
+
+def action_values(
+    transitions: np.ndarray, rewards: np.ndarray, steps: int, *, random: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The expected returns of 1 … T steps of a known MDP: by first action, [T, S, A], and by first state, [T, S].
+
+    Dynamic programming. transitions [S, A, S], rewards [S, A]: of the task. steps: T. After the first action the best
+    ones follow, or, if `random`, any, all equally likely.
+    """
+    of_actions, of_states = [], [np.zeros(len(rewards))]
+    for _ in range(steps):
+        of_actions.append(rewards + transitions @ of_states[-1])
+        of_states.append(of_actions[-1].mean(1) if random else of_actions[-1].max(1))
+    return np.stack(of_actions), np.stack(of_states[1:])

@@ -9,10 +9,14 @@ from mmaml.envs.bandit import Bandit
 from mmaml.envs.base import TaskVectorEnv
 from mmaml.envs.discounting_chain import DiscountingChain
 from mmaml.envs.discrete import GridFamily
+from mmaml.envs.memory_planning import MemoryPlanningGame
 from mmaml.envs.point_mass import PointMass
+from mmaml.envs.tabular_mdp import TabularMDP
 from mmaml.figures.bandit_pulls import bandit_pulls, plot_bandit_pulls
 from mmaml.figures.chain_choices import chain_choices, plot_chain_choices
+from mmaml.figures.goals_collected import goals_collected, plot_goals_collected
 from mmaml.figures.grid_paths import beliefs_about_cells, grid_paths, plot_grid_paths
+from mmaml.figures.mdp_actions import mdp_actions, plot_mdp_actions
 from mmaml.figures.recording import SampledStages, point_mass_trajectories
 from mmaml.figures.trajectories import plot_trajectories
 
@@ -37,11 +41,21 @@ def _choices(sampled: SampledStages, path: Path, title: str) -> None:
     plot_chain_choices(chain_choices(sampled), path, title=title)
 
 
+def _actions(sampled: SampledStages, path: Path, title: str) -> None:
+    plot_mdp_actions(mdp_actions(sampled), path, title=title)
+
+
+def _goals(sampled: SampledStages, path: Path, title: str) -> None:
+    plot_goals_collected(goals_collected(sampled), path, title=title)
+
+
 PICTURES: dict[type, Picture] = {
     PointMass: _trajectories,
     GridFamily: _walks,
     Bandit: _pulls,
     DiscountingChain: _choices,
+    TabularMDP: _actions,
+    MemoryPlanningGame: _goals,
 }
 
 

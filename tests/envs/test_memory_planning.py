@@ -10,7 +10,7 @@ import pytest
 
 from mmaml.envs import memory_planning
 from mmaml.envs.base import Task
-from mmaml.envs.memory_planning import MOVES, MemoryPlanningGame
+from mmaml.envs.memory_planning import MOVES, MemoryPlanningGame, shortest_path_goals
 from tests.helpers.samples import assert_counts
 
 UP, DOWN, LEFT, RIGHT, COLLECT = range(5)
@@ -131,6 +131,12 @@ def towards(agent: np.ndarray, goal: np.ndarray, size: int) -> np.ndarray:
     back = 2 * apart > size
     x, y = np.where(back[:, 0], LEFT, RIGHT), np.where(back[:, 1], DOWN, UP)
     return np.where(apart[:, 0] > 0, x, np.where(apart[:, 1] > 0, y, COLLECT))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_goals_of_shortest_paths_are_those_of_dynamic_programming(size: int) -> None:
+    best = [known_returns(size, steps)["informed"] for steps in range(25)]
+    np.testing.assert_allclose(shortest_path_goals(size, 24), best)
 
 
 @pytest.mark.parametrize(

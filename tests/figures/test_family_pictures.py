@@ -1,4 +1,4 @@
-"""Pictures of what a policy does in bandits, grids and chains: that they show what was done."""
+"""Pictures of what a policy does in bandits, grids, chains and MDPs: that they show what was done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from mmaml.envs.registry import FAMILIES, make_family
 from mmaml.figures.bandit_pulls import BanditPulls, bandit_pulls
 from mmaml.figures.chain_choices import chain_choices
 from mmaml.figures.family_pictures import picture_of
+from mmaml.figures.goals_collected import goals_collected
 from mmaml.figures.grid_paths import GridPaths, grid_paths, plot_grid_paths
+from mmaml.figures.mdp_actions import mdp_actions
 from mmaml.figures.recording import SampledStages, sampled_stages
 from mmaml.worker import Worker
 from tests.helpers.recurrent_bandit import MODULE
@@ -23,6 +25,7 @@ from tests.helpers.support import small_config
 
 RECURRENT = f"{MODULE}:RecurrentBandit"
 DISCRETE = ["BernoulliBandit", "GaussianBandit", "GridNavi", "KrazyWorld", "DiscountingChain"]
+DISCRETE += ["TabularMDP", "MemoryPlanningGame"]
 DRAWN = [*DISCRETE, "SparsePointRobot"]
 
 
@@ -94,6 +97,49 @@ def test_choices_are_the_first_actions_of_episodes() -> None:
         assert shown.rollouts[stage].episode_start.sum((1, 2)).tolist() == [9, 9]
 
 
+@pytest.mark.parametrize("episodes", [0, 3])
+def test_the_best_action_of_an_mdp_is_counted_where_and_when_it_is_taken(episodes: int) -> None:
+    """With two steps left the best action has the best reward and next rewards, with one left the best reward."""
+    shown = sampled("TabularMDP", episodes, max_path_length=2, env_kwargs={"states": 3, "actions": 2})
+    actions = mdp_actions(shown)
+    assert actions.shares.shape == (4, episodes or 2, 3) and actions.by_episode == (episodes > 0)
+    np.testing.assert_array_equal(actions.returns, shown.returns)
+    for task, values in enumerate(task.values for task in shown.tasks):
+        rewards, transitions = values["rewards"], values["transitions"]
+        first = rewards + transitions @ rewards.max(1)
+        assert actions.best_returns[task] == pytest.approx(first[0].max())
+        assert actions.random_returns[task] == pytest.approx((rewards + transitions @ rewards.mean(1))[0].mean())
+        for stage, data in enumerate(shown.rollouts):
+            taken = data.actions[task].numpy().argmax(-1)
+            states = shown.observations[stage][task].argmax(-1)
+            assert states.shape == (3, 2) and not states[:, 0].any()
+            right = taken == np.stack([first.argmax(1)[states[:, 0]], rewards.argmax(1)[states[:, 1]]], axis=1)
+            for state, share in enumerate(actions.shares[task, stage]):
+                visits = right[states == state]
+                assert share == visits.mean() if len(visits) else np.isnan(share)
+
+
+@pytest.mark.parametrize("episodes", [0, 2])
+def test_goals_are_summed_up_over_the_steps_of_an_episode(episodes: int) -> None:
+    shown = sampled("MemoryPlanningGame", episodes, rollouts=50, env_kwargs={"size": 2})
+    collected = goals_collected(shown)
+    assert collected.goals.shape == (4, 2, 21) and collected.by_episode == (episodes > 0)
+    assert not collected.goals[..., 0].any() and (np.diff(collected.goals) >= 0).all()
+    np.testing.assert_allclose(collected.goals[..., -1], shown.returns, rtol=1e-5)
+    assert (collected.goals[..., -1] > 0).all()
+    # Of the three other cells, two are one move away and one is two; to collect is another step.
+    assert collected.shortest[:4] == pytest.approx([0, 0, 2 / 3, 1])
+
+
+def test_of_many_stages_the_first_and_the_last_are_named(tmp_path: Path) -> None:
+    shown = sampled("MemoryPlanningGame", 12, rollouts=1, max_path_length=4)
+    draw = picture_of(type(shown.family))
+    assert draw is not None
+    draw(shown, tmp_path / "picture.svg", "title")
+    named = re.findall("<!-- episode (.*?) -->", (tmp_path / "picture.svg").read_text())
+    assert 2 <= len(named) <= 5 and {"1", "12"} <= set(named)
+
+
 @pytest.mark.parametrize(("env", "episodes"), [*((env, 0) for env in DRAWN), *((env, 2) for env in DISCRETE)])
 def test_every_picture_is_drawn(env: str, episodes: int, tmp_path: Path) -> None:
     shown = sampled(env, episodes)
@@ -109,6 +155,8 @@ def test_every_picture_is_drawn(env: str, episodes: int, tmp_path: Path) -> None
     [
         ("BernoulliBandit", ["the policy", "pulls at random"]),
         ("DiscountingChain", ["bonus"]),
+        ("TabularMDP", ["the policy", "actions at random", "best, with the task known", "share of best actions"]),
+        ("MemoryPlanningGame", ["before adaptation", "after 1 step", "shortest paths, with the board known"]),
         ("SparsePointRobot", ["goal", "goals of the other tasks"]),
     ],
 )
@@ -129,7 +177,7 @@ def test_a_picture_says_what_its_lines_and_stars_mean(env: str, words: list[str]
         ("rl2", ["episode 1", "episode 2"]),
     ],
 )
-@pytest.mark.parametrize("env", ["GridNavi", "DiscountingChain", "PointRobot"])
+@pytest.mark.parametrize("env", ["GridNavi", "DiscountingChain", "PointRobot", "MemoryPlanningGame"])
 def test_a_picture_says_at_which_stages_it_shows_the_policy(
     env: str, algorithm: str, stages: list[str], tmp_path: Path
 ) -> None:
@@ -171,5 +219,4 @@ def test_beliefs_are_coloured_by_one_scale(tmp_path: Path) -> None:
 
 
 def test_a_family_may_have_no_picture() -> None:
-    assert picture_of(type(make_family("TabularMDP"))) is None
     assert picture_of(type(make_family("CartPoleMassEnv"))) is None
