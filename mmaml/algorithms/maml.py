@@ -26,7 +26,7 @@ from mmaml.config.declaration import Condition, Declaration, Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import FLAG
 from mmaml.policies.distributions import Distribution
-from mmaml.policies.params import Params, ParamSpec
+from mmaml.policies.params import Params, ParamSpec, pull_back
 from mmaml.policies.policy import MLPPolicy
 from mmaml.sampling.acting import Actor, memoryless
 from mmaml.sampling.rollouts import Rollouts
@@ -342,7 +342,7 @@ class FisherProducts:
                 in_meta = in_meta | {name: in_meta.get(name, 0) + value for name, value in touched.items()}
         start = values_of(self._start)
         names = [name for name in start if start[name].requires_grad]
-        found = torch.autograd.grad(
+        found = pull_back(
             [start[name] for name in names],
             list(self._meta.values()),
             [cotangent[name] for name in names],

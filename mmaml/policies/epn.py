@@ -27,7 +27,7 @@ from torch.nn.functional import layer_norm
 
 from mmaml.policies.batch_invariant import affine, affine_by_step, broadcast_rows, is_batched
 from mmaml.policies.mlp import glorot_uniform
-from mmaml.policies.params import Params
+from mmaml.policies.params import Params, pull_back
 
 CHUNK_ROWS = 4096  # that are computed together
 
@@ -203,4 +203,4 @@ class _Planned(Function):
         inputs = [value.detach().requires_grad_() for value in ctx.saved_tensors]
         with torch.enable_grad():
             features = ctx.network.planned(ctx.absent, *inputs)
-        return None, None, *torch.autograd.grad(features, inputs, grad)
+        return None, None, *pull_back([features], inputs, [grad])

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 Params = dict[str, Tensor]
 
@@ -75,6 +77,32 @@ class ParamSpec:
         return self.flatten_per_task(dict(zip(params, gradients, strict=True)))
 
 
+class _Outputs(Function):
+    """A number whose gradients in outputs y are their cotangents w: (*y, *w) -> 0."""
+
+    @staticmethod
+    def forward(ctx, *both):  # type: ignore[override]
+        ctx.save_for_backward(*both[len(both) // 2 :])
+        return both[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx, _):  # type: ignore[override]
+        cotangents = ctx.saved_tensors
+        return *cotangents, *[None] * len(cotangents)
+
+
+def pull_back(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor], **options: Any
+) -> tuple[Tensor, ...]:
+    """Jᵀ w of the inputs, for outputs of Jacobian J and their cotangents w. options: those of `torch.autograd.grad`.
+
+    That takes cotangents too, but loads SymPy to compare their shapes: half a second of the start of every rank.
+    """
+    with torch.enable_grad():
+        number = _Outputs.apply(*outputs, *cotangents)
+    return torch.autograd.grad(number, inputs, **options)
+
+
 class Derivative:
     """The derivative J of functions of leaves at one point, as a linear map and its transpose; computed once.
 
@@ -110,6 +138,6 @@ class Derivative:
     def _pull(self, cotangents: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
         dependent = [(y, w) for y, w in zip(self._outputs, cotangents, strict=True) if y.requires_grad]
         outputs, arriving = zip(*dependent, strict=True)
-        return torch.autograd.grad(
+        return pull_back(
             outputs, self._leaves, arriving, retain_graph=True, create_graph=create_graph, materialize_grads=True
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmaml.policies.layers import Bend, Tangent, halves
 from mmaml.policies.mlp import CutNetwork, cut_networks
-from mmaml.policies.params import Derivative, Params
+from mmaml.policies.params import Derivative, Params, pull_back
 
 Aux = TypeVar("Aux", bound=Sequence[Tensor])
 
@@ -88,7 +88,7 @@ class Curvature(Generic[Aux]):
         if not pairs:
             return [None] * len(self._inputs)
         outputs, cotangents = zip(*pairs, strict=True)
-        return list(torch.autograd.grad(outputs, self._inputs, cotangents, retain_graph=True, allow_unused=True))
+        return list(pull_back(outputs, self._inputs, cotangents, retain_graph=True, allow_unused=True))
 
     def _by_name(self, found: Sequence[Tensor | None]) -> Params:
         """What was found of the values, the last of the inputs."""

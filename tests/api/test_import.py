@@ -64,6 +64,6 @@ mmaml.train("navigation_2d_maml_vpg", n_itr=1, meta_batch_size=2, rollouts_per_m
     dump_path={str(tmp_path / "run")!r}, callbacks=[lambda row: loaded.append({{*sys.modules}})])
 assert len(loaded) == 1 and "torch" in loaded[0]
 readers = {{"tensorboard.backend.event_processing", "pandas", "scipy", "yaml"}}
-assert not loaded[0] & (readers | {{"matplotlib", "mujoco", "PIL", "imageio"}})
+assert not loaded[0] & (readers | {{"matplotlib", "mujoco", "PIL", "imageio", "sympy"}})
 """
     )
