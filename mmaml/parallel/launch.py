@@ -14,6 +14,11 @@ from mmaml.config.loading import ConfigError
 from mmaml.launcher import install
 from mmaml.launcher.protocol import announced_ranks
 
+# A rank that ends with an exit code is lost like any other. Open MPI would end the job at the second such rank, and show
+# no more output where it was the last beside the master. With this option its own exit code is 0 whatever those of the
+# ranks are: a run reports its own, other programs do not, so that our mpirun does not give the option by itself.
+EXIT_CODES_ARE_LOSSES = ("--prtemca", "state_base_error_non_zero_exit", "0")
+
 
 def check_launcher(connected: int) -> None:
     """Raise ConfigError unless the `connected` ranks are all that the launcher started.
@@ -70,13 +75,13 @@ def relaunch(ranks: int, directory: str, words: Sequence[str]) -> NoReturn:
 
 
 def mpirun_command() -> list[str]:
-    """The words that start the mpirun beside Python, or else that on PATH. Raises ConfigError if there is none.
+    """The words that start ranks of a run by the mpirun beside Python, or else that on PATH; ConfigError without one.
 
     Open MPI's is started by this project's launcher, whether or not `mmaml.launcher.install` has been run.
     """
     programs = Path(sys.executable).parent
     if (open_mpi := install.open_mpi(programs)) is not None:
-        return install.command(open_mpi)
+        return [*install.command(open_mpi), *EXIT_CODES_ARE_LOSSES]
     mpirun = shutil.which("mpirun", path=str(programs)) or shutil.which("mpirun")
     if mpirun is None:
         raise ConfigError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmaml.fault_points import Point
+from mmaml.parallel.launch import mpirun_command
 from mmaml.storage import checkpoint
 from tests.helpers.support import SMALL, progress
 from tests.helpers.waiting import GUARD
@@ -55,9 +56,9 @@ VALUES: dict[str, Any] = SMALL | {
 
 
 def command(values: dict[str, Any], ranks: int, *mpirun: str, script: str = "mumo_run_point_mass.py") -> list[str]:
-    """The command line of a run; without mpirun where `ranks` is 0."""
+    """The command line of a run, whose mpirun starts as for --ranks; without mpirun where `ranks` is 0."""
     arguments = [PROGRAM, str(ROOT / "run_scripts" / script), "--overrides", json.dumps(values)]
-    return [*([MPIRUN, "-n", str(ranks), *mpirun] if ranks else []), sys.executable, *arguments]
+    return [*([*mpirun_command(), "-n", str(ranks), *mpirun] if ranks else []), sys.executable, *arguments]
 
 
 @contextmanager
