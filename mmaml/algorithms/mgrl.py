@@ -128,7 +128,7 @@ DECLARATION = Declaration(
         *("num_inner_grad_steps", "inner_lr", "first_order"),
         *("meta_update", "num_promp_steps", "num_minibatches", "clip_eps", "clip_outer", "anneal_factor"),
         *("init_inner_kl_penalty", "adaptive_inner_kl_penalty", "target_inner_step"),
-        *("init_outer_kl_penalty", "adaptive_outer_kl_penalty", "target_outer_step"),
+        *("init_outer_kl_penalty", "adaptive_outer_kl_penalty", "target_outer_step", "max_outer_kl"),
         *("max_kl", "cg_iters", "fisher_rollouts", "cg_damping", "ls_max_steps", "ls_backtrack_ratio"),
     ],
     inner_steps=False,

@@ -207,6 +207,13 @@ class Config:
         "largest norm of the meta-gradient, to which a longer one is scaled down; null: no limit",
         updates=ADAM,
     )
+    max_outer_kl: float | None = _key(
+        "Meta-update",
+        None,
+        optional(number(0, open_low=True)),
+        "largest KL(π_old,K ‖ π_K) of an update, of which else a half, a quarter, … is made; null: no limit",
+        updates=ADAM,
+    )
     num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch", updates=ADAM)
     clip_eps: float = _key(
         "Meta-update", 0.3, number(0, open_low=True), "ε of the clipped likelihood ratio", updates=("ppo",)

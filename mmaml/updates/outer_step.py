@@ -23,6 +23,8 @@ from mmaml.updates.objective import Objective, objective_of
 
 # Of conjugate gradients: what is left, ‖F x - g‖² / ‖g‖², when they end.
 MIN_RESIDUAL = 1e-10
+# How often an update beyond `max_outer_kl` is halved before it is left out.
+MAX_HALVINGS = 10
 Row = dict[str, float]
 Parts = Objective[np.ndarray]
 
@@ -78,7 +80,7 @@ class PolicyGradient(MetaUpdate):
     def __call__(self, parameters: Tensor, evaluate: Evaluate, iteration: int) -> tuple[Tensor, Row]:
         config, options = self.config, self.options(iteration)
         self.optimizer.learning_rate = config.outer_rate(iteration)
-        first_losses, gradients = [], []
+        first_losses, gradients, start = [], [], parameters
         for epoch in range(self.epochs):
             for tasks in self._minibatches(evaluate.tasks, iteration, epoch):
                 result = evaluate(Question("meta_gradient", parameters, tasks=tasks, options=options))
@@ -86,8 +88,27 @@ class PolicyGradient(MetaUpdate):
                 parameters = self.optimizer.step(parameters, bounded(gradients[-1], config.max_grad_norm))
                 if epoch == 0:
                     first_losses.append(result["loss"])
-        after = objective_of(evaluate(Question("meta_loss", parameters, options=options)))
-        return parameters, self.row(np.concatenate(first_losses), after, gradients, options)
+        parameters, after, fraction = self._limited(start, parameters, evaluate, options)
+        row = self.row(np.concatenate(first_losses), after, gradients, options)
+        return parameters, row | ({} if config.max_outer_kl is None else {"LineSearchStep": fraction})
+
+    def _limited(
+        self, start: Tensor, end: Tensor, evaluate: Evaluate, options: dict[str, Any]
+    ) -> tuple[Tensor, Parts, float]:
+        """Parameters between both that keep to `max_outer_kl`, the objective there, and the fraction of the update.
+
+        The first of θ + f Δ, f = 1, 1/2, 1/4, …, at which the mean of KL(π_old,K ‖ π_θ_K) is at most the limit; θ where
+        there is none. A clipped ratio has no gradient that would bring it back, so that a few steps of Adam can end far
+        away.
+        """
+        limit = self.config.max_outer_kl
+        fractions = [1.0] if limit is None else [*(0.5**j for j in range(MAX_HALVINGS + 1)), 0.0]
+        for fraction in fractions:
+            parameters = end if fraction == 1.0 else start + fraction * (end - start)
+            after = objective_of(evaluate(Question("meta_loss", parameters, options=options)))
+            if limit is None or after.outer_kl.mean() <= limit:
+                break
+        return parameters, after, fraction
 
     def _minibatches(self, tasks: Sequence[int], iteration: int, epoch: int) -> list[list[int]]:
         """The tasks of each minibatch: each task is in one of them, and none is empty."""

@@ -51,6 +51,7 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "learning_rate_anneal": (0.5, {}),
     "num_promp_steps": (3, {}),
     "num_minibatches": (2, {}),
+    "max_outer_kl": (1e-6, FAST),
     "clip_eps": (0.01, FAST),
     "clip_outer": (False, FAST),
     "anneal_factor": (0.1, FAST),

@@ -230,6 +230,40 @@ def test_adam_steps_by_the_bounded_gradient_and_the_log_has_the_norm_before() ->
     assert row["GradNorm-all"] == pytest.approx(float(whole.norm()))
 
 
+class Quadratic(FakeEvaluate):
+    """KL = c ‖θ‖² / P, as far from parameters that are 0 as from those that sampled."""
+
+    curvature = 1e4
+
+    def __call__(self, question: Question) -> dict[str, np.ndarray]:
+        self.after["outer_kl"] = np.array(self.curvature * float(question.parameters.square().mean()))
+        return super().__call__(question)
+
+
+@pytest.mark.parametrize("limit, fraction", [(None, None), (10.0, 1.0), (8.0, 0.5), (0.6, 0.25), (1e-6, 0.0)])
+def test_of_an_update_beyond_the_kl_a_half_a_quarter_or_nothing_is_made(
+    limit: float | None, fraction: float | None
+) -> None:
+    """Three steps of Adam by 0.01 under a constant gradient have a KL of 9."""
+    algo = _algorithm(max_outer_kl=limit, init_outer_kl_penalty=1.0, adaptive_outer_kl_penalty=True)
+    evaluate = Quadratic(np.tile(_signs(algo), (TASKS, 1)), (RIGHT, RIGHT), RIGHT)
+    parameters, row = algo.update(torch.zeros(algo.spec.total), evaluate, 0)
+    assert row.get("LineSearchStep") == fraction
+    made = 1.0 if fraction is None else fraction
+    expected = -0.03 * made * torch.from_numpy(np.sign(_signs(algo)))
+    torch.testing.assert_close(parameters, expected, rtol=1e-3, atol=0)
+    assert row["KLOuter"] == pytest.approx(9 * made**2, rel=1e-3)  # of the update that is made
+    assert torch.equal(evaluate.calls[-1][2], parameters)
+
+
+def test_a_kl_that_is_not_a_number_is_beyond_every_limit() -> None:
+    algo = _algorithm(max_outer_kl=1.0)
+    evaluate = Quadratic(np.tile(_signs(algo), (TASKS, 1)), (RIGHT, RIGHT), RIGHT)
+    evaluate.curvature = float("nan")
+    parameters, row = algo.update(torch.zeros(algo.spec.total), evaluate, 0)
+    assert not parameters.any() and row["LineSearchStep"] == 0
+
+
 def test_adam_refuses_the_moments_of_another_network() -> None:
     others = Adam(0.1, 3)
     others.step(torch.zeros(3), torch.ones(3))
