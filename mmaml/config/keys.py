@@ -211,7 +211,7 @@ class Config:
         "Meta-update",
         None,
         optional(number(0, open_low=True)),
-        "largest KL(π_old,K ‖ π_K) of an update, of which else a half, a quarter, … is made; null: no limit",
+        "largest KL(π_old,K ‖ π_K) of an update; a larger one is halved until it keeps to that; null: no limit",
         updates=ADAM,
     )
     num_minibatches: int = _key("Meta-update", 1, integer(1), "minibatches (of tasks) an epoch", updates=ADAM)

@@ -30,6 +30,10 @@ STARTING, STARTED = "starting", "started"
 ENDED = "ended"
 # Its text says how the user continues the run if rank 0 is lost. Another rank has found rank 0 gone or silent.
 REMEDY, LOST = "remedy", "lost"
+# A rank that ends with an exit code is lost like any other. Open MPI would end the job at the second such rank, and
+# show no more output where it was the last beside the master. With this option its own exit code is 0, whatever those
+# of the ranks are: a run reports its own, other programs do not, so that our mpirun does not give it by itself.
+EXIT_CODES_ARE_LOSSES = ("--prtemca", "state_base_error_non_zero_exit", "0")
 
 # Signals by which a run is asked to stop, and what each asks for.
 STOPS = {signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM, signal.SIGINT: signal.SIGINT}

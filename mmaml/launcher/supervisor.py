@@ -16,6 +16,7 @@ from mmaml.launcher.local_ranks import SECONDS_TO_START, LocalRanks
 from mmaml.launcher.messages import say
 from mmaml.launcher.protocol import (
     ENDED,
+    EXIT_CODES_ARE_LOSSES,
     SECONDS_OF_ONE_SIGNAL,
     SENT_AS,
     STARTED,
@@ -186,6 +187,8 @@ class Supervisor:
         elif STARTING in reports:
             what = f"lost {named(lost)}" if lost else f"{SECONDS_TO_START:g} s went by"
             say(f"error: {what if code is None else 'the ranks ended'} before all had started; start the run again")
+        elif code == 0 and EXIT_CODES_ARE_LOSSES[1] in self._command:
+            say("error: the ranks ended before the run began")
         elif code is not None:
             return code  # of another program
         return code or 1

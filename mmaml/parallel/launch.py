@@ -12,12 +12,7 @@ from typing import NoReturn
 from mmaml.config.keys import Config
 from mmaml.config.loading import ConfigError
 from mmaml.launcher import install
-from mmaml.launcher.protocol import announced_ranks
-
-# A rank that ends with an exit code is lost like any other. Open MPI would end the job at the second such rank, and
-# show no more output where it was the last beside the master. With this option its own exit code is 0, whatever those
-# of the ranks are: a run reports its own, other programs do not, so that our mpirun does not give it by itself.
-EXIT_CODES_ARE_LOSSES = ("--prtemca", "state_base_error_non_zero_exit", "0")
+from mmaml.launcher.protocol import EXIT_CODES_ARE_LOSSES, announced_ranks
 
 
 def check_launcher(connected: int) -> None:

@@ -88,27 +88,32 @@ class PolicyGradient(MetaUpdate):
                 parameters = self.optimizer.step(parameters, bounded(gradients[-1], config.max_grad_norm))
                 if epoch == 0:
                     first_losses.append(result["loss"])
-        parameters, after, fraction = self._limited(start, parameters, evaluate, options)
+        whole = objective_of(evaluate(Question("meta_loss", parameters, options=options)))
+        parameters, after, fraction = self._limited(start, parameters, whole, evaluate, options)
         row = self.row(np.concatenate(first_losses), after, gradients, options)
+        self.learn_from(whole)
         return parameters, row | ({} if config.max_outer_kl is None else {"LineSearchStep": fraction})
 
     def _limited(
-        self, start: Tensor, end: Tensor, evaluate: Evaluate, options: dict[str, Any]
+        self, start: Tensor, end: Tensor, whole: Parts, evaluate: Evaluate, options: dict[str, Any]
     ) -> tuple[Tensor, Parts, float]:
         """Parameters between both that keep to `max_outer_kl`, the objective there, and the fraction of the update.
 
-        The first of θ + f Δ, f = 1, 1/2, 1/4, …, at which the mean of KL(π_old,K ‖ π_θ_K) is at most the limit; θ where
-        there is none. A clipped ratio has no gradient that would bring it back, so that a few steps of Adam can end far
-        away.
+        whole: the objective at the end. The parameters are the first of θ + f Δ, f = 1, 1/2, 1/4, …, at which the mean
+        of KL(π_old,K ‖ π_θ_K) is at most the limit; θ where there is none. A clipped ratio has no gradient that would
+        bring it back, so that a few steps of Adam can end far away.
         """
         limit = self.config.max_outer_kl
-        fractions = [1.0] if limit is None else [*(0.5**j for j in range(MAX_HALVINGS + 1)), 0.0]
-        for fraction in fractions:
-            parameters = end if fraction == 1.0 else start + fraction * (end - start)
+        parameters, after, fraction = end, whole, 1.0
+        shorter = iter([*(0.5**j for j in range(1, MAX_HALVINGS + 1)), 0.0])
+        while limit is not None and fraction and not after.outer_kl.mean() <= limit:
+            fraction = next(shorter)
+            parameters = start + fraction * (end - start) if fraction else start
             after = objective_of(evaluate(Question("meta_loss", parameters, options=options)))
-            if limit is None or after.outer_kl.mean() <= limit:
-                break
         return parameters, after, fraction
+
+    def learn_from(self, whole: Parts) -> None:
+        """Adapt what outlives the iteration, from the objective after the whole update, before it is limited."""
 
     def _minibatches(self, tasks: Sequence[int], iteration: int, epoch: int) -> list[list[int]]:
         """The tasks of each minibatch: each task is in one of them, and none is empty."""
@@ -148,13 +153,11 @@ class Proximal(PolicyGradient):
             "ClipEps": options["clip_eps"],
             "KLCoeffOuter": self.outer_kl_coefficient,
         }
-        row |= {f"KLCoeffInner_{k}": eta for k, eta in enumerate(self.kl_coefficients)}
-        self._adapt_kl_coefficients(inner_kls(after), row["KLOuter"])
-        return row
+        return row | {f"KLCoeffInner_{k}": eta for k, eta in enumerate(self.kl_coefficients)}
 
-    def _adapt_kl_coefficients(self, kls: Sequence[float], outer_kl: float) -> None:
-        """Once an iteration, from the KL after the last epoch."""
-        config = self.config
+    def learn_from(self, whole: Parts) -> None:
+        """Adapt the KL coefficients, once an iteration."""
+        config, kls, outer_kl = self.config, inner_kls(whole), float(whole.outer_kl.mean())
         if config.adaptive_inner_kl_penalty:
             self.kl_coefficients = [
                 adapted_coefficient(eta, kl, config.target_inner_step)

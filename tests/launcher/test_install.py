@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmaml.launcher import install, mpirun
+from mmaml.launcher.protocol import EXIT_CODES_ARE_LOSSES
 from mmaml.parallel import launch
 
 # What an Open MPI that prints its arguments is started with.
@@ -90,7 +91,7 @@ def test_runs_that_start_their_own_ranks_are_supervised(
     python.symlink_to(sys.executable)
     monkeypatch.setattr(sys, "executable", str(python))
     supervised, options = SUPERVISED.split("-np", 1)
-    lossy = " ".join(launch.EXIT_CODES_ARE_LOSSES)
+    lossy = " ".join(EXIT_CODES_ARE_LOSSES)
     assert printed(*launch.mpirun_command()) == f"{supervised}{lossy} -np{options}"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from mmaml.launcher import job as job_files
+from mmaml.parallel.launch import mpirun_command
 from tests.helpers.launching import PROGRAM, SECONDS, Launch, parent
 from tests.helpers.scripts import job_script
 from tests.helpers.waiting import wait_for_looks, wait_until
@@ -281,6 +282,13 @@ def test_an_exit_code_that_rank_0_does_not_report_is_that_of_open_mpi(launch: An
     job = launch("fail", "plain-end")
     (tmp_path / "stop").touch()
     assert job.end() == (5, "asked\n", "")
+
+
+def test_a_run_whose_ranks_end_before_they_report_anything_has_failed() -> None:
+    """As where they cannot load a library. Open MPI's own exit code says nothing then."""
+    command = [*mpirun_command(), "-n", "2", sys.executable, "-c", "raise SystemExit(3)"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stderr) == (1, "error: the ranks ended before the run began\n")
 
 
 def test_a_program_that_reports_nothing_is_not_judged() -> None:

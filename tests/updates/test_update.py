@@ -254,6 +254,7 @@ def test_of_an_update_beyond_the_kl_a_half_a_quarter_or_nothing_is_made(
     torch.testing.assert_close(parameters, expected, rtol=1e-3, atol=0)
     assert row["KLOuter"] == pytest.approx(9 * made**2, rel=1e-3)  # of the update that is made
     assert torch.equal(evaluate.calls[-1][2], parameters)
+    assert _proximal(algo).outer_kl_coefficient == 2.0  # by the KL of the whole update, which is too large
 
 
 def test_a_kl_that_is_not_a_number_is_beyond_every_limit() -> None:
