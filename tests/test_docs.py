@@ -154,9 +154,8 @@ def test_the_command_lines_are_accepted(page: str, monkeypatch: pytest.MonkeyPat
     for line in commands(TEXTS[page]):
         options = accepted(line)
         keys = {**getattr(options, "overrides", {}), **getattr(options, "keys", {})}
-        assert {key.partition(".")[0] for key in keys} <= {*KEYS, "outer_step_size"}, (
-            line
-        )  # the last is that of your_own.md
+        names = {key.partition(".")[0] for key in keys}
+        assert names <= {*KEYS, "outer_step_size"}, line  # the last is that of your_own.md
         file = getattr(options, "config_file", None)
         assert file in (None, "hold_speed.json") or read_config_file(find_config("CONFIG", file)), line
 
