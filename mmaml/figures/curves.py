@@ -43,7 +43,7 @@ class Curve:
 
     env_steps: [I]. returns: [S, I, K+1] for S seeds, I iterations, K adaptation steps, or later episodes of a trial, as
     `stage` says. held_out: the same on held-out tasks, NaN where not measured, or None. unread: number of rows that
-    could not be read.
+    could not be read. first: the iteration of the first row, not 0 where a log goes on from another.
     """
 
     label: str
@@ -53,6 +53,7 @@ class Curve:
     external: bool = False
     unread: int = 0
     stage: str = "adaptation step"
+    first: int = 0
 
 
 def read_table(path: Path, argument: str = "RUN") -> tuple[dict[str, np.ndarray], int]:
@@ -108,7 +109,8 @@ def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
     held_out = _steps(table, r"Eval-Step_(\d{1,6})-AverageReturn")
     held_out = held_out[None] if held_out is not None and held_out.shape == returns.shape else None
     stage = "episode" if config.get("episodes_per_trial", 1) != 1 else "adaptation step"
-    return config, Curve(label, table["n_timesteps"], returns[None], held_out, unread=unread, stage=stage)
+    first = int(table["Itr"][0]) if "Itr" in table else 0
+    return config, Curve(label, table["n_timesteps"], returns[None], held_out, unread=unread, stage=stage, first=first)
 
 
 def read_external(label: str, path: Path, env_steps_per_iteration: float | None) -> Curve:
@@ -138,7 +140,10 @@ def read_external(label: str, path: Path, env_steps_per_iteration: float | None)
 
 
 def group_runs(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[Curve]:
-    """Merge runs that differ only in their seed into one curve. Without a label, it is named by how it differs."""
+    """Merge runs that differ only in their seed into one curve. Without a label, it is named by how it differs.
+
+    Raises UsageError for seeds whose logs have no environment steps in common.
+    """
     groups = experiments_of(runs)
     experiments = [_experiment(runs[members[0]][0]) for members in groups]
     curves = [[runs[index][1] for index in members] for members in groups]
@@ -226,12 +231,15 @@ def _short(value: Any) -> str:
 def _merge(label: str, curves: Sequence[Curve]) -> Curve:
     """The curves of several seeds on one axis of environment steps, up to the end of the shortest run.
 
-    From the start of the one that begins last, if that is not in its first iteration: its log goes on from another.
+    Where logs go on from others, from the start of the one of them that begins last: nothing is known of it before.
     """
     axis = min((curve.env_steps for curve in curves), key=lambda env_steps: env_steps[-1])
-    before = int(np.searchsorted(axis, max(curve.env_steps[0] for curve in curves)))
-    if goes_on := 1 < before < len(axis):
-        axis = axis[before:]
+    goes_on = [curve.env_steps[0] for curve in curves if curve.first]
+    if goes_on:
+        end, axis = axis[-1], axis[axis >= max(goes_on)]
+        if not len(axis):
+            problem = f"of seeds of one experiment, a log begins after {max(goes_on):,.0f} env steps, another ends at {end:,.0f}"
+            raise UsageError("RUN", problem, "give one of them a label of its own, as LABEL=RUN, or leave it out")
     returns = np.stack([_at(axis, curve.env_steps, curve.returns[0]) for curve in curves])
     held_out = None
     if not goes_on and all(curve.held_out is not None and len(curve.env_steps) >= len(axis) for curve in curves):

@@ -128,13 +128,34 @@ def test_a_seed_whose_log_goes_on_from_another_is_drawn_from_there(tmp_path: Pat
     whole, other = (curves.read_run(_run(tmp_path / str(seed), [-8, -6, -5, -4], seed=seed)) for seed in (1, 2))
     second = other[1]
     assert second.held_out is not None
-    rest = replace(
-        second, env_steps=second.env_steps[2:], returns=second.returns[:, 2:], held_out=second.held_out[:, 2:]
-    )
+    kept = {"returns": second.returns[:, 2:], "held_out": second.held_out[:, 2:]}
+    rest = replace(second, env_steps=second.env_steps[2:], first=2, **kept)
     (curve,) = curves.group_runs([whole, (other[0], rest)])
     np.testing.assert_array_equal(curve.env_steps, second.env_steps[2:])
     np.testing.assert_array_equal(curve.returns[:, :, 1], [[-5, -4]] * 2)
     assert curve.held_out is None
+
+
+def test_the_iteration_of_its_first_row_says_whether_a_log_goes_on(tmp_path: Path) -> None:
+    """Not its env steps: episodes may be longer with another seed."""
+    config, curve = curves.read_run(_run(tmp_path / "run", [-8, -6, -5, -4]))
+    assert curve.first == 0
+    longer = replace(curve, env_steps=curve.env_steps * 2.5)
+    (merged,) = curves.group_runs([(config, curve), (config | {"seed": 2}, longer)])
+    np.testing.assert_array_equal(merged.env_steps, curve.env_steps)
+    log = tmp_path / "run" / "progress.csv"
+    header, *rows = log.read_text().splitlines()
+    log.write_text("\n".join([header, *rows[2:]]) + "\n")
+    assert curves.read_run(tmp_path / "run")[1].first == 2
+
+
+def test_seeds_without_env_steps_in_common_are_refused_not_made_up(tmp_path: Path) -> None:
+    config, curve = curves.read_run(_run(tmp_path / "run", [-8, -6]))
+    later = replace(curve, env_steps=curve.env_steps + 1_000_000, first=5)
+    with pytest.raises(
+        UsageError, match="begins after 1,240,000 env steps, another ends at 480,000; give one of them a"
+    ):
+        curves.group_runs([(config, curve), (config | {"seed": 2}, later)])
 
 
 def test_seeds_of_which_one_has_only_begun_are_drawn(tmp_path: Path) -> None:
