@@ -93,7 +93,7 @@ class MemoryPlanningGame(DiscreteFamily):
 
 
 def shortest_path_goals(size: int, steps: int) -> np.ndarray:
-    """Goals that who knows the task collects on average in 0 … T steps of an episode, [T + 1]. steps: T."""
+    """Goals that a policy that knows the task collects on average in 0 … T steps of an episode, [T + 1]. steps: T."""
     along_an_axis = np.minimum(np.arange(size), size - np.arange(size))
     needed = (along_an_axis[:, None] + along_an_axis).ravel()[1:] + 1  # for each other cell: to walk there and collect
     goals = np.zeros(steps + 1)

@@ -13,8 +13,8 @@ From state s, action a leads to s' with probability P(s' | s, a) and gives N(R(s
 trial 10 to 100 episodes.
 
 The values of a task are "transitions" [S, A, S], for each s and a drawn from Dirichlet(1, …, 1), and "rewards" [S, A],
-N(1, 1). A random policy gets 1 a step on average; who knows the task gets 21.8 in 10 steps. `action_values` gives the
-returns of both on one task.
+N(1, 1). A random policy gets 1 a step on average; one that knows the task gets 21.8 in 10 steps. `action_values` gives
+the returns of both on one task.
 
 Source: Duan et al. 2016 (RL²), section 3.2, as in lucaslingle/pytorch_rl2 (`rl2/envs/mdp_env.py`).
 """

@@ -238,7 +238,8 @@ def _merge(label: str, curves: Sequence[Curve]) -> Curve:
     if goes_on:
         end, axis = axis[-1], axis[axis >= max(goes_on)]
         if not len(axis):
-            problem = f"of seeds of one experiment, a log begins after {max(goes_on):,.0f} env steps, another ends at {end:,.0f}"
+            begins, ends = f"{max(goes_on):,.0f}", f"{end:,.0f}"
+            problem = f"of seeds of one experiment, a log begins after {begins} env steps, another ends at {ends}"
             raise UsageError("RUN", problem, "give one of them a label of its own, as LABEL=RUN, or leave it out")
     returns = np.stack([_at(axis, curve.env_steps, curve.returns[0]) for curve in curves])
     held_out = None

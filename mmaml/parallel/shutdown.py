@@ -85,15 +85,15 @@ class Shutdown:
     def finishing(self, seconds: float) -> Iterator[None]:
         """While this lasts, a signal only asks to stop, on which `check` and `abandonable` act within `seconds`.
 
-        If that raises, what is then left to do, such as to close environments, has to end within them too.
+        If that raises, what is then left to do, such as to close environments, has to end within that time too.
         """
         self._seconds = seconds
         try:
             yield
-            faulthandler.cancel_dump_traceback_later()
         finally:
             self._seconds = None
             signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()  # not where it raises; last, for a signal may have come until here
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmaml.config.value_types import integer, number
+from mmaml.config.value_types import Kind, integer, number
 from mmaml.envs.shown import shown
 from mmaml.errors import UsageError, text_of
 from mmaml.sweeps.grid import SweepRun
@@ -26,6 +26,10 @@ _MINUTES = replace(integer(1), expected="minutes, a whole number ≥ 1")
 _ONCE = replace(integer(1, 1), expected="1, as each run has one process")
 KINDS = {"time": _MINUTES, "timeout_min": _MINUTES, "mem_gb": number(0, open_low=True)}
 KINDS |= dict.fromkeys(("nodes", "tasks_per_node", "ntasks_per_node"), _ONCE)
+KINDS |= {
+    "cpus_per_task": integer(1),
+    "additional_parameters": Kind("a mapping", lambda value: isinstance(value, dict)),
+}
 
 
 class RunJob:
@@ -63,7 +67,9 @@ def submit(
     import submitit
 
     _check(options, submitit.AutoExecutor._valid_parameters() | submitit.SlurmExecutor._valid_parameters())
-    given = {f"{CLUSTER}_{name}": value for name, value in options.items()}
+    given = {
+        f"{CLUSTER}_{name}": KINDS[name].convert(value) if name in KINDS else value for name, value in options.items()
+    }
     limits = {} if jobs is None else {f"{CLUSTER}_array_parallelism": jobs}
     files = folder / "slurm"
     try:
@@ -84,6 +90,8 @@ def submit(
 
 def _check(options: Mapping[str, Any], known: Collection[str]) -> None:
     """Raise UsageError for an option that is not known to submitit, that a sweep sets itself, or of the wrong kind."""
+    if {"time", "timeout_min"} <= options.keys():
+        raise UsageError("--slurm time", "is given twice, as timeout_min too", "leave one of them out")
     for name, value in options.items():
         argument = f"--slurm {name}"
         if name not in known:

@@ -291,12 +291,10 @@ def of_block(values: Tensor, blocks: Tensor | None) -> Tensor:
 
 
 def adapted_coefficient(eta: float, kl: float, target: float) -> float:
-    """η/2 if KL < target/1.5, 2η if KL > 1.5·target (Schulman et al. 2017, §4)."""
+    """η/2 if KL < target/1.5, 2η if KL > 1.5·target (Schulman et al. 2017, §4) or not a number."""
     if kl < target / 1.5:
         return eta / 2
-    if kl > 1.5 * target:
-        return eta * 2
-    return eta
+    return eta if kl <= 1.5 * target else eta * 2
 
 
 def inner_kls(parts: Parts) -> list[float]:

@@ -75,7 +75,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_command_submits_an_array_and_does_not_wait(cluster: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["navigation_2d_maml", "--seeds", "1-3", "--dump_path", "out", "--jobs", "2", "--slurm"]
-    assert sweep.main([*words, "partition=short", "time=60", "mem_gb=4"]) == 0
+    assert sweep.main([*words, "partition=short", "time=60.0", "mem_gb=4"]) == 0
     assert capfd.readouterr().out == "submitted 3 runs to Slurm, jobs 77_0 to 77_2 → out\n"
     script = (cluster / "script").read_text()
     for option in ("array=0-2%2", "partition=short", "time=60", "mem=4GB", "signal=USR2@90", "job-name=out"):
@@ -84,6 +84,11 @@ def test_the_command_submits_an_array_and_does_not_wait(cluster: Path, capfd: py
 
 NO_OPTION = "is no option of sbatch that submitit knows"
 MINUTES = "expected minutes, a whole number ≥ 1"
+
+
+def test_a_time_limit_is_given_once(cluster: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert sweep.main(["navigation_2d_maml", "--dump_path", "out", "--slurm", "time=60", "timeout-min=60"]) == 2
+    assert capfd.readouterr().err.startswith("error: --slurm time: is given twice, as timeout_min too; leave one")
 
 
 @pytest.mark.parametrize(
@@ -101,6 +106,8 @@ MINUTES = "expected minutes, a whole number ≥ 1"
         ("time=1-00:00:00", f" time: {MINUTES}, got '1-00:00:00'"),
         ("timeout-min=1.5", f" timeout_min: {MINUTES}, got 1.5"),
         ("mem_gb=lots", " mem_gb: expected a number > 0, got 'lots'"),
+        ("cpus-per-task=two", " cpus_per_task: expected a whole number ≥ 1, got 'two'"),
+        ("additional_parameters=x", " additional_parameters: expected a mapping, got 'x'"),
         ("ntasks-per-node=2", " ntasks_per_node: expected 1, as each run has one process, got 2"),
         ("array_parallelism=2", " array_parallelism: is how many runs go on at a time; use --jobs"),
         ("setup=module", ": submitit cannot use a value ("),

@@ -258,11 +258,12 @@ def test_of_an_update_beyond_the_kl_a_half_a_quarter_or_nothing_is_made(
 
 
 def test_a_kl_that_is_not_a_number_is_beyond_every_limit() -> None:
-    algo = _algorithm(max_outer_kl=1.0)
+    algo = _algorithm(max_outer_kl=1.0, init_outer_kl_penalty=1.0, adaptive_outer_kl_penalty=True)
     evaluate = Quadratic(np.tile(_signs(algo), (TASKS, 1)), (RIGHT, RIGHT), RIGHT)
     evaluate.curvature = float("nan")
     parameters, row = algo.update(torch.zeros(algo.spec.total), evaluate, 0)
     assert not parameters.any() and row["LineSearchStep"] == 0
+    assert _proximal(algo).outer_kl_coefficient == 2.0
 
 
 def test_adam_refuses_the_moments_of_another_network() -> None:
