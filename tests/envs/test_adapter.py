@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,6 @@ import torch
 from mmaml.envs.adapter import GymTaskAdapter
 from mmaml.envs.base import SPLITS, SingleTaskEnv, Task, TaskError
 from mmaml.envs.check.examination import examine
-from mmaml.envs.loading import UnknownEnvironment
 from mmaml.envs.registry import check_family, make_family
 from mmaml.envs.spec import spec_of
 from mmaml.errors import ConfigError
@@ -25,11 +23,6 @@ from tests.helpers.user_environments import Walk
 
 HERE = __name__
 UNBOUNDED = "tests.helpers.user_environments:Unbounded"
-
-
-@pytest.fixture(autouse=True)
-def forget() -> None:
-    Walk.built.clear()
 
 
 def adapter(num_tasks: int = 2, rollouts: int = 3, **env_kwargs: Any) -> GymTaskAdapter:
@@ -134,24 +127,6 @@ def test_an_exit_is_a_failure_that_names_its_task_too(method: str) -> None:
     assert error.value.task == 1
 
 
-class OldStep(Walk):
-    def step(self, action: np.ndarray) -> Any:
-        return super().step(action)[:4]
-
-
-class WrongShape(Walk):
-    def _observe(self) -> np.ndarray:
-        return np.zeros(3)
-
-
-class LateSuccess(Walk):
-    """Reports success only when an episode ends."""
-
-    def step(self, action: np.ndarray) -> Any:
-        *result, info = super().step(action)
-        return *result, info | ({"success": True} if result[3] else {})
-
-
 class Succeeds(Walk):
     """Reports what it is told to."""
 
@@ -180,23 +155,6 @@ def test_success_is_true_or_false_in_whatever_form(monkeypatch: pytest.MonkeyPat
 def test_what_is_neither_success_nor_failure_is_refused(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TaskError, match=r"Succeeds\.step, .* info\['success'\]: expected true or false, got "):
         _successes(monkeypatch, value)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("OldStep", "OldStep.step, in rollout 0 of its task: expected five values .*, got 4 values"),
-        ("WrongShape", r"WrongShape.reset, .* observation: expected shape \(2,\), as its space says, got shape \(3,\)"),
-        ("LateSuccess", r"LateSuccess.step, .* info\['success'\]: expected at every step or at none"),
-    ],
-)
-def test_broken_environments_are_told_what_is_wrong(name: str, message: str) -> None:
-    family = make_family(f"{HERE}:{name}", 2, 2)
-    with pytest.raises(TaskError, match=message):
-        family.set_tasks(family.sample_tasks(2, np.random.default_rng(0)))
-        family.reset(seed=0)
-        for _ in range(7):
-            family.step(np.zeros((4, 2), np.float32))
 
 
 def test_environments_are_built_once_used_again_and_all_closed() -> None:
@@ -337,105 +295,6 @@ class TensorTasks(Walk):
 
     def set_task(self, task: torch.Tensor) -> None:  # type: ignore[override]
         self.limit = task.item()
-
-
-class FewTasks(Walk):
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
-        return [1.0]
-
-
-class NamedMode(Walk):
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
-        return [{"mode": "left"}] * n
-
-
-class SecondOfTwo(Walk):
-    """Counts its two modes from 1."""
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:
-        return [{"mode": np.int64(1 + k % 2)} for k in range(n)]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("FewTasks", "FewTasks.sample_tasks: expected 4 tasks, got 1"),
-        (
-            "NamedMode",
-            "NamedMode.sample_tasks: expected a task's mode to be a whole number from 0 to 1, as .* got 'left'",
-        ),
-        (
-            "SecondOfTwo",
-            "SecondOfTwo.sample_tasks: expected .* from 0 to 1, as num_modes = 2 says, got 2; set num_modes",
-        ),
-    ],
-)
-def test_wrong_tasks_are_refused(name: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_family(f"{HERE}:{name}").sample_tasks(4, np.random.default_rng(0))
-
-
-class Switches(Walk):
-    def __init__(self) -> None:
-        super().__init__()
-        self.action_space = gym.spaces.MultiDiscrete([3])  # type: ignore[assignment]
-
-
-class Image(Walk):
-    def __init__(self) -> None:
-        super().__init__()
-        self.observation_space = gym.spaces.Box(0, 1, (8, 8))
-
-
-class NoTasks(gym.Env):
-    pass
-
-
-class NotAnEnvironment:
-    sample_tasks = set_task = print
-
-
-class Broken(Walk):
-    def __init__(self) -> None:
-        raise OSError("no\nlicence")
-
-
-@pytest.mark.parametrize(
-    ("name", "env_kwargs", "kind", "message"),
-    [
-        (
-            "Switches",
-            {},
-            ValueError,
-            r"env: Switches\.action_space: expected a Box of numbers in one dimension, or Discrete",
-        ),
-        ("Image", {}, ValueError, r"env: Image\.observation_space: expected a Box of numbers in one dimension"),
-        ("NoTasks", {}, UnknownEnvironment, r"got NoTasks without sample_tasks\(n, rng\) and set_task\(task\)"),
-        ("NotAnEnvironment", {}, UnknownEnvironment, "env: expected at .* a gymnasium.Env with sample_tasks"),
-        ("adapter", {}, UnknownEnvironment, r"env: expected at .*:adapter' .*, got GymTaskAdapter\("),
-        ("HERE", {}, UnknownEnvironment, "env: expected at"),
-        ("Walk", {"pateince": 3}, ValueError, "env_kwargs: '.*:Walk' takes patience, fail, got 'pateince'"),
-        ("Switches", {"fail": 3}, ValueError, "env_kwargs: '.*:Switches' takes no arguments, got 'fail'"),
-        ("Broken", {}, ValueError, r"env_kwargs: '.*:Broken' cannot be built with {} \(OSError: no licence\)"),
-    ],
-)
-def test_what_cannot_be_used_is_refused_in_a_line(
-    name: str, env_kwargs: dict[str, Any], kind: type[Exception], message: str
-) -> None:
-    with pytest.raises(kind, match=message) as error:
-        check_family(f"{HERE}:{name}", env_kwargs)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["Switches", "Image", "ClosesItself"])
-def test_what_is_refused_is_closed(name: str) -> None:
-    with pytest.raises(ConfigError):
-        make_family(f"{HERE}:{name}")
-    assert [env.closed for env in Walk.built] == [True]
-
-
-class ClosesItself(Walk):
-    sample_tasks = None  # type: ignore[assignment]
 
 
 def test_a_run_samples_whole_episodes_of_a_users_environment() -> None:
