@@ -109,7 +109,7 @@ def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
     held_out = _steps(table, r"Eval-Step_(\d{1,6})-AverageReturn")
     held_out = held_out[None] if held_out is not None and held_out.shape == returns.shape else None
     stage = "episode" if config.get("episodes_per_trial", 1) != 1 else "adaptation step"
-    first = int(table["Itr"][0]) if "Itr" in table else 0
+    first = int(np.nan_to_num(table["Itr"][0])) if "Itr" in table else 0
     return config, Curve(label, table["n_timesteps"], returns[None], held_out, unread=unread, stage=stage, first=first)
 
 
