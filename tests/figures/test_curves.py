@@ -147,6 +147,8 @@ def test_the_iteration_of_its_first_row_says_whether_a_log_goes_on(tmp_path: Pat
     header, *rows = log.read_text().splitlines()
     log.write_text("\n".join([header, *rows[2:]]) + "\n")
     assert curves.read_run(tmp_path / "run")[1].first == 2
+    log.write_text("\n".join([header, rows[2].replace("2", "inf", 1)]) + "\n")
+    assert curves.read_run(tmp_path / "run")[1].first == 0
 
 
 def test_seeds_without_env_steps_in_common_are_refused_not_made_up(tmp_path: Path) -> None:
