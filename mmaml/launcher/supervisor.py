@@ -164,7 +164,7 @@ class Supervisor:
         """The exit code of a run that rank 0 has ended; None if it has not.
 
         code: mpirun's, None if it had to be killed. That is rank 0's, for failures end mpirun at once and a rank that
-        is killed after the end counts for nothing; without ULFM it counts.
+        is killed after the end counts for nothing; without ULFM it counts. With `EXIT_CODES_ARE_LOSSES` it is 0.
         """
         reported = exit_code(reports)
         if reported is not None or not is_over(reports):
