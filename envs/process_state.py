@@ -108,8 +108,11 @@ def _write_flushing(value: bool) -> None:
     torch.set_flush_denormal(value)
 
 
+_SIGNALS = tuple(signal.valid_signals())  # read once: it takes longer than to read what all of them do
+
+
 def _handlers() -> dict[int, Any]:
-    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return {number: signal.getsignal(number) for number in _SIGNALS}
 
 
 def _write_handlers(handlers: dict[int, Any]) -> None:
