@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -33,6 +35,15 @@ def prepare_process() -> None:
         if mallopt is not None:
             for parameter, value in ALLOCATOR.items():
                 mallopt(parameter, value)
+
+
+def end_without_collection() -> None:
+    """Have this process end without a last search for unreachable objects: 0.3 CPU seconds where torch is loaded.
+
+    Its memory goes back to the kernel all the same. For processes of our own alone: objects of another program that
+    close something when they are collected would not be.
+    """
+    atexit.register(gc.freeze)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from mmaml.errors import Interrupted, RunStopped, UsageError
 from mmaml.launcher.protocol import ended, is_first_rank
 from mmaml.parallel import launch
 from mmaml.parallel.shutdown import shutdown
-from mmaml.process_settings import prepare_process
+from mmaml.process_settings import end_without_collection, prepare_process
 
 VALUES, PIPE = "values.json", "rows"
 SECONDS_BETWEEN_LOOKS = 0.1  # at a pipe that nobody has opened yet, or nobody has any more
@@ -175,6 +175,7 @@ class _Following:
 def main(folder: Path) -> int:
     """A rank's part; the exit code."""
     prepare_process()
+    end_without_collection()
     outcome: BaseException | None = None
     code = 0
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ from mmaml.cli import streams
 from mmaml.errors import UsageError, to_stderr
 from mmaml.extras import not_installed
 from mmaml.launcher.protocol import is_first_rank
-from mmaml.process_settings import prepare_process
+from mmaml.process_settings import end_without_collection, prepare_process
 
 MANY = -1  # words that follow a flag: all up to the next one
 
@@ -51,6 +51,7 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
     @wraps(main)
     def guarded(*arguments: object, **options: object) -> int:
         prepare_process()
+        end_without_collection()
         streams.prepare()
         try:
             _check_working_directory()
