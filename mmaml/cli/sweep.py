@@ -18,6 +18,7 @@ from mmaml.config.loading import idle_keys
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import LARGEST_INTEGER, clipped
 from mmaml.errors import UsageError
+from mmaml.extras import check_required
 from mmaml.parallel.cores import physical_cores
 from mmaml.paths import absolute, located
 from mmaml.storage.checkpoint import by_iteration
@@ -93,6 +94,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 def _run(argv: list[str] | None, prog: str | None) -> int:
     options = parse(argv, prog)
+    check_required()
     config = find_config("CONFIG", options.config).absolute()
     given = options.dump_path or str(Path(DEFAULT_FOLDER) / f"{config.stem}_sweep")
     folder = Path(absolute(given) if options.dump_path is None else located(given, "--dump_path"))

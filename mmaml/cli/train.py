@@ -22,7 +22,7 @@ from mmaml.config.loading import ConfigError, canonical, known_keys, read_config
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import FLAG, Kind, integer
 from mmaml.errors import Interrupted, RunStopped, UsageError, disk_reason, to_stderr
-from mmaml.extras import not_installed
+from mmaml.extras import check_required, not_installed
 from mmaml.launcher import protocol
 from mmaml.parallel import launch
 from mmaml.parallel.cores import physical_cores
@@ -115,6 +115,7 @@ def run(algorithm: str, argv: list[str] | None = None, script: Script = PLAIN, p
 def _run(algorithm: str, script: Script, argv: list[str] | None, prog: str | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     options = parse(arguments, script, prog)
+    check_required()
     launched, directory = protocol.announced_ranks() is not None, os.getcwd()
     resolved = None
     if not launched:

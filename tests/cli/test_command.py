@@ -280,6 +280,14 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {remedy}\n")
 
 
+@pytest.mark.parametrize("words", [("train", "2d", "--ranks", "2"), ("sweep", "2d"), ("evaluate", "run")])
+def test_a_python_without_what_all_runs_need_is_named(words: tuple[str, ...]) -> None:
+    done = without("torch", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: torch: is not installed for {sys.executable}; activate the environment")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_run_goes_without_tensorboards_file_where_tensorboard_is_not_installed() -> None:
     overrides = json.dumps(SMALL | {"n_itr": 1})
     done = without("tensorboard", "train", "--dump_path", "run", "--overrides", overrides)
