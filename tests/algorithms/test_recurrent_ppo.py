@@ -329,14 +329,14 @@ LEARNING: dict[str, Any] = {
     "cell_size": 32,
 }
 SURE = {"env": f"{MODULE}:Sure", "episodes_per_trial": 5, "n_itr": 15}
-LOOK = {"env": f"{MODULE}:PayToLook", "episodes_per_trial": 2, "n_itr": 40}
+LOOK = {"env": f"{MODULE}:PayToLook", "episodes_per_trial": 2, "n_itr": 22}
 PULLS = BANDIT | {"episodes_per_trial": 10, "n_itr": 60, "gae_lambda": 0.3}
 MANY_TASKS = {"meta_batch_size": 128, "rollouts_per_meta_task": 2}
-RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 40}
-LONG_RECALL = RECALL | {"env_kwargs": {"length": 64}, "max_path_length": 64}
+RECALL = {"env": f"{MODULE}:Recall", "max_path_length": 30, "n_itr": 28}
+LONG_RECALL = RECALL | {"env_kwargs": {"length": 64}, "max_path_length": 64, "n_itr": 40}
 SNAIL = {"n_itr": 25, "learning_rate": 1e-3}
 SMALL_SNAIL = {"n_itr": 25, "filters": 16, "attention_size": 16}
-SHORT_RECALL = RECALL | {"env_kwargs": {"length": 5}, "max_path_length": 5, "n_itr": 14, "num_promp_steps": 6}
+SHORT_RECALL = RECALL | {"env_kwargs": {"length": 5}, "max_path_length": 5, "n_itr": 12, "num_promp_steps": 6}
 SMALL_EPN: dict[str, Any] = {"memory_embedding_size": 8, "planning_iterations": 1}
 SMALL_EPN |= {"learning_rate": 2e-3, "learning_rate_anneal": 0.9}
 FORGETFUL_PLANNER = "tests.helpers.forgetful_planner:ForgetfulPlanner"
@@ -353,11 +353,11 @@ FORGETFUL_PLANNER = "tests.helpers.forgetful_planner:ForgetfulPlanner"
         (f"{MODULE}:CreditCutAtEpisodes", LOOK, -0.2, 0.2),
         ("rl2", RECALL, 0.9, 1.0),
         pytest.param("snail", SURE | SNAIL, 4.4, 4.5, marks=pytest.mark.slow),
-        ("snail", LOOK, 0.85, 0.9),
+        ("snail", LOOK | {"n_itr": 16}, 0.85, 0.9),
         pytest.param("rl2", LONG_RECALL, 0.9, 1.0, marks=pytest.mark.slow),
         pytest.param("snail", RECALL | SMALL_SNAIL, 0.9, 1.0, marks=pytest.mark.slow),
         pytest.param("snail", LONG_RECALL | SMALL_SNAIL, 0.9, 1.0, marks=pytest.mark.slow),
-        (f"{MODULE}:Forgetful", RECALL | {"n_itr": 10}, 0.15, 0.35),
+        (f"{MODULE}:Forgetful", SHORT_RECALL, 0.15, 0.35),
         (f"{MODULE}:AnewInEachEpisode", SHORT_RECALL, 0.9, 1.0),
         ("epn", SHORT_RECALL | SMALL_EPN, 0.9, 1.0),
         (FORGETFUL_PLANNER, SHORT_RECALL | SMALL_EPN | {"n_itr": 6}, 0.15, 0.35),
