@@ -308,7 +308,7 @@ class Worker:
             seconds[0] += time.perf_counter() - clock
             clock = time.perf_counter()
             reached("advantages", collection=step)
-            self._estimate_advantages(state, data, session.scaling)
+            self.algorithm.estimate_advantages(state, data, session.scaling)
             self.check_finite(data, tasks, step, finite.PROCESSED)
             rollouts.append(data)
             seconds[1] += time.perf_counter() - clock
@@ -357,14 +357,6 @@ class Worker:
             raise
         data.task_index = torch.tensor(indices)
         return data
-
-    @torch.no_grad()
-    def _estimate_advantages(self, state: Any, data: Rollouts, scaling: Scaling | None) -> None:
-        """Fill in advantages, value targets, and values of what followed truncations."""
-        rewards = data.rewards if scaling is None else data.rewards / scaling.reward_scale
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is found, and reported, afterwards
-            data.advantages, data.value_targets = self.algorithm.advantages(state, data, rewards)
-            data.values_after = self.algorithm.values_after(state, data)
 
     def evaluate(
         self,

@@ -16,12 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mmaml.config.keys import Config
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.sampling.acting import Actor
 from mmaml.sampling.advantages import advantages, after_truncations
+from mmaml.sampling.normalisation import Scaling
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates.evaluate import Evaluate
 
@@ -83,7 +85,7 @@ class Algorithm(ABC):
         return None
 
     def advantages(self, state: Any, rollouts: Rollouts, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """Â and the targets of a value function, [M, N, T] each, 0 on padding; stored in `rollouts` by the caller.
+        """Â and the targets of a value function, [M, N, T] each, 0 on padding.
 
         rewards [M, N, T]: those to learn from, which may be scaled. By default as the configuration says, from `values`
         or the baseline, over an episode or the trial (`credit`). Those over an episode are normalised per task and made
@@ -109,12 +111,23 @@ class Algorithm(ABC):
         )
 
     def values_after(self, state: Any, rollouts: Rollouts) -> Tensor | None:
-        """Values of what followed truncated steps, [M, N, T, V]; stored in `rollouts` by the caller.
+        """Values of what followed truncated steps, [M, N, T, V].
 
         For an algorithm whose functions find returns themselves, by V value functions: what followed is known only
         where the tasks were sampled. None: it needs none.
         """
         return None
+
+    @torch.no_grad()
+    def estimate_advantages(self, state: Any, rollouts: Rollouts, scaling: Scaling | None) -> None:
+        """Store in `rollouts` what `advantages` and `values_after` give.
+
+        scaling: by whose `reward_scale` the rewards to learn from are divided; None: they are those of `rollouts`.
+        """
+        rewards = rollouts.rewards if scaling is None else rollouts.rewards / scaling.reward_scale
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller reports what is not finite
+            rollouts.advantages, rollouts.value_targets = self.advantages(state, rollouts, rewards)
+            rollouts.values_after = self.values_after(state, rollouts)
 
     def prepared(
         self, function: str, parameters: Tensor, rollouts: Sequence[Rollouts]

@@ -255,10 +255,7 @@ class TrainedPolicy:
                 remedy=f"record terminated=True or truncated=True at its last step, or {self.horizon} steps",
             )
         data = rollouts_of(self._lanes.episodes, self.horizon, self.spaces.finite_horizon)
-        rewards = data.rewards if self._scaling is None else data.rewards / self._scaling.reward_scale
-        with torch.no_grad():
-            data.advantages, data.value_targets = self._algorithm.advantages(self._state, data, rewards)
-            data.values_after = self._algorithm.values_after(self._state, data)
+        self._algorithm.estimate_advantages(self._state, data, self._scaling)
         return data
 
     # Files.
