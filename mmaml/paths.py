@@ -30,12 +30,17 @@ def absolute(path: str, written: str | None = None) -> str:
     """
     if not path.strip() or (written is None and os.path.isabs(path)):
         return path  # none, as its check will say; or done before
-    try:
-        found = str(PurePath(path if os.path.isabs(path) else os.path.join(os.getcwd(), path)))
-    except OSError as error:
-        raise UsageError("working directory", "has been removed", "change to another directory") from error
+    found = str(PurePath(path if os.path.isabs(path) else os.path.join(working_directory(), path)))
     written_paths.remember(found, str(PurePath(path if written is None else written)))
     return found
+
+
+def working_directory() -> str:
+    """The absolute path of the working directory. Raises UsageError if it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise UsageError("working directory", "has been removed", "change to another directory") from error
 
 
 def expanded(path: str, argument: str) -> str:

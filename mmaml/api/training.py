@@ -15,7 +15,7 @@ from mmaml.config.loading import canonical, idle_keys, read_config_file, with_ab
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import integer
 from mmaml.errors import Interrupted, UsageError
-from mmaml.paths import absolute
+from mmaml.paths import absolute, working_directory
 from mmaml.storage import checkpoint
 from mmaml.storage.layout import PROGRESS
 from mmaml.storage.progress_file import read_numbers
@@ -102,10 +102,7 @@ def _trained(config: Config) -> TrainedRun:
 @contextmanager
 def _same_directory_afterwards() -> Iterator[str]:
     """The working directory, to which the process returns in the end: an environment may have changed it."""
-    try:
-        directory = os.getcwd()
-    except OSError as error:
-        raise UsageError("working directory", "has been removed", "change to another directory") from error
+    directory = working_directory()
     try:
         yield directory
     finally:

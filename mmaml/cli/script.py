@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from mmaml.cli import streams
 from mmaml.errors import UsageError, to_stderr
 from mmaml.extras import not_installed
 from mmaml.launcher.protocol import is_first_rank
+from mmaml.paths import working_directory
 from mmaml.process_settings import end_without_collection, prepare_process
 
 MANY = -1  # words that follow a flag: all up to the next one
@@ -54,7 +54,6 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
         end_without_collection()
         streams.prepare()
         try:
-            _check_working_directory()
             look_in_current_directory()
             code = main(*arguments, **options)
         except OSError as error:
@@ -87,10 +86,11 @@ def _refused(error: UsageError) -> int:
 def look_in_current_directory() -> None:
     """Find a user's "package.module:ClassName" in the current directory too, as under `python -m`.
 
-    By its path, so that it is still found once code of the user's has changed the directory.
+    By its path, so that it is still found once code of the user's has changed the directory. Raises UsageError if the
+    directory has been removed.
     """
+    here = working_directory()
     if not sys.flags.safe_path:
-        here = os.getcwd()
         sys.path[:] = [here, *(path for path in sys.path if path not in ("", here))]
 
 
@@ -98,10 +98,3 @@ def restart_words() -> list[str]:
     """The words that start this program again, between the interpreter and the program's arguments."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return ["-m", "mmaml"] if spec is not None and spec.name == "mmaml.__main__" else [sys.argv[0]]
-
-
-def _check_working_directory() -> None:
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise UsageError("working directory", "has been removed", "change to another directory") from error
