@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.declaration_file import declaration_of
 from mmaml.config.value_types import shown
 from mmaml.errors import UsageError
+from mmaml.wording import did_you_mean
 
 DESCRIPTION = """\
 List the algorithms: the name that a configuration's key "algorithm" takes, what it is, its paper, its page. With a
@@ -56,8 +56,7 @@ def listing() -> str:
 def details(name: str) -> str:
     """What an algorithm is, and its own keys. Raises UsageError if there is none of that name."""
     if name not in ALGORITHMS and ":" not in name:
-        near = difflib.get_close_matches(name, ALGORITHMS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "`mmaml algorithms` lists them"
+        hint = did_you_mean(name, ALGORITHMS, "`mmaml algorithms` lists them")
         raise UsageError("NAME", expected="an algorithm or package.module:ClassName", got=f"'{name}'", remedy=hint)
     keys = declaration_of(name).keys
     what, *reading = summary(name)

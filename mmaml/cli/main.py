@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import sys
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from mmaml import __version__
 from mmaml.cli.script import Parser, one_line_errors
 from mmaml.errors import UsageError
+from mmaml.wording import did_you_mean
 
 
 class Command(NamedTuple):
@@ -77,8 +77,7 @@ def _without_command(words: list[str]) -> int:
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     command = parser.parse_args(words).command
     if command is not None:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "`mmaml --help` explains them"
+        hint = did_you_mean(command, COMMANDS, "`mmaml --help` explains them")
         raise UsageError("COMMAND", expected=f"one of {', '.join(COMMANDS)}", got=f"'{command}'", remedy=hint)
     parser.print_help()
     return 0

@@ -7,7 +7,6 @@ As people type them, and as the launchers of sweeps write them: W&B `--key=value
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
 from mmaml.config.loading import canonical, check_value, parse_object
 from mmaml.config.value_types import FLAG, OBJECT, clipped
 from mmaml.errors import UsageError
+from mmaml.wording import did_you_mean
 
 # KEY=VALUE or KEY.PART=VALUE, after which Hydra's + says that the key is a new one.
 _ASSIGNMENT = re.compile(r"\+{0,2}([^\W\d]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
@@ -173,8 +173,7 @@ def check_key(name: str, known: Collection[str], flags: Collection[str]) -> None
     if whole in known or whole in ALIASES:
         return
     own = [f"--{key}" for key in [*known, *ALIASES] if key not in other_names.IGNORED]
-    near = difflib.get_close_matches(f"--{whole}", [*flags, *own], n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "--help lists the flags, docs/configuration.md the keys"
+    hint = did_you_mean(f"--{whole}", [*flags, *own], "--help lists the flags, docs/configuration.md the keys")
     remedy = other_names.remedy(name, known) or hint
     raise UsageError(clipped(f"--{name}"), "is neither a flag nor a key of the configuration", remedy)
 

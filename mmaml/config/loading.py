@@ -6,7 +6,6 @@ What the keys are, and what values they take: `mmaml.config.keys`, and each algo
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from mmaml.config.value_types import LARGEST, PATH, clipped, shown
 from mmaml.config.yaml_text import parse_yaml
 from mmaml.errors import ConfigError, UsageError
 from mmaml.paths import absolute, expanded, located
+from mmaml.wording import did_you_mean
 
 if TYPE_CHECKING:
     from mmaml.envs.spec import EnvSpec
@@ -135,8 +135,7 @@ def check_value(name: str, value: Any, called: str = "", keys: Mapping[str, Key]
     """Raise ConfigError unless `name` is one of `keys` and takes `value`. called: what the error calls the key."""
     if name not in keys:
         own = [key for key in keys if key not in IGNORED]
-        near = difflib.get_close_matches(name, [*own, *ALIASES], n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else "see docs/configuration.md for the keys"
+        hint = did_you_mean(name, [*own, *ALIASES], "see docs/configuration.md for the keys", likeness=0.5)
         raise ConfigError(clipped(name), "unknown key", other_names.remedy(name, keys) or hint)
     kind = keys[name].kind
     if not kind.accepts(value):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
 
 from mmaml.errors import UsageError
 from mmaml.paths import located
+from mmaml.wording import did_you_mean
 
 FOLDER = Path(__file__).parents[1] / "configs"
 
@@ -30,12 +30,10 @@ def find_config(argument: str, text: str) -> Path:
     if (name := text.removesuffix(".json")) in configs:
         return configs[name]
     if re.fullmatch(r"[\w-]+", text):
-        near = difflib.get_close_matches(text, configs, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
         raise UsageError(
             argument,
             expected="a file, or the name of a configuration that comes with the package",
             got=f"'{text}'",
-            remedy=f"{hint}`mmaml configs` lists the names",
+            remedy=f"{did_you_mean(text, configs, '')} `mmaml configs` lists the names".lstrip(),
         )
     return path  # its reader says what is wrong with it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from mmaml.config.value_types import Kind, integer, number
 from mmaml.envs.shown import shown
 from mmaml.errors import UsageError, text_of
 from mmaml.sweeps.grid import SweepRun
+from mmaml.wording import did_you_mean
 
 CLUSTER = "slurm"
 # How often submitit puts a job that has reached its time limit back into the queue. A run whose iterations all take
@@ -95,11 +95,9 @@ def _check(options: Mapping[str, Any], known: Collection[str]) -> None:
     for name, value in options.items():
         argument = f"--slurm {name}"
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = (
-                f"did you mean '{near[0]}'?" if near else f"additional_parameters='{{\"{name}\": VALUE}}' passes it on"
-            )
-            raise UsageError(argument, "is no option of sbatch that submitit knows", hint)
+            otherwise = f"additional_parameters='{{\"{name}\": VALUE}}' passes it on"
+            remedy = did_you_mean(name, sorted(known), otherwise)
+            raise UsageError(argument, "is no option of sbatch that submitit knows", remedy)
         if name == "array_parallelism":
             raise UsageError(argument, "is how many runs go on at a time", "use --jobs")
         if name in KINDS and not KINDS[name].accepts(value):
