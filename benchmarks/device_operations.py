@@ -23,8 +23,8 @@ from benchmarks.helpers.arguments import chosen
 from mmaml.algorithms import algorithm_class
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.loading import load_config
+from mmaml.task_block import TaskBlock
 from mmaml.updates.evaluate import Question
-from mmaml.worker import TaskBlock
 from tests.helpers.device import DEVICE, Count, counted
 from tests.helpers.support import REQUIRED, sampled
 

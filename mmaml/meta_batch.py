@@ -19,9 +19,10 @@ from mmaml.parallel.peers import Listener
 from mmaml.parallel.placement import Placement
 from mmaml.parallel.ranks import Ranks
 from mmaml.sampling.rollouts import Rollouts
+from mmaml.task_block import TaskBlock
 from mmaml.updates.evaluate import Evaluate, Question, Results
 from mmaml.updates.finite import checked
-from mmaml.worker import TaskBlock, Worker
+from mmaml.worker import Worker
 
 
 class Master:

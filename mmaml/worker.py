@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property, partial, reduce
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from mmaml.algorithms import make_algorithm
-from mmaml.algorithms.base import Algorithm
 from mmaml.config.keys import Config
 from mmaml.envs.base import Task, TaskVectorEnv, close_quietly
 from mmaml.envs.ownership import own_task
@@ -24,10 +23,8 @@ from mmaml.envs.process_state import SETTINGS, others_kept
 from mmaml.envs.registry import import_environment, make_family
 from mmaml.errors import RunStopped, TasksFailed
 from mmaml.fault_points import reached
-from mmaml.parallel.requests import partition
 from mmaml.policies.distributions import distribution_over
 from mmaml.sampling import finite
-from mmaml.sampling.chunks import CPU_CHUNK_STEPS, KEPT_STEPS
 from mmaml.sampling.collector import Lanes, rollout
 from mmaml.sampling.environment_failures import EnvironmentFailed, FromEnvironment, described, failing_tasks, traced
 from mmaml.sampling.normalisation import ObservedMoments, RunningStatistics, Scaling, moments_of_returns
@@ -35,90 +32,14 @@ from mmaml.sampling.rollouts import Rollouts
 from mmaml.sampling.statistics import stage_statistics, stages_of
 from mmaml.seeding import generator, integer
 from mmaml.storage.compatibility import restored_statistics
-from mmaml.updates.evaluate import Evaluate, Question, Results
-
-
-class TaskBlock:
-    """All collections of some tasks, on one device, and the algorithm's functions of them."""
-
-    def __init__(self, algorithm: Algorithm, rollouts: Sequence[Rollouts], device: str = "cpu") -> None:
-        self.algorithm = algorithm
-        self.device = device
-        self.rollouts = [collection.to(device) for collection in rollouts]
-        self._prepared: dict[int, Sequence[Callable[..., dict[str, Tensor]]]] = {}
-        self._prepared_for: tuple | None = None
-
-    def answer(self, question: Question) -> Results:
-        """Evaluate the algorithm's function. question.tasks: indices in the block; all of its tasks if None."""
-        if question.function not in self.algorithm.functions:
-            raise ValueError(f"function: expected one of {self.algorithm.functions}, got {question.function!r}")
-        reached("evaluation", function=question.function)
-        vector = None if question.vector is None else question.vector.to(self.device)
-        results = []
-        for pieces in self._pieces(question):
-            parts = [piece(vector, **question.options) for piece in pieces]
-            results.append({name: reduce(torch.add, (part[name] for part in parts)) for name in parts[0]})
-        # detach: older versions of torch give parameters without effect zeros that require a gradient
-        return fetched({name: torch.cat([result[name] for result in results]).detach() for name in results[0]})
-
-    def _pieces(self, question: Question) -> Iterator[Sequence[Callable[..., dict[str, Tensor]]]]:
-        """The function with everything but the vector bound: for each chunk of tasks, one callable per chunk of lanes.
-
-        What an algorithm prepares for many vectors is kept for the next question at the same parameters.
-        """
-        parameters = question.parameters.to(self.device)
-        tasks = range(self.rollouts[0].tasks) if question.tasks is None else question.tasks
-        steps_per_task = self.rollouts[0].rewards[0].numel()
-        size = max(1, CPU_CHUNK_STEPS // steps_per_task) if self.device == "cpu" else len(tasks)
-        key = question.function, question.parameters.numpy().tobytes(), tuple(tasks), question.lanes
-        if self._prepared_for != key:
-            self._prepared, self._prepared_for = {}, key
-        for first in range(0, len(tasks), size):
-            if first in self._prepared:
-                yield self._prepared[first]
-                continue
-            chunk = _index(tasks[first : first + size])
-            rollouts = [collection.select(chunk) for collection in self.rollouts]
-            if question.lanes is not None:
-                rollouts = [collection.only_lanes(question.lanes) for collection in rollouts]
-            prepared = self.algorithm.prepared(question.function, parameters, rollouts)
-            if prepared is None:
-                function = partial(getattr(self.algorithm, question.function), parameters)
-                yield [
-                    partial(function, [collection.lanes(lanes) for collection in rollouts])
-                    for lanes in self._lane_chunks(question.function, rollouts[0])
-                ]
-                continue
-            if (first + len(rollouts[0].rewards)) * steps_per_task <= KEPT_STEPS or self.device != "cpu":
-                self._prepared[first] = [prepared]
-            yield [prepared]
-
-    def _lane_chunks(self, function: str, rollouts: Rollouts) -> list[slice]:
-        """Which lanes are computed together: all, unless a task has too many and the function is a sum over lanes.
-
-        At least two, since the bits of a product with a single row depend on where it lies in memory.
-        """
-        _, lanes, length = rollouts.rewards.shape
-        if function not in self.algorithm.adds_over_lanes:
-            return [slice(lanes)]
-        count = max(1, lanes // max(2, CPU_CHUNK_STEPS // length))
-        return [slice(block.start, block.stop) for block in partition(lanes, count)]
-
-    def evaluate(self) -> Evaluate:
-        """What an update asks of the block: tasks are known by their indices in the meta-batch."""
-        in_block = {task: index for index, task in enumerate(self.rollouts[0].task_index.tolist())}
-        tasks = sorted(in_block)
-
-        def answer(question: Question) -> Results:
-            asked = tasks if question.tasks is None else question.tasks
-            return self.answer(replace(question, tasks=[in_block[task] for task in asked]))
-
-        return Evaluate(answer, tasks, lambda: [collection.to("cpu") for collection in self.rollouts])
+from mmaml.task_block import TaskBlock, compact_index
+from mmaml.updates.evaluate import Question, Results
 
 
 class _Session(NamedTuple):
     """What all tasks that one `Worker.collect` samples have in common."""
 
+    parameters: Tensor
     scaling: Scaling | None
     iteration: int
     purpose: str
@@ -134,26 +55,6 @@ class Sampled(NamedTuple):
     rollouts: list[Rollouts]
     seconds: np.ndarray
     observed: ObservedMoments | None
-
-
-def fetched(values: Mapping[str, Tensor]) -> Results:
-    """Tensors as arrays; those on a device are copied together, with one wait for each dtype."""
-    results = {name: value.numpy() for name, value in values.items() if value.device.type == "cpu"}
-    on_device = {name: value for name, value in values.items() if name not in results}
-    for dtype in {value.dtype for value in on_device.values()}:
-        chosen = {name: value for name, value in on_device.items() if value.dtype is dtype}
-        flat = torch.cat([value.flatten() for value in chosen.values()]).cpu()
-        parts = flat.split([value.numel() for value in chosen.values()])
-        results |= {
-            name: part.view(value.shape).numpy() for (name, value), part in zip(chosen.items(), parts, strict=True)
-        }
-    return {name: results[name] for name in values}
-
-
-def _index(indices: Sequence[int]) -> slice | Tensor:
-    """Consecutive indices as a slice, which needs no copy of their rollouts."""
-    consecutive = range(indices[0], indices[0] + len(indices))
-    return slice(indices[0], indices[0] + len(indices)) if list(indices) == list(consecutive) else torch.tensor(indices)
 
 
 class Worker:
@@ -240,28 +141,8 @@ class Worker:
         reached("sampling", iteration=iteration, purpose=purpose)
         extends = extend and self._collected == (iteration, purpose)
         held = self.block = self.block if extends else None
-        session = _Session(Scaling.from_vector(scaling), iteration, purpose, stages or self.config.stages)
-
-        def sample(items: Sequence[tuple[int, Task]], lasting: bool = False) -> Sampled:
-            with self._environment([task for _, task in items], lasting) as env:
-                return self._sample(env, parameters, items, session)
-
-        def attempt() -> Sampled | EnvironmentFailed:
-            try:
-                return sample(items, lasting=held is None)
-            except EnvironmentFailed as error:
-                return error  # outside of `except`, so that no later error has it as its context
-
-        sampled = attempt()
-        if isinstance(sampled, EnvironmentFailed):
-            if failures := failing_tasks(sample, items, failed := sampled):
-                raise TasksFailed(failures)
-            sampled = attempt()
-            if isinstance(sampled, EnvironmentFailed):
-                raise sampled.error
-            passing = described(failed.error)
-            print(f"warning: an environment failed ({passing}), but not when sampled again", file=sys.stderr)
-        rollouts, seconds, observed = sampled
+        session = _Session(parameters, Scaling.from_vector(scaling), iteration, purpose, stages or self.config.stages)
+        rollouts, seconds, observed = self._sample_again_if_needed(items, session, lasting=held is None)
         blocks = [rollouts] if held is None else [held.rollouts, rollouts]
         every = [Rollouts.concatenate(parts) for parts in zip(*blocks, strict=True)]
         self.block, self._collected = TaskBlock(self.algorithm, every), (iteration, purpose)
@@ -286,9 +167,36 @@ class Worker:
         """
         return restored_statistics(self.config, self.spec.observation_size, state)
 
-    def _sample(
-        self, env: TaskVectorEnv, parameters: Tensor, items: Sequence[tuple[int, Task]], session: _Session
-    ) -> Sampled:
+    def _sample_again_if_needed(self, items: Sequence[tuple[int, Task]], session: _Session, lasting: bool) -> Sampled:
+        """`_sample`, and where an environment fails, once more. lasting: as in `_environment`.
+
+        Raises TasksFailed where tasks fail again when they are sampled alone, and the environment's own error where
+        none does, but all of them together fail twice.
+        """
+
+        def sample(items: Sequence[tuple[int, Task]], lasting: bool = False) -> Sampled:
+            with self._environment([task for _, task in items], lasting) as env:
+                return self._sample(env, items, session)
+
+        def attempt() -> Sampled | EnvironmentFailed:
+            try:
+                return sample(items, lasting)
+            except EnvironmentFailed as error:
+                return error  # outside of `except`, so that no later error has it as its context
+
+        first = attempt()
+        if isinstance(first, Sampled):
+            return first
+        if failures := failing_tasks(sample, items, first):
+            raise TasksFailed(failures)
+        second = attempt()
+        if isinstance(second, EnvironmentFailed):
+            raise second.error
+        print(f"warning: an environment failed ({described(first.error)}), but not when sampled again", file=sys.stderr)
+        return second
+
+    def _sample(self, env: TaskVectorEnv, items: Sequence[tuple[int, Task]], session: _Session) -> Sampled:
+        """All collections of some tasks, with adaptation in between. Raises EnvironmentFailed and NotFinite."""
         indices, tasks = zip(*items, strict=True)
         lanes, size = self.config.rollouts_per_meta_task, self.spec.observation_size
         observed = None if session.scaling is None else ObservedMoments(len(tasks), lanes, size)
@@ -297,7 +205,7 @@ class Worker:
         with torch.no_grad():
             meta = {
                 name: value.expand(len(tasks), *value.shape)
-                for name, value in self.algorithm.spec.unflatten(parameters).items()
+                for name, value in self.algorithm.spec.unflatten(session.parameters).items()
             }
         state = self.algorithm.begin(meta, torch.tensor([task.identity for task in tasks]))
         rollouts: list[Rollouts] = []
@@ -380,7 +288,7 @@ class Worker:
         return {
             f"{step}/{name}": np.ascontiguousarray(value.numpy())
             for step, collection in enumerate(self.block.rollouts)
-            for name, value in collection.select(_index(items)).fields().items()
+            for name, value in collection.select(compact_index(items)).fields().items()
         }
 
     def _noise(self, keys: Sequence[tuple[int, int, int]], purpose: str, length: int) -> Tensor:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmaml.algorithms.maml import MAML
-    from mmaml.worker import TaskBlock
+    from mmaml.task_block import TaskBlock
 
 
 @one_line_errors

@@ -30,10 +30,11 @@ from mmaml.storage import checkpoint
 from mmaml.storage.bad_update_file import FINDING, ROLLOUTS
 from mmaml.storage.checkpoint_format import CheckpointError
 from mmaml.storage.compatibility import check_fits
+from mmaml.task_block import TaskBlock
 from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate, Question, Results
 from mmaml.updates.finite import checked, not_finite_results, require_finite
-from mmaml.worker import TaskBlock, Worker
+from mmaml.worker import Worker
 
 
 class Report(NamedTuple):

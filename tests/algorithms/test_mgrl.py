@@ -11,15 +11,16 @@ import torch
 from torch import distributions
 
 import mmaml
-from mmaml import worker as worker_module
+from mmaml import task_block as task_block_module
 from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.mgrl import MGRL, Discounting, held_values_after, lambda_returns, returns_of
 from mmaml.config.loading import ConfigError, idle_keys, load_config
 from mmaml.errors import UsageError
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
 from mmaml.sampling.rollouts import Rollouts
+from mmaml.task_block import TaskBlock
 from mmaml.updates.evaluate import Question
-from mmaml.worker import TaskBlock, Worker
+from mmaml.worker import Worker
 from tests.helpers.mgrl import answers
 from tests.helpers.support import assert_same_states, progress, run, small_config
 from tests.helpers.synthetic import ragged_rollouts
@@ -276,7 +277,7 @@ def test_chunks_of_lanes_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) ->
     algo, flat, data = setting()
     block = TaskBlock(algo, [data])
     whole = block.answer(Question("gradients", flat))
-    monkeypatch.setattr(worker_module, "CPU_CHUNK_STEPS", 2 * data.rewards.shape[2])
+    monkeypatch.setattr(task_block_module, "CPU_CHUNK_STEPS", 2 * data.rewards.shape[2])
     for name, value in block.answer(Question("gradients", flat)).items():
         np.testing.assert_allclose(value, whole[name], rtol=1e-10, atol=1e-12)
 

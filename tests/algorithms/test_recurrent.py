@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmaml import worker as worker_module
+from mmaml import task_block as task_block_module
 from mmaml.evaluation.held_out import restore
 from mmaml.figures import curves
 from mmaml.sampling.normalisation import Scaling
 from mmaml.storage import checkpoint
+from mmaml.task_block import TaskBlock
 from mmaml.updates.evaluate import Question
-from mmaml.worker import TaskBlock, Worker
+from mmaml.worker import Worker
 from tests.helpers.recurrent_bandit import MODULE, RecurrentBandit
 from tests.helpers.support import assert_same_states, held_out_returns, progress, run, sampled, small_config
 
@@ -150,7 +151,7 @@ def test_chunks_of_lanes_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) ->
     question = Question("meta_gradient", parameters, options=OPTIONS)
     whole = block.answer(question)
     seen = []
-    monkeypatch.setattr(worker_module, "CPU_CHUNK_STEPS", 3 * 6)
+    monkeypatch.setattr(task_block_module, "CPU_CHUNK_STEPS", 3 * 6)
     states = RecurrentBandit.states
     monkeypatch.setattr(
         RecurrentBandit, "states", lambda self, meta, data: seen.append(data.rewards.shape) or states(self, meta, data)

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from mmaml import worker as worker_module
+from mmaml import task_block as task_block_module
 from mmaml.algorithms.recurrent import TrialPPO
 from mmaml.config.loading import idle_keys
 from mmaml.errors import ConfigError
 from mmaml.policies import kernel
 from mmaml.sampling.rollouts import Rollouts
+from mmaml.task_block import TaskBlock
 from mmaml.updates.evaluate import Question
-from mmaml.worker import TaskBlock, Worker
+from mmaml.worker import Worker
 from tests.helpers.memory_probes import MODULE
 from tests.helpers.support import (
     assert_same_states,
@@ -281,7 +282,7 @@ def test_chunks_of_lanes_add_up_to_the_whole(algorithm: str, monkeypatch: pytest
     _, block, parameters = collected(algorithm, **RAGGED | {"rollouts_per_meta_task": 7})
     question = Question("meta_gradient", parameters + 0.01, options=OPTIONS)
     whole = block.answer(question)
-    monkeypatch.setattr(worker_module, "CPU_CHUNK_STEPS", 3 * 18)
+    monkeypatch.setattr(task_block_module, "CPU_CHUNK_STEPS", 3 * 18)
     for name, value in block.answer(question).items():
         np.testing.assert_allclose(value, whole[name], rtol=1e-4, atol=2e-6)
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from mmaml.policies.distributions import Gaussian
+from mmaml.task_block import TaskBlock
 from mmaml.updates.evaluate import Question
-from mmaml.worker import TaskBlock
 from tests.helpers.support import sampled, small_config
 
 CARTPOLE = {"env": "CartPoleMassEnv", "max_path_length": 15}

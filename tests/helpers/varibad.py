@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmaml.algorithms.varibad import VariBAD, transitions
-from mmaml.worker import TaskBlock
+from mmaml.task_block import TaskBlock
 from tests.helpers.support import sampled, small_config
 
 TRIALS: dict[str, Any] = {

@@ -13,10 +13,11 @@ import torch
 
 from mmaml.parallel.ranks import connect
 from mmaml.policies import kernel
+from mmaml.task_block import TaskBlock
 from mmaml.trainer import one_iteration
 from mmaml.training_run import Run
 from mmaml.updates.evaluate import Question
-from mmaml.worker import TaskBlock, Worker
+from mmaml.worker import Worker
 from tests.helpers.support import VARIANTS, sampled, small_config
 
 stand_in = pytest.importorskip("tests.helpers.device")  # of the oldest versions of torch

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmaml import worker as worker_module
+from mmaml import task_block as task_block_module
 from mmaml.policies.distributions import Categorical
 from mmaml.sampling.rollouts import Rollouts
+from mmaml.task_block import TaskBlock
 from mmaml.updates.evaluate import Question
-from mmaml.worker import TaskBlock
 from tests.helpers.objectives import VECTOR, as_if_sampled, setting
 
 STEP = 1e-5
@@ -132,8 +132,8 @@ def test_what_all_products_share_is_computed_once(monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(ask(vectors[0]), expected[0])
     assert asked == [3, 3, 2, 3, 3]
     steps = rollouts[0].rewards[0].numel()
-    monkeypatch.setattr(worker_module, "CPU_CHUNK_STEPS", steps)  # a task at a time
-    monkeypatch.setattr(worker_module, "KEPT_STEPS", 2 * steps)
+    monkeypatch.setattr(task_block_module, "CPU_CHUNK_STEPS", steps)  # a task at a time
+    monkeypatch.setattr(task_block_module, "KEPT_STEPS", 2 * steps)
     block = TaskBlock(algo, rollouts)
     asked.clear()
     for vector, product in zip(vectors, expected, strict=True):
