@@ -158,6 +158,27 @@ def _reason(error: Exception) -> str:
 
 def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> argparse.Namespace:
     """The command line. Raises UsageError."""
+    parser = _parser(script, prog)
+    words, keys = split_keys(argv, parser.flags())
+    options = parser.parse_args(words)
+    options.flags = parser.flags()
+    options.overrides = merged(options.overrides)
+    options.keys = canonical({name: value_of(name, text) for name, text in keys.items()}, "flags")
+    if options.config is not None:
+        options.config_file = one_of_two("CONFIG", options.config, "--config_file", options.config_file, "")
+    has_keys = bool(options.restore_path or options.overrides or options.keys)
+    if script.needs_config and options.config_file is None and not has_keys:
+        raise UsageError(
+            "CONFIG",
+            expected="a JSON or YAML file, or the name of a configuration",
+            got="nothing",
+            remedy="`mmaml configs` lists those that come with the package",
+        )
+    return options
+
+
+def _parser(script: Script, prog: str | None) -> Parser:
+    """The flags that every script has, and those of this one."""
     parser = Parser(
         prog,
         usage=f"%(prog)s {'CONFIG' if script.needs_config else '[CONFIG]'} [options]",
@@ -199,25 +220,8 @@ def parse(argv: list[str], script: Script = PLAIN, prog: str | None = None) -> a
             add(name, action="store_true", default=None, help=text)
         else:
             add(name, type=partial(_value, _kind(flag)), metavar="X", help=text)
-    parser.set_defaults(ranks_flag=ranks, flags=parser.flags())
-    words, keys = split_keys(argv, parser.flags())
-    options = parser.parse_args(words)
-    options.overrides = merged(options.overrides)
-    options.keys = canonical({name: value_of(name, text) for name, text in keys.items()}, "flags")
-    if options.config is not None:
-        options.config_file = one_of_two("CONFIG", options.config, "--config_file", options.config_file, "")
-    if (
-        script.needs_config
-        and options.config_file is None
-        and not (options.restore_path or options.overrides or options.keys)
-    ):
-        raise UsageError(
-            "CONFIG",
-            expected="a JSON or YAML file, or the name of a configuration",
-            got="nothing",
-            remedy="`mmaml configs` lists those that come with the package",
-        )
-    return options
+    parser.set_defaults(ranks_flag=ranks)
+    return parser
 
 
 def keys_in_brief() -> str:
@@ -266,13 +270,7 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     override of one key.
     """
     data = Path(absolute(DEFAULT_FOLDER))
-    overrides = laid_over(options.overrides, options.keys)
-    overrides |= canonical({n: getattr(options, n) for n in KEYS if getattr(options, n) is not None}, "flags")
-    if options.log_grad_norm:
-        overrides["log_grad_norm"] = True
-    if options.resume:
-        overrides["resume"] = "auto"
-
+    overrides = _overrides(options)
     file = options.config_file
     if file is None and overrides.get("restore_path") is None:
         file = script.config_file
@@ -286,6 +284,37 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
     for key in options.keys:
         check_key(key, known, options.flags)
     overrides = with_parts(overrides, before | values, known)
+    of_flags, given = _of_script_flags(options, script, before | values, overrides)
+    values |= of_flags | overrides
+    if original is None:
+        values = {"algorithm": algorithm} | values
+    try:
+        config = settled(values, original, data, "" if script.command else Path(sys.argv[0]).stem)
+    except ConfigError as error:
+        key = error.argument
+        raise (error.renamed(f"{given[key]} ({key})") if key in given else error) from error
+    return config, values
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Keys and values of --overrides, and of the flags that every script has, which win over it."""
+    overrides = laid_over(options.overrides, options.keys)
+    overrides |= canonical({n: getattr(options, n) for n in KEYS if getattr(options, n) is not None}, "flags")
+    if options.log_grad_norm:
+        overrides["log_grad_norm"] = True
+    if options.resume:
+        overrides["resume"] = "auto"
+    return overrides
+
+
+def _of_script_flags(
+    options: argparse.Namespace, script: Script, before: Values, overrides: Values
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Keys and values that the script's own flags set, and which flag it was: key -> name.
+
+    before: the keys and values that these are laid over. Raises UsageError for a key that `overrides` sets too.
+    """
+    values: dict[str, Any] = {}
     given: dict[str, str] = {}
     for name, flag in script.flags.items():
         value = getattr(options, name.lstrip("-").replace("-", "_"))
@@ -295,17 +324,8 @@ def resolve(options: argparse.Namespace, algorithm: str, script: Script = PLAIN)
             other = f"--{flag.key}" if flag.key in options.keys else "--overrides"
             raise UsageError(name, f"sets {flag.key}, which {other} sets too", "keep one of them")
         given[flag.key] = name
-        values |= {flag.key: value} if flag.settings is None else flag.settings(value, before | values)
-    values |= overrides
-
-    if original is None:
-        values = {"algorithm": algorithm} | values
-    try:
-        config = settled(values, original, data, "" if script.command else Path(sys.argv[0]).stem)
-    except ConfigError as error:
-        key = error.argument
-        raise (error.renamed(f"{given[key]} ({key})") if key in given else error) from error
-    return config, values
+        values |= {flag.key: value} if flag.settings is None else flag.settings(value, {**before, **values})
+    return values, given
 
 
 def rank_count(config: Config, given: int | None) -> int:
