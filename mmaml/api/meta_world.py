@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mmaml.config.keys import Config
 from mmaml.config.value_types import integer
 from mmaml.envs.metaworld import ACTIONS, HORIZON, OBSERVATIONS, MetaWorld, package
 from mmaml.envs.registry import META_WORLD, make_family
@@ -145,30 +146,11 @@ def evaluate(
     _check_number("max_episode_steps", max_episode_steps, 1)
     _check_number("seed", seed, 0)
     seeds = range(seed * meta_batch_size, (seed + 1) * meta_batch_size)
-    try:
-        policy = load(run, seed=seeds[0], horizon=max_episode_steps)
-    except UsageError as error:
-        raise (error.renamed("run") if error.argument == "restore_path" else error) from error
+    policy = _policy(run, seeds[0], max_episode_steps)
     config = policy.config
-    benchmark = config.env.removeprefix(META_WORLD)
-    if not (config.env.startswith(META_WORLD) and benchmark.startswith("ML")):
-        raise UsageError("run", expected="one on an ML benchmark of Meta-World", got=f"one on '{config.env}'")
-    if not config.declaration.adapts:
-        raise UsageError("run", f"{config.algorithm} does not adapt to a task", "`mmaml evaluate` measures it")
-    if config.env_kwargs.get("one_hot"):
-        raise UsageError(
-            "run", "it observes which environment it is in, which Meta-World's test environments do not show"
-        )
-    family = make_family(config.env, **config.env_kwargs)
-    assert isinstance(family, MetaWorld)
-    share, rest = divmod(meta_batch_size, len(family.environments["test"]))
-    if rest or not share or GOALS % share:
-        count = len(family.environments["test"])
-        sizes = ", ".join(str(count * share) for share in range(1, GOALS + 1) if GOALS % share == 0)
-        expected = f"one of {sizes}, so that each test environment plays its {GOALS} goals equally often"
-        raise UsageError("meta_batch_size", expected=expected, got=str(meta_batch_size))
+    copies = _copies_of_each(config, meta_batch_size)
     environments = package().make_ml_envs_test(
-        benchmark.removeprefix("ML1-"),
+        _benchmark(config).removeprefix("ML1-"),
         seed=config.env_kwargs.get("benchmark_seed", 0),
         meta_batch_size=meta_batch_size,
         total_tasks_per_cls=GOALS,
@@ -187,7 +169,7 @@ def evaluate(
         success_rate, mean_return, by_environment = package().evaluation.metalearning_evaluation(
             agent,
             environments,
-            num_evals=num_evals or GOALS // share,
+            num_evals=num_evals or GOALS // copies,
             adaptation_steps=steps,
             adaptation_episodes=episodes,
             evaluation_episodes=evaluation_episodes,
@@ -195,6 +177,45 @@ def evaluate(
     finally:
         environments.close()
     return Score(success_rate, mean_return, {name: float(rate) for name, rate in by_environment.items()})
+
+
+def _policy(run: str | Path, seed: int, horizon: int) -> TrainedPolicy:
+    """The policy of a run that Meta-World's evaluation can measure. Raises UsageError for any other."""
+    try:
+        policy = load(run, seed=seed, horizon=horizon)
+    except UsageError as error:
+        raise (error.renamed("run") if error.argument == "restore_path" else error) from error
+    config = policy.config
+    if not (config.env.startswith(META_WORLD) and _benchmark(config).startswith("ML")):
+        raise UsageError("run", expected="one on an ML benchmark of Meta-World", got=f"one on '{config.env}'")
+    if not config.declaration.adapts:
+        raise UsageError("run", f"{config.algorithm} does not adapt to a task", "`mmaml evaluate` measures it")
+    if config.env_kwargs.get("one_hot"):
+        raise UsageError(
+            "run", "it observes which environment it is in, which Meta-World's test environments do not show"
+        )
+    return policy
+
+
+def _benchmark(config: Config) -> str:
+    """The benchmark's name, such as "ML10" or "ML1-reach-v3"."""
+    return config.env.removeprefix(META_WORLD)
+
+
+def _copies_of_each(config: Config, meta_batch_size: int) -> int:
+    """How many copies of each test environment play at the same time.
+
+    Raises UsageError unless that is a whole number, and one that divides `GOALS`.
+    """
+    family = make_family(config.env, **config.env_kwargs)
+    assert isinstance(family, MetaWorld)
+    environments = len(family.environments["test"])
+    copies, rest = divmod(meta_batch_size, environments)
+    if rest or not copies or GOALS % copies:
+        sizes = ", ".join(str(environments * number) for number in range(1, GOALS + 1) if GOALS % number == 0)
+        expected = f"one of {sizes}, so that each test environment plays its {GOALS} goals equally often"
+        raise UsageError("meta_batch_size", expected=expected, got=str(meta_batch_size))
+    return copies
 
 
 def _check_number(name: str, value: int, least: int) -> None:

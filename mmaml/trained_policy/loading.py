@@ -49,39 +49,39 @@ def load(
     if not (seed is None or (isinstance(seed, int | np.integer) and seed >= 0)):
         raise UsageError("seed", expected="a whole number ≥ 0, or None", got=repr(seed))
     path, state = checkpoint.newest(located(restore_path, "restore_path"))
-    config = _config(state["config"], path)
-    if inner_lr is not None:
-        if config.declaration.is_idle("inner_lr"):
-            raise UsageError("inner_lr", f"has no effect on a policy of {config.algorithm}", "leave it out")
-        rates = [*inner_lr] if isinstance(inner_lr, Sequence) else inner_lr
-        config = read_config(config.to_dict() | {"inner_lr": rates})
+    config = _with_step_sizes(_config(state["config"], path), inner_lr)
     adapted = _adapted(state, path)
     if horizon is None:
         horizon = adapted.get("horizon", config.max_path_length)
     check_value("max_path_length", horizon, called="horizon")
-    spaces = _recorded_spaces(state, path) or _spaces_of_family(config)
-    if spaces is None:
-        spaces = _spaces_of_parameters(state["parameters"], config, path, action_space, normalization_scale)
-    spaces = replace(spaces, actions=spaces.actions if action_space is None else action_space)
-    check_value("normalization_scale", normalization_scale)
-    if not isinstance(normalization_scale, str):
-        spaces = replace(spaces, scale=normalization_scale)
-    try:
-        spaces.check()
-    except ConfigError as error:
-        raise (error.renamed("action_space") if error.argument == "env" else error) from error
+    spaces = _spaces(state, config, path, action_space, normalization_scale)
     statistics = restored_statistics(config, spaces.observation_size, state)
     rng = np.random.default_rng(seed)
     policy = TrainedPolicy(config, spaces, state["parameters"], statistics, rng, horizon, path)
     if adapted:
-        try:
-            policy.restore(adapted)
-        except UsageError:
-            raise
-        except (AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
-            problem = f"what '{path}' has adapted to cannot be read ({described(error)})"
-            raise CheckpointError("restore_path", problem) from error
+        _restore(policy, adapted, path)
     return policy
+
+
+def _with_step_sizes(config: Config, inner_lr: float | Sequence[float] | None) -> Config:
+    """The configuration with other step sizes, unless they are None. Raises UsageError where they have no effect."""
+    if inner_lr is None:
+        return config
+    if config.declaration.is_idle("inner_lr"):
+        raise UsageError("inner_lr", f"has no effect on a policy of {config.algorithm}", "leave it out")
+    rates = [*inner_lr] if isinstance(inner_lr, Sequence) else inner_lr
+    return read_config(config.to_dict() | {"inner_lr": rates})
+
+
+def _restore(policy: TrainedPolicy, adapted: Mapping[str, Any], path: Path) -> None:
+    """Have a policy go on from what the one in the file had adapted to."""
+    try:
+        policy.restore(adapted)
+    except UsageError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+        problem = f"what '{path}' has adapted to cannot be read ({described(error)})"
+        raise CheckpointError("restore_path", problem) from error
 
 
 def _adapted(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -98,6 +98,28 @@ def _config(values: Mapping[str, Any], path: Path) -> Config:
         return read_config(values)
     except ConfigError as error:
         raise CheckpointError("restore_path", f"the configuration in '{path}' cannot be used here: {error}") from error
+
+
+def _spaces(
+    state: Mapping[str, Any],
+    config: Config,
+    path: Path,
+    action_space: Box | Discrete | None,
+    normalization_scale: str | float | None,
+) -> PolicySpaces:
+    """Those that are given, else those of the checkpoint, of its task family, or that its parameters show."""
+    spaces = _recorded_spaces(state, path) or _spaces_of_family(config)
+    if spaces is None:
+        spaces = _spaces_of_parameters(state["parameters"], config, path, action_space, normalization_scale)
+    spaces = replace(spaces, actions=spaces.actions if action_space is None else action_space)
+    check_value("normalization_scale", normalization_scale)
+    if not isinstance(normalization_scale, str):
+        spaces = replace(spaces, scale=normalization_scale)
+    try:
+        spaces.check()
+    except ConfigError as error:
+        raise (error.renamed("action_space") if error.argument == "env" else error) from error
+    return spaces
 
 
 def _recorded_spaces(state: Mapping[str, Any], path: Path) -> PolicySpaces | None:
