@@ -33,7 +33,6 @@ examples:
 """
 # An earlier evaluation is recognised by a key that no other file has, near its start.
 MARK, MAX_START = b'"num_adapt_steps"', 20_000
-WHEN = {"adaptation step": "before and after each adaptation step", "episode": "in each episode of a trial"}
 SIZES = ("--num_tasks", "--rollouts_per_task", "max_path_length", "--num_adapt_steps")
 
 
@@ -70,10 +69,9 @@ def _main(argv: list[str] | None, prog: str | None) -> int:
     arguments = parse(argv, prog)
     from mmaml.config.keys import Config
     from mmaml.evaluation.held_out import check_memory, check_split, evaluate, in_a_line, restore
-    from mmaml.evaluation.summary import table
     from mmaml.parallel.launch import check_launcher
     from mmaml.parallel.ranks import connect  # these load torch: after the arguments are known to be good
-    from mmaml.storage.layout import EVALUATION, run_directory
+    from mmaml.storage.layout import EVALUATION, STAGES, run_directory
     from mmaml.worker import Worker
 
     ranks = connect()
@@ -109,18 +107,20 @@ def _main(argv: list[str] | None, prog: str | None) -> int:
         "max_path_length": config.max_path_length,
         "num_adapt_steps": steps,
         "inner_lr": config.inner_lr,
-        "stage": "episode" if by_episode else "adaptation step",
+        "stage": STAGES[by_episode],
     }
-    report(about, summary, table(summary, by_episode), output)
+    report(about, summary, by_episode, output)
     return 0
 
 
-def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Path) -> None:
+def report(about: dict[str, Any], summary: dict[str, Any], by_episode: bool, output: Path) -> None:
     """Write the JSON file and print the table."""
+    from mmaml.evaluation.summary import table
     from mmaml.storage.files import atomic_file
 
-    alone = about["stage"] == "adaptation step" and len(summary["overall"]["return"]) == 1
-    when = "without adaptation" if alone else WHEN[about["stage"]]
+    when = "in each episode of a trial" if by_episode else "before and after each adaptation step"
+    if not by_episode and len(summary["overall"]["return"]) == 1:
+        when = "without adaptation"
     with writing("--output", output):  # before anything is printed: the reader of a pipe may be gone
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(output) as file:
@@ -131,5 +131,5 @@ def report(about: dict[str, Any], summary: dict[str, Any], text: str, output: Pa
         f"return per episode {when}, over {about['split']} tasks\n"
         f"{counted(about['rollouts_per_task'], 'rollout')} a collection, "
         f"episodes of at most {counted(about['max_path_length'], 'step')}\n\n"
-        f"{text}\n\n{as_written(output)}"
+        f"{table(summary, by_episode)}\n\n{as_written(output)}"
     )

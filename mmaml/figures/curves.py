@@ -28,22 +28,19 @@ _NOT_AN_EXPERIMENT = ("seed", "step_size", "exploration")
 MARKS_OF_A_CURVE = 8
 MAX_NAMED = 3  # keys that differ and are all in a label
 
-# Of what a curve shows the first and the last: before and after adaptation, or episodes of a trial.
-STAGES = ("adaptation step", "episode")
-WORDS = (
-    dict(zip(STAGES, ("after adaptation", "last episode"), strict=True)),
-    dict(zip(STAGES, ("before adaptation", "first episode"), strict=True)),
-    dict(zip(STAGES, ("after, held-out tasks", "last, held-out tasks"), strict=True)),
-)
+# What the lines of a curve show: by adaptation steps, and by the episodes of a trial.
+LAST_STAGE = ("after adaptation", "last episode")
+FIRST_STAGE = ("before adaptation", "first episode")
+HELD_OUT = ("after, held-out tasks", "last, held-out tasks")
 
 
 @dataclass(frozen=True)
 class Curve:
     """Returns over training: of one run, of one CSV file, or of runs that differ only in their seed.
 
-    env_steps: [I]. returns: [S, I, K+1] for S seeds, I iterations, K adaptation steps, or later episodes of a trial, as
-    `stage` says. held_out: the same on held-out tasks, NaN where not measured, or None. unread: number of rows that
-    could not be read. first: the iteration of the first row, not 0 where a log goes on from another.
+    env_steps: [I]. returns: [S, I, K+1] for S seeds, I iterations, K adaptation steps, or K later episodes of a
+    trial if by_episode. held_out: the same on held-out tasks, NaN where not measured, or None. unread: number of rows
+    that could not be read. first: the iteration of the first row, not 0 where a log goes on from another.
     """
 
     label: str
@@ -52,7 +49,7 @@ class Curve:
     held_out: np.ndarray | None = None
     external: bool = False
     unread: int = 0
-    stage: str = "adaptation step"
+    by_episode: bool = False
     first: int = 0
 
 
@@ -108,9 +105,12 @@ def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
         raise UsageError("RUN", expected=expected, got=", ".join(table), remedy="check the path")
     held_out = _steps(table, r"Eval-Step_(\d{1,6})-AverageReturn")
     held_out = held_out[None] if held_out is not None and held_out.shape == returns.shape else None
-    stage = "episode" if config.get("episodes_per_trial", 1) != 1 else "adaptation step"
+    by_episode = config.get("episodes_per_trial", 1) != 1
     first = int(np.nan_to_num(table["Itr"][0])) if "Itr" in table else 0
-    return config, Curve(label, table["n_timesteps"], returns[None], held_out, unread=unread, stage=stage, first=first)
+    curve = Curve(
+        label, table["n_timesteps"], returns[None], held_out, unread=unread, by_episode=by_episode, first=first
+    )
+    return config, curve
 
 
 def read_external(label: str, path: Path, env_steps_per_iteration: float | None) -> Curve:
@@ -246,7 +246,7 @@ def _merge(label: str, curves: Sequence[Curve]) -> Curve:
     if not goes_on and all(curve.held_out is not None and len(curve.env_steps) >= len(axis) for curve in curves):
         held_out = np.stack([curve.held_out[0, : len(axis)] for curve in curves])  # type: ignore[index]
     unread = sum(curve.unread for curve in curves)
-    return Curve(label, axis, returns, held_out, unread=unread, stage=curves[0].stage)
+    return Curve(label, axis, returns, held_out, unread=unread, by_episode=curves[0].by_episode)
 
 
 def _at(axis: np.ndarray, env_steps: np.ndarray, returns: np.ndarray) -> np.ndarray:
@@ -329,8 +329,10 @@ def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
         entries.append(Line2D([], [], color=colour, linewidth=2.5, marker=mark, label=curve.label + seeds))
     grey = "#777777"
     entries.append(Line2D([], [], linewidth=0, label=" "))
-    stages = {curve.stage for curve in curves}
-    last, first, held_out = (", or ".join(words[stage] for stage in STAGES if stage in stages) for words in WORDS)
+    kinds = sorted({curve.by_episode for curve in curves})
+    last, first, held_out = (
+        ", or ".join(words[by_episode] for by_episode in kinds) for words in (LAST_STAGE, FIRST_STAGE, HELD_OUT)
+    )
     if any(curve.returns.shape[2] > 1 for curve in curves):
         entries.append(Line2D([], [], color=grey, linewidth=2.0, label=last))
         entries.append(Line2D([], [], color=grey, linewidth=1.4, linestyle=(0, (4, 2)), label=first))

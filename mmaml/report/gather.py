@@ -17,7 +17,7 @@ import numpy as np
 from mmaml.config.loading import read_config, values_with_effect
 from mmaml.errors import ConfigError, UsageError
 from mmaml.figures.curves import Curve, experiments_of, group_runs, read_run, read_table, without_repeats
-from mmaml.storage.layout import EVALUATION, PARAMS, PROGRESS
+from mmaml.storage.layout import EVALUATION, PARAMS, PROGRESS, STAGES
 from mmaml.storage.params_file import read_record
 from mmaml.storage.progress_file import read_rows
 from mmaml.written_paths import as_written
@@ -264,7 +264,7 @@ def _evaluation(path: Path) -> Evaluation | None:
         if returns.shape != (len(modes), stages) or not len(modes):
             raise ValueError
         success = _success(found["overall"], stages)
-        by_episode = found.get("stage") == "episode"
+        by_episode = found.get("stage") == STAGES[True]
         made_by = {name: found.get(name) for name in _MADE_BY}
         split, iteration = str(found.get("split", "test")), found.get("iteration")
         groups = {int(mode): group for mode, group in _items(found.get("modes"))}
@@ -310,7 +310,7 @@ def _experiment(runs: Sequence[ReportRun], curve: Curve, notices: list[str]) -> 
         notices.append(f"{curve.label}: evaluations {why}; its returns are those of training.")
     last = [run.curve.returns[0, -LAST_ITERATIONS:] for run in runs]
     seeds = tuple(Seed(_known_mean(rows)[None], np.zeros(1, dtype=int)) for rows in last)
-    return Experiment(curve.label, tuple(runs), curve, seeds, False, curve.stage == "episode", ())
+    return Experiment(curve.label, tuple(runs), curve, seeds, False, curve.by_episode, ())
 
 
 def _steps_of_different_rollouts(experiments: Sequence[Experiment]) -> list[str]:

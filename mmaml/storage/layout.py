@@ -10,6 +10,8 @@ PARAMS = "params.json"
 PROGRESS = "progress.csv"
 MESSAGES = "messages.log"
 EVALUATION = "evaluation.json"
+# Its entry "stage": of what its returns are, numbers of adaptation steps or episodes of a trial.
+STAGES = ("adaptation step", "episode")
 UNSAVED = "unsaved.json"
 
 

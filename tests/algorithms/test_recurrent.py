@@ -236,7 +236,7 @@ def test_its_log_and_its_curves_are_by_episode_beside_those_of_other_algorithms(
     assert float(row["Step_0-NumEpisodes"]) == 5 * 4 and "KLInner" not in row
     runs = [curves.read_run(tmp_path / name, name) for name in ("remembers", "adapts")]
     assert runs[0][1].returns.shape[2] == EPISODES
-    assert runs[0][1].stage == "episode" and runs[1][1].stage == "adaptation step"
+    assert runs[0][1].by_episode and not runs[1][1].by_episode
     curves.plot_curves(curves.group_runs(runs), tmp_path / "both.png")
     assert (tmp_path / "both.png").stat().st_size > 1000
 
