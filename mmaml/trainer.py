@@ -10,8 +10,7 @@ from typing import Any, TextIO
 import torch
 
 from mmaml.config.keys import Config
-from mmaml.config.loading import ConfigError
-from mmaml.errors import NotFinite
+from mmaml.errors import ConfigError, NotFinite
 from mmaml.evaluation.embeddings import write_embeddings
 from mmaml.evaluation.periodic import evaluation_row
 from mmaml.parallel.launch import check_rank_count, physics_threads

@@ -18,10 +18,10 @@ from mmaml.cli.script import Parser, one_line_errors, restart_words
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.declaration_file import declaration_of
 from mmaml.config.keys import COMMON_KEYS, LEGACY, Config
-from mmaml.config.loading import ConfigError, canonical, known_keys, read_config_file
+from mmaml.config.loading import canonical, known_keys, read_config_file
 from mmaml.config.shipped import find_config
 from mmaml.config.value_types import FLAG, Kind, integer
-from mmaml.errors import Interrupted, RunStopped, UsageError, disk_reason, to_stderr
+from mmaml.errors import ConfigError, Interrupted, RunStopped, UsageError, disk_reason, to_stderr
 from mmaml.extras import check_required, not_installed
 from mmaml.launcher import protocol
 from mmaml.parallel import launch

@@ -31,21 +31,6 @@ from mmaml.wording import did_you_mean
 if TYPE_CHECKING:
     from mmaml.envs.spec import EnvSpec
 
-__all__ = [
-    "ConfigError",
-    "build_config",
-    "canonical",
-    "check_value",
-    "frozen_differences",
-    "idle_keys",
-    "known_keys",
-    "load_config",
-    "parse_object",
-    "read_config",
-    "read_config_file",
-    "values_with_effect",
-    "with_absolute_paths",
-]
 EXTENDS = "extends"
 YAML_SUFFIXES = (".yml", ".yaml")
 MAX_BYTES = 1_000_000  # of a file: those that exist have a few hundred

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
 from mmaml.config.keys import Config
-from mmaml.config.loading import ConfigError, build_config
+from mmaml.config.loading import build_config
 from mmaml.envs.base import Task
-from mmaml.errors import NotFinite, TasksFailed, UsageError, described
+from mmaml.errors import ConfigError, NotFinite, TasksFailed, UsageError, described
 from mmaml.policies.params import ParamSpec
 from mmaml.sampling import finite
 from mmaml.sampling.rollouts import Rollouts

@@ -11,10 +11,10 @@ from typing import Any
 
 from mmaml.config import memory_check
 from mmaml.config.keys import Config
-from mmaml.config.loading import ConfigError, build_config, check_value
+from mmaml.config.loading import build_config, check_value
 from mmaml.envs.base import Task
 from mmaml.envs.spec import EnvSpec
-from mmaml.errors import Failure, NotFinite, RunStopped, TasksFailed, UsageError
+from mmaml.errors import ConfigError, Failure, NotFinite, RunStopped, TasksFailed, UsageError
 from mmaml.evaluation.summary import summarise
 from mmaml.meta_batch import Master
 from mmaml.parallel.ranks import Ranks

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmaml.config.keys import Config
-from mmaml.config.loading import ConfigError
+from mmaml.errors import ConfigError
 from mmaml.launcher import install
 from mmaml.launcher.protocol import EXIT_CODES_ARE_LOSSES, announced_ranks
 

@@ -21,7 +21,7 @@ report(STARTING)
 
 mpi4py.rc.initialize = False  # `join` does it, where there is somebody to join
 mpi4py.rc.finalize = False  # `_finalize` does it, unless it would wait for ever
-from mpi4py import MPI  # noqa: E402
+from mpi4py import MPI as MPI  # noqa: E402  (other modules take it from here, where it is set up)
 
 # Seconds between two looks at a message that has not come: a rank that waits leaves its core to those that work.
 PAUSE = 5e-5

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmaml.config.keys import Config
-from mmaml.config.loading import ConfigError, frozen_differences, read_config
+from mmaml.config.loading import frozen_differences, read_config
+from mmaml.errors import ConfigError
 from mmaml.storage.checkpoint_format import CheckpointError
 
 if TYPE_CHECKING:

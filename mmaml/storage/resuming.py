@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmaml.config.keys import Config
-from mmaml.config.loading import ConfigError, check_value, read_config
+from mmaml.config.loading import check_value, read_config
+from mmaml.errors import ConfigError
 from mmaml.storage import checkpoint, layout
 from mmaml.storage.checkpoint_format import CheckpointError, damage
 from mmaml.storage.compatibility import listed

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mmaml.config.keys import Config
-from mmaml.config.loading import ConfigError, build_config, check_value, frozen_differences, idle_keys, read_config
-from mmaml.errors import UsageError
+from mmaml.config.loading import build_config, check_value, frozen_differences, idle_keys, read_config
+from mmaml.errors import ConfigError, UsageError
 from mmaml.storage import layout
 from mmaml.storage.compatibility import differences
 from mmaml.storage.files import writing

@@ -12,8 +12,8 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from mmaml.config.keys import Config
-from mmaml.config.loading import ConfigError, check_value, read_config
-from mmaml.errors import UsageError, described
+from mmaml.config.loading import check_value, read_config
+from mmaml.errors import ConfigError, UsageError, described
 from mmaml.paths import located
 from mmaml.sampling.policy_spaces import PolicySpaces
 from mmaml.storage import checkpoint

@@ -10,7 +10,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from mmaml.algorithms.maesn import LOG_STD, MEAN
-from mmaml.config.loading import ConfigError, load_config
+from mmaml.config.loading import load_config
+from mmaml.errors import ConfigError
 from tests.helpers.adapting import (
     CARTPOLE,
     KNOWS,

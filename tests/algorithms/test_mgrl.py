@@ -14,8 +14,8 @@ import mmaml
 from mmaml import task_block as task_block_module
 from mmaml.algorithms import make_algorithm
 from mmaml.algorithms.mgrl import MGRL, Discounting, held_values_after, lambda_returns, returns_of
-from mmaml.config.loading import ConfigError, idle_keys, load_config
-from mmaml.errors import UsageError
+from mmaml.config.loading import idle_keys, load_config
+from mmaml.errors import ConfigError, UsageError
 from mmaml.policies.distributions import Categorical, Distribution, Gaussian
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.task_block import TaskBlock

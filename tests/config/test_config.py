@@ -10,7 +10,6 @@ import pytest
 
 from mmaml.config.keys import COMMON_KEYS, built_in_keys
 from mmaml.config.loading import (
-    ConfigError,
     build_config,
     frozen_differences,
     idle_keys,
@@ -19,7 +18,7 @@ from mmaml.config.loading import (
     read_config_file,
 )
 from mmaml.envs.registry import FAMILIES
-from mmaml.errors import Interrupted
+from mmaml.errors import ConfigError, Interrupted
 from scripts.document_configuration import PAGE, page
 from tests.helpers.metaworld import is_installed as metaworld_is_installed
 from tests.helpers.support import REQUIRED, SMALL, run

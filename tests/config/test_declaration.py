@@ -18,7 +18,8 @@ from mmaml.cli import train
 from mmaml.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from mmaml.config.declaration_file import NAME, declaration_of
 from mmaml.config.keys import ADAM, COMMON_KEYS, LEGACY, Config, built_in_keys
-from mmaml.config.loading import ConfigError, build_config, idle_keys, read_config, step_sizes
+from mmaml.config.loading import build_config, idle_keys, read_config, step_sizes
+from mmaml.errors import ConfigError
 from mmaml.storage import checkpoint
 from tests.helpers.support import REQUIRED, SMALL, run, small_config
 

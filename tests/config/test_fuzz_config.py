@@ -23,7 +23,6 @@ from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.declaration_file import declaration_of
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
 from mmaml.config.loading import (
-    ConfigError,
     build_config,
     idle_keys,
     load_config,
@@ -33,6 +32,7 @@ from mmaml.config.loading import (
     with_absolute_paths,
 )
 from mmaml.envs.registry import FAMILIES, make_family
+from mmaml.errors import ConfigError
 from mmaml.sampling.chunks import KEPT_STEPS, tasks_held
 from mmaml.worker import Worker
 from tests.helpers.fuzzing import ANYTHING, FUZZ, NUMBERS, TEXTS, no_hang, refusal

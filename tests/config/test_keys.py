@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmaml.config.keys import COMMON_KEYS, LEGACY, built_in_keys
-from mmaml.config.loading import ConfigError
+from mmaml.errors import ConfigError
 from mmaml.parallel.ranks import connect
 from mmaml.trainer import check_ranks_and_device
 from tests.helpers.support import progress, run, small_config

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from mmaml.config.loading import ConfigError, idle_keys, load_config, read_config_file
+from mmaml.config.loading import idle_keys, load_config, read_config_file
 from mmaml.config.other_names import IGNORED, NAMES
 from mmaml.config.yaml_text import parse_yaml
+from mmaml.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

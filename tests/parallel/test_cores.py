@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mmaml.config.loading import ConfigError
 from mmaml.envs.mujoco.base import MujocoFamily
+from mmaml.errors import ConfigError
 from mmaml.parallel import cores
 from mmaml.parallel.cores import Cores, fewest_each
 from mmaml.parallel.launch import physics_threads
