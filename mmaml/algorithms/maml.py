@@ -22,7 +22,8 @@ from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
 from mmaml.algorithms.networks import policy_of
-from mmaml.config.declaration import Condition, Declaration, Key
+from mmaml.algorithms.shared_keys import ONE_EPISODE
+from mmaml.config.declaration import Declaration, Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import FLAG
 from mmaml.policies.distributions import Distribution
@@ -47,14 +48,7 @@ DECLARATION = Declaration(
             "meta-learn α, a positive number for every adapted parameter, from inner_lr on",
         )
     },
-    conditions=[
-        Condition(
-            "episodes_per_trial",
-            lambda config: config.episodes_per_trial == 1,
-            "1",
-            "remembers nothing from one episode to the next",
-        )
-    ],
+    conditions=[ONE_EPISODE],
     default_update="trpo",
 )
 STEP_SIZE = "step_size."

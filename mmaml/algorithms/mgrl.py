@@ -31,9 +31,9 @@ from torch import Tensor
 
 from mmaml.algorithms.base import Algorithm
 from mmaml.algorithms.networks import ValueFunction, policy_of
-from mmaml.algorithms.shared_keys import ENTROPY_COEFF, VF_LOSS_COEFF
+from mmaml.algorithms.shared_keys import ENTROPY_COEFF, INNER_STEP_KEYS, ONE_EPISODE, VF_LOSS_COEFF
 from mmaml.config.declaration import Condition, Declaration, Key
-from mmaml.config.keys import Config
+from mmaml.config.keys import COMMON_KEYS, Config
 from mmaml.config.value_types import FLAG, Kind, choice, number
 from mmaml.policies.batch_invariant import weighted_sum
 from mmaml.policies.distributions import Distribution
@@ -48,6 +48,8 @@ from mmaml.updates.outer_step import gradient_norms, shrinkage
 
 GROUP = "Learned returns"
 SHARE = number(0, 1)
+# The only keys of a meta-update that the update of MGRL reads.
+OUTER_STEP_KEYS = ("learning_rate", "learning_rate_anneal", "max_grad_norm")
 RANGE = Kind(
     "a list of two numbers from 0 to 1, the first below the second",
     lambda v: isinstance(v, list | tuple) and len(v) == 2 and all(map(SHARE.accepts, v)) and v[0] < v[1],
@@ -103,9 +105,7 @@ DECLARATION = Declaration(
         "entropy_coeff": ENTROPY_COEFF,
     },
     conditions=[
-        Condition(
-            "episodes_per_trial", lambda config: config.episodes_per_trial == 1, "1", "has no memory of episodes"
-        ),
+        ONE_EPISODE,
         Condition(
             "discount",
             lambda config: (
@@ -125,11 +125,9 @@ DECLARATION = Declaration(
     ],
     without=[
         *("normalize_rewards", "baseline", "normalize_adv", "positive_adv"),
-        *("num_inner_grad_steps", "inner_lr", "first_order"),
-        *("meta_update", "num_promp_steps", "num_minibatches", "clip_eps", "clip_outer", "anneal_factor"),
-        *("init_inner_kl_penalty", "adaptive_inner_kl_penalty", "target_inner_step"),
-        *("init_outer_kl_penalty", "adaptive_outer_kl_penalty", "target_outer_step", "max_outer_kl"),
-        *("max_kl", "cg_iters", "fisher_rollouts", "cg_damping", "ls_max_steps", "ls_backtrack_ratio"),
+        *INNER_STEP_KEYS,
+        "meta_update",
+        *(name for name, key in COMMON_KEYS.items() if key.updates and name not in OUTER_STEP_KEYS),
     ],
     inner_steps=False,
 )

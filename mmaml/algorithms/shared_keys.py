@@ -6,6 +6,15 @@ from mmaml.config.declaration import Condition, Declaration, Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import integer, number
 
+# Of algorithms that keep nothing from one episode to the next.
+ONE_EPISODE = Condition(
+    "episodes_per_trial", lambda config: config.episodes_per_trial == 1, "1", "remembers nothing between episodes"
+)
+# Of inner steps, and of the KL at each: without effect where there are none.
+INNER_STEP_KEYS = (
+    *("num_inner_grad_steps", "inner_lr", "first_order"),
+    *("init_inner_kl_penalty", "adaptive_inner_kl_penalty", "target_inner_step"),
+)
 CELL_SIZE = Key(
     "Memory",
     64,
@@ -27,11 +36,7 @@ TRIAL = Declaration(
     conditions=[
         Condition("meta_update", lambda config: config.chosen_update != "trpo", '"ppo" or "vpg"', "has no trust region")
     ],
-    without=[
-        *("baseline", "positive_adv"),
-        *("num_inner_grad_steps", "inner_lr", "first_order"),
-        *("init_inner_kl_penalty", "adaptive_inner_kl_penalty", "target_inner_step"),
-    ],
+    without=["baseline", "positive_adv", *INNER_STEP_KEYS],
     credit="trial",
     default_update="ppo",
     reads_rewards=lambda config: True,
