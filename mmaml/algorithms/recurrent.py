@@ -33,14 +33,13 @@ from mmaml.policies.linear_heads import LinearHeads
 from mmaml.policies.params import Params, ParamSpec
 from mmaml.policies.readout import Readout
 from mmaml.sampling.acting import Actor, Step
+from mmaml.sampling.advantages import MIN_STD
 from mmaml.sampling.chunks import CPU_CHUNK_STEPS
 from mmaml.sampling.rollouts import Rollouts
 from mmaml.updates import losses
 from mmaml.updates.evaluate import Evaluate, Question, Results
 from mmaml.updates.objective import Objective, results_with_gradient
 from mmaml.updates.outer_step import MetaUpdate, make_update
-
-MIN_STD = 1e-8
 
 
 class TrialPPO(Algorithm):

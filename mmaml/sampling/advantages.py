@@ -17,6 +17,8 @@ from mmaml.sampling.baseline_features import BASELINES, Features
 from mmaml.sampling.rollouts import Rollouts
 
 RIDGE, RIDGE_GROWTH, RIDGE_ATTEMPTS = 1e-5, 10.0, 6
+MIN_STD = 1e-8  # added to a standard deviation that is divided by
+JUST_POSITIVE = 1e-8
 
 
 def fit_ridge(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -160,19 +162,20 @@ def advantages(
     over_trial: bool = False,
     after: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimates (Schulman et al. 2016, eq. 16): [M, N, T], float32, 0 on padding.
+    """Generalised advantage estimates (Schulman et al. 2016, eq. 16), and the targets of a value function, V + Â.
 
-    Also the targets of a value function, V + Â before Â is normalised: TD(λ) returns. values [M, N, T+1]: V of every
-    step and of what follows the last real step of each lane, in place of the baseline's; then after [M, N, T] is V of
-    what followed truncated steps (`after_truncations`), by default of the step after. rewards [M, N, T]: in
-    place of those of the rollouts. over_trial: a lane's episodes are one task's trial, whose return is estimated:
-    nothing ends but at the lane's last real step.
+    Both [M, N, T], float32, 0 on padding. The targets, TD(λ) returns, are of Â before it is normalised.
+
+    baseline: one of `BASELINES`, fitted to each task, unless values are given. normalize, positive: as `_normalised`.
+    values [M, N, T+1]: V of every step and of what follows the last real step of each lane. rewards [M, N, T]: in place
+    of those of the rollouts. over_trial: a lane's episodes are one task's trial, whose return is estimated: nothing
+    ends but at the lane's last real step. after [M, N, T]: beside values, V of what followed truncated steps
+    (`after_truncations`); by default V of the step after.
 
     The value after a termination is 0. After a truncation, and after a trial that ends in none, it is that of the
     observation which followed, but 0 where the horizon is finite (`Rollouts.followed`), and with a discount of 1, since
-    sums without an end have no limit then. An episode that the end of its
-    lane cut goes on with the value of what follows. normalize: mean 0 and population standard deviation 1 per task.
-    positive: then shifted so that the least is just above 0.
+    sums without an end have no limit then. An episode that the end of its lane cut goes on with the value of what
+    follows.
     """
     mask = rollouts.mask.numpy() > 0
     terminated, truncated = rollouts.terminated.numpy(), rollouts.truncated.numpy()
@@ -197,13 +200,22 @@ def advantages(
     deltas = np.where(mask, rewards + discount * next_values - values[..., :-1], 0.0)
     result = backward_sums(deltas, discount * gae_lambda, done)
     targets = np.where(mask, result + values[..., :-1], 0.0)
-
-    for task in range(rollouts.tasks):
-        real = result[task][mask[task]]
-        if normalize:
-            real = (real - real.mean()) / (real.std() + 1e-8)
-        if positive:
-            real = real - real.min() + 1e-8
-        result[task][mask[task]] = real
-    result = np.where(mask, result, 0.0)
+    result = _normalised(result, mask, normalize, positive)
     return torch.from_numpy(result.astype(np.float32)), torch.from_numpy(targets.astype(np.float32))
+
+
+def _normalised(advantages: np.ndarray, mask: np.ndarray, normalize: bool, positive: bool) -> np.ndarray:
+    """Advantages [M, N, T], 0 where the mask, bool [M, N, T], is false.
+
+    normalize: to mean 0 and population standard deviation 1 per task. positive: then shifted so that the smallest of a
+    task is just above 0.
+    """
+    result = np.zeros_like(advantages)
+    for task, real in enumerate(mask):
+        values = advantages[task][real]
+        if normalize:
+            values = (values - values.mean()) / (values.std() + MIN_STD)
+        if positive:
+            values = values - values.min() + JUST_POSITIVE
+        result[task][real] = values
+    return result
