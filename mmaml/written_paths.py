@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePath
 
-MOST_REMEMBERED = 100
+MAX_REMEMBERED = 100
 _written: dict[str, str] = {}  # absolute path -> as written; the latest last
 
 
@@ -15,7 +15,7 @@ def remember(path: str, written: str) -> None:
     if path == written:
         return
     _written[path] = written
-    if len(_written) > MOST_REMEMBERED:
+    if len(_written) > MAX_REMEMBERED:
         del _written[next(iter(_written))]
 
 

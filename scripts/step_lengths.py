@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmaml.cli.arguments import whole_number
 from mmaml.cli.options import adapted, parse_run, run_parser
 from mmaml.cli.script import one_line_errors
-from mmaml.config.value_types import LARGEST_INTEGER
+from mmaml.config.value_types import MAX_INTEGER
 from mmaml.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print a row for each inner step. The exit code."""
     parser = run_parser("step_lengths.py", *(__doc__ or "").split("\n\n", 1))
     parser.add_argument("--num_tasks", type=whole_number, default=40, metavar="M", help="held-out tasks (default: 40)")
-    arguments = parse_run(parser, argv, {"num_tasks": (1, LARGEST_INTEGER)})
+    arguments = parse_run(parser, argv, {"num_tasks": (1, MAX_INTEGER)})
     from mmaml.algorithms.maml import MAML
     from mmaml.evaluation.held_out import check_split, evaluate, in_a_line, restore
     from mmaml.parallel.ranks import connect

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmaml.cli.arguments import check_integers, whole_number
 from mmaml.cli.script import Parser, one_line_errors
-from mmaml.config.value_types import LARGEST_INTEGER
+from mmaml.config.value_types import MAX_INTEGER
 from mmaml.errors import UsageError
 from mmaml.wording import counted
 
@@ -21,7 +21,7 @@ of a gymnasium.Env with sample_tasks and set_task or of a TaskVectorEnv, or the 
 training refuses, or what makes its results wrong; a warning, what it accepts but few intend. Exit code 2 if there are
 errors, 0 if there are none.
 """
-RANGES = {"steps": (1, 100_000), "tasks": (1, 1000), "seed": (0, LARGEST_INTEGER)}
+RANGES = {"steps": (1, 100_000), "tasks": (1, 1000), "seed": (0, MAX_INTEGER)}
 
 
 @one_line_errors

@@ -11,7 +11,7 @@ from typing import Any
 from mmaml.cli.arguments import whole_number
 from mmaml.cli.options import adapted, output_argument, parse_run, run_parser
 from mmaml.cli.script import one_line_errors
-from mmaml.config.value_types import LARGEST_INTEGER
+from mmaml.config.value_types import MAX_INTEGER
 from mmaml.errors import UsageError
 from mmaml.launcher.protocol import ended
 from mmaml.storage.files import writing
@@ -43,7 +43,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
         "--num_tasks", type=whole_number, default=100, metavar="M", help="held-out tasks (default: 100)"
     )
     parser.add_argument("--output", metavar="FILE", help="default: evaluation.json in the run's directory")
-    arguments = parse_run(parser, argv, {"num_tasks": (1, LARGEST_INTEGER)})
+    arguments = parse_run(parser, argv, {"num_tasks": (1, MAX_INTEGER)})
     arguments.output = output_argument(arguments)
     if arguments.output is not None:
         check_output(arguments.output)

@@ -6,7 +6,7 @@ from mmaml.cli.train import Flag, Script
 from mmaml.config.keys import Config
 from mmaml.config.loading import check_value
 from mmaml.config.shipped import shipped_configs
-from mmaml.config.value_types import MOST_LAYERS, integer
+from mmaml.config.value_types import MAX_LAYERS, integer
 from mmaml.storage.starting import Values
 
 # That program's environments -> ours, with its settings: episodes of 200 steps, actions that are not rescaled.
@@ -41,7 +41,7 @@ SCRIPT = Script(
         "--gamma": Flag("discount"),
         "--tau": Flag("gae_lambda"),
         "--first-order": Flag("first_order"),
-        "--num-layers": Flag("hidden_sizes", integer(1, MOST_LAYERS), _layers, "how many hidden layers, of one size"),
+        "--num-layers": Flag("hidden_sizes", integer(1, MAX_LAYERS), _layers, "how many hidden layers, of one size"),
         "--hidden-size": Flag("hidden_sizes", integer(1), _units, "units of each hidden layer"),
         "--fast-batch-size": Flag("rollouts_per_meta_task"),
         "--fast-lr": Flag("inner_lr"),

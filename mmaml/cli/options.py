@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mmaml.cli.arguments import check_integers, check_text, whole_number
 from mmaml.cli.script import Parser
-from mmaml.config.value_types import LARGEST, LARGEST_INTEGER, MOST_STEPS
+from mmaml.config.value_types import MAX_INTEGER, MAX_NUMBER, MAX_STEPS
 from mmaml.errors import UsageError
 from mmaml.paths import located
 from mmaml.storage.writable import check_folder, check_path
@@ -23,9 +23,9 @@ SPLITS = ("test", "ood", "train")
 _PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".gif", ".mp4")
 # Of the flags that `run_parser` adds: name -> smallest and largest value.
 ADAPTATION_RANGES = {
-    "num_adapt_steps": (0, MOST_STEPS),
-    "rollouts_per_task": (1, LARGEST_INTEGER),
-    "seed": (0, LARGEST_INTEGER),
+    "num_adapt_steps": (0, MAX_STEPS),
+    "rollouts_per_task": (1, MAX_INTEGER),
+    "seed": (0, MAX_INTEGER),
 }
 
 
@@ -99,8 +99,8 @@ def _rate(text: str) -> float:
         rate = float(text)
     except ValueError:
         rate = math.nan
-    if not 0 < rate <= LARGEST:
-        raise argparse.ArgumentTypeError(f"expected a number > 0 and ≤ {LARGEST:g}, got '{text}'")
+    if not 0 < rate <= MAX_NUMBER:
+        raise argparse.ArgumentTypeError(f"expected a number > 0 and ≤ {MAX_NUMBER:g}, got '{text}'")
     return rate
 
 

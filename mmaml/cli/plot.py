@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mmaml.cli.arguments import check_integers, check_text, whole_number
 from mmaml.cli.options import add_output_folder, labelled, labelled_run, output_folder
 from mmaml.cli.script import Parser, one_line_errors
-from mmaml.config.value_types import LARGEST, LARGEST_INTEGER
+from mmaml.config.value_types import MAX_INTEGER, MAX_NUMBER
 from mmaml.errors import UsageError
 from mmaml.paths import located
 from mmaml.storage.files import writing
@@ -33,7 +33,7 @@ examples:
   mmaml plot data/run1 data/run2
   mmaml plot "tuned=data/run1" --overlay "published=published.csv" --output figures
 """
-MAX_ROLLOUTS = 1000  # in a panel, where more cannot be told apart
+MAX_ROLLOUTS = 1000  # in a panel, where more cannot be distinguished
 
 
 def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -64,12 +64,12 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
         "--rollouts_per_task", type=whole_number, default=20, metavar="N", help="trajectories drawn in a panel"
     )
     arguments = parser.parse_args(argv)
-    check_integers(arguments, {"smooth": (1, LARGEST_INTEGER), "rollouts_per_task": (1, MAX_ROLLOUTS)})
-    if arguments.env_steps_per_iteration is not None and not 0 < arguments.env_steps_per_iteration <= LARGEST:
+    check_integers(arguments, {"smooth": (1, MAX_INTEGER), "rollouts_per_task": (1, MAX_ROLLOUTS)})
+    if arguments.env_steps_per_iteration is not None and not 0 < arguments.env_steps_per_iteration <= MAX_NUMBER:
         got = str(arguments.env_steps_per_iteration)
         raise UsageError("--env_steps_per_iteration", expected="a number > 0", got=got)
     low, high = arguments.limits or (0, 1)
-    if not -LARGEST <= low < high <= LARGEST:
+    if not -MAX_NUMBER <= low < high <= MAX_NUMBER:
         raise UsageError("--limits", expected="two numbers, LOW < HIGH", got=f"{low} {high}")
     if arguments.title is not None:
         check_text("--title", arguments.title)
@@ -147,6 +147,6 @@ def _number(name: str, text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not abs(number) <= LARGEST:
+    if not abs(number) <= MAX_NUMBER:
         raise UsageError(name, expected="LABEL=NUMBER", got=f"'{text}' after the =")
     return number

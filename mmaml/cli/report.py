@@ -11,7 +11,7 @@ from mmaml import __version__
 from mmaml.cli.arguments import check_integers, check_text, whole_number
 from mmaml.cli.options import labelled_run, output_argument
 from mmaml.cli.script import Parser, one_line_errors
-from mmaml.config.value_types import LARGEST_INTEGER
+from mmaml.config.value_types import MAX_INTEGER
 from mmaml.errors import UsageError
 from mmaml.paths import absolute
 from mmaml.storage.files import atomic_file, writing
@@ -47,7 +47,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
     add("--title", help="of the page (default: the environments)")
     add("--smooth", type=whole_number, default=1, metavar="N", help="moving average of curves over N iterations")
     arguments = parser.parse_args(argv)
-    check_integers(arguments, {"smooth": (1, LARGEST_INTEGER)})
+    check_integers(arguments, {"smooth": (1, MAX_INTEGER)})
     if arguments.title is not None:
         check_text("--title", arguments.title)
     arguments.output = output_argument(arguments) or Path(absolute("report.html"))

@@ -16,7 +16,7 @@ from mmaml.cli.script import Parser, one_line_errors
 from mmaml.config.keys import ALIASES, Config
 from mmaml.config.loading import idle_keys
 from mmaml.config.shipped import find_config
-from mmaml.config.value_types import LARGEST_INTEGER, clipped
+from mmaml.config.value_types import MAX_INTEGER, clipped
 from mmaml.errors import UsageError
 from mmaml.extras import check_required
 from mmaml.parallel.cores import physical_cores
@@ -66,7 +66,7 @@ def parse(argv: list[str] | None = None, prog: str | None = None) -> argparse.Na
     add("--overrides", nargs="+", action="append", default=[], metavar="JSON", help="as for `mmaml train`")
     words, keys = split_keys(sys.argv[1:] if argv is None else argv, parser.flags())
     options = parser.parse_args(words)
-    check_integers(options, {"jobs": (1, LARGEST_INTEGER)})
+    check_integers(options, {"jobs": (1, MAX_INTEGER)})
     options.seeds, grid = read_seeds(options.seeds), read_grid(options.grid)
     options.overrides = merged([*options.overrides, [f"{name}={value}" for name, value in keys.items()]])
     _check_names(grid, options.overrides)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmaml.cli.arguments import whole_number
 from mmaml.cli.options import adapted, add_output_folder, output_folder, parse_run, run_parser
 from mmaml.cli.script import one_line_errors
-from mmaml.config.value_types import LARGEST_INTEGER
+from mmaml.config.value_types import MAX_INTEGER
 from mmaml.errors import UsageError
 from mmaml.storage.files import writing
 from mmaml.storage.writable import check_folder
@@ -33,7 +33,7 @@ examples:
   mmaml visualize data/run1 --num_adapt_steps 4 --renderer drawing
 """
 RENDERERS = ("auto", "mujoco", "drawing")
-RANGES = {"every": (1, LARGEST_INTEGER), "fps": (1, 1000), "width": (100, 4000)}
+RANGES = {"every": (1, MAX_INTEGER), "fps": (1, 1000), "width": (100, 4000)}
 MAX_SIDE = 16_000  # pixels of a film: as far as H.264 goes
 
 

@@ -18,8 +18,8 @@ from mmaml.config.declaration_file import declaration_of
 from mmaml.config.value_types import (
     DEVICE,
     FLAG,
-    MOST_SECONDS,
-    MOST_STEPS,
+    MAX_SECONDS,
+    MAX_STEPS,
     OBJECT,
     PATH,
     RATES,
@@ -91,7 +91,7 @@ class Config:
     episodes_per_trial: int = _key(
         "Sampling",
         1,
-        integer(1, MOST_STEPS),
+        integer(1, MAX_STEPS),
         "E, episodes of one task that follow each other in a lane, of T = E·H time steps; a policy with a memory keeps "
         "it from one to the next",
     )
@@ -171,7 +171,7 @@ class Config:
         "Policy", True, FLAG, "adapt and meta-learn the log-std; false: it stays 0 (std 1); discrete actions have none"
     )
 
-    num_inner_grad_steps: int = _key("Adaptation", 1, integer(1, MOST_STEPS), "K, inner steps")
+    num_inner_grad_steps: int = _key("Adaptation", 1, integer(1, MAX_STEPS), "K, inner steps")
     inner_lr: float | tuple[float, ...] = _key(
         "Adaptation",
         0.1,
@@ -198,7 +198,7 @@ class Config:
         updates=ADAM,
     )
     num_promp_steps: int = _key(
-        "Meta-update", 5, integer(1, MOST_STEPS), "epochs on the data of an iteration", updates=("ppo",)
+        "Meta-update", 5, integer(1, MAX_STEPS), "epochs on the data of an iteration", updates=("ppo",)
     )
     max_grad_norm: float | None = _key(
         "Meta-update",
@@ -251,7 +251,7 @@ class Config:
     max_kl: float = _key(
         "Meta-update", 0.01, number(0, open_low=True), "δ, KL that bounds a step of the trust region", updates=("trpo",)
     )
-    cg_iters: int = _key("Meta-update", 10, integer(1, MOST_STEPS), "conjugate gradient steps", updates=("trpo",))
+    cg_iters: int = _key("Meta-update", 10, integer(1, MAX_STEPS), "conjugate gradient steps", updates=("trpo",))
     fisher_rollouts: int | None = _key(
         "Meta-update",
         None,
@@ -263,7 +263,7 @@ class Config:
         "Meta-update", 1e-5, number(0), "added to the diagonal of the Fisher matrix", updates=("trpo",)
     )
     ls_max_steps: int = _key(
-        "Meta-update", 15, integer(1, MOST_STEPS), "how many step lengths the line search tries", updates=("trpo",)
+        "Meta-update", 15, integer(1, MAX_STEPS), "how many step lengths the line search tries", updates=("trpo",)
     )
     ls_backtrack_ratio: float = _key(
         "Meta-update",
@@ -326,7 +326,7 @@ class Config:
     rank_timeout: float = _key(
         "Reliability",
         600.0,
-        number(0, MOST_SECONDS, open_low=True),
+        number(0, MAX_SECONDS, open_low=True),
         "seconds without an answer after which a rank counts as lost, from when the master has nothing left to do "
         'itself; with "master_samples": false it has to be more than any phase takes; a rank exits if it hears nothing '
         "from the master for 5 times as long",
@@ -335,7 +335,7 @@ class Config:
     shutdown_seconds: float = _key(
         "Reliability",
         60.0,
-        number(1, MOST_SECONDS),
+        number(1, MAX_SECONDS),
         "seconds after SIGTERM or SIGINT within which the iteration is finished or abandoned and a checkpoint written; "
         "a process that needs longer exits without one, with exit code 1 (under our mpirun 143 or 130)",
         resumable=True,

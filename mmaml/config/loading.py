@@ -22,7 +22,7 @@ from mmaml.config.declaration_file import declaration_of
 from mmaml.config.keys import ALIASES, COMMON_KEYS, LEGACY, Config, built_in_keys
 from mmaml.config.other_names import IGNORED, with_our_names
 from mmaml.config.shipped import shipped_configs
-from mmaml.config.value_types import LARGEST, PATH, clipped, shown
+from mmaml.config.value_types import MAX_NUMBER, PATH, clipped, shown
 from mmaml.config.yaml_text import parse_yaml
 from mmaml.errors import ConfigError, UsageError
 from mmaml.paths import absolute, expanded, located
@@ -339,4 +339,4 @@ def _limit(value: Any) -> str:
     """The limit of all numbers, if a value exceeds it; else ""."""
     if isinstance(value, int) and abs(value) >= 2**63:
         return " (below 2^63)"
-    return f" (at most {LARGEST:g})" if isinstance(value, float) and LARGEST < abs(value) < math.inf else ""
+    return f" (at most {MAX_NUMBER:g})" if isinstance(value, float) and MAX_NUMBER < abs(value) < math.inf else ""

@@ -26,10 +26,10 @@ class Kind:
     is_path: bool = False
 
 
-LARGEST = 1e30  # far beyond what trains, and within single precision even when divided by a small number
-LARGEST_INTEGER = 2**63 - 1
-MOST_NESTED = 50
-MOST_SHOWN = 80  # characters of a value in an error
+MAX_NUMBER = 1e30  # far beyond what trains, and within single precision even when divided by a small number
+MAX_INTEGER = 2**63 - 1
+MAX_NESTED = 50  # objects and lists within each other
+MAX_SHOWN = 80  # characters of a value in an error
 
 
 def _is_int(value: Any) -> bool:
@@ -39,7 +39,7 @@ def _is_int(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, float):
-        return abs(value) <= LARGEST
+        return abs(value) <= MAX_NUMBER
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
@@ -52,13 +52,13 @@ def _is_json(value: Any, depth: int = 0) -> bool:
     if isinstance(value, dict | list | tuple):
         inner = [*value, *value.values()] if isinstance(value, dict) else value
         keys_fit = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
-        return depth < MOST_NESTED and keys_fit and all(_is_json(item, depth + 1) for item in inner)
+        return depth < MAX_NESTED and keys_fit and all(_is_json(item, depth + 1) for item in inner)
     return value is None or isinstance(value, bool | str) or _is_number(value)
 
 
-def integer(least: int, most: int = LARGEST_INTEGER) -> Kind:
+def integer(least: int, most: int = MAX_INTEGER) -> Kind:
     """A whole number from `least` to `most`."""
-    words = f"a whole number ≥ {least}" + (f" and ≤ {most}" if most < LARGEST_INTEGER else "")
+    words = f"a whole number ≥ {least}" + (f" and ≤ {most}" if most < MAX_INTEGER else "")
     return Kind(words, lambda v: _is_int(v) and least <= v <= most, int)
 
 
@@ -90,18 +90,18 @@ FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 TEXT = Kind("a non-empty string of printable characters", lambda v: _is_text(v) and bool(v.strip()))
 PATH = Kind("a path, as a non-empty string of printable characters", TEXT.accepts, is_path=True)
 OBJECT = Kind(
-    f"a JSON object of texts, numbers up to {LARGEST:g}, lists and the like, nested at most {MOST_NESTED} deep",
+    f"a JSON object of texts, numbers up to {MAX_NUMBER:g}, lists and the like, nested at most {MAX_NESTED} deep",
     lambda v: isinstance(v, dict) and _is_json(v),
 )
 # Far beyond what trains.
-MOST_LAYERS = 100
-MOST_STEPS = 10_000
-MOST_SECONDS = 1e9
-MOST_THREADS = 1024
+MAX_LAYERS = 100
+MAX_STEPS = 10_000
+MAX_SECONDS = 1e9
+MAX_THREADS = 1024
 SIZES = Kind(
-    f"a list of 1 to {MOST_LAYERS} whole numbers ≥ 1",
+    f"a list of 1 to {MAX_LAYERS} whole numbers ≥ 1",
     lambda v: (
-        isinstance(v, list | tuple) and 1 <= len(v) <= MOST_LAYERS and all(_is_int(n) and 1 <= n < 2**31 for n in v)
+        isinstance(v, list | tuple) and 1 <= len(v) <= MAX_LAYERS and all(_is_int(n) and 1 <= n < 2**31 for n in v)
     ),
     lambda v: tuple(map(int, v)),
 )
@@ -120,8 +120,8 @@ SCALE = Kind(
     lambda v: v if v is None or v == "family" else float(v),
 )
 THREADS = Kind(
-    f'"auto", or {integer(1, MOST_THREADS).expected}',
-    lambda v: v == "auto" or integer(1, MOST_THREADS).accepts(v),
+    f'"auto", or {integer(1, MAX_THREADS).expected}',
+    lambda v: v == "auto" or integer(1, MAX_THREADS).accepts(v),
     lambda v: v if v == "auto" else int(v),
 )
 DEVICE = Kind(
@@ -142,4 +142,4 @@ def shown(value: Any) -> str:
 
 def clipped(text: str) -> str:
     """A text as errors show it, cut where it is long."""
-    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

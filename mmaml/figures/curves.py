@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmaml.config.loading import read_config, values_with_effect
-from mmaml.config.value_types import LARGEST
+from mmaml.config.value_types import MAX_NUMBER
 from mmaml.errors import ConfigError, UsageError
 from mmaml.storage.layout import PROGRESS
 from mmaml.storage.params_file import read_params
@@ -83,7 +83,7 @@ def _numbers(cells: list[str]) -> list[float] | None:
         values = [float(cell) if cell else math.nan for cell in cells]
     except ValueError:
         return None
-    return [value if abs(value) <= LARGEST else math.nan for value in values]
+    return [value if abs(value) <= MAX_NUMBER else math.nan for value in values]
 
 
 def _steps(table: Mapping[str, np.ndarray], pattern: str) -> np.ndarray | None:

@@ -117,11 +117,11 @@ class PointMassPanels(Panels):
 
 
 def describe(task: Task, called: str) -> str:
-    """The values of a task that fit on a line, as "goal −1.00", without the name by which it is called beside them."""
-    told = {
+    """The values of a task that fit on a line, as "goal −1.00". called: its name, shown elsewhere, is left out."""
+    left_out = {
         name for name, value in task.values.items() if name == "mode" or (isinstance(value, str) and value == called)
     }
-    few = {name: values for name, values in task.values.items() if name not in told and np.size(values) <= 3}
+    few = {name: values for name, values in task.values.items() if name not in left_out and np.size(values) <= 3}
     return ", ".join(f"{name} {_few(values)}" for name, values in few.items())
 
 

@@ -50,8 +50,8 @@ OBJECTS = st.dictionaries(NAMES, ANYTHING, max_size=4)
 def test_a_value_is_taken_as_it_is_or_refused_by_its_key(name: str, value: Any) -> None:
     text = refusal(ConfigError, lambda: build_config({name: value}))
     if text:
-        told = set(text.split(":")[0].split(", "))  # all that a run's memory or its tasks depend on
-        assert told & {name, "num_minibatches", "num_train_tasks", "num_inner_grad_steps"}
+        named = set(text.split(":")[0].split(", "))  # all that a run's memory or its tasks depend on
+        assert named & {name, "num_minibatches", "num_train_tasks", "num_inner_grad_steps"}
         return
     config = build_config({name: value})
     values = config.to_dict()

@@ -94,13 +94,13 @@ def test_every_task_and_tensor_of_bad_rollouts_is_told(tmp_path: Path, capsys: p
     finding = "task 1 (mode 1), collection 1, step 5 of rollout 2: reward is nan"
     path = dumped(tmp_path / "bad.pt", config, finding)
     assert script(path) == 0
-    told = capsys.readouterr().out
-    assert f"the run met\n  {finding}\nit meets\n  {finding} (1 of" in told
+    printed = capsys.readouterr().out
+    assert f"the run met\n  {finding}\nit meets\n  {finding} (1 of" in printed
     for task in (1, 3):
         for what in ("step 5 of rollout 2: reward is nan", "step 0 of rollout 0: advantage is nan"):
-            assert f"task {task} (mode 1), collection 1, {what}" in told
-    assert "task 0 (" not in told and "task 2 (" not in told and "collection 0, " not in told
-    assert "largest |reward| of collection 0" in told
+            assert f"task {task} (mode 1), collection 1, {what}" in printed
+    assert "task 0 (" not in printed and "task 2 (" not in printed and "collection 0, " not in printed
+    assert "largest |reward| of collection 0" in printed
 
 
 def test_an_adaptation_too_far_is_told() -> None:
@@ -121,11 +121,14 @@ def test_every_task_and_tensor_of_a_bad_gradient_is_told(algorithm: str) -> None
     assert not report.stored
     assert {line.split(",")[0] for line in report.findings} == {f"task {k}" for k in range(4)}
     assert all("meta_gradient, evaluation 2 of the update: " in line for line in report.findings)
-    told = "\n".join(report.largest)
+    printed = "\n".join(report.largest)
     last = config.num_inner_grad_steps
-    assert f"largest likelihood ratio on collection {last}: " in told and "largest |advantage| of collection 0" in told
+    assert (
+        f"largest likelihood ratio on collection {last}: " in printed
+        and "largest |advantage| of collection 0" in printed
+    )
     for name in worker.algorithm.spec.shapes:
-        assert f"largest finite |gradient of {name}|: " in told and f"largest finite |parameter {name}|: " in told
+        assert f"largest finite |gradient of {name}|: " in printed and f"largest finite |parameter {name}|: " in printed
 
 
 def test_the_largest_numbers_are_those_of_the_rollouts() -> None:

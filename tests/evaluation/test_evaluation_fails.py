@@ -47,8 +47,8 @@ def test_tasks_whose_environment_fails_are_left_out_and_told(
     assert partly["overall"]["num_tasks"] == 5
     errors = capsys.readouterr().err
     assert errors.count("Traceback") == 1
-    told = [line.partition(" failed")[0] for line in errors.splitlines() if line.startswith("warning")]
-    assert told == [f"warning: the environment of task {place}" for place in (1, 4)]
+    reported = [line.partition(" failed")[0] for line in errors.splitlines() if line.startswith("warning")]
+    assert reported == [f"warning: the environment of task {place}" for place in (1, 4)]
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_trajectories_that_cannot_be_drawn_are_one_line(
     monkeypatch.setattr(Worker, "collect", fail)
     for words in (["plot.py", str(run)], ["visualize_policy.py", "--restore_path", str(run)]):
         assert runpy.run_path(str(SCRIPTS / words[0]))["main"](words[1:]) == 2
-        told = capsys.readouterr().err
-        assert told.startswith("error: ") and told.count("\n") == 1
+        reported = capsys.readouterr().err
+        assert reported.startswith("error: ") and reported.count("\n") == 1
 
 
 @pytest.mark.parametrize(

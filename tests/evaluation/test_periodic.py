@@ -111,7 +111,7 @@ def test_a_disk_that_refuses_the_embeddings_ends_no_run(tmp_path: Path, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr("mmaml.evaluation.embeddings.atomic_file", refuse)
         assert _embedding_run(tmp_path, "error")["iteration"] == 2
-    # The task that fails is left out, and told before.
+    # The task that fails is left out, and reported before.
     assert "te_save_path: " in _told(tmp_path)[-1] and "(No space left on device)" in _told(tmp_path)[-1]
     _embedding_run(tmp_path, "error", restore_path=str(tmp_path / "run"))
     with np.load(tmp_path / "embeddings.npz") as saved:
