@@ -21,7 +21,7 @@ from mmaml.cli import maml_run, named_run, train
 from mmaml.cli.main import COMMANDS, LISTS
 from mmaml.config.algorithms import ALGORITHMS
 from mmaml.config.keys import ALIASES, COMMON_KEYS, built_in_keys
-from mmaml.config.loading import EXTENDS, build_config, read_config_file
+from mmaml.config.loading import EXTENDS, build_config, idle_keys, read_config_file
 from mmaml.config.shipped import find_config
 from mmaml.updates.evaluate import Question
 from mmaml.worker import Worker
@@ -87,6 +87,12 @@ def test_the_algorithm_of_the_docs_trains(reptile: dict[str, Any], tmp_path: Pat
     assert sum(value.numel() for value in state["parameters"].values()) == before
     rows = progress(tmp_path / "run")
     assert all(float(row["Displacement"]) > 0 for row in rows)
+
+
+def test_the_algorithm_of_the_docs_declares_all_keys_without_effect(reptile: dict[str, Any]) -> None:
+    given = {"meta_update": "trpo", "learning_rate": 0.1, "clip_eps": 0.1, "max_kl": 0.1, "num_minibatches": 2}
+    config = build_config(SMALL | reptile | given)
+    assert idle_keys(config, {**given, "outer_step_size": 0.3, "inner_lr": 0.1}) == [*given]
 
 
 def test_the_algorithm_of_the_docs_is_what_it_says(reptile: dict[str, Any]) -> None:
