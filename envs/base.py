@@ -111,7 +111,7 @@ class TaskVectorEnv(VectorEnv, ABC):
             raise ValueError(f"split: expected one of {self.splits} for {type(self).__name__}, got {split!r}")
         child = np.random.default_rng([*rng.integers(0, 2**32, size=4), SPLITS.index(split)])
         tasks = list(self._draw_tasks(n, child, split))
-        self._check_drawn(n, tasks)
+        _check_drawn(self._draws_with, n, tasks, self.num_modes)
         return tasks
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
@@ -137,7 +137,7 @@ class TaskVectorEnv(VectorEnv, ABC):
         if seed is not None:
             self.task_generators = [np.random.default_rng(key) for key in self._seed_of_each_task(seed)]
         if not self._tasks_given and (seed is not None or not self.tasks):
-            self._take_over(self.sample_tasks(self.num_tasks, self.task_generators[0].spawn(1)[0]))
+            self._take_over(drawn_tasks(self, self.num_tasks, self.task_generators[0].spawn(1)[0]))
         lanes = self._reset_mask(options).reshape(self.num_tasks, self.rollouts_per_task)
         self._needs_reset = False
         for task in np.flatnonzero(lanes.any(1)):
@@ -177,16 +177,6 @@ class TaskVectorEnv(VectorEnv, ABC):
     def _draws_with(self) -> str:
         """The method that draws tasks, as errors call it."""
         return f"{type(self).__name__}._draw_tasks"
-
-    def _check_drawn(self, n: int, tasks: Sequence[Task]) -> None:
-        """Raise ValueError unless these are n valid tasks."""
-        if len(tasks) != n:
-            raise ValueError(f"{self._draws_with}: expected {n} tasks, got {len(tasks)}")
-        for task in tasks:
-            if not isinstance(task, Task) or not isinstance(task.values, Mapping):
-                raise ValueError(f"{self._draws_with}: expected a Task whose values are a mapping, got {task!r}")
-            if refused := refused_mode(self._draws_with, task.mode, self.num_modes):
-                raise ValueError(str(refused))
 
     def _take_over(self, tasks: Sequence[Task]) -> None:
         if len(tasks) != self.num_tasks:
@@ -256,9 +246,30 @@ class TaskVectorEnv(VectorEnv, ABC):
         return NotImplementedError(f"{type(self).__name__}.{method}: is missing; {WRITE_IT}")
 
 
+def drawn_tasks(family: TaskVectorEnv, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
+    """n tasks of a family, by `sample_tasks`, which its class may have written itself.
+
+    Raises UsageError where these are not n valid tasks, and what the family raises.
+    """
+    tasks = list(family.sample_tasks(n, rng, split))
+    _check_drawn(f"{type(family).__name__}.sample_tasks", n, tasks, family.num_modes)
+    return tasks
+
+
+def _check_drawn(where: str, n: int, tasks: Sequence[Task], num_modes: int) -> None:
+    """Raise UsageError unless these are n valid tasks. where: what drew them."""
+    if len(tasks) != n:
+        raise UsageError(where, expected=f"{n} tasks", got=str(len(tasks)), remedy="return a list of n tasks")
+    for task in tasks:
+        if not isinstance(task, Task) or not isinstance(task.values, Mapping):
+            raise UsageError(where, expected="a Task whose values are a mapping", got=shown(task), remedy=WRITE_IT)
+        if refused := refused_mode(where, task.mode, num_modes):
+            raise refused
+
+
 def refused_mode(where: str, mode: Any, num_modes: int) -> UsageError | None:
     """What is wrong with the mode of a task that was drawn, if anything. where: what drew it."""
-    if isinstance(mode, int | np.integer) and 0 <= mode < num_modes:
+    if isinstance(mode, int | np.integer) and not isinstance(mode, bool) and 0 <= mode < num_modes:
         return None
     expected = f"a task's mode to be a whole number from 0 to {num_modes - 1}, as num_modes = {num_modes} says"
     return UsageError(where, expected=expected, got=shown(mode), remedy="set num_modes in the class, or other modes")
@@ -298,7 +309,7 @@ class SingleTaskEnv(gym.Env):
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
         """n tasks of the family, as `TaskVectorEnv.sample_tasks`."""
-        return [own_task(task) for task in self.family.sample_tasks(n, rng, split)]
+        return [own_task(task) for task in drawn_tasks(self.family, n, rng, split)]
 
     def set_task(self, task: Task) -> None:
         """Set the task of the environment. A reset must follow."""

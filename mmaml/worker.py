@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmaml.algorithms import make_algorithm
 from mmaml.config.keys import Config
-from mmaml.envs.base import Task, TaskVectorEnv, close_quietly
+from mmaml.envs.base import Task, TaskVectorEnv, close_quietly, drawn_tasks
 from mmaml.envs.ownership import own_task
 from mmaml.envs.process_state import SETTINGS, others_kept
 from mmaml.envs.registry import import_environment, make_family
@@ -103,7 +103,7 @@ class Worker:
         family = self.family
         try:
             with FromEnvironment(family, SETTINGS):
-                return [own_task(task) for task in family.sample_tasks(n, rng, split)]
+                return [own_task(task) for task in drawn_tasks(family, n, rng, split)]
         except EnvironmentFailed as failed:
             error = failed.error
         text = f'sample_tasks failed for the split "{split}" ({described(error)}); fix it'

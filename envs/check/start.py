@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmaml.envs.adapter import GymTaskAdapter, UserTask
-from mmaml.envs.base import Task, TaskVectorEnv, close_quietly
+from mmaml.envs.base import Task, TaskVectorEnv, close_quietly, drawn_tasks
 from mmaml.envs.check import block_values, lane_values, scale, signatures, spaces
 from mmaml.envs.check.comparison import copied
 from mmaml.envs.check.findings import ERROR, Finding
@@ -142,7 +142,7 @@ def _name_of(family: TaskVectorEnv) -> str:
 def _drawn_tasks(family: TaskVectorEnv) -> list[Task]:
     """A task for training, from the same generator each time. Raises Failed."""
     rng = np.random.default_rng(0)
-    return called(f"{_name_of(family)}.sample_tasks", lambda: list(family.sample_tasks(1, rng)))
+    return called(f"{_name_of(family)}.sample_tasks", lambda: drawn_tasks(family, 1, rng))
 
 
 def _played(lane: _Lane) -> list[Moment]:

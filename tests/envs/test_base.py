@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from abc import ABCMeta
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 
 import mmaml.envs
-from mmaml.envs.base import StepResult, Task, TaskVectorEnv, mode_label
+from mmaml.envs.base import StepResult, Task, TaskVectorEnv, drawn_tasks, mode_label
+from mmaml.envs.check.start import check_start
 from mmaml.envs.tabular_mdp import TabularMDP
+from mmaml.errors import ConfigError, UsageError
 
 BOX = gym.spaces.Box(-1, 1, (1,), np.float32)
 
@@ -68,6 +71,25 @@ def test_a_family_may_write_the_public_methods_instead() -> None:
     assert family.step(np.zeros((1, 1), np.float32))[1] == 0
 
 
+@pytest.mark.parametrize(
+    ("tasks", "refused"),
+    [
+        ([Task(3, {})], "expected a task's mode to be a whole number from 0 to 0, as num_modes = 1 says, got 3"),
+        ([Task(0, {})] * 2, "expected 1 tasks, got 2"),
+        ([{"goal": 1.0}], "expected a Task whose values are a mapping, got {'goal': 1.0}"),
+    ],
+)
+def test_what_a_sample_tasks_of_its_own_returns_is_checked_too(tasks: list[Any], refused: str) -> None:
+    class Drawing(Whole):
+        def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> list[Task]:
+            return tasks
+
+    with pytest.raises(UsageError, match=rf"^Drawing\.sample_tasks: {re.escape(refused)}; "):
+        drawn_tasks(Drawing(), 1, np.random.default_rng(0))
+    with pytest.raises(ConfigError, match=rf"^env: Drawing\.sample_tasks: {re.escape(refused)}; "):
+        check_start("Drawing", {}, Drawing(), Drawing)
+
+
 class DrawsModes(Bare):
     num_modes = 3
     modes = (0, 1, 2)
@@ -76,7 +98,7 @@ class DrawsModes(Bare):
         return [Task(mode, {}) for mode in self.modes]
 
 
-@pytest.mark.parametrize("mode", [-1, 3, 1.5, None])
+@pytest.mark.parametrize("mode", [-1, 3, 1.5, None, True])
 def test_a_task_of_a_mode_that_the_family_does_not_have_is_refused(mode: Any) -> None:
     family = DrawsModes()
     assert [task.mode for task in family.sample_tasks(3, np.random.default_rng(0))] == [0, 1, 2]

@@ -354,12 +354,12 @@ def _exit(tasks: list[Task]) -> None:
         (lambda tasks: 1 / 0, "ZeroDivisionError: division by zero"),
         (_exit, r"RuntimeError: it calls sys.exit\(0\)"),
         (lambda tasks: None, "TypeError: 'NoneType' object is not iterable"),
-        (lambda tasks: tasks[1:], r"ValueError: DrawsBadly._draw_tasks: expected \d tasks, got \d"),
-        (lambda tasks: [*tasks[1:], "one"], "ValueError: DrawsBadly._draw_tasks: expected a Task.* got 'one'"),
-        (lambda tasks: [Task(0, 3.0) for _ in tasks], "ValueError: .* expected a Task whose values are a mapping, .*"),  # type: ignore[arg-type]
+        (lambda tasks: tasks[1:], r"UsageError: DrawsBadly._draw_tasks: expected \d tasks, got \d; .*"),
+        (lambda tasks: [*tasks[1:], "one"], "UsageError: DrawsBadly._draw_tasks: expected a Task.* got 'one'; .*"),
+        (lambda tasks: [Task(0, 3.0) for _ in tasks], "UsageError: .* expected a Task whose values are a mapping, .*"),  # type: ignore[arg-type]
         (
             lambda tasks: [Task("left", {}) for _ in tasks],
-            "ValueError: .* to be a whole number from 0 to 0, .* got 'left'; .*",
+            "UsageError: .* to be a whole number from 0 to 0, .* got 'left'; .*",
         ),  # type: ignore[arg-type]
     ],
 )

@@ -349,7 +349,7 @@ class BlockAttributes(SoundBlock):
         ("exits", "FailsToDraw.sample_tasks: calls sys.exit(3); raise an error instead"),
         (
             "none",
-            "FailsToDraw.sample_tasks: raises ValueError: FailsToDraw.sample_tasks: expected 1 tasks, got 0",
+            "FailsToDraw.sample_tasks: expected 1 tasks, got 0; return a list of n tasks",
         ),
     ],
 )

@@ -189,7 +189,7 @@ class BlockWithoutBase(SoundBlock):
 
 
 class BlockOfFewTasks(SoundBlock):
-    found = ("e.sample_tasks: raises ValueError: BlockOfFewTasks._draw_tasks: expected 3 tasks, got 1",)
+    found = ("e._draw_tasks: expected 3 tasks, got 1",)
 
     def _draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> list[Task]:
         return super()._draw_tasks(1, rng, split)
