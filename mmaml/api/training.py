@@ -13,7 +13,7 @@ from typing import Any
 from mmaml.config.keys import Config
 from mmaml.config.loading import canonical, idle_keys, read_config_file, with_absolute_paths
 from mmaml.config.shipped import find_config
-from mmaml.config.value_types import integer
+from mmaml.config.value_types import integer, plain
 from mmaml.errors import Interrupted, UsageError
 from mmaml.paths import absolute, working_directory
 from mmaml.storage import checkpoint
@@ -75,7 +75,7 @@ def train(
     Raises UsageError for what the caller can put right, before anything is written, and RunStopped where too much went
     wrong on the way; in this process, whatever else fails; on several ranks, RuntimeError if they failed.
     """
-    if not integer(1).accepts(ranks):
+    if not integer(1).accepts(ranks := plain(ranks)):
         raise UsageError("ranks", expected=integer(1).expected, got=repr(ranks))
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise UsageError("callbacks", expected="functions of a row, in a list", got=repr(callbacks))
@@ -120,7 +120,7 @@ def _values(config: str | Path | Mapping[str, Any] | Config | None, keys: Mappin
             )
         return keys
     if isinstance(config, Config):
-        given = with_absolute_paths(_effective(config))
+        given = with_absolute_paths(plain(_effective(config)))
     elif isinstance(config, Mapping):
         given = canonical(config, "config")
     elif isinstance(config, str | Path):

@@ -22,7 +22,7 @@ from mmaml.config.declaration_file import declaration_of
 from mmaml.config.keys import ALIASES, COMMON_KEYS, LEGACY, Config, built_in_keys
 from mmaml.config.other_names import IGNORED, with_our_names
 from mmaml.config.shipped import shipped_configs
-from mmaml.config.value_types import MAX_NUMBER, PATH, clipped, shown
+from mmaml.config.value_types import MAX_NUMBER, PATH, clipped, plain, remedy_for, shown
 from mmaml.config.yaml_text import parse_yaml
 from mmaml.errors import ConfigError, UsageError
 from mmaml.paths import absolute, expanded, located
@@ -124,7 +124,9 @@ def check_value(name: str, value: Any, called: str = "", keys: Mapping[str, Key]
         raise ConfigError(clipped(name), "unknown key", other_names.remedy(name, keys) or hint)
     kind = keys[name].kind
     if not kind.accepts(value):
-        raise ConfigError(called or name, expected=f"{kind.expected}{_limit(value)}", got=shown(value))
+        raise ConfigError(
+            called or name, expected=f"{kind.expected}{_limit(value)}", got=shown(value), remedy=remedy_for(value)
+        )
 
 
 def _check_declared(algorithm: str, keys: Mapping[str, Key]) -> None:
@@ -219,11 +221,12 @@ def parse_object(text: str, source: str) -> dict[str, Any]:
 
 
 def canonical(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Keys and values as a user gives them, with `ALIASES` under our names and paths expanded and absolute.
+    """Keys and values as a user gives them, `plain`, with `ALIASES` under our names and paths expanded and absolute.
 
     Raises ConfigError if a key is given under both names, for an invalid value under an alias, and for a path with a
     variable that is not set.
     """
+    values = plain(values)
     for alias, name in ALIASES.items():
         if alias in values and name in values:
             raise ConfigError(source, f"'{alias}' and '{name}' are two names of one key", "keep one")

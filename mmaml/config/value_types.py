@@ -6,7 +6,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,27 @@ def _is_json(value: Any, depth: int = 0) -> bool:
         keys_fit = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
         return depth < MAX_NESTED and keys_fit and all(_is_json(item, depth + 1) for item in inner)
     return value is None or isinstance(value, bool | str) or _is_number(value)
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON would hold it: with Python's own numbers, texts and lists in place of others that equal them.
+
+    Others are NumPy's and torch's scalars, enumerations, tuples, ranges, and the mappings and sequences of other
+    programs. Arrays stay as they are, since nobody says whether their owner wants a list instead.
+    """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)  # an enumeration's own gives its name
+    if isinstance(value, int | float):
+        return int(value) if isinstance(value, int) else float(value)
+    if depth > MAX_NESTED or isinstance(value, bytes | bytearray | memoryview):
+        return value
+    if isinstance(value, Mapping):
+        return {plain(key): plain(inner, depth + 1) for key, inner in value.items()}
+    return [plain(inner, depth + 1) for inner in value] if isinstance(value, Sequence) else value
 
 
 def integer(least: int, most: int = MAX_INTEGER) -> Kind:
@@ -130,6 +151,13 @@ DEVICE = Kind(
         isinstance(v, str) and (v in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d{1,3}", v, re.ASCII) is not None)
     ),
 )
+
+
+def remedy_for(value: Any) -> str:
+    """What to do about a value that is an array, or holds some; "" for others."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+    arrays = any(getattr(one, "ndim", 0) for one in inner)
+    return "give lists of numbers, as an array's tolist() returns" if arrays else ""
 
 
 def shown(value: Any) -> str:
