@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 from mmaml.figures.page import page, style_of
 
+_RETURNS = r"Step_(\d{1,6})-AverageReturn"  # columns of a log
 # Keys that say nothing of what a run learns, beside those that may change when it continues.
 _NOT_AN_EXPERIMENT = ("seed", "step_size", "exploration")
 MARKS_OF_A_CURVE = 8
@@ -99,7 +100,9 @@ def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
     """
     config = read_params(run, "RUN")
     table, unread = read_table(run / PROGRESS)
-    returns = _steps(table, r"Step_(\d{1,6})-AverageReturn")
+    returns = _steps(table, _RETURNS)
+    if measures_no_returns(table):
+        raise UsageError("RUN", f"no iteration of '{run}' has returns", "read its messages.log, and leave it out")
     if returns is None or "n_timesteps" not in table:
         expected = f"columns n_timesteps and Step_k-AverageReturn in '{run / PROGRESS}'"
         raise UsageError("RUN", expected=expected, got=", ".join(table), remedy="check the path")
@@ -113,6 +116,11 @@ def read_run(run: Path, label: str = "") -> tuple[dict[str, Any], Curve]:
     return config, curve
 
 
+def measures_no_returns(columns: Collection[str]) -> bool:
+    """Whether a log is that of a run whose iterations so far all met NaN, infinity, or environments that fail."""
+    return {"Itr", "n_timesteps"}.issubset(columns) and not any(re.fullmatch(_RETURNS, name) for name in columns)
+
+
 def read_external(label: str, path: Path, env_steps_per_iteration: float | None) -> Curve:
     """A curve from another program's CSV file.
 
@@ -120,7 +128,7 @@ def read_external(label: str, path: Path, env_steps_per_iteration: float | None)
     may be counted from 0 or from 1. Raises UsageError.
     """
     table, unread = read_table(path, "--overlay")
-    returns = _steps(table, r"Step_(\d{1,6})-AverageReturn")
+    returns = _steps(table, _RETURNS)
     if returns is None:
         returns = _steps(table, r"Step_(\d{1,6})")
     if returns is None:
@@ -173,6 +181,8 @@ def experiments_of(runs: Sequence[tuple[dict[str, Any], Curve]]) -> list[list[in
 def without_repeats(runs: Sequence[tuple[dict[str, Any], Curve]]) -> tuple[list[int], list[tuple[int, int]]]:
     """The indices of one run of each seed of an experiment, that with the most iterations, experiment by experiment.
 
+    Of equally many it is the one that ends later: the continuation, where the log of a run and that of its continuation
+    are both given.
     And those of the others, each with that of the run whose seed it repeats: the same numbers would count twice.
     """
     kept: list[int] = []
@@ -182,7 +192,7 @@ def without_repeats(runs: Sequence[tuple[dict[str, Any], Curve]]) -> tuple[list[
         for index in members:
             by_seed.setdefault(repr(runs[index][0].get("seed", (index,))), []).append(index)
         for same in by_seed.values():
-            longest = max(same, key=lambda index: len(runs[index][1].env_steps))
+            longest = max(same, key=lambda index: (len(runs[index][1].env_steps), runs[index][1].env_steps[-1]))
             kept.append(longest)
             repeats += [(index, longest) for index in same if index != longest]
     return kept, repeats

@@ -16,7 +16,15 @@ import numpy as np
 
 from mmaml.config.loading import read_config, values_with_effect
 from mmaml.errors import ConfigError, UsageError
-from mmaml.figures.curves import Curve, experiments_of, group_runs, read_run, read_table, without_repeats
+from mmaml.figures.curves import (
+    Curve,
+    experiments_of,
+    group_runs,
+    measures_no_returns,
+    read_run,
+    read_table,
+    without_repeats,
+)
 from mmaml.storage.layout import EVALUATION, PARAMS, PROGRESS, STAGES
 from mmaml.storage.params_file import read_record
 from mmaml.storage.progress_file import read_rows
@@ -145,16 +153,16 @@ class Gathered:
 def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
     """Read runs, each given by a label, which may be empty, and a directory: of a run, or with runs somewhere below.
 
-    Runs below a directory that have no finished iteration are left out, with a notice; so are runs that repeat a seed
-    of their experiment, as the same numbers would count twice. Raises UsageError for a path that is not a run,
-    a directory without runs, and a damaged file.
+    Runs below a directory that have no finished iteration, or none with returns, are left out, with a notice; so are
+    runs that repeat a seed of their experiment, as the same numbers would count twice. Raises UsageError for a path
+    that is not a run, or one without returns, a directory without runs, and a damaged file.
     """
     runs: dict[Path, ReportRun] = {}
     notices: list[str] = []
     for label, path in given:
         for folder in _folders(path):
-            if folder != path and not _has_iterations(folder / PROGRESS):
-                notices.append(f"{as_written(folder)} has no finished iteration, and is left out.")
+            if folder != path and (lacks := _lacks(folder / PROGRESS)):
+                notices.append(f"{as_written(folder)} has {lacks}, and is left out.")
             elif folder.resolve() not in runs:
                 runs[folder.resolve()] = _read(folder, label)
     if not runs:
@@ -172,15 +180,20 @@ def gather(given: Sequence[tuple[str, Path]]) -> Gathered:
     return Gathered(tuple(experiments), tuple(notices))
 
 
-def _has_iterations(log: Path) -> bool:
-    """Whether a log has more than its header, as that of a run that starts over. One that cannot be read may have."""
+def _lacks(log: Path) -> str:
+    """What a log has nothing of: rows, as that of a run that starts over, or returns; "" if it has both.
+
+    One that cannot be read may have both.
+    """
     if not log.is_file():
-        return log.exists()
+        return "" if log.exists() else "no finished iteration"
     try:
-        _, rows, unread = read_rows(log)
+        columns, rows, unread = read_rows(log)
     except OSError:
-        return True
-    return bool(rows or unread)
+        return ""
+    if not (rows or unread):
+        return "no finished iteration"
+    return "no iteration with returns" if measures_no_returns(columns) else ""
 
 
 def _without_repeats(runs: Sequence[ReportRun], notices: list[str]) -> list[ReportRun]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,26 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
     found = gathered(tmp_path)
     assert [run.path for run in found.runs] == [str(longer), str(tmp_path / "c")]
     assert found.notices == (f"{shorter} repeats seed 1 of {longer}, and is left out.",)
+
+
+def test_of_a_run_and_a_continuation_as_long_the_continuation_counts(tmp_path: Path) -> None:
+    first, goes_on = (write_run(tmp_path / name, RETURNS) for name in ("a", "b"))
+    header, *rows = (goes_on / "progress.csv").read_text().splitlines()
+    later = [f"{3 + index},{1000 * (4 + index)},{row.split(',', 2)[2]}" for index, row in enumerate(rows)]
+    (goes_on / "progress.csv").write_text("\n".join([header, *later]) + "\n")
+    found = gathered(tmp_path)
+    assert [run.path for run in found.runs] == [str(goes_on)]
+    assert found.notices == (f"{first} repeats seed 1 of {goes_on}, and is left out.",)
+
+
+def test_a_run_all_of_whose_iterations_met_nan_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "1", RETURNS)
+    diverged = write_run(tmp_path / "2", [[], []], seed=2)
+    found = gathered(tmp_path)
+    assert [run.config["seed"] for run in found.runs] == [1]
+    assert found.notices == (f"{diverged} has no iteration with returns, and is left out.",)
+    with pytest.raises(UsageError, match=rf"^RUN: no iteration of '{re.escape(str(diverged))}' has returns; read its"):
+        gathered(diverged)
 
 
 def test_runs_behind_links_are_found_once(tmp_path: Path) -> None:
