@@ -154,7 +154,9 @@ DEVICE = Kind(
 
 
 def remedy_for(value: Any) -> str:
-    """What to do about a value that is an array, or holds some; "" for others."""
+    """What to do about a value that is a class, or an array or holds some; "" for others."""
+    if isinstance(value, type):
+        return f'give its name: "{value.__module__}:{value.__qualname__}"'
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
     arrays = any(getattr(one, "ndim", 0) for one in inner)
     return "give lists of numbers, as an array's tolist() returns" if arrays else ""

@@ -70,10 +70,14 @@ class Lanes:
     """
 
     def __init__(self, actor: Actor, sizes: Sizes) -> None:
-        self._actor, self._sizes = actor, sizes
+        self.actor, self._sizes = actor, sizes
         self.episodes: list[Episode] = []
         self._lanes: dict[int, _Lane] = {}
         self._acted: _Acted | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a pickle, which cannot hold the actor: a function, which whoever unpickles sets anew."""
+        return {name: value for name, value in vars(self).items() if name != "actor"}
 
     @property
     def acted(self) -> Sequence[int]:
@@ -200,7 +204,7 @@ class Lanes:
             rows = [row for row, new in enumerate(is_new) if new is group]
             own = [lanes[row] for row in rows]
             before = None if group else joined([self._lanes[lane].memory for lane in own])
-            distribution, after = self._actor(self._step(observations[rows], own), before)
+            distribution, after = self.actor(self._step(observations[rows], own), before)
             actions[rows] = distribution.sample(noise[rows][None])[0]
             for index, row in enumerate(rows):
                 distributions[row] = type(distribution)(*(_of_lane(value, index) for value in distribution))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmaml.config.keys import Config
 from mmaml.config.loading import check_value, read_config
+from mmaml.config.value_types import plain
 from mmaml.errors import ConfigError, UsageError, described
 from mmaml.paths import located
 from mmaml.sampling.policy_spaces import PolicySpaces
@@ -69,8 +70,7 @@ def _with_step_sizes(config: Config, inner_lr: float | Sequence[float] | None) -
         return config
     if config.declaration.is_idle("inner_lr"):
         raise UsageError("inner_lr", f"has no effect on a policy of {config.algorithm}", "leave it out")
-    rates = [*inner_lr] if isinstance(inner_lr, Sequence) else inner_lr
-    return read_config(config.to_dict() | {"inner_lr": rates})
+    return read_config(config.to_dict() | {"inner_lr": plain(inner_lr)})
 
 
 def _restore(policy: TrainedPolicy, adapted: Mapping[str, Any], path: Path) -> None:

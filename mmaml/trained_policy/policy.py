@@ -28,6 +28,7 @@ from mmaml.errors import UsageError
 from mmaml.paths import located
 from mmaml.policies.distributions import distribution_over
 from mmaml.policies.params import Params
+from mmaml.sampling.acting import Actor
 from mmaml.sampling.episodes import rollouts_of
 from mmaml.sampling.finite import first_not_finite
 from mmaml.sampling.normalisation import RunningStatistics, Scaling
@@ -81,6 +82,11 @@ class TrainedPolicy:
         self._parameters = self._algorithm.spec.flatten(parameters)
         self._meta = {name: value[None] for name, value in self._algorithm.spec.unflatten(self._parameters).items()}
         self.reset_task()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a policy that was pickled or copied: how its lanes act is a function, which is made anew."""
+        vars(self).update(state)
+        self._lanes.actor = self._actor()
 
     @property
     def action_space(self) -> Box | Discrete:
@@ -136,10 +142,12 @@ class TrainedPolicy:
     def _go_on_from(self, state: Any) -> None:
         """Act in another state of the task, with nothing recorded yet."""
         self._state = state
-        with torch.no_grad():
-            actor = self._algorithm.actor(state)
-        self._lanes = Lanes(actor, self._sizes)
+        self._lanes = Lanes(self._actor(), self._sizes)
         self._one_was_given = True  # to the last `act`: an observation [O], not [n, O]
+
+    def _actor(self) -> Actor:
+        with torch.no_grad():
+            return self._algorithm.actor(self._state)
 
     # Acting and recording.
 

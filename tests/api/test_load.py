@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def test_a_step_size_is_refused_where_it_has_no_effect(tmp_path: Path) -> None:
 def test_step_sizes_may_be_changed(tmp_path: Path) -> None:
     path = trained(tmp_path)
     states = []
-    for rate in (0.1, [0.1, 0.3], 0.2):
+    for rate in (0.25, [np.float32(0.25), 0.3], 0.2):
         policy = mmaml.load(path, inner_lr=rate, seed=0)
         episode(policy, 5)
         policy.adapt()
@@ -113,7 +114,7 @@ def test_step_sizes_may_be_changed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", STEPPING)
 def test_an_adapted_policy_is_saved_and_goes_on(tmp_path: Path, algorithm: str) -> None:
-    """What is loaded acts as what was saved, and adapts further as it."""
+    """What is loaded, or unpickled, acts as what was saved, and adapts further as it."""
     policy = mmaml.load(trained(tmp_path, algorithm), seed=0)
     for step in range(2):
         episode(policy, 7, seed=step, lanes=3)
@@ -122,15 +123,17 @@ def test_an_adapted_policy_is_saved_and_goes_on(tmp_path: Path, algorithm: str) 
     again = mmaml.load(tmp_path / "new" / "adapted.pt", seed=0)
     assert again.adaptations == 2
     observations = np.random.default_rng(1).normal(size=(4, policy.spaces.observation_size))
-    assert (policy.act(observations, deterministic=True) == again.act(observations, deterministic=True)).all()
+    others = [again, pickle.loads(pickle.dumps(policy))]
+    for other in others:
+        assert (policy.act(observations, deterministic=True) == other.act(observations, deterministic=True)).all()
     states = []
-    for one in (policy, again):
+    for one in (policy, *others):
         one.start_episode()
         one.rng = np.random.default_rng(5)
         episode(one, 7, seed=9, lanes=3)
         one.adapt()
         states.append(saved_state(one, tmp_path / "adapted.pt"))
-    assert all(map(torch.equal, *states))
+    assert all(all(map(torch.equal, states[0], state)) for state in states[1:])
 
 
 def test_a_saved_policy_keeps_its_horizon(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,10 @@ def test_what_is_remembered_is_saved_and_forgotten_with_the_task(algorithm: str,
     policy, path = mmaml.load(bandit(tmp_path, algorithm, sure)), tmp_path / "remembering.pt"
     before = [live(policy, [0, 2], step) for step in range(20)]
     policy.save(path)
-    again = mmaml.load(path)
-    assert [live(again, [0, 2], step) for step in range(20, 40)] == [
-        live(policy, [0, 2], step) for step in range(20, 40)
-    ]
+    again, unpickled = mmaml.load(path), pickle.loads(pickle.dumps(policy))
+    expected = [live(policy, [0, 2], step) for step in range(20, 40)]
+    for other in (again, unpickled):
+        assert [live(other, [0, 2], step) for step in range(20, 40)] == expected
     policy.reset_task()
     assert [live(policy, [0, 2], step) for step in range(20)] == before
     policy.act(np.ones((1, 1)))

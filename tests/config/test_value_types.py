@@ -76,3 +76,8 @@ def test_a_list_that_contains_itself_is_refused() -> None:
 def test_an_array_is_refused_with_the_remedy(name: str, given: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^{name}: .*; give lists of numbers, as an array's tolist\(\) returns$"):
         build_config(canonical({name: given}, "keys"))
+
+
+def test_a_class_is_refused_with_its_name() -> None:
+    with pytest.raises(ConfigError, match=rf'^env: .*; give its name: "{__name__}:Size"$'):
+        build_config(canonical({"env": Size}, "keys"))
