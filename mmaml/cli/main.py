@@ -75,6 +75,7 @@ def _without_command(words: list[str]) -> int:
     parser.add_argument("--help", "-h", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"mmaml {__version__}", help=argparse.SUPPRESS)
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    words = words[:1] if words and not words[0].startswith("-") else words  # what follows is meant for the command
     command = parser.parse_args(words).command
     if command is not None:
         hint = did_you_mean(command, COMMANDS, "`mmaml --help` explains them")

@@ -81,9 +81,8 @@ def in_a_line(argument: str = "restore_path") -> Iterator[None]:
 
 def _of_policy(finding: NotFinite, argument: str = "restore_path") -> UsageError:
     """The error for a number of a policy that is not finite."""
-    return UsageError(
-        argument, str(finding), "lower inner_lr where there are inner steps, or take an earlier checkpoint"
-    )
+    remedy = "lower inner_lr where there are inner steps, or take an earlier checkpoint"
+    return UsageError(argument, str(finding), f"if the environment returned it, correct it there; else {remedy}")
 
 
 def evaluate(

@@ -87,7 +87,8 @@ def test_it_says_its_version(printed: Printed) -> None:
 
 
 def test_an_unknown_command_is_refused(refused: Printed) -> None:
-    assert "got 'trian'; did you mean 'train'?" in refused("trian")
+    for words in (["trian"], ["trian", "navigation_2d", "--n_itr=3"]):
+        assert "got 'trian'; did you mean 'train'?" in refused(*words)
     assert "COMMAND: expected one of" in refused("xyz")
     assert "--no_such" in refused("--no_such")
 
