@@ -137,7 +137,8 @@ class _Following:
         self._process, self._lines, self._callbacks = process, lines, callbacks
         self._waiting: deque[str] = deque()
         self._reason: BaseException | None = None  # why the run was asked, from here, to end
-        self._outcome: BaseException | None = RuntimeError("the ranks failed; what they print says why")
+        self._failed = RuntimeError("the ranks failed; what they print says why")  # unless they report something else
+        self._outcome: BaseException | None = self._failed
 
     def until_end(self) -> BaseException | None:
         """Follow the run to its end; what of it is to be raised."""
@@ -148,8 +149,8 @@ class _Following:
             except BaseException as reason:  # of a callback, or KeyboardInterrupt
                 self._reason = self._reason or reason
                 self._process.send_signal(signal.SIGINT if isinstance(reason, KeyboardInterrupt) else signal.SIGTERM)
-        if isinstance(self._reason, StopTraining):
-            return None
+        if isinstance(self._reason, StopTraining):  # in order, with a checkpoint, if the ranks say how they ended
+            return self._failed if self._outcome is self._failed else None
         return self._reason or self._outcome
 
     def _look(self, ended: bool) -> bool:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import mmaml
+from mmaml.api.ranks import _Following
 from mmaml.storage import checkpoint
 from tests.helpers.support import SMALL, dump
 from tests.helpers.waiting import wait_until
@@ -60,6 +65,34 @@ def test_a_callback_ends_the_run_in_order(tmp_path: Path, stops: bool) -> None:
             mmaml.train(keys, ranks=2, callbacks=[ends], show=False)
     assert given == [0, 1]
     assert 2 <= checkpoint.load(tmp_path / "run")["iteration"] < 100_000
+
+
+class _Reported:
+    """The lines of ranks: a row at first, and how they ended once they have, if they say it."""
+
+    def __init__(self, process: subprocess.Popen[str], outcome: BaseException | None, says_it: bool) -> None:
+        self.process, self.row = process, json.dumps({"row": {"Itr": 0}})
+        self.last = [json.dumps({"outcome": base64.b64encode(pickle.dumps(outcome)).decode()})] if says_it else []
+
+    def read(self) -> list[str]:
+        lines, self.row = [self.row] if self.row else [], ""
+        if self.process.poll() is not None:
+            lines, self.last = lines + self.last, []
+        return lines
+
+
+@pytest.mark.parametrize("outcome", [None, mmaml.RunStopped("by SIGTERM"), "nothing"])
+def test_ranks_that_fail_after_a_callback_has_stopped_them_do_not_pass_for_ended(outcome: Any) -> None:
+    """There may be no checkpoint of the last iteration then, as there is where they say how they ended."""
+
+    def stop(row: Mapping[str, float]) -> None:
+        raise mmaml.StopTraining
+
+    with subprocess.Popen(["sleep", "1000"], text=True) as process:
+        lines: Any = _Reported(process, outcome, says_it=outcome != "nothing")
+        raised = _Following(process, lines, [stop]).until_end()
+    assert process.returncode == -signal.SIGTERM
+    assert (raised is not None and "the ranks failed" in str(raised)) == (outcome == "nothing")
 
 
 @pytest.mark.ranks
