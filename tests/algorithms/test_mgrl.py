@@ -214,8 +214,26 @@ def test_the_trace_decays_and_its_meta_gradient_is_a_step_of_adam() -> None:
     torch.testing.assert_close(again[:size], theta.detach(), rtol=1e-6, atol=1e-8)
     for name, z in traces.items():
         torch.testing.assert_close(algo.traces[name], z, rtol=1e-5, atol=1e-8)
+    by_u = [
+        -row[f"MetaGradient-{name}"] * algo.learned_value(name, float(u))[1]
+        for name, u in zip(("discount", "lambda"), flat[size:], strict=True)
+    ]
+    first_moment = algo.meta_optimizer.state_dict()["state"][0]["exp_avg"]
+    torch.testing.assert_close(first_moment, 0.1 * torch.tensor(by_u, dtype=first_moment.dtype))
     signs = torch.tensor([np.sign(row["MetaGradient-discount"]), np.sign(row["MetaGradient-lambda"])])
     torch.testing.assert_close(again[size:] - flat[size:], 0.1 * signs, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_steps_shrink_with_the_iteration_and_the_trace_with_them(optimizer: str) -> None:
+    moved, traces = [], []
+    for iteration in (0, 2):
+        algo, flat, data = setting(optimizer=optimizer, learning_rate_anneal=0.5)
+        moved.append((algo.update(flat, answers(algo, data), iteration)[0] - flat)[: algo.networks.total])
+        traces.append(algo.traces["discount"])
+    for first, later in (moved, traces):
+        assert first.any()
+        torch.testing.assert_close(later, 0.25 * first, rtol=1e-6, atol=1e-9)
 
 
 def test_what_is_learned_keeps_where_it_can_still_change() -> None:

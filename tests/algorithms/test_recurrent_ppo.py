@@ -79,6 +79,17 @@ def in_double(data: Rollouts) -> Rollouts:
 # What is learned from is what was done.
 
 
+def test_what_is_read_is_the_observation_and_what_came_of_the_step_before() -> None:
+    """x_t = [o_t, a_{t-1}, r_{t-1}, d_t], over the ends of episodes too; at a trial's start a = r = 0, d = 1."""
+    algo, block, _ = collected("rl2", **RAGGED)
+    (data,) = block.rollouts
+    x, starts = algo.inputs(data.steps()), data.episode_start
+    before = torch.cat([data.actions, data.rewards[..., None]], -1)
+    before = torch.cat([torch.zeros_like(before[:, :, :1]), before[:, :, :-1]], 2)
+    assert torch.equal(x, torch.cat([data.observations, before, starts[..., None].float()], -1))
+    assert starts[..., 0].all() and before[starts].any(0).all() and not starts.all()
+
+
 @pytest.mark.parametrize(("lanes", "readout_size"), [(1, 0), (2, 0), (3, 0), (7, 0), (1, 5), (4, 5)])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("algorithm", ALL)
@@ -161,6 +172,14 @@ def test_the_gru_reads_the_observation_before() -> None:
     assert not torch.isclose(other, expected).all(-1).any()
 
 
+@pytest.mark.parametrize("algorithm, gru", [("rl2", "memory.gru"), ("varibad", "encoder.gru")])
+def test_the_memory_lasts_for_the_trial_from_the_start(algorithm: str, gru: str) -> None:
+    """And not for an episode alone, here of one step."""
+    algo = Worker(small_config(algorithm, **BANDIT | {"cell_size": 64})).algorithm
+    steps = algo.init(np.random.default_rng(0))[f"{gru}.gates.bias"][0, 64:].exp()
+    assert 1 <= steps.min() < 3 and 6 < steps.max() <= 9 - 1 + 1e-5
+
+
 def test_weights_of_the_input_are_scaled_at_the_start() -> None:
     plain, scaled = (
         sampled(small_config("rl2", **SIZES | RAGGED | {"input_init_scale": scale}))[0].algorithm.init(
@@ -228,7 +247,7 @@ def test_the_loss_is_that_of_its_parts(algorithm: str) -> None:
     keys = {"vf_loss_coeff": 0.3, "entropy_coeff": 0.2}
     algo, block, parameters = collected(algorithm, **FAMILIES["padded"] | keys)
     (data,) = block.rollouts
-    moved = parameters + 0.01
+    moved = parameters + 0.1
     found = block.answer(Question("meta_loss", moved, options=OPTIONS | {"outer_kl_coefficient": 0.4}))
     with torch.no_grad():
         new, values = algo.outputs(algo.spec.per_task(moved, 5), data)
@@ -240,8 +259,34 @@ def test_the_loss_is_that_of_its_parts(algorithm: str) -> None:
         error = (values[task][real] - data.value_targets[task].flatten()[real]).double().square().mean()
         entropy = new.entropy()[task][real].double().mean()
         kl = data.flat_distribution().kl(new)[task][real].double().mean()  # type: ignore[arg-type]
+        assert found["outer_kl"][task] == pytest.approx(float(kl), rel=1e-3)
         expected = surrogate + 0.3 * error - 0.2 * entropy + 0.4 * kl
         assert found["loss"][task] == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["rl2", "varibad"])
+def test_an_update_minimises_the_clipped_loss_of_normalised_advantages(algorithm: str) -> None:
+    """What it logs is J with all that the configuration and the meta-batch say of it, at the parameters it ends at."""
+    keys = {"num_promp_steps": 3, "learning_rate": 0.1, "clip_eps": 0.2, "anneal_factor": 0.5}
+    keys |= {"vae_updates": 0} if algorithm == "varibad" else {}
+    keys |= {"init_outer_kl_penalty": 0.3, "entropy_coeff": 0.2, "entropy_anneal": 0.5}
+    algo, block, parameters = collected(algorithm, **FAMILIES["padded"] | keys)
+    (data,) = block.rollouts
+    moved, logged = algo.update(parameters, block.evaluate(), 2)
+    real = data.advantages[data.mask > 0]
+    normalised = {"mean": float(real.mean()), "std": float(real.std(correction=0))}
+    with torch.no_grad():
+        loss = algo.objective(
+            algo.spec.per_task(moved, 5),
+            data,
+            **normalised,
+            clip=True,
+            clip_eps=0.2 * 0.5**2,
+            outer_kl_coefficient=0.3,
+            entropy_scale=0.5**2,
+        ).loss
+    assert logged["ClipFraction"] > 0.1  # so that it matters
+    assert logged["LossAfter"] == pytest.approx(float(loss.mean()), rel=1e-4)
 
 
 def test_the_weight_of_the_entropy_shrinks_with_the_iteration() -> None:

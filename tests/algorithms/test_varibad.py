@@ -71,6 +71,13 @@ def test_the_kl_of_beliefs_is_that_of_gaussians_and_nothing_for_equal_ones() -> 
     assert not kl_of_beliefs(later, later).any()
 
 
+def test_latent_vectors_have_the_mean_and_variance_of_their_belief() -> None:
+    belief = torch.tensor([0.5, -2.0, -1.0, 3.0])
+    latent = draw(belief.expand(40_000, 4), torch.randn(40_000, 2, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(latent.mean(0), belief[:2], rtol=0.0, atol=0.1)
+    torch.testing.assert_close(latent.var(0).log(), belief[2:], rtol=0.0, atol=0.05)
+
+
 def test_embeddings_are_the_beliefs_after_the_trial() -> None:
     _, block, parameters = collected()
     embedded = block.answer(Question("embed", parameters))["embedding"]
@@ -229,7 +236,7 @@ def test_what_is_drawn_counts_on_average_for_all() -> None:
 
 
 def test_the_weight_of_the_kl_does_not_depend_on_how_many_trials_a_step_takes() -> None:
-    algo, block, flat = collected()
+    algo, block, flat = collected(kl_weight=0.3)
     trials = {name: value[:1] for name, value in trials_of(block).items()}
     many = {name: value.repeat_interleave(4000, 0) for name, value in trials.items()}
     repeated = torch.stack([elbo(algo, flat, trials, seed) for seed in range(400)]).mean(0)
@@ -238,7 +245,7 @@ def test_the_weight_of_the_kl_does_not_depend_on_how_many_trials_a_step_takes() 
     for each in (trials, many):  # as it is minimised
         loss, error, kl = algo.variational_loss(params, each, np.random.default_rng(0))
         torch.testing.assert_close(kl, elbo(algo, flat, trials)[1], rtol=1e-4, atol=0.0)
-        torch.testing.assert_close(loss, error + algo.config.kl_weight * kl)
+        torch.testing.assert_close(loss, error + 0.3 * kl)
 
 
 def test_padding_and_ends_of_episodes_that_are_not_seen_count_for_nothing() -> None:

@@ -67,6 +67,21 @@ def test_gradients_of_encoder_and_decoder_that_are_too_long_are_scaled_down_each
             torch.testing.assert_close(shorter[index], norm * gradient / gradient.norm())
 
 
+def test_each_step_of_each_iteration_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials, latent vectors, and what is decoded: by numbers of its own, and again by the same."""
+    algo, block, flat = collected(vae_updates=2, vae_buffer_size=12)
+    noted, negative_elbo = [], algo.negative_elbo
+
+    def note(params: Params, trials: dict[str, torch.Tensor], rng: np.random.Generator) -> Any:
+        noted.append(rng.bit_generator.state["state"]["state"])
+        return negative_elbo(params, trials, rng)
+
+    monkeypatch.setattr(algo, "negative_elbo", note)
+    for iteration in (0, 1, 0):
+        algo.update(flat, block.evaluate(), iteration)
+    assert len({*map(str, noted[:4])}) == 4 and [*map(str, noted[4:])] == [*map(str, noted[:2])]
+
+
 def test_the_newest_trials_are_kept() -> None:
     algo, block, flat = collected(vae_buffer_size=20)
     evaluate = block.evaluate()

@@ -64,6 +64,9 @@ def test_chains_of_ones_own() -> None:
     assert family.step(np.array([0, 1]))[1].tolist() == [0, 1]
     _, rewards, terminated, *_ = family.step(np.array([1, 1]))
     assert rewards.tolist() == [2, 0] and terminated.all()
+    observations, _ = family.reset()
+    assert observations.tolist() == [[-1, 0]] * 2  # nothing is chosen yet, and then anew
+    assert family.step(np.array([1, 0]))[1].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,9 @@ def test_a_goal_gives_1_once_and_all_of_them_are_success() -> None:
     family.reset()
     _, rewards, _, _, infos = family.step(np.array([RIGHT]))
     assert rewards[0] == 1 and not infos["success"][0]  # the board is as it was
+    family.reset()
+    _, rewards, _, _, infos = family.step(np.array([RIGHT]))
+    assert rewards[0] == 1 and not infos["success"][0]  # goals of an episode that was not finished do not count
 
 
 def test_death_ends_the_episode() -> None:

@@ -59,8 +59,10 @@ def test_merged_moments_are_those_of_all_real_steps(collect: str, chunk: int, mo
 
 
 @pytest.mark.parametrize("over_trial", [False, True])
-def test_returns_so_far_are_of_the_episode_or_of_the_lane(over_trial: bool) -> None:
-    data = ragged_rollouts(tasks=2, collect="episodes", horizon=6)
+@pytest.mark.parametrize("collect", ["lanes", "episodes"])
+def test_returns_so_far_are_of_the_episode_or_of_the_lane(collect: str, over_trial: bool) -> None:
+    data = ragged_rollouts(tasks=2, collect=collect, horizon=6)
+    assert bool(data.episode_start[..., 1:].any()) == (collect == "lanes")
     found = moments_of_returns([data], 0.5, over_trial)
     for task in range(2):
         sums = []
@@ -107,6 +109,10 @@ def test_the_policy_sees_scaled_observations_and_learns_from_scaled_rewards() ->
     found = worker.collect(parameters, scaling, items, 0, stages=1)
     scaled = worker.block.rollouts[0]
     assert torch.equal(scaled.rewards, plain.rewards) and torch.equal(scaled.observations, plain.observations)
+    state = worker.algorithm.begin(worker.algorithm.spec.per_task(parameters, len(items)), plain.identity)
+    with torch.no_grad():
+        _, targets = worker.algorithm.advantages(state, plain, plain.rewards / 4)
+    torch.testing.assert_close(scaled.value_targets, targets)
     assert not torch.equal(scaled.value_targets, plain.value_targets)
     assert found["observations_count"].tolist() == [plain.mask[0].numel()] * len(items)
     scaling = Scaling(torch.full((size,), 0.5), torch.full((size,), 2.0), 4.0).vector()
@@ -114,6 +120,22 @@ def test_the_policy_sees_scaled_observations_and_learns_from_scaled_rewards() ->
     first = worker.block.rollouts[0].observations[:, :, 0]
     torch.testing.assert_close(first, (plain.observations[:, :, 0] - 0.5) / 2)
     assert torch.equal(worker.block.rollouts[0].steps().observation, worker.block.rollouts[0].observations)
+
+
+def test_of_trials_all_real_steps_are_observed_and_returns_go_over_the_ends_of_episodes() -> None:
+    values: dict[str, Any] = {"env": "tests.helpers.probes:RandomLengths", "env_kwargs": {"longest": 9}, **BOTH}
+    values |= {"episodes_per_trial": 3, "collect": "episodes", "discount": 0.8}
+    worker, parameters, items = new_worker("rl2", **values)
+    found = worker.collect(parameters, worker.statistics().vector(), items, 0)
+    assert worker.block is not None
+    (data,) = worker.block.rollouts
+    real = data.mask > 0
+    assert not real.all()
+    assert found["observations_count"].tolist() == real.sum((1, 2)).tolist()
+    for task, mean in enumerate(found["observations_mean"]):
+        np.testing.assert_allclose(mean, data.observations[task][real[task]].double().mean(0), rtol=1e-6)
+    for name, value in moments_of_returns([data], 0.8, True).items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 @pytest.mark.parametrize("algorithm", ["promp", "mmaml", "rllib_maml"])

@@ -141,6 +141,14 @@ def test_kl_coefficients_adapt_from_the_kl_after_the_last_step() -> None:
     assert _proximal(algo).kl_coefficients == [1.0, 0.5] and _proximal(algo).outer_kl_coefficient == 0.25
 
 
+def test_kl_coefficients_go_on_from_their_state() -> None:
+    values = {"init_inner_kl_penalty": 0.5, "init_outer_kl_penalty": 0.25}
+    algo, again = _algorithm(**values), _algorithm(**values)
+    _proximal(algo).kl_coefficients, _proximal(algo).outer_kl_coefficient = [1.0, 0.25], 2.0
+    again.load_state_dict(algo.state_dict())
+    assert _proximal(again).kl_coefficients == [1.0, 0.25] and _proximal(again).outer_kl_coefficient == 2.0
+
+
 def test_kl_coefficients_stay_where_they_do_not_adapt() -> None:
     algo = _algorithm(init_inner_kl_penalty=0.5, init_outer_kl_penalty=0.25)
     _update(algo, 0, kls=(HIGH, LOW), kl_outer=HIGH)
