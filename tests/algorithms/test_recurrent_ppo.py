@@ -116,9 +116,13 @@ def test_acting_step_by_step_is_unrolling(algorithm: str, readout_size: int) -> 
     meta = algo.spec.per_task(parameters, data.tasks)
     x = algo.inputs(data.steps()).permute(2, 0, 1, 3)
     unrolled, carried = algo.unroll(meta, x), None
-    for step, features in zip(x, unrolled, strict=True):
+    values = algo.values_of_steps(meta, data).detach().unbind(2)
+    for step, features, value in zip(x, unrolled, values, strict=True):
         found, carried = algo.step(meta, step, carried)
         assert float((found - features).abs().max().detach()) <= TOLERANCES[algorithm]
+        read = algo.readout.of_step(meta, found, step)
+        expected = (read @ meta["value.weight"] + meta["value.bias"]).squeeze(-1).detach()
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
