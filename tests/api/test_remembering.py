@@ -16,6 +16,7 @@ from mmaml.envs.registry import make_family
 from mmaml.sampling.normalisation import MAX_NORMALISED, MIN_VARIANCE
 from mmaml.seeding import integer
 from mmaml.storage import checkpoint
+from mmaml.storage.packing import unpacked
 from mmaml.worker import Worker
 from tests.helpers.policies import (
     WorkersNumbers,
@@ -142,6 +143,18 @@ def test_several_episodes_go_on_from_one_memory(algorithm: str, sure: float, tmp
     assert [live(policy, [0], step)[0] for step in range(30, 36)] == [
         live(other, [0], step)[0] for step in range(30, 36)
     ]
+
+
+def test_the_last_reward_of_an_episode_is_read_in_the_next(tmp_path: Path) -> None:
+    path, states = bandit(tmp_path, "rl2", 300), []
+    for last in (0.0, 1.0):
+        policy = mmaml.load(path)
+        for reward, ends in ((0.0, False), (last, True), (0.0, False)):
+            policy.act(np.zeros(1), deterministic=True)
+            policy.record(reward, terminated=ends)
+        (lane,) = policy.memory()
+        states.append(unpacked(lane["memory"])[0])
+    assert (states[0] != states[1]).any()
 
 
 def normalised(folder: Path) -> Path:
