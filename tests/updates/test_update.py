@@ -94,6 +94,14 @@ def test_every_epoch_takes_every_task_once(minibatches: int) -> None:
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+def test_every_epoch_of_every_iteration_deals_the_tasks_anew() -> None:
+    dealt = []
+    for iteration in (0, 1):
+        evaluate, _, _ = _update(_algorithm(num_minibatches=2), iteration)
+        dealt += [tuple(tasks or []) for _, tasks, _, _ in evaluate.calls[:-1:2]]  # the first half of each epoch
+    assert len(dealt) == 2 * 3 and len({*dealt}) > 3
+
+
 @pytest.mark.parametrize("iteration", [0, 1, 4])
 def test_annealing_is_by_the_power_of_the_iteration(iteration: int) -> None:
     algo = _algorithm(clip_eps=0.3, anneal_factor=0.5, learning_rate_anneal=0.8)
