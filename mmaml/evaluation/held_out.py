@@ -82,7 +82,7 @@ def in_a_line(argument: str = "restore_path") -> Iterator[None]:
 def _of_policy(finding: NotFinite, argument: str = "restore_path") -> UsageError:
     """The error for a number of a policy that is not finite."""
     remedy = "lower inner_lr where there are inner steps, or take an earlier checkpoint"
-    return UsageError(argument, str(finding), f"if the environment returned it, correct it there; else {remedy}")
+    return UsageError(argument, str(finding), f"{remedy}; correct the environment if it returned this number")
 
 
 def evaluate(
