@@ -55,8 +55,12 @@ def test_tasks_whose_environment_fails_are_left_out_and_told(
     ("arguments", "fault", "expected"),
     [
         (["--inner_lr", "1e30"], "", "is -inf; lower inner_lr"),
-        ([], "reward", "correct the environment if it returned this number"),
-        ([], "reward", "task 0 (mode 0), collection 0, step 0 of rollout 0: reward is nan; lower inner_lr"),
+        (
+            [],
+            "reward",
+            "task 0 (mode 0), collection 0, step 0 of rollout 0: reward is nan; lower inner_lr where there are inner "
+            "steps, or take an earlier checkpoint; correct the environment if it returned this number",
+        ),
         ([], "error", "the environments of all 3 tasks failed; fix it"),
     ],
 )

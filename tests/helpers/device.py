@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.autograd import Function
-from torch.library import Library
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_flatten, tree_map_only
 
@@ -234,7 +233,7 @@ if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
 # What makes tensors of nothing reaches no tensor's __torch_dispatch__; a GRU would reach it as the operations of each
 # step. The library lives as long as the process, as does the device.
 backend_registration._setup_privateuseone_for_python_backend(DEVICE)
-_library = Library("aten", "IMPL")
+_library = library.Library("aten", "IMPL")
 _library.impl("empty.memory_format", _empty, "PrivateUse1")
 _library.impl("empty_strided", _empty_strided, "PrivateUse1")
 _library.impl("_copy_from", _copy_from, "PrivateUse1")
