@@ -1,6 +1,7 @@
 # make setup      install everything into .venv (once); with METAWORLD=1, Meta-World too, with the MuJoCo that it requires
 # make train      meta-train, on all cores: CONFIG=file  RANKS=n  ARGS='--overrides {"n_itr": 5} --dump_path out/run1'
-# make test       all tests but the slow ones; make test-fast: those of the mathematics; make test-slow; make lint
+# make test       the tests that take little; with LONG=1, the long ones too; make test-slow: those that take minutes
+# make test-fast  the tests of the mathematics; make lint
 # make bench      measure speed; make soak: a long run, watched for leaks
 # make reproduce  repeat a published table by its commands: TABLE=memory/gridnavi; without TABLE, list them
 
@@ -10,6 +11,7 @@ SCRIPT ?= run_scripts/mumo_run_point_mass.py
 ARGS ?=
 RANKS ?=
 METAWORLD ?=
+LONG ?=
 TABLE ?=
 
 VENV := .venv
@@ -45,10 +47,10 @@ train: $(READY)
 	$(RUN) python $(SCRIPT) --config_file $(CONFIG) $(if $(RANKS),--ranks $(RANKS)) $(QUOTED_ARGS)
 
 test: $(READY)
-	$(RUN) python -m pytest $(IN_TWO_PROCESSES)
+	$(RUN) python -m pytest $(IN_TWO_PROCESSES) -m "not $(if $(LONG),slow,(long or slow))"
 
 test-fast: $(READY)
-	$(RUN) python -m pytest $(IN_TWO_PROCESSES) -m "not (ranks or fuzz or learn or slow)"
+	$(RUN) python -m pytest $(IN_TWO_PROCESSES) -m "not (ranks or fuzz or learn or long or slow)"
 
 test-slow: $(READY)
 	$(RUN) python -m pytest -m slow

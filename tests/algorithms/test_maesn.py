@@ -141,6 +141,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: Path
     assert all(torch.equal(value, whole["parameters"][name]) for name, value in resumed["parameters"].items())
 
 
+@pytest.mark.long
 @pytest.mark.learn
 @pytest.mark.parametrize("meta_update, n_itr, learning_rate", [("ppo", 40, 1e-2), ("vpg", 80, 2e-2), ("trpo", 25, 1.0)])
 def test_it_learns_to_adapt_to_either_mode(meta_update: str, n_itr: int, learning_rate: float, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def collected(**overrides: Any) -> tuple[RecurrentBandit, TaskBlock, torch.Tenso
     return worker.algorithm, worker.block, moved
 
 
+@pytest.mark.long
 @pytest.mark.learn
 @pytest.mark.parametrize("name, low, high", [("RecurrentBandit", 2.4, 2.5), ("Forgetful", 1.3, 1.7)])
 def test_it_learns_to_the_known_optimum_and_without_a_memory_it_cannot(

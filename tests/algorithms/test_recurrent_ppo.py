@@ -392,6 +392,7 @@ SMALL_EPN |= {"learning_rate": 2e-3, "learning_rate_anneal": 0.9}
 FORGETFUL_PLANNER = "tests.helpers.forgetful_planner:ForgetfulPlanner"
 
 
+@pytest.mark.long
 @pytest.mark.learn
 @pytest.mark.parametrize(
     "algorithm, probe, low, high",

@@ -264,6 +264,7 @@ LEARN = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.learn
 @pytest.mark.parametrize("probe, update", [("TargetAction", "ppo"), ("DelayedTarget", "ppo"), ("TargetAction", "trpo")])
 def test_it_learns_the_known_action(probe: str, update: str, tmp_path: Path) -> None:

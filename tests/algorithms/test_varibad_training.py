@@ -179,6 +179,7 @@ class Unbelieving(VariBAD):
 DECLARATION = varibad.DECLARATION
 
 
+@pytest.mark.long
 @pytest.mark.learn
 @pytest.mark.parametrize("algorithm, low, high", [("varibad", 4.3, 4.6), (f"{__name__}:Unbelieving", 2.0, 3.0)])
 def test_it_learns_which_arm_gives_and_without_its_belief_it_cannot(

@@ -53,6 +53,7 @@ for example in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 def test_the_examples_run(tmp_path: Path) -> None:
     """That of ONNX where the package is installed."""

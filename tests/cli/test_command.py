@@ -243,6 +243,7 @@ def test_ranks_are_started_by_the_command_that_was_given(
     assert command[command.index("-n") :] == ["-n", "3", sys.executable, *words, *arguments]
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 def test_it_trains_on_ranks_evaluates_and_plots() -> None:
     values = {k: v for k, v in SMALL.items() if k != "parallel"} | {"n_itr": 1}

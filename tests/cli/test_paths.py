@@ -141,6 +141,7 @@ def test_nor_does_an_algorithm(here: Path, elsewhere: Path, capfd: pytest.Captur
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 @pytest.mark.parametrize("where", ["import", pytest.param("step", marks=pytest.mark.slow)])
 def test_ranks_start_where_the_command_was_given(

@@ -44,6 +44,7 @@ def rows(path: Path) -> list[int]:
     return [int(line.partition(",")[0]) for line in (path / "progress.csv").read_text().splitlines()[1:]]
 
 
+@pytest.mark.long
 def test_the_command_trains_every_run_and_has_nothing_left_to_do(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = [*words("--seeds", "5", "--grid", "discount=0.9,0.5")[4:], "--jobs", "2"]
     assert sweep.main(options) == 0
@@ -70,6 +71,7 @@ def test_the_command_trains_every_run_and_has_nothing_left_to_do(here: Path, cap
     assert "gae_lambda: expected the values of the run that is continued" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(here: Path) -> None:
     options = [*words("--seeds", "5")[4:], "save_steps=1"]
     assert sweep.main(options) == 0
@@ -135,6 +137,7 @@ def test_a_sweep_is_not_put_into_a_run(here: Path, capfd: pytest.CaptureFixture[
     )
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_stopped_goes_on_where_it_was(here: Path) -> None:
     """The runs write checkpoints; the same command continues those, and no iteration is done twice."""
     command = words("--seeds", "1-3", "--jobs", "2", "n_itr=100000", "save_steps=100000")

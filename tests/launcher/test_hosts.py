@@ -112,6 +112,7 @@ def test_the_python_of_this_environment_starts_everywhere(hosts: Hosts, tmp_path
 ORDERS = {"the launcher first": 1, "the ranks first": -1}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ["the ranks first", pytest.param("the launcher first", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("first", ["there", pytest.param("here", marks=pytest.mark.slow)])
 def test_a_signal_to_every_process_everywhere_is_one(hosts: Hosts, tmp_path: Path, first: str, order: str) -> None:

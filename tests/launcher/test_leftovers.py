@@ -26,6 +26,7 @@ PERIOD = 5  # iterations after which all happens again
 BYTES_AN_ITERATION = 1024
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ENDS, ids=[end.name for end in ENDS])
 def test_nothing_is_left(end: soak.End, tmp_path: Path) -> None:
     with soak.training(tmp_path, 2, end.overrides) as job:
@@ -35,6 +36,7 @@ def test_nothing_is_left(end: soak.End, tmp_path: Path) -> None:
         assert soak.end_of(job, end) == [], job.errors.read_text()
 
 
+@pytest.mark.long
 def test_nothing_is_left_of_scripts_without_mpirun(tmp_path: Path) -> None:
     with soak.training(tmp_path, 0, {"n_itr": 2}) as job:
         assert job.wait() == 0, job.errors.read_text()
@@ -52,6 +54,7 @@ def held() -> list[int]:
     return [len(os.listdir("/proc/self/fd")), threading.active_count(), len(gc.get_objects()), size]
 
 
+@pytest.mark.long
 def test_an_iteration_leaves_nothing_behind_in_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Minibatches, evaluations and checkpoints that replace others among them."""
     finish, counts = Run.finish_iteration, np.zeros((ITERATIONS // PERIOD, 4), int)

@@ -220,6 +220,7 @@ def launch(ranks: int, stopped: list[int], timeout: float, broken: int = -1) -> 
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 def test_several_silent_ranks_are_lost() -> None:
     ended = launch(7, [1, 2, 4, 5, 6], 4.0)
@@ -228,6 +229,7 @@ def test_several_silent_ranks_are_lost() -> None:
     assert ended.stderr.count("was lost in hold: no answer for 4 s") == 5
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 def test_a_master_that_hangs_is_told_and_the_run_ended() -> None:
     ended = launch(3, [0], 1.0)

@@ -80,6 +80,7 @@ LOSSES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("losses", LOSSES, ids=[", ".join(map(described, losses)) for losses in LOSSES])
 def test_a_rank_killed_in_any_phase_costs_no_bit(
     losses: tuple[Fault, ...], undisturbed: dict[int, Result], tmp_path: Path
@@ -118,6 +119,7 @@ def test_kills_at_random_moments_down_to_the_master_alone_cost_no_bit(
     assert len(lost) == VICTIMS and f"; 1 of {VICTIMS + 1} ranks go on" in lost[-1]
 
 
+@pytest.mark.long
 def test_a_stopped_rank_and_one_that_loops_are_named_killed_and_done_without(
     undisturbed: dict[int, Result], tmp_path: Path
 ) -> None:
@@ -142,6 +144,7 @@ LOSSES_OF_THE_MASTER = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", LOSSES_OF_THE_MASTER, ids=described)
 def test_without_the_master_all_end_and_the_run_continues_from_its_checkpoint(
     loss: Fault, undisturbed: dict[int, Result], tmp_path: Path
@@ -168,6 +171,7 @@ OTHERS: dict[str, tuple[dict[str, Any], Fault]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_loss_costs_no_bit_wherever_and_however_the_update_is_made(name: str, tmp_path: Path) -> None:
     changed, loss = OTHERS[name]
@@ -180,6 +184,7 @@ def test_a_loss_costs_no_bit_wherever_and_however_the_update_is_made(name: str, 
     assert_same(path, result(alone["dump_path"]))
 
 
+@pytest.mark.long
 def test_an_mpi_that_survives_no_loss_ends_the_run_which_continues_from_its_checkpoint(
     undisturbed: dict[int, Result], tmp_path: Path
 ) -> None:

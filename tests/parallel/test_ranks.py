@@ -137,6 +137,7 @@ def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]
     return results
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", RUNS)
 def test_same_bits_on_any_number_of_ranks(name: str, by_ranks: dict[str, list[Result]]) -> None:
@@ -188,6 +189,7 @@ def on_master(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     return dict(zip(runs, trained(2, *runs.values()), strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_master_and_ranks_agree_on_the_gradient(

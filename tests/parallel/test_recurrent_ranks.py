@@ -63,6 +63,7 @@ def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 # Without losses, tests/parallel/test_ranks.py compares the toolkit's own algorithms.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "alone",
     [pytest.param(name, marks=pytest.mark.slow) if name in ("snail", "epn") else name for name in RUNS],

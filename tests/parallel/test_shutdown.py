@@ -51,6 +51,7 @@ def stopped(
         return finished(process)
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 @pytest.mark.parametrize("number, code, ranks", [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 0)])
 def test_the_iteration_is_finished_and_saved_and_the_run_goes_on_from_there(
@@ -108,6 +109,7 @@ def test_a_second_signal_ends_at_once_and_harms_no_checkpoint(tmp_path: Path) ->
     assert not processes(values["dump_path"])
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 def test_signals_sent_to_every_process_of_a_job_are_one(tmp_path: Path) -> None:
     """As schedulers and service managers do."""

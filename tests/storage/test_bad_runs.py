@@ -289,6 +289,7 @@ def test_tasks_that_cannot_be_drawn_end_the_run_with_a_checkpoint_and_one_traceb
         assert text.endswith("LookupError: no such tasks\n")
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 @pytest.mark.parametrize(
     "wrong",

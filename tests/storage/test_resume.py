@@ -371,6 +371,7 @@ def test_a_foreign_checkpoint_in_the_folder_is_refused(refused: Refused) -> None
     assert "expected seed 1, got 2" in refused("--restore_path", "run", "--dump_path", "new", *alone)
 
 
+@pytest.mark.long
 @pytest.mark.ranks
 def test_ranks_resume_too_and_a_checkpoint_that_does_not_fit_ends_them_in_one_line() -> None:
     def launched(**changes: Any) -> subprocess.CompletedProcess[str]:

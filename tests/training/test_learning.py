@@ -87,6 +87,7 @@ def _final(algorithm: str, seed: int, tmp_path: Path) -> tuple[float, dict[str, 
     return float(result["return"][:, -1].mean()), state["parameters"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_modulation_beats_the_best_that_is_possible_without(seed: int, tmp_path: Path) -> None:
     promp, weights = _final("promp", seed, tmp_path)
