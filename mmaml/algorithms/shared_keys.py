@@ -61,19 +61,3 @@ RECURRENT = TRIAL.extended(
     weights={"readout_size": _readout_weights},
     without=["hidden_sizes", "hidden_nonlinearity"],
 )
-
-
-def _attention_numbers(config: Config) -> int:
-    """What each step of a trial attends to, for the trials of a task."""
-    return config.rollouts_per_meta_task * config.lane_length**2
-
-
-# Of those whose memory is the whole trial so far, to which each step attends.
-ATTENDING = RECURRENT.extended(
-    computed={("rollouts_per_meta_task", "max_path_length", "episodes_per_trial"): _attention_numbers}
-)
-
-
-def numbers_of_steps(config: Config, count: int) -> int:
-    """`count` numbers of each step of a meta-batch, as are kept while acting by a policy that looks back."""
-    return count * config.meta_batch_size * config.rollouts_per_meta_task * config.lane_length

@@ -12,14 +12,19 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmaml.algorithms.recurrent import NetworkPPO
-from mmaml.algorithms.shared_keys import ATTENDING, numbers_of_steps
+from mmaml.algorithms.shared_keys import RECURRENT
 from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import integer
 from mmaml.policies.params import Params
 from mmaml.policies.snail import SNAILNetwork
 
-DECLARATION = ATTENDING.extended(
+
+def _steps_of_a_task(config: Config) -> int:
+    return config.rollouts_per_meta_task * config.lane_length
+
+
+DECLARATION = RECURRENT.extended(
     keys={
         "filters": Key("Memory", 32, integer(1), "channels of the first layer, and of each convolution"),
         "attention_size": Key("Memory", 32, integer(1), "entries of a query, a key and a value"),
@@ -29,7 +34,12 @@ DECLARATION = ATTENDING.extended(
         "attention_size": lambda config: 3 * config.filters * config.attention_size,
     },
     kept={
-        "attention_size": lambda config: numbers_of_steps(config, 2 * config.attention_size),
+        "attention_size": lambda config: 2 * config.attention_size * config.meta_batch_size * _steps_of_a_task(config)
+    },
+    computed={
+        ("rollouts_per_meta_task", "max_path_length", "episodes_per_trial"): lambda config: (
+            _steps_of_a_task(config) * config.lane_length
+        )
     },
 )
 

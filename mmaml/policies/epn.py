@@ -1,7 +1,7 @@
 """Planning by attention over remembered transitions, one network a task (Ritter et al. 2021).
 
     embedded    φ = o W_φ + b,  g = o W_g + b,  ψ = [a, r, d] W_ψ + b        state, goal, what led there; E numbers each
-    memory      m_s = [φ_{s-1}, ψ_s, φ_s] for s = 0 … t,  φ_{-1} = 0         the transitions of the trial so far
+    memory      m_s = [φ_{s-1}, ψ_s, φ_s],  s ≤ t,  φ_{-1} = 0               the last `length` transitions of the trial
     rows        y_s = [m_s, g_t]                                             D = 4 E
     planning    `iterations` times, with the same weights every time:
                 y ← y + A(norm(y)),  y ← y + relu(norm(y) W_1 + b) W_2 + b   W_1: [D, 4 D]
@@ -10,7 +10,8 @@
     features    f_t = relu([p, φ_t, g_t] W_5 + b)                            C = D
 
 x_t = [o_t, a_{t-1}, r_{t-1}, d_t]. Each step plans anew, since its goal is in every row: t + 1 rows, and T²/2 for a
-trial. While learning, a step's rows are computed again for its gradient, so that those of one step at a time are held.
+trial that is remembered as a whole. While learning, a step's rows are computed again for its gradient, so that those of
+one step at a time are held.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ CHUNK_ROWS = 4096  # that are computed together
 class Carried(NamedTuple):
     """What lanes carry on, as plain tensors.
 
-    clock [M, N]: steps so far. state [M, N, E]: φ of the last step, zeros before the first. memory [M, N, T, 3 E]: a
-    ring, in which the transition to step t is at t modulo T.
+    clock [M, N]: steps so far. state [M, N, E]: φ of the last step, zeros before the first. memory [M, N, L, 3 E]: a
+    ring, in which the transition to step t is at t modulo L.
     """
 
     clock: Tensor
@@ -47,7 +48,7 @@ class Carried(NamedTuple):
 class PlanningNetwork:
     """Sizes of the network; its parameters are passed to every call.
 
-    prefix: of names. observation: O. inputs: F, the size of x. length: T, how many transitions are remembered.
+    prefix: of names. observation: O. inputs: F, the size of x. length: L, how many transitions are remembered.
     embedding: E. iterations: of planning.
     """
 
@@ -91,7 +92,7 @@ class PlanningNetwork:
     def unroll(self, params: Params, x: Tensor) -> Tensor:
         """Features after each step of whole trials: [T, M, N, F] -> [T, M, N, C]; differentiable once.
 
-        To the bit those of `step`, as long as no trial is longer than the memory.
+        To the bit those of `step`.
         """
         seen, came = x[..., : self.observation], x[..., self.observation :]
         state, goal = (affine_by_step(seen, *self._layer(params, name)) for name in ("state", "goal"))
@@ -100,9 +101,15 @@ class PlanningNetwork:
         memory = torch.cat([before, led, state], -1).permute(1, 2, 0, 3)
         features = []
         for t in range(len(x)):
-            recent = memory[:, :, max(0, t + 1 - self.length) : t + 1]
-            features.append(self._in_chunks(params, recent, state[t], goal[t], None))
+            features.append(self._in_chunks(params, self._remembered(memory, t), state[t], goal[t], None))
         return torch.stack(features)
+
+    def _remembered(self, memory: Tensor, t: int) -> Tensor:
+        """What a lane's ring holds at step t, of all its transitions [M, N, T, 3 E], in the ring's order."""
+        if t < self.length:
+            return memory[:, :, : t + 1]
+        latest = torch.arange(t + 1 - self.length, t + 1, device=memory.device)
+        return memory.index_select(2, latest.roll((t + 1) % self.length))
 
     def start(self, x: Tensor) -> Carried:
         """What lanes carry before the first step. x [M, N, F]: any input of theirs."""

@@ -79,6 +79,7 @@ CHANGES_THE_RESULT: dict[str, tuple[Any, dict[str, Any]]] = {
     "filters": (9, {"algorithm": "snail"}),
     "attention_size": (9, {"algorithm": "snail"}),
     "memory_embedding_size": (3, {"algorithm": "epn"}),
+    "memory_length": (2, {"algorithm": "epn"}),
     "planning_iterations": (1, {"algorithm": "epn"}),
     "context_size": (3, {"algorithm": "cavia"}),
     "latent_size": (3, LATENTS),

@@ -105,12 +105,22 @@ def test_rows_that_hold_nothing_yet_change_nothing() -> None:
     torch.testing.assert_close(network.planned(absent, memory, state, goal, *weights), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_only_as_many_transitions_are_remembered_as_a_trial_has_in_training() -> None:
+def test_only_as_many_transitions_are_remembered_as_the_memory_has_places() -> None:
     network, params = a_network(length=3)
     x, other = inputs(), inputs(2)
     found = network.unroll(params, torch.cat([other[:3], x[3:]]))[-1]
     torch.testing.assert_close(found, network.unroll(params, x)[-1])
     assert float((network.unroll(params, torch.cat([other[:4], x[4:]]))[-1] - found).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, STEPS])
+def test_a_step_has_the_bits_of_the_whole_trial_once_the_memory_is_full_too(length: int) -> None:
+    network, params = a_network(length=length)
+    x = inputs()
+    carried = network.start(x[0])
+    for t, expected in enumerate(network.unroll(params, x)):
+        features, carried = network.step(params, x[t], carried)
+        np.testing.assert_array_equal(features, expected)
 
 
 def test_tasks_at_a_time_change_no_bits(monkeypatch: pytest.MonkeyPatch) -> None:
