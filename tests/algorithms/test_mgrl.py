@@ -227,13 +227,13 @@ def test_the_trace_decays_and_its_meta_gradient_is_a_step_of_adam() -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_steps_shrink_with_the_iteration_and_the_trace_with_them(optimizer: str) -> None:
     moved, traces = [], []
-    for iteration in (0, 2):
-        algo, flat, data = setting(optimizer=optimizer, learning_rate_anneal=0.5)
-        moved.append((algo.update(flat, answers(algo, data), iteration)[0] - flat)[: algo.networks.total])
+    for anneal in (1.0, 0.5):
+        algo, flat, data = setting(optimizer=optimizer, learning_rate_anneal=anneal)
+        moved.append((algo.update(flat, answers(algo, data), 2)[0] - flat)[: algo.networks.total])
         traces.append(algo.traces["discount"])
-    for first, later in (moved, traces):
-        assert first.any()
-        torch.testing.assert_close(later, 0.25 * first, rtol=1e-6, atol=1e-9)
+    for whole, annealed in (moved, traces):
+        assert whole.any()
+        torch.testing.assert_close(annealed, 0.25 * whole, rtol=1e-6, atol=1e-9)
 
 
 def test_what_is_learned_keeps_where_it_can_still_change() -> None:

@@ -127,10 +127,12 @@ def test_acting_step_by_step_is_unrolling(algorithm: str, readout_size: int) -> 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_lanes_that_began_at_different_times_act_together(algorithm: str) -> None:
-    """As they do in a loop of a user's own, who joins what the lanes carry."""
+    """As they do in a loop of a user's own, who joins what the lanes carry; also where some go on for longer than in
+    training while others remember little yet.
+    """
     algo, block, parameters = collected(algorithm, **RAGGED)
     meta = algo.spec.per_task(parameters, 5)
-    x = algo.inputs(block.rollouts[0].steps()).permute(2, 0, 1, 3)
+    x = algo.inputs(block.rollouts[0].steps()).permute(2, 0, 1, 3).repeat(2, 1, 1, 1)[:22]
     alone = algo.unroll(meta, x)
 
     def joined(one: Any, other: Any) -> Any:
@@ -141,12 +143,12 @@ def test_lanes_that_began_at_different_times_act_together(algorithm: str) -> Non
     ahead = behind = None
     for step in x[:4]:
         _, behind = algo.step(meta, step, behind)
-    for step in x[:9]:
+    for step in x[:14]:
         _, ahead = algo.step(meta, step, ahead)
     carried = joined(ahead, behind)
     for t in range(8):
-        found, carried = algo.step(meta, torch.cat([x[9 + t][:, :2], x[4 + t][:, 2:]], 1), carried)
-        expected = torch.cat([alone[9 + t][:, :2], alone[4 + t][:, 2:]], 1)
+        found, carried = algo.step(meta, torch.cat([x[14 + t][:, :2], x[4 + t][:, 2:]], 1), carried)
+        expected = torch.cat([alone[14 + t][:, :2], alone[4 + t][:, 2:]], 1)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -159,6 +161,15 @@ def test_a_lane_that_is_longer_than_in_training_acts_as_it_is_learned_from(algor
     for step, features in zip(x, unrolled, strict=True):
         found, carried = algo.step(meta, step, carried)
         torch.testing.assert_close(found, features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_first_episode_of_a_trial_is_remembered_in_its_last(algorithm: str) -> None:
+    algo, block, parameters = collected(algorithm, **BANDIT)
+    meta = algo.spec.per_task(parameters, 5)
+    x = algo.inputs(block.rollouts[0].steps()).permute(2, 0, 1, 3)
+    last, other = (algo.unroll(meta, torch.cat([first, x[1:]]))[-1] for first in (x[:1], x[:1] + 1))
+    assert ((last - other).abs().amax(-1) > 1e-5).all()
 
 
 def test_the_gru_reads_the_observation_before() -> None:
@@ -342,6 +353,7 @@ def test_chunks_of_lanes_add_up_to_the_whole(algorithm: str, monkeypatch: pytest
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_run_that_goes_on_is_the_run_that_did_not_stop(algorithm: str, tmp_path: Path) -> None:
     values = RAGGED | {"normalize_observations": True, "normalize_rewards": True, "num_minibatches": 2}
+    values |= {"clip_eps": 0.2, "anneal_factor": 0.5}
 
     def config(**keys: Any) -> Any:
         return small_config(algorithm, **values | {"save_steps": 1} | keys)
@@ -350,7 +362,9 @@ def test_a_run_that_goes_on_is_the_run_that_did_not_stop(algorithm: str, tmp_pat
     parts = str(tmp_path / "parts")
     run(config(n_itr=2, dump_path=parts))
     assert_same_states(run(config(n_itr=4, restore_path=parts, dump_path=parts)), whole)
-    assert {"Loss-value", "Loss-entropy", "ClipFraction", "Step_2-AverageReturn"} <= {*progress(parts)[-1]}
+    rows = progress(parts)
+    assert {"Loss-value", "Loss-entropy", "ClipFraction", "Step_2-AverageReturn"} <= {*rows[-1]}
+    assert [float(row["ClipEps"]) for row in rows] == pytest.approx([0.2 * 0.5**iteration for iteration in range(4)])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -43,6 +43,27 @@ def test_ppo_trains_the_policy_alone_and_the_elbo_encoder_and_decoder() -> None:
     assert math.isnan(row["RewardError"]) and math.isnan(row["BeliefKL"])  # nothing was decoded
 
 
+def test_ppo_asks_about_the_beliefs_that_were_acted_on_and_not_those_after_the_update() -> None:
+    algo, block, flat = collected(vae_normalize_rewards=True)
+    evaluate, asked = block.evaluate(), []
+
+    def noted(question: Question) -> Any:
+        asked.append(question.parameters[algo.trained.stop :])
+        return evaluate(question)
+
+    moved, _ = algo.update(flat, evaluate.through(noted), 0)
+    believed = flat[algo.trained.stop :]
+    assert asked and all(torch.equal(one, believed) for one in asked)
+    assert (moved[algo.encoded] != flat[algo.encoded]).any() and (moved[algo.scales] != flat[algo.scales]).all()
+
+
+def test_the_error_that_is_logged_is_that_of_all_rewards_of_a_trial_as_a_belief_tells_them() -> None:
+    algo, block, flat = collected(vae_updates=2)
+    algo.reward_error = lambda predicted, rewards: 1 + 0 * predicted  # type: ignore[method-assign]
+    _, row = algo.update(flat, block.evaluate(), 0)
+    assert row["RewardError"] == pytest.approx(5)
+
+
 def test_the_steps_of_encoder_and_decoder_shrink_as_those_of_the_policy_do() -> None:
     moved = []
     for iteration in (0, 1):

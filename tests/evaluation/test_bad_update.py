@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from mmaml.algorithms.varibad import VariBAD
 from mmaml.config.keys import Config
 from mmaml.evaluation.bad_update import load_dump, repeat_update
 from mmaml.seeding import generator
 from mmaml.storage import checkpoint
 from mmaml.storage.bad_update_file import write_dump
+from mmaml.updates.evaluate import Evaluate
 from mmaml.worker import Worker
 from tests.helpers.probes import GoesWrong
 from tests.helpers.support import small_config
@@ -129,6 +131,26 @@ def test_every_task_and_tensor_of_a_bad_gradient_is_told(algorithm: str) -> None
     )
     for name in worker.algorithm.spec.shapes:
         assert f"largest finite |gradient of {name}|: " in printed and f"largest finite |parameter {name}|: " in printed
+
+
+def test_an_update_is_repeated_with_the_running_statistics_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which VariBAD normalises the trials of its buffer."""
+    config = small_config("varibad", max_path_length=2, normalize_observations=True, **FINE)
+    worker, state = before(config)
+    statistics, flat = worker.statistics(), worker.algorithm.spec.flatten(state["parameters"])
+    nothing = statistics.vector()
+    statistics.update(worker.collect(flat, nothing, list(enumerate(worker.sample_tasks(4, 0))), 0))
+    update, scalings = VariBAD.update, []
+
+    def noted(self: VariBAD, parameters: torch.Tensor, evaluate: Evaluate, iteration: int) -> Any:
+        scalings.append(evaluate.scaling)
+        return update(self, parameters, evaluate, iteration)
+
+    monkeypatch.setattr(VariBAD, "update", noted)
+    repeat_update(Path("bad.pt"), config, state | {"statistics": statistics.state_dict()})
+    (scaling,), expected = scalings, statistics.vector()
+    assert scaling is not None and expected is not None and nothing is not None
+    assert torch.equal(scaling, expected) and not torch.equal(scaling, nothing)
 
 
 def test_the_largest_numbers_are_those_of_the_rollouts() -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mmaml.config.loading import build_config
 from mmaml.errors import UsageError
 from mmaml.evaluation import held_out, summary
 from mmaml.figures import recording
 from mmaml.figures.family_pictures import picture_of
+from mmaml.parallel.ranks import connect
 from mmaml.worker import Worker
 from tests.helpers.evaluating import SCRIPTS, returns_of, small_run
 from tests.helpers.probes import HeldOut, Still
@@ -34,6 +36,29 @@ def test_the_result_goes_into_the_runs_folder(run: Path, evaluate: Callable[...,
     assert result["iteration"] == 2 and result["env_steps"] == 2 * 4 * 3 * 12 * 2
     assert sum(group["num_tasks"] for group in result["modes"].values()) == len(result["tasks"]) == 5
     assert result["overall"]["return"][1]["mean"] == pytest.approx(returns_of(result)[:, 1].mean())
+
+
+def test_the_policy_sees_observations_as_the_statistics_of_its_run_normalise_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an evaluation, in videos and in pictures."""
+    path = small_run(tmp_path / "run", algorithm="promp", normalize_observations=True, n_itr=1)
+    config, state = held_out.restore(path)
+    worker, collect, scalings = Worker(config), Worker.collect, []
+
+    def noted(self: Worker, parameters: Any, scaling: Any, *arguments: Any, **options: Any) -> Any:
+        scalings.append(scaling)
+        return collect(self, parameters, scaling, *arguments, **options)
+
+    monkeypatch.setattr(Worker, "collect", noted)
+    with connect(parallel=False) as ranks:
+        ranks.serve(worker)
+        held_out.evaluate(ranks, worker, state, num_tasks=2, adapt_steps=0)
+    recording.choose_episodes(worker, state, 1, "test")
+    recording.sampled_stages(config, state, rollouts_per_task=1, stages=1)
+    known, unknown = worker.statistics(state).vector(), worker.statistics().vector()
+    assert known is not None and unknown is not None and not torch.equal(known, unknown)
+    assert len(scalings) == 3 and all(torch.equal(one, known) for one in scalings)
 
 
 def test_other_rollouts_and_steps_than_in_training(evaluate: Callable[..., Any]) -> None:

@@ -61,12 +61,14 @@ class FakeRanks:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
+        self.scalings: list[torch.Tensor] = []
 
     def listen(self, listener: Any) -> None:
         pass
 
     def call(self, method: str, items: Any, parameters: Any, scaling: Any, **options: Any) -> dict[str, np.ndarray]:
         self.calls.append((method, items, options))
+        self.scalings.append(scaling)
         return _sampled(RETURNS, SUCCESSES)
 
 
@@ -88,6 +90,16 @@ def test_evaluation_is_on_the_same_test_tasks_each_time() -> None:
         asked = [task.values for _, task in items]
         assert str(asked) == str([task.values for task in held_out])
         assert str(asked) != str([task.values for task in trained_on])
+
+
+def test_an_evaluation_normalises_as_the_run_does_by_then() -> None:
+    config = small_config("rl2", eval_interval=1, normalize_observations=True)
+    ranks: Any = FakeRanks()
+    master = Master(config, ranks, Worker(config), Log())
+    master.statistics.moments["observations"].add(4.0, np.arange(1.0, 5.0), np.arange(5.0, 9.0))
+    evaluation_row(master, torch.zeros(1), 0)
+    (scaling,), expected = ranks.scalings, master.statistics.vector()
+    assert expected is not None and torch.equal(scaling, expected)
 
 
 # Task embeddings, at the end of a run.

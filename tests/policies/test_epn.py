@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from mmaml.policies import epn
-from mmaml.policies.epn import PlanningNetwork
+from mmaml.policies.epn import Carried, PlanningNetwork
 from mmaml.policies.params import Params, ParamSpec
 
 TASKS, LANES, STEPS, SEEN, INPUTS = 3, 4, 7, 5, 9
@@ -124,14 +124,17 @@ def test_a_step_has_the_bits_of_the_whole_trial_once_the_memory_is_full_too(leng
 
 
 def test_tasks_at_a_time_change_no_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor while acting, in lanes that remember more or less."""
     network, params = a_network()
-    results = []
+    clock, state = torch.arange(TASKS * LANES).view(TASKS, LANES) % STEPS, torch.randn(TASKS, LANES, 3)
+    memory, results = torch.randn(TASKS, LANES, STEPS, 9), []
     for rows in (10**6, 2 * LANES * STEPS, 1):
         monkeypatch.setattr(epn, "CHUNK_ROWS", rows)
         own = {name: value.clone().requires_grad_() for name, value in params.items()}
         x = inputs().requires_grad_()
         features = network.unroll(own, x)
-        results.append([features.detach(), *torch.autograd.grad(features.square().sum(), [x, *own.values()])])
+        acted, _ = network.step(params, inputs()[0], Carried(clock, state, memory.clone()))
+        results.append([acted, features.detach(), *torch.autograd.grad(features.square().sum(), [x, *own.values()])])
     for other in results[1:]:
         for ours, theirs in zip(other, results[0], strict=True):
             np.testing.assert_array_equal(ours, theirs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -81,6 +83,24 @@ def test_all_states_and_their_gradient_are_those_of_the_cpu(shared: bool) -> Non
         found.append([part.detach().cpu() for part in (states, *slopes)])
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_library_does_not_round_its_products_to_ten_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither forward nor back, although other work of the process may."""
+    library, cudnn, rounds = torch.gru, torch.backends.cudnn, set()
+
+    def noted(*arguments: Any) -> Any:
+        rounds.add(("forward", cudnn.allow_tf32))
+        states, last = library(*arguments)
+        states.register_hook(lambda _: rounds.add(("back", cudnn.allow_tf32)))
+        return states, last
+
+    monkeypatch.setattr(torch, "gru", noted)
+    with cudnn.flags(allow_tf32=True):
+        params = moved(parameters(True), True)
+        states = gru_states(params, "g", ragged()[0].to(DEVICE))
+        torch.autograd.grad(states.sum(), list(params.values()), allow_unused=True)
+        assert rounds == {("forward", False), ("back", False)} and cudnn.allow_tf32
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0, 1e6])

@@ -79,7 +79,9 @@ def test_returns_so_far_are_of_the_episode_or_of_the_lane(collect: str, over_tri
         np.testing.assert_allclose(found["returns_squares"][task], [np.var(sums) * len(sums)])
 
 
-def test_a_tasks_moments_do_not_depend_on_the_others() -> None:
+def test_a_tasks_moments_do_not_depend_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does in how many steps they are taken together."""
+    monkeypatch.setattr(normalisation, "CHUNK", 30)  # two steps of four lanes
     data = ragged_rollouts(tasks=3, dtype=torch.float32)
     together = observed([data]) | moments_of_returns([data], 0.9, False)
     for task in range(3):
@@ -96,6 +98,16 @@ def test_nothing_is_scaled_before_anything_was_seen() -> None:
     moments = Moments(2)
     moments.add(0.0, np.full(2, np.nan), np.full(2, np.nan))
     assert moments.count == 0 and not moments.mean.any()
+
+
+def test_what_a_checkpoint_holds_of_moments_no_later_batch_changes() -> None:
+    """A run that ends within an iteration leaves those of the one before."""
+    moments = Moments(2)
+    moments.add(3.0, np.array([1.0, 2.0]), np.array([4.0, 5.0]))
+    held = moments.state_dict()
+    moments.add(1.0, np.array([5.0, 6.0]), np.array([0.0, 7.0]))
+    assert held["count"] == 3 and held["mean"].tolist() == [1, 2] and held["squares"].tolist() == [4, 5]
+    assert moments.mean.tolist() == [2, 3] and moments.squares.tolist() == [16, 24]
 
 
 def test_the_policy_sees_scaled_observations_and_learns_from_scaled_rewards() -> None:

@@ -110,6 +110,7 @@ def test_an_episode_of_every_lane_is_cut_out(padded: bool) -> None:
                 if value.shape[:3] == cut.rewards.shape and name not in ("mask", "weights"):
                     whole = data.fields()[name][task, lane]
                     torch.testing.assert_close(value[task, lane, :length], whole[inside], equal_nan=True)
+                    assert value.dtype != torch.bool or not value[task, lane, length:].any()
         assert torch.allclose(cut.weights.sum((1, 2)), (cut.mask.sum((1, 2)) > 0).float())
 
 

@@ -254,17 +254,21 @@ def test_a_value_function_is_asked_of_what_followed_each_cut(limit: int) -> None
 
 @torch.no_grad()
 @pytest.mark.parametrize("collect", ["lanes", "episodes"])
-def test_a_memory_goes_on_after_the_end_of_a_trial(collect: str) -> None:
+@pytest.mark.parametrize("algorithm", [f"{MODULE}:RecurrentBandit", "rl2", "varibad"])
+def test_a_memory_goes_on_after_the_end_of_a_trial(algorithm: str, collect: str) -> None:
     """V of what follows is V of the next step of a trial that is longer, and otherwise the same."""
-    short, parameters, items = worker_of(f"{MODULE}:RecurrentBandit", max_path_length=4, collect=collect)
-    longer, _, _ = worker_of(f"{MODULE}:RecurrentBandit", max_path_length=6, collect=collect)
+    short, parameters, items = worker_of(algorithm, max_path_length=4, collect=collect)
+    longer, _, _ = worker_of(algorithm, max_path_length=6, collect=collect)
     moved = parameters + 0.3 * torch.randn(parameters.shape, generator=torch.Generator().manual_seed(1))
     values = []
     for worker in (short, longer):
         worker.collect(moved, None, items, 0)
-        assert worker.block is not None and isinstance(worker.algorithm, RecurrentBandit)
+        assert worker.block is not None
         (data,) = worker.block.rollouts
-        values.append(worker.algorithm.values(worker.algorithm.spec.per_task(moved, TASKS), data))
+        data.followed = data.final_observations.flatten(0, 1)  # as it was sampled, each lane an episode without an end
+        found = worker.algorithm.values(worker.algorithm.spec.per_task(moved, TASKS), data)
+        assert found is not None
+        values.append(found)
     torch.testing.assert_close(values[0], values[1][..., :5], rtol=1e-5, atol=1e-6)
 
 

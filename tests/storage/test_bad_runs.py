@@ -27,7 +27,7 @@ from mmaml.storage import checkpoint
 from mmaml.worker import Worker
 from tests.helpers.faults import finished, messages, result, started
 from tests.helpers.probes import GoesWrong
-from tests.helpers.support import progress, run, small_config
+from tests.helpers.support import assert_same_states, progress, run, small_config
 
 ROOT = Path(__file__).parents[2]
 PROBE = "tests.helpers.probes:GoesWrong"
@@ -86,6 +86,34 @@ def test_a_bad_gradient_takes_back_the_whole_update(tmp_path: Path, monkeypatch:
     assert "iteration 1: " in told and "task 2" in told and "policy.0.weight" in told
 
 
+@pytest.mark.parametrize("algorithm", ["rl2", "varibad", "mgrl"])
+def test_of_a_skipped_update_nothing_outlives_the_iteration(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of optimisers, buffer, trace and statistics; in the first iteration, before which there is nothing of them, too.
+
+    The update has changed them all before its parameters are found not to be finite. Two that are not in a row do not
+    end a run that two in a row would end.
+    """
+    values = {"n_itr": 3, "save_steps": 1, "max_path_length": 2, "normalize_observations": True, "max_bad_updates": 2}
+    config = small_config(algorithm, dump_path=str(tmp_path / "run"), **values)
+    kind = type(Worker(config).algorithm)
+    update = kind.update
+
+    def poisoned(self: Any, parameters: torch.Tensor, evaluate: Any, iteration: int) -> Any:
+        updated, row = update(self, parameters, evaluate, iteration)
+        return (updated if iteration == 1 else updated * torch.nan), row
+
+    monkeypatch.setattr(kind, "update", poisoned)
+    assert run(config)["counts"]["BadUpdates"] == 2
+    first, second, third = (checkpoint.load(file) for file in sorted((tmp_path / "run" / "checkpoints").iterdir()))
+    assert [state["env_steps"] for state in (first, second, third)] == [24, 48, 72]  # what was sampled counts
+    assert_same_states(first["algorithm"], Worker(config).algorithm.state_dict())
+    assert first["statistics"]["observations"]["count"] == 0 < second["statistics"]["observations"]["count"]
+    for name in ("parameters", "algorithm", "statistics"):
+        assert_same_states(third[name], second[name], name)
+
+
 def test_too_many_bad_updates_in_a_row_end_the_run_with_its_last_good_state_and_a_replay(tmp_path: Path) -> None:
     config = _config(tmp_path, {"share": 1.0, "collection": 1}, max_bad_updates=3, save_steps=50)
     with pytest.raises(RunStopped):
@@ -106,6 +134,9 @@ def test_too_many_bad_updates_in_a_row_end_the_run_with_its_last_good_state_and_
     assert replayed.returncode == 0 and "reward" in replayed.stdout
     with pytest.raises(RunStopped):  # one more in a row is enough
         run(_config(tmp_path, {"share": 1.0, "collection": 1}, max_bad_updates=3, restore_path=str(path)))
+    (again,) = map(checkpoint.load, path.glob("bad_update_*.pt"))
+    for name in ("iteration", "env_steps", "seconds", "counts", "bad_in_a_row"):
+        assert again[name] == state[name]
 
 
 def _stopped(tmp_path: Path, wrong: dict[str, Any], **values: Any) -> tuple[str, dict[str, Any] | None]:
