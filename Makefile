@@ -1,6 +1,6 @@
 # make setup      install everything into .venv (once); with METAWORLD=1, Meta-World too, with the MuJoCo that it requires
 # make train      meta-train, on all cores: CONFIG=file  RANKS=n  ARGS='--overrides {"n_itr": 5} --dump_path out/run1'
-# make test       the tests that take little; with LONG=1, the long ones too; make test-slow: those that take minutes
+# make test       the tests that are neither long nor slow; with LONG=1, the long ones too; make test-slow: the slow ones
 # make test-fast  the tests of the mathematics; make lint
 # make bench      measure speed; make soak: a long run, watched for leaks
 # make reproduce  repeat a published table by its commands: TABLE=memory/gridnavi; without TABLE, list them

@@ -11,21 +11,16 @@ network plans over them: it passes them several times through one block of self-
 from __future__ import annotations
 
 from mmaml.algorithms.recurrent import NetworkPPO
-from mmaml.algorithms.shared_keys import RECURRENT
-from mmaml.config.declaration import Condition, Key
+from mmaml.algorithms.shared_keys import RECURRENT, numbers_of_attention, numbers_of_steps
+from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import integer, optional
 from mmaml.policies.distributions import Distribution
 from mmaml.policies.epn import PlanningNetwork
 
 
-def _length(config: Config) -> int:
-    """How many transitions a lane remembers."""
-    return config.memory_length or config.lane_length
-
-
-def _transitions_of_a_task(config: Config) -> int:
-    return config.rollouts_per_meta_task * _length(config)
+def _kept(config: Config, steps: int) -> int:
+    return numbers_of_steps(config, 3 * config.memory_embedding_size, steps)
 
 
 DECLARATION = RECURRENT.extended(
@@ -40,34 +35,29 @@ DECLARATION = RECURRENT.extended(
             "Memory",
             None,
             optional(integer(1)),
-            "how many of the last transitions are remembered and planned over; null: those of a trial",
+            "how many of the last transitions are remembered, in longer trials than in training too; null: as many as "
+            "a trial has in training",
         ),
         "planning_iterations": Key("Memory", 2, integer(1), "how often the memory passes through the planning block"),
     },
     weights={"memory_embedding_size": lambda config: 13 * (4 * config.memory_embedding_size) ** 2},
     kept={
-        "memory_embedding_size": lambda config: (
-            3 * config.memory_embedding_size * config.meta_batch_size * _transitions_of_a_task(config)
-        )
+        "memory_embedding_size": lambda config: 0 if config.memory_length else _kept(config, config.lane_length),
+        "memory_length": lambda config: _kept(config, config.memory_length or 0),
     },
     computed={
-        ("rollouts_per_meta_task", "max_path_length", "episodes_per_trial", "memory_length"): lambda config: (
-            _transitions_of_a_task(config) * _length(config)
-        )
+        ("rollouts_per_meta_task", "max_path_length", "episodes_per_trial"): lambda config: (
+            0 if config.memory_length else numbers_of_attention(config, config.lane_length)
+        ),
+        ("rollouts_per_meta_task", "memory_length"): lambda config: numbers_of_attention(
+            config, min(config.memory_length or 0, config.lane_length)
+        ),
     },
-    conditions=[
-        Condition(
-            "memory_length",
-            lambda config: _length(config) <= config.lane_length,
-            "null or at most the steps of a trial, max_path_length · episodes_per_trial,",
-            "remembers those of its trial",
-        )
-    ],
 )
 
 
 class EPN(NetworkPPO):
-    """A network that plans over the transitions of the trial so far."""
+    """A network that plans over the transitions of the trial so far, or the last of them."""
 
     network: PlanningNetwork
 
@@ -76,6 +66,6 @@ class EPN(NetworkPPO):
         super().__init__(config, observation_size, action_size, actions)
 
     def build_memory(self, config: Config, inputs: int) -> tuple[dict[str, tuple[int, ...]], int]:
-        sizes = _length(config), config.memory_embedding_size, config.planning_iterations
+        sizes = config.memory_length or config.lane_length, config.memory_embedding_size, config.planning_iterations
         self.network = PlanningNetwork("memory", self.observation_size, inputs, *sizes)
         return self.network.shapes, self.network.features

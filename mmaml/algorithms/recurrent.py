@@ -267,7 +267,7 @@ class MemoryNetwork(Protocol):
 
 
 class NetworkPPO(RecurrentPPO):
-    """PPO of a policy whose memory is the whole trial so far, over which a network looks back.
+    """PPO of a policy whose memory is the trial so far, or its last steps, over which a network looks back.
 
     network: made by `build_memory`.
     """

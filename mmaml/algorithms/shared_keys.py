@@ -61,3 +61,13 @@ RECURRENT = TRIAL.extended(
     weights={"readout_size": _readout_weights},
     without=["hidden_sizes", "hidden_nonlinearity"],
 )
+
+
+def numbers_of_steps(config: Config, count: int, steps: int) -> int:
+    """`count` numbers of each of a lane's last steps, for all lanes: what a policy that looks back keeps to act."""
+    return count * config.meta_batch_size * config.rollouts_per_meta_task * steps
+
+
+def numbers_of_attention(config: Config, steps: int) -> int:
+    """What a lane's last steps attend to, each to each, for the lanes of a task."""
+    return config.rollouts_per_meta_task * steps**2

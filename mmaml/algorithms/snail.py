@@ -12,17 +12,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmaml.algorithms.recurrent import NetworkPPO
-from mmaml.algorithms.shared_keys import RECURRENT
+from mmaml.algorithms.shared_keys import RECURRENT, numbers_of_attention, numbers_of_steps
 from mmaml.config.declaration import Key
 from mmaml.config.keys import Config
 from mmaml.config.value_types import integer
 from mmaml.policies.params import Params
 from mmaml.policies.snail import SNAILNetwork
-
-
-def _steps_of_a_task(config: Config) -> int:
-    return config.rollouts_per_meta_task * config.lane_length
-
 
 DECLARATION = RECURRENT.extended(
     keys={
@@ -33,12 +28,10 @@ DECLARATION = RECURRENT.extended(
         "filters": lambda config: 8 * config.filters**2,
         "attention_size": lambda config: 3 * config.filters * config.attention_size,
     },
-    kept={
-        "attention_size": lambda config: 2 * config.attention_size * config.meta_batch_size * _steps_of_a_task(config)
-    },
+    kept={"attention_size": lambda config: numbers_of_steps(config, 2 * config.attention_size, config.lane_length)},
     computed={
-        ("rollouts_per_meta_task", "max_path_length", "episodes_per_trial"): lambda config: (
-            _steps_of_a_task(config) * config.lane_length
+        ("rollouts_per_meta_task", "max_path_length", "episodes_per_trial"): lambda config: numbers_of_attention(
+            config, config.lane_length
         )
     },
 )

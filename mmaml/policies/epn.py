@@ -9,9 +9,9 @@
     plan        p = max_s relu([norm(y_s), φ_t] W_3 + b) W_4 + b             in every entry by itself
     features    f_t = relu([p, φ_t, g_t] W_5 + b)                            C = D
 
-x_t = [o_t, a_{t-1}, r_{t-1}, d_t]. Each step plans anew, since its goal is in every row: t + 1 rows, and T²/2 for a
-trial that is remembered as a whole. While learning, a step's rows are computed again for its gradient, so that those of
-one step at a time are held.
+x_t = [o_t, a_{t-1}, r_{t-1}, d_t]. Each step plans anew, since its goal is in every row: min(t + 1, L) rows, and
+T²/2 for a trial that is remembered as a whole. While learning, a step's rows are computed again for its gradient, so
+that those of one step at a time are held.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class PlanningNetwork:
     def unroll(self, params: Params, x: Tensor) -> Tensor:
         """Features after each step of whole trials: [T, M, N, F] -> [T, M, N, C]; differentiable once.
 
-        To the bit those of `step`.
+        The same bits as `step`'s.
         """
         seen, came = x[..., : self.observation], x[..., self.observation :]
         state, goal = (affine_by_step(seen, *self._layer(params, name)) for name in ("state", "goal"))
@@ -101,15 +101,15 @@ class PlanningNetwork:
         memory = torch.cat([before, led, state], -1).permute(1, 2, 0, 3)
         features = []
         for t in range(len(x)):
-            features.append(self._in_chunks(params, self._remembered(memory, t), state[t], goal[t], None))
+            places = self._places(t, x.device)
+            features.append(self._in_chunks(params, memory, places, state[t], goal[t], None))
         return torch.stack(features)
 
-    def _remembered(self, memory: Tensor, t: int) -> Tensor:
-        """What a lane's ring holds at step t, of all its transitions [M, N, T, 3 E], in the ring's order."""
+    def _places(self, t: int, device: torch.device) -> slice | Tensor:
+        """Which of a trial's transitions a lane's ring holds at step t, in the ring's order."""
         if t < self.length:
-            return memory[:, :, : t + 1]
-        latest = torch.arange(t + 1 - self.length, t + 1, device=memory.device)
-        return memory.index_select(2, latest.roll((t + 1) % self.length))
+            return slice(0, t + 1)
+        return torch.arange(t + 1 - self.length, t + 1, device=device).roll((t + 1) % self.length)
 
     def start(self, x: Tensor) -> Carried:
         """What lanes carry before the first step. x [M, N, F]: any input of theirs."""
@@ -131,18 +131,28 @@ class PlanningNetwork:
         memory.scatter_(2, (clock % self.length)[..., None, None].expand_as(new), new)
         used = min(int(clock.max()) + 1, self.length)
         absent = torch.arange(used, device=x.device) > clock[..., None]
-        features = self._in_chunks(params, memory[:, :, :used], state, goal, absent if absent.any() else None)
+        places, missing = slice(0, used), absent if absent.any() else None
+        features = self._in_chunks(params, memory, places, state, goal, missing)
         return features, Carried(clock + 1, state, memory)
 
-    def _in_chunks(self, params: Params, memory: Tensor, state: Tensor, goal: Tensor, absent: Tensor | None) -> Tensor:
-        """`planned`, of some tasks at a time, which bounds the memory; on a GPU of all."""
-        size = len(memory) if is_batched(memory) else max(1, CHUNK_ROWS // memory[0, ..., 0].numel())
+    def _in_chunks(
+        self,
+        params: Params,
+        memory: Tensor,
+        places: slice | Tensor,
+        state: Tensor,
+        goal: Tensor,
+        absent: Tensor | None,
+    ) -> Tensor:
+        """`planned` over places of the memory, of some tasks at a time, which bounds what is held; on a GPU of all."""
+        rows = memory.shape[1] * (places.stop if isinstance(places, slice) else len(places))
+        size = len(memory) if is_batched(memory) else max(1, CHUNK_ROWS // rows)
         parts = []
         for first in range(0, len(memory), size):
             chunk = slice(first, first + size)
             weights = [params[name][chunk] for name in self.planning]
             missing = None if absent is None else absent[chunk]
-            parts.append(_Planned.apply(self, missing, memory[chunk], state[chunk], goal[chunk], *weights))
+            parts.append(_Planned.apply(self, missing, places, memory[chunk], state[chunk], goal[chunk], *weights))
         return torch.cat(parts)
 
     def planned(self, absent: Tensor | None, memory: Tensor, state: Tensor, goal: Tensor, *weights: Tensor) -> Tensor:
@@ -195,19 +205,26 @@ def _attention(qkv: Tensor, absent: Tensor | None) -> Tensor:
     return torch.bmm(torch.softmax(logits, -1), v).view(*qkv.shape[:3], -1)
 
 
+def _at(memory: Tensor, places: slice | Tensor) -> Tensor:
+    return memory[:, :, places] if isinstance(places, slice) else memory.index_select(2, places)
+
+
 class _Planned(Function):
-    """`PlanningNetwork.planned`, of which nothing is kept for the gradient: it is computed again."""
+    """`PlanningNetwork.planned`, of which nothing is kept for the gradient: it is computed again.
+
+    The memory is kept as a whole, which all steps of a trial share.
+    """
 
     @staticmethod
-    def forward(ctx, network, absent, *inputs):  # type: ignore[override]
-        ctx.network, ctx.absent = network, absent
-        ctx.save_for_backward(*inputs)
-        return network.planned(absent, *inputs)
+    def forward(ctx, network, absent, places, memory, *inputs):  # type: ignore[override]
+        ctx.network, ctx.absent, ctx.places = network, absent, places
+        ctx.save_for_backward(memory, *inputs)
+        return network.planned(absent, _at(memory, places), *inputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):  # type: ignore[override]
-        inputs = [value.detach().requires_grad_() for value in ctx.saved_tensors]
+        memory, *inputs = (value.detach().requires_grad_() for value in ctx.saved_tensors)
         with torch.enable_grad():
-            features = ctx.network.planned(ctx.absent, *inputs)
-        return None, None, *pull_back([features], inputs, [grad])
+            features = ctx.network.planned(ctx.absent, _at(memory, ctx.places), *inputs)
+        return None, None, None, *pull_back([features], [memory, *inputs], [grad])

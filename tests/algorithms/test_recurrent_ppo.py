@@ -336,6 +336,15 @@ def test_padding_and_other_tasks_change_nothing(algorithm: str) -> None:
                 np.testing.assert_array_equal(value[0], whole[name][task])
 
 
+def test_the_first_ratio_is_one_with_a_memory_that_is_shorter_than_the_trial() -> None:
+    algo, block, parameters = collected("epn", memory_length=2, **RAGGED)
+    (data,) = block.rollouts
+    new, _ = algo.outputs(algo.spec.per_task(parameters, data.tasks), data)
+    assert (new.log_prob(data.flat("actions")) == data.flat("log_probs"))[data.flat("mask") > 0].all()
+    _, longer, _ = collected("epn", **RAGGED)
+    assert not torch.equal(longer.rollouts[0].log_probs, data.log_probs), "what is forgotten changes the policy"
+
+
 @pytest.mark.parametrize("algorithm", ALL)
 def test_chunks_of_lanes_add_up_to_the_whole(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the memory of back-propagation through a trial is bounded, whatever the number of lanes."""

@@ -57,11 +57,11 @@ def test_ppo_asks_about_the_beliefs_that_were_acted_on_and_not_those_after_the_u
     assert (moved[algo.encoded] != flat[algo.encoded]).any() and (moved[algo.scales] != flat[algo.scales]).all()
 
 
-def test_the_error_that_is_logged_is_that_of_all_rewards_of_a_trial_as_a_belief_tells_them() -> None:
+def test_the_logged_reward_error_is_summed_over_the_rewards_of_a_trial() -> None:
     algo, block, flat = collected(vae_updates=2)
     algo.reward_error = lambda predicted, rewards: 1 + 0 * predicted  # type: ignore[method-assign]
     _, row = algo.update(flat, block.evaluate(), 0)
-    assert row["RewardError"] == pytest.approx(5)
+    assert row["RewardError"] == pytest.approx(algo.config.lane_length)
 
 
 def test_the_steps_of_encoder_and_decoder_shrink_as_those_of_the_policy_do() -> None:

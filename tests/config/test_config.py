@@ -121,7 +121,6 @@ def test_a_wrong_type_is_refused(name: str) -> None:
         ({"fisher_rollouts": 21}, "fisher_rollouts: expected at most rollouts_per_meta_task = 20, got 21"),
         ({"algorithm": "maesn"}, "num_train_tasks: expected a whole number ≥ 1 with algorithm"),
         ({"algorithm": "tesp"}, "num_inner_grad_steps: expected a whole number ≥ 2 with algorithm"),
-        ({"algorithm": "epn", "memory_length": 101}, "memory_length: expected null or at most the steps of a trial"),
         ({"algorithm": "e_maml", "meta_batch_size": 1}, "meta_batch_size: expected a whole number ≥ 2 with algorithm"),
     ],
 )  # fmt: skip

@@ -338,10 +338,16 @@ def test_what_is_said_of_memory_names_no_key_that_has_no_effect(algorithm: str, 
     assert name in named and not {*named} & {*idle_keys(config, config.to_dict())}
 
 
-@pytest.mark.parametrize("algorithm", ["snail", "epn"])
-def test_what_attention_holds_is_counted(algorithm: str) -> None:
-    """By the largest tensor that there is while a task's trials are computed, of those with T² numbers."""
-    values = {"env": "GridNavi", "max_path_length": 9, "episodes_per_trial": 5, "rollouts_per_meta_task": 3}
+LENGTHS = ["max_path_length", "episodes_per_trial"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "remembered", "own", "keys"),
+    [("snail", 45, {}, LENGTHS), ("epn", 45, {}, LENGTHS), ("epn", 10, {"memory_length": 10}, ["memory_length"])],
+)
+def test_what_attention_holds_is_counted(algorithm: str, remembered: int, own: dict[str, int], keys: list[str]) -> None:
+    """By the largest tensor that there is while a task's trials are computed, of those of all remembered steps."""
+    values = {"env": "GridNavi", "max_path_length": 9, "episodes_per_trial": 5, "rollouts_per_meta_task": 3} | own
     worker, parameters, _ = sampled(small_config(algorithm, **values, meta_batch_size=1))
     assert worker.block is not None and isinstance(worker.algorithm, TrialPPO)
     largest = 0
@@ -350,20 +356,20 @@ def test_what_attention_holds_is_counted(algorithm: str) -> None:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal largest
             out = func(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor) and out.shape[-2:] == (45, 45) and out.is_floating_point():
+            if isinstance(out, torch.Tensor) and out.shape[-2:] == (remembered, remembered) and out.is_floating_point():
                 largest = max(largest, out.nbytes)
             return out
 
     with Watch(), torch.no_grad():
         worker.algorithm.outputs(worker.algorithm.spec.per_task(parameters, 1), worker.block.rollouts[0])
-    needs = memory_check.training(worker.config, worker.spec)
-    (size,) = [need.bytes for need in needs if "computes with" in need.what]
-    assert size == largest == 4 * 3 * 45**2
+    needs = {tuple(need.keys): need.bytes for need in memory_check.training(worker.config, worker.spec)}
+    assert needs["rollouts_per_meta_task", *keys] == largest == 4 * 3 * remembered**2
     too_long = {**worker.config.to_dict(), "rollouts_per_meta_task": 2, "max_path_length": 10**5}
-    with pytest.raises(ConfigError, match=r"^rollouts_per_meta_task, max_path_length, episodes_per_trial.*: needs"):
+    if own:
+        assert build_config(too_long), "the memory does not grow with the trial"
+        too_long["memory_length"] = 10**6
+    with pytest.raises(ConfigError, match=f"^rollouts_per_meta_task, {', '.join(keys)}: needs"):
         build_config(too_long)
-    if algorithm == "epn":
-        build_config(too_long | {"memory_length": 10})
 
 
 WIDE = {"env": "tests.helpers.probes:Wide", "meta_batch_size": 2, "env_kwargs": {"size": 21_168}}

@@ -114,7 +114,7 @@ def test_only_as_many_transitions_are_remembered_as_the_memory_has_places() -> N
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, STEPS])
-def test_a_step_has_the_bits_of_the_whole_trial_once_the_memory_is_full_too(length: int) -> None:
+def test_a_step_has_the_bits_of_the_whole_trial_also_once_the_memory_is_full(length: int) -> None:
     network, params = a_network(length=length)
     x = inputs()
     carried = network.start(x[0])
@@ -123,11 +123,12 @@ def test_a_step_has_the_bits_of_the_whole_trial_once_the_memory_is_full_too(leng
         np.testing.assert_array_equal(features, expected)
 
 
-def test_tasks_at_a_time_change_no_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("length", [3, STEPS])
+def test_tasks_at_a_time_change_no_bits(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor while acting, in lanes that remember more or less."""
-    network, params = a_network()
+    network, params = a_network(length=length)
     clock, state = torch.arange(TASKS * LANES).view(TASKS, LANES) % STEPS, torch.randn(TASKS, LANES, 3)
-    memory, results = torch.randn(TASKS, LANES, STEPS, 9), []
+    memory, results = torch.randn(TASKS, LANES, length, 9), []
     for rows in (10**6, 2 * LANES * STEPS, 1):
         monkeypatch.setattr(epn, "CHUNK_ROWS", rows)
         own = {name: value.clone().requires_grad_() for name, value in params.items()}
@@ -138,3 +139,49 @@ def test_tasks_at_a_time_change_no_bits(monkeypatch: pytest.MonkeyPatch) -> None
     for other in results[1:]:
         for ours, theirs in zip(other, results[0], strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_the_gradient_of_a_memory_that_is_full_is_that_of_the_last_transitions(length: int) -> None:
+    """Of each step by itself, of a trial that is no longer than the memory, but for the state before its first."""
+    network, params = a_network(length=length)
+    whole, _ = a_network()
+    x = inputs().requires_grad_()
+    found = network.unroll(params, x)
+    for t in range(length, STEPS):
+        (gradient,) = torch.autograd.grad(found[t].square().sum(), x, retain_graph=True)
+        recent = x[t - length : t + 1].detach().requires_grad_()
+        (expected,) = torch.autograd.grad(_without_the_first(whole, params, recent).square().sum(), recent)
+        torch.testing.assert_close(gradient[t - length : t + 1], expected, rtol=1e-4, atol=1e-5)
+        assert not gradient[: t - length].any() and not gradient[t + 1 :].any()
+
+
+def _without_the_first(network: PlanningNetwork, params: Params, x: Tensor) -> Tensor:
+    """Features after the last of some steps, of which the first is remembered as the state before alone."""
+    seen, came = x[..., :SEEN], x[..., SEEN:]
+    state, goal, led = (
+        torch.einsum("tmnf,mfe->tmne", values, params[f"memory.{name}.weight"]) + params[f"memory.{name}.bias"][None]
+        for name, values in (("state", seen), ("goal", seen), ("led", came))
+    )
+    memory = torch.cat([state[:-1], led[1:], state[1:]], -1).permute(1, 2, 0, 3)
+    return network.planned(None, memory, state[-1], goal[-1], *(params[name] for name in network.planning))
+
+
+def test_a_shorter_memory_holds_no_more_for_the_gradient() -> None:
+    """Than one of the whole trial: all steps share the trial's embedded transitions."""
+
+    def held(length: int) -> int:
+        network, params = a_network(length=length)
+        own = {name: value.clone().requires_grad_() for name, value in params.items()}
+        storages: dict[int, int] = {}
+
+        def note(saved: Tensor) -> Tensor:
+            storages[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+            features = network.unroll(own, inputs())
+        assert features.requires_grad
+        return sum(storages.values())
+
+    assert held(4) <= held(STEPS)

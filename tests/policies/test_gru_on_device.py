@@ -86,7 +86,7 @@ def test_all_states_and_their_gradient_are_those_of_the_cpu(shared: bool) -> Non
 
 
 def test_the_library_does_not_round_its_products_to_ten_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither forward nor back, although other work of the process may."""
+    """Forward and backward compute in float32, even where the process allows TF32."""
     library, cudnn, rounds = torch.gru, torch.backends.cudnn, set()
 
     def noted(*arguments: Any) -> Any:

@@ -265,7 +265,7 @@ def test_a_memory_goes_on_after_the_end_of_a_trial(algorithm: str, collect: str)
         worker.collect(moved, None, items, 0)
         assert worker.block is not None
         (data,) = worker.block.rollouts
-        data.followed = data.final_observations.flatten(0, 1)  # as it was sampled, each lane an episode without an end
+        data.followed = data.final_observations.flatten(0, 1)  # lanes go on, as they do while sampling
         found = worker.algorithm.values(worker.algorithm.spec.per_task(moved, TASKS), data)
         assert found is not None
         values.append(found)

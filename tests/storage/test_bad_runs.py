@@ -132,6 +132,8 @@ def test_too_many_bad_updates_in_a_row_end_the_run_with_its_last_good_state_and_
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert replayed.returncode == 0 and "reward" in replayed.stdout
+    for dump in path.glob("bad_update_*.pt"):
+        dump.unlink()
     with pytest.raises(RunStopped):  # one more in a row is enough
         run(_config(tmp_path, {"share": 1.0, "collection": 1}, max_bad_updates=3, restore_path=str(path)))
     (again,) = map(checkpoint.load, path.glob("bad_update_*.pt"))
