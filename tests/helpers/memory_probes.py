@@ -30,6 +30,13 @@ from mmaml.sampling.advantages import advantages
 from mmaml.sampling.rollouts import Rollouts
 
 MODULE = "tests.helpers.memory_probes"
+# Episodes of one step, discrete actions.
+BANDIT: dict[str, Any] = {
+    "env": "BernoulliBandit",
+    "env_kwargs": {"arms": 2},
+    "max_path_length": 1,
+    "episodes_per_trial": 9,
+}
 
 
 class _Probe(TaskVectorEnv):
